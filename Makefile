@@ -1,0 +1,67 @@
+# RECIPE names the recipe and SET holds further flags: make collect RECIPE=recipes/demo.toml SET="--limit=4"
+RECIPE ?= recipes/demo.toml
+SET ?=
+PYTHON := .venv/bin/python
+ROLLOUTOPS := $(PYTHON) -m rolloutops
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run check chunk collect verify metrics filter mix build status test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.ready ## make .venv, with vLLM for the CPU and a small model
+
+.venv/.ready: pyproject.toml scripts/setup.sh scripts/overrides.txt
+	scripts/setup.sh .venv
+	@touch $@
+
+demo: .venv/.ready ## tasks to training files, with a real model on the CPU
+	$(ROLLOUTOPS) run recipes/demo.toml $(SET)
+
+run: .venv/.ready ## all stages of RECIPE
+	$(ROLLOUTOPS) run $(RECIPE) $(SET)
+
+check: .venv/.ready ## look at everything that RECIPE needs
+	$(ROLLOUTOPS) check $(RECIPE) $(SET)
+
+chunk: .venv/.ready ## input files to tasks
+	$(ROLLOUTOPS) chunk $(RECIPE) $(SET)
+
+collect: .venv/.ready ## tasks to rollouts: whatever is owed
+	$(ROLLOUTOPS) collect $(RECIPE) $(SET)
+
+verify: .venv/.ready ## judge what is unjudged
+	$(ROLLOUTOPS) verify $(RECIPE) $(SET)
+
+metrics: .venv/.ready ## measure the rollouts
+	$(ROLLOUTOPS) metrics $(RECIPE) $(SET)
+
+filter: .venv/.ready ## what the filters keep and drop
+	$(ROLLOUTOPS) filter $(RECIPE) $(SET)
+
+mix: .venv/.ready ## what the mix keeps and drops
+	$(ROLLOUTOPS) mix $(RECIPE) $(SET)
+
+build: .venv/.ready ## write the training files
+	$(ROLLOUTOPS) build $(RECIPE) $(SET)
+
+status: .venv/.ready ## what is done, owed and failing
+	$(ROLLOUTOPS) status $(RECIPE) $(SET)
+
+test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on DuckDB 1.5
+	$(PYTHON) -m pytest
+	.venv-duckdb15/bin/python -m pytest tests/test_sql_golden.py
+
+.venv-duckdb15/.ready: .venv/.ready
+	.venv/bin/uv venv --quiet --clear --python $(PYTHON) .venv-duckdb15
+	.venv/bin/uv pip install --quiet --python .venv-duckdb15 --editable . 'duckdb<2' pytest pytest-timeout hypothesis
+	@touch $@
+
+lint: .venv/.ready ## format, style and types
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+clean: ## remove the virtual environments and the demo's workspace
+	rm -rf .venv .venv-duckdb15 data/demo

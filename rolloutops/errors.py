@@ -1,0 +1,109 @@
+"""Every error that rolloutops raises on purpose, and the one list of ways in which a rollout can fail.
+
+Exception
+├── RolloutopsError            one sentence: what, where, what to do next; ends the command
+│   ├── UsageError             a command line or recipe that cannot be run
+│   ├── InputError             a file that is missing, empty, unreadable or wrong
+│   ├── MissingExtra           a package that is not installed; the message holds the install line
+│   ├── WorkspaceError         a workspace that cannot be read or written
+│   ├── PolicyChanged          a policy name that already stands for other parameters
+│   ├── StepError              a SQL step that cannot be run, or whose check found rows
+│   └── EngineError            a policy engine that cannot start, or that died
+└── AttemptFailed              one rollout failed: a row of `attempts`, never the end of a run
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class RolloutopsError(Exception):
+    """A mistake or a hindrance that ends the command. The text is one sentence for the user."""
+
+    exit_code = 2
+
+
+class UsageError(RolloutopsError):
+    """A command line or a recipe that cannot be run."""
+
+
+class InputError(RolloutopsError):
+    """A file that is missing, empty, unreadable or wrong."""
+
+
+class MissingExtra(RolloutopsError):
+    """A package that the asked-for feature needs is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs packages that are not installed: pip install 'rolloutops[{extra}]'")
+
+
+class WorkspaceError(RolloutopsError):
+    """A workspace that cannot be read or written."""
+
+
+class PolicyChanged(RolloutopsError):
+    """A policy name that already stands for another engine, model or parameters."""
+
+
+class StepError(RolloutopsError):
+    """A SQL step that cannot be run, or whose check found rows."""
+
+
+class EngineError(RolloutopsError):
+    """A policy engine that cannot start, or that died in mid-run. What had ended is kept."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one kind of failed attempt is treated. `retried`: a later attempt may succeed."""
+
+    retried: bool
+    meaning: str
+
+
+FAILURES: dict[str, Failure] = {
+    "timeout": Failure(True, "no answer within the time allowed"),
+    "connection": Failure(True, "the endpoint could not be reached, or hung up"),
+    "rate_limited": Failure(True, "the endpoint refused for now (429)"),
+    "server_error": Failure(True, "the endpoint failed (5xx)"),
+    "bad_response": Failure(True, "the answer could not be read"),
+    "bad_request": Failure(False, "the endpoint or engine refused the request as it stands"),
+    "unauthorized": Failure(False, "the key was refused (401, 403)"),
+    "context_length": Failure(False, "the prompt does not fit into the model's context"),
+    "engine_error": Failure(True, "the engine failed on this request"),
+    "environment_error": Failure(False, "the environment raised outside a tool"),
+}
+"""kind -> how it is treated. An attempt's `error` column holds one of these names."""
+
+
+class AttemptFailed(Exception):
+    """One attempt failed.
+
+    kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
+    endpoint asked to wait. raw: the answer as received, where it could not be read.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        final: bool | None = None,
+        retry_after: float | None = None,
+        raw: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message[:2048]
+        self.final = (not FAILURES[kind].retried) if final is None else final
+        self.retry_after = retry_after
+        self.raw = raw
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` where a known name is near, else an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean '{match[0]}'?" if match else ""

@@ -1,0 +1,136 @@
+"""The tables of a workspace: one Arrow schema each, every column with a line that says what it holds.
+
+JSON that rolloutops does not own travels as text: a struct would take the union of all rows' keys and fill it
+with nulls, which changes what trainers tokenise.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TEXT, INT, LONG, REAL, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+JSON = pa.json_(pa.string())
+TIME = pa.timestamp("us", tz="UTC")
+TOKEN_TURN = pa.struct(
+    [
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("generation_token_ids", pa.list_(pa.int32())),
+        ("generation_log_probs", pa.list_(pa.float32())),
+    ]
+)
+
+
+def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, metadata={"about": about}) for name, kind, about in columns])
+
+
+TASKS = _schema(
+    ("dataset", TEXT, "the data set, as the recipe names it"),
+    ("task_id", TEXT, "the row's own id where the recipe names an id field, else the hash of its canonical JSON"),
+    ("row_hash", TEXT, "hash of the row's canonical JSON: an edited row has another"),
+    ("version", INT, "0 for the first row under this id, one more for each edit, removal or return"),
+    ("removed", BOOL, "the task is no longer in the input"),
+    ("part", INT, "the partition that the task belongs to"),
+    ("origin", TEXT, "the input file"),
+    ("line", LONG, "the line or row in it, from 1"),
+    ("agent", TEXT, "agent_ref.name of the row"),
+    ("row", JSON, "the line, byte for byte"),
+    ("prompt", JSON, "the prompt, as canonical chat messages"),
+    ("tools", JSON, "the tools that the row offers, as canonical chat tools"),
+    ("prompt_hash", TEXT, "hash of prompt and tools: tasks that share it share their prompt"),
+    ("answer", TEXT, "the row's expected answer: text as it is, anything else as JSON"),
+)
+
+ATTEMPTS = _schema(
+    ("dataset", TEXT, "the task's data set"),
+    ("task_id", TEXT, "the task"),
+    ("row_hash", TEXT, "the task's row as it was when it was tried"),
+    ("policy", TEXT, "the policy that answered"),
+    ("rollout_index", INT, "which of the repeats, from 0"),
+    ("attempt", INT, "which try at it, from 1"),
+    ("attempt_id", TEXT, "names this attempt: the run's id and a counter"),
+    ("part", INT, "the task's partition"),
+    ("run_id", TEXT, "the run that tried"),
+    ("engine", TEXT, "the engine"),
+    ("model", TEXT, "the model that answered, as it calls itself"),
+    ("error", TEXT, "how it failed (a name of errors.FAILURES); null where it succeeded"),
+    ("error_message", TEXT, "what the failure said, 2 KB at most"),
+    ("final", BOOL, "do not try again: it succeeded, or cannot succeed"),
+    ("request", JSON, "the effective parameters"),
+    ("response", TEXT, "the answer or answers, verbatim: a JSON array with one item for each model call"),
+    ("prompt", JSON, "the prompt that was sent, only where it is not the task's own"),
+    ("tools", JSON, "the tools that were offered, only where they are not the task's own"),
+    ("completion", JSON, "what followed the prompt, as canonical chat messages"),
+    ("text", TEXT, "the last assistant message's text"),
+    ("finish_reason", TEXT, "stop, length, tool_calls, content_filter, max_steps or token_budget"),
+    ("turns", INT, "model calls"),
+    ("tool_calls", INT, "tool calls"),
+    ("tool_errors", INT, "tool calls that failed"),
+    ("tool_names", pa.list_(TEXT), "the tools called, in order"),
+    ("input_tokens", LONG, "prompt tokens, over all model calls"),
+    ("output_tokens", LONG, "generated tokens, over all model calls"),
+    ("reasoning_tokens", LONG, "generated tokens that were reasoning"),
+    ("cached_tokens", LONG, "prompt tokens that a prefix cache served"),
+    ("token_turns", pa.list_(TOKEN_TURN), "token ids and log-probs of each model call, where captured"),
+    ("started_at", TIME, "when the attempt began"),
+    ("seconds", REAL, "how long it took"),
+    ("model_seconds", REAL, "of which waiting for the model"),
+    ("tool_seconds", REAL, "of which in tools"),
+)
+
+VERDICTS = _schema(
+    ("verdict_id", TEXT, "names this verdict: the judging run's id and a counter, so that ids sort by time"),
+    ("dataset", TEXT, "the task's data set"),
+    ("task_id", TEXT, "the task"),
+    ("policy", TEXT, "the policy"),
+    ("rollout_index", INT, "which of the repeats"),
+    ("attempt_id", TEXT, "the attempt that was judged"),
+    ("verifier", TEXT, "the environment that judged"),
+    ("verifier_version", TEXT, "hash of its code and settings"),
+    ("reward", REAL, "the reward; null where verification failed"),
+    ("metrics", pa.map_(TEXT, REAL), "every numeric or boolean field that the verifier returned"),
+    ("details", JSON, "everything that the verifier returned"),
+    ("error", TEXT, "how verification failed: verifier_error or verifier_timeout"),
+    ("error_message", TEXT, "what the failure said"),
+    ("seconds", REAL, "how long it took"),
+    ("cached", BOOL, "the verdict was taken from an equal one"),
+    ("run_id", TEXT, "the run that judged"),
+)
+
+RUNS = _schema(
+    ("run_id", TEXT, "the run: time and a random tail, so that ids sort by time"),
+    ("event", TEXT, "start or end"),
+    ("command", TEXT, "the command"),
+    ("at", TIME, "when"),
+    ("argv", pa.list_(TEXT), "the command line"),
+    ("recipe", JSON, "the recipe as resolved"),
+    ("recipe_hash", TEXT, "its hash"),
+    ("fingerprints", JSON, "{data set: {policy: engine, model and parameters}} of a collect"),
+    ("versions", JSON, "rolloutops, Python and the packages that matter"),
+    ("git_commit", TEXT, "commit of the folder the command ran in, where it is a checkout"),
+    ("host", TEXT, "the machine"),
+    ("counts", JSON, "what the command counted"),
+    ("exit_code", INT, "how it ended"),
+    ("outputs", JSON, "files written: path, rows, sha256"),
+    ("seconds", REAL, "how long it took"),
+)
+
+TABLES: dict[str, pa.Schema] = {"tasks": TASKS, "attempts": ATTEMPTS, "verdicts": VERDICTS, "runs": RUNS}
+
+
+def about(schema: pa.Schema, column: str) -> str:
+    """The line that says what a column holds."""
+    return schema.field(column).metadata[b"about"].decode()
+
+
+def table_of(schema: pa.Schema, rows: list[dict[str, object]]) -> pa.Table:
+    """Rows as an Arrow table; absent keys are null, unknown keys are an error."""
+    unknown = {key for row in rows for key in row} - set(schema.names)
+    if unknown:
+        raise KeyError(f"no such column: {sorted(unknown)}")
+    columns = []
+    for field in schema:
+        storage = pa.string() if field.type == JSON else field.type
+        array = pa.array([row.get(field.name) for row in rows], storage)
+        columns.append(pa.ExtensionArray.from_storage(JSON, array) if field.type == JSON else array)
+    return pa.Table.from_arrays(columns, schema=schema)

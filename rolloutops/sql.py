@@ -1,0 +1,164 @@
+"""The one door to DuckDB, whose Python API differs between 1.5 and 2.0: connections, results, literals, base views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from rolloutops import schema
+from rolloutops.errors import StepError
+from rolloutops.shipped import shipped
+
+Connection = duckdb.DuckDBPyConnection
+Error = duckdb.Error
+
+PLAN_COLUMNS = {
+    "dataset": "VARCHAR",
+    "policy": "VARCHAR",
+    "num_repeats": "INTEGER",
+    "row_limit": "BIGINT",
+    "max_attempts": "INTEGER",
+    "verifier": "VARCHAR",
+    "verifier_version": "VARCHAR",
+}
+"""The columns of `plan`: what a recipe asks of each data set and policy."""
+
+
+def connect(threads: int | None = None, memory_limit: str | None = None) -> Connection:
+    """A fresh in-memory database. Results do not depend on `threads`."""
+    con = duckdb.connect()
+    con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+    if threads:
+        con.execute(f"SET threads = {int(threads)}")
+    if memory_limit:
+        con.execute(f"SET memory_limit = {literal(memory_limit)}")
+    return con
+
+
+def run(con: Connection, script: str) -> None:
+    """Statements for their effect: views, tables, COPY."""
+    con.execute(script).fetchall()
+
+
+def rows(con: Connection, query: str) -> list[tuple[Any, ...]]:
+    """All rows of a small result, as tuples."""
+    return con.sql(query).fetchall()
+
+
+def records(con: Connection, query: str) -> list[dict[str, Any]]:
+    """All rows of a small result, as dicts."""
+    relation = con.sql(query)
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def columns(con: Connection, query: str) -> dict[str, str]:
+    """Column name -> DuckDB type of a query, without running it."""
+    return {name: kind for name, kind, *_ in rows(con, f"DESCRIBE {query}")}
+
+
+def arrow(con: Connection, query: str) -> pa.Table:
+    """A result as an Arrow table."""
+    return con.sql(query).to_arrow_table()
+
+
+def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
+    """A result in batches, on a cursor of its own: a second query on one connection would cut the first one short.
+
+    A cursor sees the connection's views and tables, but neither its variables nor its temporary tables.
+    """
+    cursor = con.cursor()
+    try:
+        yield from cursor.sql(query).to_arrow_reader(batch_rows)
+    finally:
+        cursor.close()
+
+
+def literal(value: object) -> str:
+    """A Python value as a SQL literal: text, number, bool, None, list, or a dict as a MAP."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        keys, values = list(value.keys()), list(value.values())
+        return f"MAP({literal(keys)}, {literal(values)})"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def set_variable(con: Connection, name: str, value: object, kind: str) -> None:
+    """Bind a step's parameter, as the type that its header declares."""
+    try:
+        run(con, variable_script(name, value, kind))
+    except Error as error:
+        raise StepError(f"parameter {name} = {value!r} is not a {kind}") from error
+
+
+def variable_script(name: str, value: object, kind: str) -> str:
+    """The statement that binds a parameter, for any DuckDB shell."""
+    return f"SET VARIABLE {name} = CAST({literal(value)} AS {kind});"
+
+
+def duckdb_type(kind: pa.DataType) -> str:
+    """The DuckDB type of an Arrow type that a table of ours has."""
+    if kind == schema.JSON:
+        return "JSON"
+    if pa.types.is_list(kind):
+        return f"{duckdb_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
+    if pa.types.is_struct(kind):
+        inner = ", ".join(f"{kind.field(i).name} {duckdb_type(kind.field(i).type)}" for i in range(kind.num_fields))
+        return f"STRUCT({inner})"
+    names = {
+        schema.TEXT: "VARCHAR",
+        schema.INT: "INTEGER",
+        schema.LONG: "BIGINT",
+        schema.REAL: "DOUBLE",
+        schema.BOOL: "BOOLEAN",
+        schema.TIME: "TIMESTAMP WITH TIME ZONE",
+        pa.float32(): "FLOAT",
+    }
+    return names[kind]
+
+
+def table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
+    """The view of one Parquet table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
+    if pattern is not None:
+        return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)});"
+    empty = ", ".join(f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in table)
+    return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {empty} WHERE false;"
+
+
+def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
+    """The view `plan`, its rows written out."""
+    names = ", ".join(f"{name}::{kind} AS {name}" for name, kind in PLAN_COLUMNS.items())
+    values = ",\n    ".join("(" + ", ".join(literal(row.get(name)) for name in PLAN_COLUMNS) + ")" for row in plan)
+    head = f"CREATE OR REPLACE VIEW plan AS\nSELECT {names}\nFROM (VALUES\n    "
+    none = "(" + ", ".join("NULL" for _ in PLAN_COLUMNS) + ")"
+    tail = f"\n) AS given ({', '.join(PLAN_COLUMNS)})"
+    return head + (values or none) + tail + ("" if plan else "\nWHERE false") + ";"
+
+
+def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]]) -> str:
+    """Everything that makes a workspace's views in any DuckDB shell.
+
+    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`.
+    """
+    bases = [
+        table_view("task_log" if name == "tasks" else name, table, patterns.get(name))
+        for name, table in schema.TABLES.items()
+    ]
+    return "\n\n".join([*bases, plan_view(plan), (shipped("sql") / "views.sql").read_text(encoding="utf-8")])
+
+
+def read(path: Path) -> str:
+    """A SQL file's text, without a final semicolon, so that it can stand in parentheses."""
+    return path.read_text(encoding="utf-8").strip().rstrip(";")

@@ -1,0 +1,115 @@
+"""A workspace: a folder of append-only Parquet tables. Every file of it is found, written and locked here.
+
+    tasks/<dataset>/part-00000.parquet      attempts/<dataset>/<run>-0000.parquet
+    verdicts/<dataset>/<run>-0000.parquet   runs/<run>-start.parquet
+    journals/<run>-0000.jsonl               what a running command has not yet sealed into parts
+    locks/  rejected/<dataset>.jsonl        who works on what; input lines that are no tasks
+
+A part is written under a name that no reader takes (leading dot and foreign suffix: DuckDB's glob matches dot files,
+pyarrow reads `x.parquet.tmp`), synced, and renamed. A reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rolloutops import schema, sql
+from rolloutops.errors import WorkspaceError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace's place. Nothing is read or written until a function of this module is called."""
+
+    root: Path
+
+
+def open_workspace(root: Path, create: bool = False) -> Workspace:
+    """The workspace at a folder. Without `create`, one that is not there is an error."""
+    if re.match(r"[a-z][a-z0-9+]+://", str(root)):
+        raise WorkspaceError(f"{root} is a URL; a workspace is a folder on this machine (mount the bucket)")
+    if create:
+        try:
+            for folder in (*schema.TABLES, "journals", "locks"):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(
+                f"cannot make the workspace {root}: {error.strerror}; choose another with --data"
+            ) from error
+    elif not (root / "runs").is_dir():
+        raise WorkspaceError(
+            f"there is no workspace at {root}: run chunk or collect first, or name another with --data"
+        )
+    return Workspace(root)
+
+
+def patterns(workspace: Workspace) -> dict[str, str | None]:
+    """Each table's glob, None for a table without a file."""
+    globs = {name: workspace.root / name / ("*.parquet" if name == "runs" else "*/*.parquet") for name in schema.TABLES}
+    return {
+        name: str(glob) if any((workspace.root / name).glob(str(glob.relative_to(workspace.root / name)))) else None
+        for name, glob in globs.items()
+    }
+
+
+def connect(
+    workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None
+) -> sql.Connection:
+    """A DuckDB connection with the workspace's views, as it stands now."""
+    con = sql.connect(threads)
+    sql.run(con, sql.views_script(patterns(workspace), plan))
+    return con
+
+
+def write_part(workspace: Workspace, table: str, dataset: str | None, name: str, rows: pa.Table) -> Path:
+    """Write one part file: hidden name, sync, rename. Returns its path. An equal name is replaced as a whole."""
+    folder = workspace.root / table / dataset if dataset else workspace.root / table
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.parquet"
+    hidden = folder / f".{name}.parquet.tmp"
+    try:
+        pq.write_table(rows, hidden, compression="zstd", row_group_size=8192)
+        sync(hidden)
+        os.replace(hidden, path)
+        sync(folder)
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file's or folder's content is on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def try_lock(workspace: Workspace, name: str) -> Iterator[bool]:
+    """Hold a lock while the block runs; yields whether it was free. The lock ends with the process, however it ends."""
+    fd = os.open(workspace.root / "locks" / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        yield lock_file(fd)
+    finally:
+        os.close(fd)
+
+
+def lock_file(fd: int) -> bool:
+    """Take the lock of an open file, if it is free."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
