@@ -1,0 +1,49 @@
+"""Environments: what is asked of a policy and how the result is judged.
+
+An environment is made by a factory `factory(**settings)`, looked up by name or `package.module:attr` (`plugins.py`).
+Only `verify` is needed; the rest is optional and looked up with `getattr`:
+
+    tools          canonical chat tools that are offered where a task brings none
+    begin(task)    the state of one rollout, handed to each tool call
+    call(name, arguments, state)   run one tool: text (or anything JSON) for the model; what it raises goes to the model
+    verify(task, rollout)          the reward as a float, or a dict with "reward" and any other fields
+    gold(task)     the text of an answer that must score 1.0, or None where the task has none
+    cpu_bound      True: verify runs in a process pool, with a time limit; or a function of the task that says so
+    pure           True: equal task and rollout give an equal verdict, so it may be taken from a cache
+    prepare()      called once in each process that judges, before its first verdict: import what is heavy
+
+`call` and `verify` may be coroutine functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task. row: the input line as parsed. prompt, tools: canonical. answer: the expected answer, as text."""
+
+    dataset: str
+    task_id: str
+    row: Mapping[str, Any]
+    prompt: Sequence[dict[str, Any]]
+    tools: Sequence[dict[str, Any]] | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One finished rollout. completion: canonical messages after the prompt. text: the last assistant's text."""
+
+    completion: Sequence[dict[str, Any]]
+    text: str
+    finish_reason: str | None = None
+
+
+class Environment(Protocol):
+    """The one method that every environment has."""
+
+    def verify(self, task: Task, rollout: Rollout) -> Any: ...

@@ -1,0 +1,91 @@
+"""Reasoning Gym: each task is scored by the scorer of the data set it comes from.
+
+Rows are as reasoning_gym makes them, also with NeMo Gym's `responses_create_params` beside:
+
+    question   the puzzle (else the task's prompt stands for it)
+    answer     one right answer; many data sets accept others
+    metadata   {"source_dataset": "knights_knaves", ...}, which the scorer reads
+
+The answer is what stands in the last `<answer>` tag, else in the last box, else the whole final text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from rolloutops.environments import Rollout, Task
+from rolloutops.environments.answers import boxes, final_text
+from rolloutops.errors import MissingExtra, near
+
+PACKAGES = ("reasoning-gym",)
+"""Its version is part of the verifier's version."""
+
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+
+
+class ReasoningGym:
+    """See `make`."""
+
+    pure = True
+    cpu_bound = True  # some scorers search
+
+    def prepare(self) -> None:
+        """Import reasoning_gym, which takes seconds."""
+        import reasoning_gym  # noqa: F401
+
+    def verify(self, task: Task, rollout: Rollout) -> dict[str, Any]:
+        """{"reward": the data set's score, "extracted": the answer found, "answered": bool, "task_name": data set}."""
+        metadata = _metadata(task.row)
+        name = metadata.get("source_dataset")
+        if not isinstance(name, str):
+            raise ValueError("the row's metadata has no 'source_dataset', so there is no scorer for it")
+        found = _extracted(rollout.text)
+        question = task.row.get("question") or "\n".join(str(m.get("content", "")) for m in task.prompt)
+        entry = {"question": question, "answer": task.row.get("answer", task.answer), "metadata": metadata}
+        reward = float(_scorer(name)(answer=found, entry=entry)) if found else 0.0
+        return {"reward": reward, "extracted": found or None, "answered": bool(found), "task_name": name}
+
+    def gold(self, task: Task) -> str | None:
+        """The row's answer in its tag; None where the data set has no single one."""
+        answer = task.row.get("answer", task.answer)
+        return None if answer is None else f"<answer>{answer}</answer>"
+
+
+def make() -> ReasoningGym:
+    """An environment for the data sets of reasoning_gym. It takes no settings: each row names its own scorer."""
+    if find_spec("reasoning_gym") is None:
+        raise MissingExtra("environment 'reasoning_gym'", "tasks")
+    return ReasoningGym()
+
+
+def _metadata(row: Mapping[str, Any]) -> dict[str, Any]:
+    given = row.get("metadata")
+    given = json.loads(given) if isinstance(given, str) else given
+    if not isinstance(given, Mapping):
+        raise ValueError("the row has no 'metadata', which the scorers of reasoning_gym read")
+    metadata = dict(given)
+    if metadata.get("source_dataset") in ("arc_agi", "rearc") and isinstance(metadata.get("output"), list):
+        metadata["output"] = tuple(tuple(line) for line in metadata["output"])  # compared with tuples; JSON has lists
+    return metadata
+
+
+def _extracted(text: str) -> str:
+    text = final_text(text)
+    found = _TAG.findall(text) or boxes(text) or [text]
+    return str(found[-1]).strip()
+
+
+@lru_cache(maxsize=256)
+def _scorer(name: str) -> Callable[..., Any]:
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if name not in DATASETS:
+        raise ValueError(f"reasoning_gym has no data set '{name}'{near(name, DATASETS)}")
+    scorer: Callable[..., Any] = reasoning_gym.get_score_answer_fn(name)
+    return scorer

@@ -1,0 +1,394 @@
+"""Verdicts from verifiers that behave and from those that do not, in real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rolloutops.environments import Rollout, Task
+from rolloutops.errors import RolloutopsError
+from rolloutops.judging import Judge, Verdict
+from rolloutops.plugins import find
+
+# One environment for all that a verifier can do: the rollout's text is the deed.
+ENVIRONMENTS = '''
+import asyncio, decimal, os, re, sys, time
+from pathlib import Path
+
+class Numpy:
+    """What a scalar of numpy or torch looks like."""
+    shape = ()
+    def __init__(self, value): self.value = value
+    def item(self): return self.value
+
+hoard = []
+
+def do(deed, task):
+    word, _, rest = deed.partition(" ")
+    if word == "reward": return float(rest)
+    if word == "pid": return {"reward": 1.0, "pid": os.getpid()}
+    if word == "meet":  # ends when two processes are here
+        Path(rest, str(os.getpid())).touch()
+        while len(os.listdir(rest)) < 2: time.sleep(0.01)
+        return {"reward": 1.0, "pid": os.getpid()}
+    if word == "count":
+        with open(rest, "a") as file: file.write("x")
+        return 1.0
+    if word == "true": return True
+    if word == "numpy": return Numpy(0.25)
+    if word == "decimal": return {"reward": decimal.Decimal("0.5")}
+    if word == "dict":
+        return {"reward": Numpy(True), "accuracy": False, "n": 3, "score": Numpy(0.5), "text": "a", "nan": float("nan"),
+                "list": [1, Numpy(2), {"x": float("inf")}], "none": None, "path": Path("/x"), "big": 10**400}
+    if word == "none": return None
+    if word == "nan": return float("nan")
+    if word == "text": return "1.0"
+    if word == "noreward": return {"score": 1.0}
+    if word == "badreward": return {"reward": "high"}
+    if word == "raise": raise ValueError("cannot judge this")
+    if word == "sysexit": sys.exit(3)
+    if word == "loop":
+        while True: pass
+    if word == "bomb": return float(bool(re.match(r"(a+)+$", "a" * 60 + "b")))
+    if word == "exit": os._exit(3)
+    if word == "abort": os.abort()
+    if word == "allocate": return float(len(bytearray(10 * 2**30)) > 0)
+    if word == "hoard":
+        hoard.append(bytearray(int(rest) * 2**20))
+        return 1.0
+    if word == "print":
+        print("a verifier may print", flush=True)
+        return 1.0
+    if word == "read": return float(sys.stdin.read() == "")
+    if word == "files": return {"reward": 1.0, "files": len(os.listdir("/proc/self/fd"))}
+    if word == "child":
+        import subprocess
+        subprocess.Popen(["sleep", "1000"], stdout=open(rest, "w")).pid
+        Path(rest + ".pid").write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+        while True: pass
+    raise AssertionError(deed)
+
+class Environment:
+    def __init__(self, cpu_bound, pure):
+        self.cpu_bound, self.pure = cpu_bound, pure
+    def verify(self, task, rollout):
+        return do(rollout.text, task)
+
+class Coroutine:
+    async def verify(self, task, rollout):
+        if rollout.text == "loop": await asyncio.sleep(1000)
+        if rollout.text == "late": raise TimeoutError("the judge's endpoint")
+        await asyncio.sleep(0.001)
+        return do(rollout.text, task)
+
+class Prepared:
+    cpu_bound = True
+    ready = False
+    def prepare(self): Prepared.ready = True
+    def verify(self, task, rollout): return float(self.ready)
+
+def make(cpu_bound: bool = True, pure: bool = False): return Environment(cpu_bound, pure)
+def coroutine(): return Coroutine()
+def prepared(): return Prepared()
+def both():
+    environment = Coroutine()
+    environment.cpu_bound = True
+    return environment
+def some():
+    environment = Environment(None, False)
+    environment.cpu_bound = lambda task: task.row.get("dear", False)
+    return environment
+def only_here():
+    if os.environ.get("PARENT") != str(os.getpid()): raise OSError("no such licence")
+    return Environment(True, False)
+'''
+
+Deed = Callable[[str], Awaitable[Verdict]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("environments")
+    (path / "deeds.py").write_text(ENVIRONMENTS)
+    return path
+
+
+def judge(folder: Path, factory: str = "make", processes: int | None = 2, timeout: float = 20.0, **given: Any) -> Judge:
+    plugin = find("environment", f"deeds.py:{factory}", folder)
+    memory = given.pop("memory_mb", 1024)
+    return Judge(plugin.make(given), plugin, given, processes, timeout, memory)
+
+
+def pair(deed: str, n: int = 0, **row: Any) -> tuple[Task, Rollout]:
+    return Task("demo", str(n), row, []), Rollout([{"role": "assistant", "content": deed}], deed, "stop")
+
+
+def judged(judge: Judge, *deeds: str) -> list[Verdict]:
+    async def run() -> list[Verdict]:
+        try:
+            return await asyncio.gather(*(judge.judge(*pair(deed, n)) for n, deed in enumerate(deeds)))
+        finally:
+            await judge.close()
+
+    return asyncio.run(run())
+
+
+GOOD = [("reward 0.5", 0.5), ("true", 1.0), ("numpy", 0.25), ("decimal", 0.5), ("reward -3", -3.0), ("print", 1.0)]
+BAD = [
+    ("none", "must return a finite number, or a dict with one under 'reward', not None"),
+    ("nan", "not nan"),
+    ("text", "not '1.0'"),
+    ("noreward", "no 'reward', only score"),
+    ("badreward", "not 'high'"),
+    ("raise", "verify raised ValueError: cannot judge this"),
+    ("sysexit", "verify raised SystemExit: 3"),
+]
+
+
+@pytest.mark.parametrize("cpu_bound", [False, True])
+def test_what_a_verifier_returns(folder: Path, cpu_bound: bool) -> None:
+    verdicts = judged(judge(folder, cpu_bound=cpu_bound), *(deed for deed, _ in GOOD + BAD), "dict")
+    for (deed, reward), verdict in zip(GOOD, verdicts, strict=False):
+        assert (verdict.reward, verdict.metrics, verdict.error) == (reward, {"reward": reward}, None), deed
+        assert verdict.seconds >= 0
+    for (deed, told), verdict in zip(BAD, verdicts[len(GOOD) :], strict=False):
+        assert (verdict.reward, verdict.metrics, verdict.error) == (None, {}, "verifier_error"), deed
+        assert told in (verdict.error_message or ""), deed
+    assert verdicts[-1].metrics == {"reward": 1.0, "accuracy": 0.0, "n": 3.0, "score": 0.5}
+    assert verdicts[-1].details == {
+        "reward": True,
+        "accuracy": False,
+        "n": 3,
+        "score": 0.5,
+        "text": "a",
+        "nan": None,
+        "list": [1, 2, {"x": None}],
+        "none": None,
+        "path": "/x",
+        "big": 10**400,
+    }
+
+
+def test_a_verifier_that_will_not_end_is_stopped_and_the_others_go_on(folder: Path) -> None:
+    deeds = ["loop", "bomb", "exit", "abort", "allocate", *[f"reward {n}" for n in range(200)]]
+    verdicts = judged(judge(folder, timeout=1.0), *deeds)
+    loop, bomb, ended, aborted, hungry, *good = verdicts
+    for verdict in (loop, bomb):
+        assert (verdict.error, verdict.error_message) == ("verifier_timeout", "no verdict within 1 s")
+        assert verdict.seconds >= 1.0
+    assert (ended.error, ended.error_message) == ("verifier_error", "its process ended with exit status 3")
+    assert (aborted.error, aborted.error_message) == ("verifier_error", "its process was killed by signal 6")
+    assert (hungry.error, hungry.error_message) == ("verifier_error", "it needs more memory than the limit of 1024 MB")
+    assert [verdict.reward for verdict in good] == list(range(200))
+
+
+def test_memory_that_earlier_rollouts_left_behind_is_not_a_rollouts_fault(folder: Path) -> None:
+    verdicts = judged(judge(folder, processes=1, memory_mb=200), *["hoard 60"] * 9, "hoard 400", "hoard 60")
+    assert [verdict.reward for verdict in verdicts] == [1.0] * 9 + [None, 1.0]
+
+
+def test_a_coroutine_is_awaited_with_a_time_limit(folder: Path) -> None:
+    verdicts = judged(judge(folder, "coroutine", timeout=0.2), "reward 1", "loop", "raise", "late")
+    assert [verdict.error for verdict in verdicts] == [None, "verifier_timeout", "verifier_error", "verifier_error"]
+    assert verdicts[3].error_message == "verify raised TimeoutError: the judge's endpoint"
+    both = judged(judge(folder, "both", timeout=1.0), "reward 1", "loop", "raise")
+    assert [verdict.error for verdict in both] == [None, "verifier_timeout", "verifier_error"]
+
+
+def test_where_a_verifier_runs(folder: Path, tmp_path: Path) -> None:
+    async def pids(judge: Judge, **row: Any) -> set[int]:
+        try:
+            verdicts = await asyncio.gather(*(judge.judge(*pair("pid", n, **row)) for n in range(300)))
+        finally:
+            await judge.close()
+        return {int(verdict.details["pid"]) for verdict in verdicts}
+
+    here = {os.getpid()}
+    assert asyncio.run(pids(judge(folder, cpu_bound=False))) == here
+    assert asyncio.run(pids(judge(folder, "coroutine"))) == here
+    assert asyncio.run(pids(judge(folder, processes=0))) == here
+    assert asyncio.run(pids(judge(folder, "some"))) == here
+    assert not asyncio.run(pids(judge(folder, "some"), dear=True)) & here
+    one, two = judged(judge(folder), f"meet {tmp_path}", f"meet {tmp_path}")
+    workers = {int(one.details["pid"]), int(two.details["pid"])}
+    assert len(workers) == 2
+    assert not workers & here
+    assert [verdict.reward for verdict in judged(judge(folder, "prepared"), "x")] == [1.0]
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_worker_inherits_no_open_file(folder: Path, tmp_path: Path) -> None:
+    held = [open(tmp_path / str(n), "w") for n in range(50)]  # noqa: SIM115
+    for file in held:
+        os.set_inheritable(file.fileno(), True)
+    files, read = judged(judge(folder, processes=1), "files", "read")
+    assert files.metrics["files"] < 15
+    assert read.reward == 1.0, "its standard input is empty, not ours"
+    for file in held:
+        file.close()
+
+
+def test_equal_rollouts_of_a_pure_verifier_are_judged_once(folder: Path, tmp_path: Path) -> None:
+    async def run(pure: bool, log: Path) -> list[bool]:
+        here = judge(folder, pure=pure)
+        try:
+            same = await asyncio.gather(*(here.judge(*pair(f"count {log}")) for _ in range(20)))
+            later = await here.judge(*pair(f"count {log}"))
+            other = await here.judge(*pair(f"count {log}", 1))
+        finally:
+            await here.close()
+        assert all(verdict.reward == 1.0 for verdict in [*same, later, other])
+        return [verdict.cached for verdict in [*same, later, other]]
+
+    assert asyncio.run(run(True, tmp_path / "pure")) == [False] + [True] * 20 + [False]
+    assert (tmp_path / "pure").read_text() == "xx"
+    assert asyncio.run(run(False, tmp_path / "impure")) == [False] * 22
+    assert (tmp_path / "impure").read_text() == "x" * 22
+
+
+def test_a_failure_is_not_kept(folder: Path) -> None:
+    async def run() -> list[Verdict]:
+        here = judge(folder, pure=True)
+        try:
+            return [await here.judge(*pair("exit")) for _ in range(2)]
+        finally:
+            await here.close()
+
+    assert [(v.error, v.cached) for v in asyncio.run(run())] == [("verifier_error", False)] * 2
+
+
+@pytest.mark.parametrize("cpu_bound", [False, True])
+def test_judge_many_keeps_the_order_and_reads_as_needed(folder: Path, cpu_bound: bool) -> None:
+    read = 0
+
+    def pairs() -> Iterator[tuple[Task, Rollout]]:
+        nonlocal read
+        for n in range(20_000):
+            read += 1
+            yield pair("raise" if n % 1000 == 7 else f"reward {n}", n)
+
+    async def run() -> int:
+        here = judge(folder, cpu_bound=cpu_bound)
+        seen = 0
+        try:
+            async for verdict in here.judge_many(pairs()):
+                assert verdict.reward == (None if seen % 1000 == 7 else seen)
+                seen += 1
+                assert read - seen <= 1024
+        finally:
+            await here.close()
+        return seen
+
+    assert asyncio.run(run()) == 20_000
+
+
+def test_a_cancelled_caller_harms_nobody(folder: Path) -> None:
+    async def run() -> list[float | None]:
+        here = judge(folder, pure=True, processes=1)
+        try:
+            first = asyncio.create_task(here.judge(*pair("reward 1")))
+            second = asyncio.create_task(here.judge(*pair("reward 1")))
+            await asyncio.sleep(0)
+            first.cancel()
+            return [(await second).reward, (await here.judge(*pair("reward 2"))).reward]
+        finally:
+            await here.close()
+
+    assert asyncio.run(run()) == [1.0, 2.0]
+
+
+def test_workers_that_cannot_start_end_the_run_with_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARENT", str(os.getpid()))
+    here = judge(folder, "only_here")
+    with pytest.raises(RolloutopsError, match=r"does not start: .*no such licence"):
+        judged(here, "reward 1", "reward 2")
+
+
+PARENT = """
+import asyncio, os, signal, sys
+from rolloutops.environments import Rollout, Task
+from rolloutops.judging import Judge
+from rolloutops.plugins import find
+
+async def main():
+    plugin = find("environment", "deeds.py:make", sys.argv[1])
+    judge = Judge(plugin.make({}), plugin, {}, processes=2)
+    def one(deed): return judge.judge(Task("d", deed, {}, []), Rollout([], deed))
+    pids = {(await one("pid")).details["pid"]}
+    tasks = [asyncio.create_task(one(deed)) for deed in ("loop", "bomb")]
+    while len(judge._pool.workers) < 2 or not all(w.ready and w.outstanding for w in judge._pool.workers):
+        await asyncio.sleep(0.01)
+    print(*(w.process.pid for w in judge._pool.workers), flush=True)
+    await asyncio.gather(*tasks)
+
+asyncio.run(main())
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not happen within 30 s"
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_busy_workers_ignore_ctrl_c_and_end_with_a_killed_parent(folder: Path) -> None:
+    root = str(Path(__file__).parents[1])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True, cwd=root, start_new_session=True
+    )
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert not any(map(gone, workers))
+    parent.kill()  # SIGKILL: it can tell nobody
+    parent.wait()
+    wait_until(lambda: all(map(gone, workers)))
+    parent.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_stopped_verifier_has_started_ends_with_it(folder: Path, tmp_path: Path) -> None:
+    (verdict,) = judged(judge(folder, timeout=2.0), f"child {tmp_path / 'child'}")
+    assert verdict.error == "verifier_timeout"
+    wait_until(lambda: gone(int((tmp_path / "child.pid").read_text())))
+
+
+def test_math_that_never_ends_is_a_failed_verdict() -> None:
+    pytest.importorskip("math_verify", reason="the extra 'math' is not installed")
+    plugin = find("environment", "math")
+    rollouts = ["\\boxed{\\frac{2}{4}}", "\\boxed{3}", "\\boxed{\\frac{1}{2}}", "\\boxed{9^{9^{9^{9^9}}}}"]
+
+    async def run() -> list[Verdict]:
+        here = Judge(plugin.make({}), plugin, {}, 1, timeout=3.0)
+        try:
+            task = Task("d", "1", {}, [], None, "\\frac{1}{2}")
+            return await asyncio.gather(*(here.judge(task, Rollout([], text)) for text in rollouts))
+        finally:
+            await here.close()
+
+    *others, endless = asyncio.run(run())
+    assert endless.error == "verifier_timeout"
+    assert [verdict.reward for verdict in others] == [1.0, 0.0, 1.0]
