@@ -6,6 +6,8 @@ with nulls, which changes what trainers tokenise.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 TEXT, INT, LONG, REAL, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -101,7 +103,7 @@ RUNS = _schema(
     ("run_id", TEXT, "the run: time and a random tail, so that ids sort by time"),
     ("event", TEXT, "start or end"),
     ("command", TEXT, "the command"),
-    ("at", TIME, "when"),
+    ("happened_at", TIME, "when"),
     ("argv", pa.list_(TEXT), "the command line"),
     ("recipe", JSON, "the recipe as resolved"),
     ("recipe_hash", TEXT, "its hash"),
@@ -131,6 +133,9 @@ def table_of(schema: pa.Schema, rows: list[dict[str, object]]) -> pa.Table:
     columns = []
     for field in schema:
         storage = pa.string() if field.type == JSON else field.type
-        array = pa.array([row.get(field.name) for row in rows], storage)
+        values: list[Any] = [row.get(field.name) for row in rows]
+        if pa.types.is_map(field.type):  # whose entries Arrow wants as tuples, and JSON brings back as lists
+            values = [entries and [tuple(entry) for entry in entries] for entries in values]
+        array = pa.array(values, storage)
         columns.append(pa.ExtensionArray.from_storage(JSON, array) if field.type == JSON else array)
     return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,221 @@
+"""The agent loop: call the model, run the tools that it asks for, go on until it stops. One piece of code for all
+engines; what becomes of an attempt is a row of `attempts`, whether it succeeded or failed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall
+from rolloutops.environments import Rollout, Task
+from rolloutops.errors import AttemptFailed, EngineError
+from rolloutops.jsontext import dump
+from rolloutops.messages import text_of
+from rolloutops.settings import Collect
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """One rollout that is owed: the task, which repeat, which try, and the parameters as merged for it."""
+
+    task: Task
+    row_hash: str
+    part: int
+    policy: str
+    rollout_index: int
+    attempt: int
+    asked: Collect
+    params: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"{self.task.dataset}/{self.task.task_id}/{self.rollout_index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """How an attempt ended. row: its columns of `attempts` but for attempt_id and run_id. rollout: where it succeeded.
+    retry_after: seconds that the endpoint asked to wait."""
+
+    row: dict[str, Any]
+    rollout: Rollout | None
+    retry_after: float | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """What has happened in an attempt so far; complete or not, it is what the row is made of."""
+
+    completion: list[Message] = field(default_factory=list)
+    answers: list[ModelAnswer] = field(default_factory=list)
+    tool_names: list[str] = field(default_factory=list)
+    tool_errors: int = 0
+    finish_reason: str | None = None
+    model_seconds: float = 0.0
+    tool_seconds: float = 0.0
+
+
+def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's own `responses_create_params` without its conversation, the overrides merged over it, shallowly."""
+    own = row.get("responses_create_params")
+    kept = {k: v for k, v in own.items() if k not in ("input", "tools")} if isinstance(own, dict) else {}
+    return {k: v for k, v in {**kept, **overrides}.items() if v is not None}
+
+
+async def attempt(owed: Owed, engine: Engine, environment: Any) -> Attempted:
+    """Try one rollout.
+
+    Raises EngineError where the engine died, and what cancels it; every other failure is in the row.
+    """
+    started, clock, trace = datetime.now(UTC), time.monotonic(), Trace()
+    prompt, own_prompt = _prompt(owed)
+    tools = owed.task.tools or getattr(environment, "tools", None) or None
+    failure: AttemptFailed | None = None
+    try:
+        async with asyncio.timeout(owed.asked.request_timeout):
+            await _converse(owed, trace, prompt, tools, engine, environment)
+    except AttemptFailed as error:
+        failure = error
+    except TimeoutError:
+        failure = AttemptFailed("timeout", f"no end within request_timeout = {owed.asked.request_timeout} s")
+    row: dict[str, Any] = {
+        "dataset": owed.task.dataset,
+        "task_id": owed.task.task_id,
+        "row_hash": owed.row_hash,
+        "policy": owed.policy,
+        "rollout_index": owed.rollout_index,
+        "attempt": owed.attempt,
+        "part": owed.part,
+        "engine": owed.asked.engine,
+        "model": trace.answers[-1].model if trace.answers else owed.asked.model,
+        "final": failure.final if failure else True,
+        "request": dump(owed.params),
+        "prompt": None if own_prompt else dump(prompt),
+        "tools": None if owed.task.tools or not tools else dump(tools),
+        "started_at": int(started.timestamp() * 1e6),
+        "seconds": time.monotonic() - clock,
+        "turns": len(trace.answers),
+        "tool_calls": len(trace.tool_names),
+        "tool_errors": trace.tool_errors,
+        "tool_names": trace.tool_names,
+        "model_seconds": trace.model_seconds,
+        "tool_seconds": trace.tool_seconds,
+        **_usage(trace.answers),
+    }
+    if failure:
+        row |= {"error": failure.kind, "error_message": failure.message, "response": failure.raw}
+        return Attempted(row, None, failure.retry_after)
+    text = text_of(trace.completion)
+    row |= {"completion": dump(trace.completion), "text": text, "finish_reason": trace.finish_reason}
+    if owed.asked.keep_response:
+        row["response"] = "[" + ",".join(answer.raw or "null" for answer in trace.answers) + "]"
+    if owed.asked.token_ids:
+        row["token_turns"] = _token_turns(trace.answers)
+    return Attempted(row, Rollout(trace.completion, text, trace.finish_reason))
+
+
+def _prompt(owed: Owed) -> tuple[Sequence[Message], bool]:
+    """The prompt to send, and whether it is the task's own."""
+    prompt, system = owed.task.prompt, owed.asked.system_prompt
+    if system is None or (prompt and prompt[0]["role"] in ("system", "developer")):
+        return prompt, True
+    return [{"role": "system", "content": system}, *prompt], False
+
+
+async def _converse(
+    owed: Owed,
+    trace: Trace,
+    prompt: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    engine: Engine,
+    environment: Any,
+) -> None:
+    run_tool = getattr(environment, "call", None)
+    state = await _begin(environment, owed.task)
+    spent = 0
+    for turn in range(owed.asked.max_steps):
+        call = ModelCall([*prompt, *trace.completion], tools, owed.params, owed.key, turn, owed.attempt, owed.task.row)
+        answer = await _ask(engine, call, trace)
+        trace.answers.append(answer)
+        trace.completion.append(answer.message)
+        spent += answer.output_tokens or 0
+        trace.finish_reason = answer.finish_reason
+        wanted = answer.message.get("tool_calls")
+        if not wanted or run_tool is None or answer.finish_reason not in ("tool_calls", "stop"):
+            return
+        for tool_call in wanted:
+            trace.completion.append(await _run_tool(run_tool, tool_call, state, trace))
+        if owed.asked.token_budget is not None and spent >= owed.asked.token_budget:
+            trace.finish_reason = "token_budget"
+            return
+    trace.finish_reason = "max_steps"
+
+
+async def _begin(environment: Any, task: Task) -> Any:
+    begin = getattr(environment, "begin", None)
+    if begin is None:
+        return None
+    try:
+        state = begin(task)
+        return await state if inspect.isawaitable(state) else state
+    except Exception as error:
+        raise AttemptFailed("environment_error", f"begin raised {type(error).__name__}: {error}") from error
+
+
+async def _ask(engine: Engine, call: ModelCall, trace: Trace) -> ModelAnswer:
+    clock = time.monotonic()
+    try:
+        return await engine.answer(call)
+    except (AttemptFailed, EngineError, TimeoutError):
+        raise
+    except Exception as error:
+        raise AttemptFailed("engine_error", f"{type(error).__name__}: {error}") from error
+    finally:
+        trace.model_seconds += time.monotonic() - clock
+
+
+async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, trace: Trace) -> Message:
+    """Run one tool; whatever goes wrong is told to the model, which may do better at its next turn."""
+    clock = time.monotonic()
+    function = tool_call["function"]
+    trace.tool_names.append(function["name"])
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError("the arguments must be a JSON object")
+        result = run_tool(function["name"], arguments, state)
+        result = await result if inspect.isawaitable(result) else result
+        content = result if isinstance(result, str) else dump(result)
+    except Exception as error:
+        trace.tool_errors += 1
+        content = f"Error: {error}" if isinstance(error, ValueError) else f"Error: {type(error).__name__}: {error}"
+    trace.tool_seconds += time.monotonic() - clock
+    return {"role": "tool", "tool_call_id": tool_call["id"], "content": content}
+
+
+def _usage(answers: Sequence[ModelAnswer]) -> dict[str, int | None]:
+    """Tokens over all model calls; null where no call told."""
+    out: dict[str, int | None] = {}
+    for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens"):
+        told = [count for answer in answers if (count := getattr(answer, name)) is not None]
+        out[name] = sum(told) if told else None
+    return out
+
+
+def _token_turns(answers: Sequence[ModelAnswer]) -> list[dict[str, Any]] | None:
+    turns = [
+        {
+            "prompt_token_ids": list(answer.prompt_token_ids or ()),
+            "generation_token_ids": list(answer.generation_token_ids),
+            "generation_log_probs": list(answer.generation_log_probs or ()),
+        }
+        for answer in answers
+        if answer.generation_token_ids
+    ]
+    return turns or None

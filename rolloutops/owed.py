@@ -1,0 +1,119 @@
+"""What is owed, part by part: the anti-join of wanted and done, and the locks under which parts are worked on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rolloutops import sql
+from rolloutops.agent import Owed, effective_params
+from rolloutops.environments import Task
+from rolloutops.journal import seal_orphans
+from rolloutops.settings import Collect
+from rolloutops.workspace import Workspace, connect, try_lock
+
+Asked = Mapping[tuple[str, str], Collect]
+"""(data set, policy) -> how it is collected."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition of a data set with work in it."""
+
+    dataset: str
+    number: int
+    owed: int
+
+
+class Ledger:
+    """The keys that were owed when the ledger was opened, and what has been written since, by whomever.
+
+    The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
+    appeared in between, so that two processes on one workspace share the work and repeat none of it.
+    """
+
+    def __init__(self, workspace: Workspace, plan: Sequence[Mapping[str, Any]]) -> None:
+        self.workspace = workspace
+        self._seen = self._attempt_files()
+        self._con = connect(workspace, plan)
+        sql.run(self._con, "CREATE TABLE owed_keys AS SELECT * FROM owed")
+
+    def count(self, view: str) -> int:
+        """Rows of owed_keys, wanted or given_up, over all data sets."""
+        return int(sql.rows(self._con, f"SELECT count(*) FROM {view}")[0][0])
+
+    def parts(self, asked: Asked) -> list[Part]:
+        """The parts with work for these data sets and policies, data sets in the order given."""
+        found = sql.rows(
+            self._con, "SELECT dataset, part, policy, count(*) FROM owed_keys GROUP BY ALL ORDER BY dataset, part"
+        )
+        totals: dict[tuple[str, int], int] = {}
+        for dataset, part, policy, count in found:
+            if (dataset, policy) in asked:
+                totals[dataset, part] = totals.get((dataset, part), 0) + count
+        order = list(dict.fromkeys(dataset for dataset, _ in asked))
+        parts = [Part(dataset, number, owed) for (dataset, number), owed in totals.items()]
+        return sorted(parts, key=lambda part: (order.index(part.dataset), part.number))
+
+    def take(self, part: Part, asked: Asked) -> tuple[list[Owed], Callable[[], None]] | None:
+        """Lock a part and read what is still owed of it; None where another process works on it.
+
+        The second item gives the lock back. Repeats of one task are adjacent, so that they share their prefill.
+        """
+        with ExitStack() as stack:
+            if not stack.enter_context(try_lock(self.workspace, f"{part.dataset}.{part.number}")):
+                return None
+            seal_orphans(self.workspace)
+            return self._read(part, asked), stack.pop_all().close
+
+    def _read(self, part: Part, asked: Asked) -> list[Owed]:
+        con = self._con.cursor()
+        fresh = sorted(self._attempt_files() - self._seen)
+        since = "SELECT NULL AS task_id, NULL AS policy, NULL AS rollout_index, NULL AS row_hash WHERE false"
+        if fresh:
+            since = (
+                f"SELECT task_id, policy, rollout_index, row_hash FROM read_parquet({sql.literal(fresh)}) "
+                f"WHERE dataset = {sql.literal(part.dataset)} AND (error IS NULL OR final)"
+            )
+        found = sql.rows(
+            con,
+            f"""
+            WITH keys AS (
+                SELECT * FROM owed_keys WHERE dataset = {sql.literal(part.dataset)} AND part = {part.number}
+            ),
+            since AS ({since}),
+            still AS (SELECT keys.* FROM keys ANTI JOIN since USING (task_id, row_hash, policy, rollout_index))
+            SELECT s.task_id, s.row_hash, s.policy, s.rollout_index, s.attempt,
+                t.row::VARCHAR, t.prompt::VARCHAR, t.tools::VARCHAR, t.answer
+            FROM still AS s
+            JOIN read_parquet({sql.literal(self._task_file(part))}) AS t
+                ON t.task_id = s.task_id AND t.row_hash = s.row_hash
+            ORDER BY s.place, s.policy, s.rollout_index
+            """,
+        )
+        con.close()
+        return list(_owed(part, found, asked))
+
+    def _task_file(self, part: Part) -> str:
+        return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")
+
+    def _attempt_files(self) -> set[str]:
+        return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
+
+
+def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: Asked) -> Iterator[Owed]:
+    task: Task | None = None
+    for task_id, row_hash, policy, rollout_index, attempt, row, prompt, tools, answer in found:
+        how = asked.get((part.dataset, policy))
+        if how is None:
+            continue
+        if task is None or task.task_id != task_id:
+            parsed = json.loads(row)
+            messages, offered = json.loads(prompt), json.loads(tools) if tools else None
+            task = Task(part.dataset, task_id, parsed, messages, offered, answer)
+        params = effective_params(task.row, how.responses_create_params)
+        yield Owed(task, row_hash, part.number, policy, rollout_index, attempt, how, params)

@@ -1,0 +1,69 @@
+"""What many tests need: a command line run as a process, files of tasks, a workspace read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rolloutops import sql
+from rolloutops.recipe import Recipe
+from rolloutops.runs import last_recipe
+from rolloutops.workspace import connect, open_workspace
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHARED = CHECKOUT.parent / "shared"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data do not lie beside the checkout")
+
+
+def command(*words: str) -> list[str]:
+    """The argv of a rolloutops command, for a process of its own."""
+    return [sys.executable, "-m", "rolloutops", *words]
+
+
+def environ(**more: str) -> dict[str, str]:
+    """The environment of such a process: the checkout is importable from any folder."""
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), **more}
+
+
+def rolloutops(*words: str, cwd: Path, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder and expect an exit code."""
+    done = subprocess.run(
+        command(*words), cwd=cwd, env=environ(**more), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == code, f"exit {done.returncode}, not {code}:\n{done.stdout}\n{done.stderr}"
+    assert code == 1 or "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def sums(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Arithmetic tasks that are all different."""
+    rng = random.Random(seed)
+    numbers = [(rng.randint(1, 999), rng.randint(1, 999)) for _ in range(count)]
+    return [{"n": i, "prompt": f"What is {a} + {b}?", "answer": str(a + b)} for i, (a, b) in enumerate(numbers)]
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """JSON lines as rows."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def query(data: Path, text: str, recipe: Recipe | None = None) -> list[tuple[Any, ...]]:
+    """A query over a workspace's views."""
+    workspace = open_workspace(data)
+    return sql.rows(connect(workspace, (recipe or last_recipe(workspace)).plan()), text)
