@@ -1,0 +1,228 @@
+"""Selections: which rollouts a recipe's filter, reward and mix steps keep.
+
+A step reads the view `selected`: the rollouts that the step before it kept, one row each, and `copy` (0, or more where
+a mix repeats a rollout). What it returns is stored as keys, with the columns that it adds (and `reward`, which a reward
+step may change), never with payload; `selected` is then bound to those keys. So a selection of a million rollouts is
+small, and what was kept and dropped is counted by one query for all steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rolloutops import sql
+from rolloutops.errors import StepError, near
+from rolloutops.steps import Step, bound, check_step, findings, parameters
+
+if TYPE_CHECKING:
+    from rolloutops.recipe import StepUse
+
+ALL = "rollouts"
+"""The name of the selection that holds every rollout."""
+
+KEYS = ("dataset", "task_id", "policy", "rollout_index")
+
+ATTEMPT_PAYLOAD = {name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")}
+TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
+PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, "details")
+"""Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a step kept of one data set. rows: rows that went on, more than kept where a mix repeats rollouts."""
+
+    dataset: str
+    rows_in: int
+    kept: int
+    rows: int
+
+    @property
+    def dropped(self) -> int:
+        """Rows that the step left out."""
+        return self.rows_in - self.kept
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What one step did: to each data set, and with which SQL and parameters. reports: the rows of its reports."""
+
+    step: str
+    kind: str
+    use: str
+    start: str
+    source: str
+    parameters: Mapping[str, Any]
+    datasets: Sequence[Kept]
+    reports: Sequence[Sequence[Mapping[str, Any]]] = field(default_factory=list)
+
+    @property
+    def rows_in(self) -> int:
+        """Rows that the step read."""
+        return sum(kept.rows_in for kept in self.datasets)
+
+    @property
+    def kept(self) -> int:
+        """Rows of them that it kept."""
+        return sum(kept.kept for kept in self.datasets)
+
+    @property
+    def dropped(self) -> int:
+        """Rows of them that it left out."""
+        return self.rows_in - self.kept
+
+    @property
+    def rows(self) -> int:
+        """Rows that went on to the next step."""
+        return sum(kept.rows for kept in self.datasets)
+
+
+def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[Funnel]:
+    """Run the filter, reward and mix steps in order; `selected` is bound to the last one's rollouts.
+
+    con: has a workspace's views. folder: the recipe's. Every step is checked before the first one runs.
+    """
+    checked = [check_step(use, folder) for use in steps]
+    prepare(con)
+    funnels: list[Funnel] = []
+    for use, step in zip(steps, checked, strict=True):
+        start = start_of(use, funnels)
+        funnels.append(_apply(con, use, step, start))
+    bind(con, funnels[-1].step if funnels else ALL)
+    return funnels
+
+
+def start_of(use: StepUse, funnels: Sequence[Funnel]) -> str:
+    """The selection that a step starts from: the one it names, else that of the step before it."""
+    if use.start is None:
+        return funnels[-1].step if funnels else ALL
+    known = [ALL, *(funnel.step for funnel in funnels)]
+    if use.start not in known:
+        raise StepError(f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name{near(use.start, known)}")
+    return use.start
+
+
+def chain(funnels: Sequence[Funnel], start: str) -> list[Funnel]:
+    """The steps that led to a selection, first to last."""
+    by_name = {funnel.step: funnel for funnel in funnels}
+    path: list[Funnel] = []
+    while start != ALL:
+        path.insert(0, by_name[start])
+        start = by_name[start].start
+    return path
+
+
+def prepare(con: sql.Connection) -> None:
+    """Read every rollout's key and small columns once, into `selection.rollouts`."""
+    sql.run(con, "CREATE SCHEMA IF NOT EXISTS selection")
+    sql.run(con, f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({', '.join(PAYLOAD)}) FROM rollouts")
+
+
+def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> None:
+    """Make the view `selected` of a selection, with these payload columns."""
+    sql.run(con, f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, name, payload)}")
+
+
+def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> str:
+    """The query behind `selected`. Only the tables that the payload columns need are joined.
+
+    The payload is joined by attempt, and not through the view `rollouts`, which would find each good attempt anew.
+    """
+    columns, source = "s.*, 0 AS copy", "selection.rollouts AS s"
+    if name != ALL:
+        table = _table(name)
+        own = [column for column in sql.columns(con, f"FROM {table}") if column not in KEYS]
+        reward = " REPLACE (k.reward AS reward)" if "reward" in own else ""
+        columns = ", ".join([f"s.*{reward}", *(f"k.{_quoted(column)}" for column in own if column != "reward")])
+        source = f"{table} AS k\nJOIN selection.rollouts AS s USING ({', '.join(KEYS)})"
+    wanted = [column for column in PAYLOAD if column in set(payload)]
+    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, "details": "d.details"}
+    columns = ", ".join([columns, *(f"{read[column]} AS {column}" for column in wanted)])
+    if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
+        source += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
+    if any(column in TASK_PAYLOAD for column in wanted):
+        source += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
+    if "details" in wanted:
+        details = "SELECT dataset, attempt_id, details FROM rollouts"
+        source += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
+    return f"SELECT {columns}\nFROM {source}"
+
+
+def payload_of(step: Step) -> list[str]:
+    """The payload columns that a step names."""
+    return [column for column in PAYLOAD if step.mentions(column)]
+
+
+def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> Funnel:
+    where, table = f"[{use.kind}.{use.name}]", _table(use.name)
+    bind(con, start, payload_of(step))
+    with bound(con, step, use.settings, where):
+        columns = _stored(con, step, start, where)
+        sql.run(con, f"CREATE OR REPLACE TABLE {table} AS\nSELECT {columns}\nFROM (\n{step.query}\n)")
+        _check_keys(con, table, where, step)
+        sql.run(con, f"CREATE OR REPLACE VIEW result AS FROM {table}")
+        reports = findings(con, step, where)
+        values = parameters(con, step)
+    return Funnel(use.name, use.kind, use.use, start, step.source, values, _counts(con, table), reports)
+
+
+def _stored(con: sql.Connection, step: Step, start: str, where: str) -> str:
+    """The columns of a step's result that are stored: keys, copy, reward, and what the step or an earlier one added."""
+    made = sql.columns(con, step.query)
+    known = set(sql.columns(con, "FROM selection.rollouts")) | set(PAYLOAD)
+    missing = [key for key in KEYS if key not in made]
+    if missing:
+        raise StepError(f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s")
+    earlier = [] if start == ALL else [c for c in sql.columns(con, f"FROM {_table(start)}") if c not in (*KEYS, "copy")]
+    lost = [column for column in earlier if column not in made]
+    if lost:
+        raise StepError(f"{where} {step.path} leaves out {', '.join(lost)}, which an earlier step made: SELECT s.*")
+    added = [column for column in made if column not in known and column != "copy"]
+    reward = ["reward"] if "reward" in made else []
+    copy = "copy::INTEGER AS copy" if "copy" in made else "0 AS copy"
+    return ", ".join([*KEYS, copy, *map(_quoted, reward + added)])
+
+
+def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None:
+    """A step returns rows that it was given, each once; a repeated one under another copy number."""
+    foreign = f"SELECT DISTINCT {', '.join(KEYS)} FROM {table} ANTI JOIN selected USING ({', '.join(KEYS)})"
+    twice = f"SELECT {', '.join(KEYS)}, copy, count(*) AS times FROM {table} GROUP BY ALL HAVING times > 1"
+    for query, fault in (
+        (foreign, "returns rollouts that it was not given"),
+        (twice, "returns a rollout more than once; give each repeat its own number in a column `copy`"),
+    ):
+        rows = sql.records(con, f"{query} LIMIT 1")
+        if rows:
+            example = ", ".join(f"{key} {value}" for key, value in rows[0].items())
+            raise StepError(f"{where} {step.path} {fault}, as {example}")
+
+
+def _counts(con: sql.Connection, table: str) -> list[Kept]:
+    """Rows in, kept and out, for each data set, of the step between `selected` and its result."""
+    rows = sql.rows(
+        con,
+        f"""
+        WITH asked AS (SELECT dataset, count(*) AS rows_in FROM selected GROUP BY dataset),
+        kept AS (
+            SELECT dataset, count(*) AS kept
+            FROM selected SEMI JOIN {table} USING ({", ".join(KEYS)}, copy)
+            GROUP BY dataset
+        ),
+        made AS (SELECT dataset, count(*) AS rows_out FROM {table} GROUP BY dataset)
+        SELECT dataset, rows_in, coalesce(kept, 0), coalesce(rows_out, 0)
+        FROM asked LEFT JOIN kept USING (dataset) LEFT JOIN made USING (dataset)
+        ORDER BY dataset
+        """,
+    )
+    return [Kept(*row) for row in rows]
+
+
+def _table(name: str) -> str:
+    return f"selection.{_quoted(f'step {name}')}"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

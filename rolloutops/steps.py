@@ -1,0 +1,281 @@
+"""Steps: SQL files with a header that says what each can be asked. Found, read, checked and bound here.
+
+    -- What the step does, in the first comment lines.
+    -- param low DOUBLE = 0.1   lowest mean reward kept
+    -- check: SELECT ... FROM result ...     must return no row, else nothing is written
+    -- report: SELECT ... FROM result ...    a small table for the reader and the manifest
+    SELECT s.* FROM selected AS s ...
+
+A `check:` or `report:` goes on in comment lines that are indented by three spaces or more. A parameter without a
+default must be given. Both kinds of query see `selected` (what the step read) and `result` (what it made).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rolloutops import sql
+from rolloutops.errors import StepError, UsageError, near
+from rolloutops.shipped import shipped
+
+if TYPE_CHECKING:
+    from rolloutops.recipe import StepUse
+
+BUILD_KEYS = {"output": "VARCHAR", "validation": "DOUBLE", "seed": "BIGINT", "allow_empty": "BOOLEAN"}
+"""The keys of every build, which build.py handles. A step that declares one as its parameter is given it too."""
+
+KINDS = ("metrics", "filter", "reward", "mix", "build")
+PARAM = re.compile(
+    r"-- param\s+(?P<name>[a-z_]\w*)\s+(?P<kind>[A-Z]\w*(?:\([^)]*\))?(?:\[\])*)"
+    r"(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S(?:\S| (?! ))*))?(?:\s{2,}(?P<about>\S.*))?"
+)
+QUERY = re.compile(r"-- (check|report): *(.*)")
+TEXT_OR_COMMENT = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|--[^\n]*|/\*.*?\*/", re.DOTALL)
+VARIABLE = re.compile(r"getvariable\(\s*'([^']*)'\s*\)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a step. default: a SQL literal; None where the parameter must be given."""
+
+    name: str
+    kind: str
+    default: str | None
+    about: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step as read. query: its SELECT without comments and semicolon. checks, reports: queries of its header."""
+
+    name: str
+    path: Path
+    source: str
+    about: str
+    query: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
+
+    def mentions(self, column: str) -> bool:
+        """Whether the step or one of its queries names a column."""
+        text = " ".join((self.query, *self.checks, *self.reports))
+        return re.search(rf"\b{column}\b", text, re.IGNORECASE) is not None
+
+
+def roots(folder: Path) -> list[Path]:
+    """Where steps lie: beside the recipe, in ./sql, in rolloutops itself; the first that has a step wins."""
+    return [folder, folder / "sql", Path("sql"), shipped("sql")]
+
+
+def available(folder: Path = Path()) -> dict[str, tuple[str, Path]]:
+    """name -> (what it does, the file that wins), of every step that a recipe in `folder` can use."""
+    found: dict[str, tuple[str, Path]] = {}
+    for root in roots(folder):
+        for path in sorted(path for kind in KINDS for path in (root / kind).glob("*.sql")):
+            name = path.relative_to(root).with_suffix("").as_posix()
+            if name not in found:
+                found[name] = (read_step(name, path).about, path)
+    return found
+
+
+def find_step(use: str, folder: Path = Path(), where: str = "") -> Step:
+    """The step that `use` names: a path as given, else `KIND/NAME` in one of the `roots`.
+
+    where: what names it, for messages. Raises UsageError where there is none.
+    """
+    places = [Path(use), folder / use]
+    for root in roots(folder):
+        places += [root / use, root / f"{use}.sql"]
+    for path in places:
+        if path.suffix == ".sql" and path.is_file():
+            return read_step(use, path)
+    known = available(folder)
+    kind = [name for name in known if name.startswith(use.split("/")[0] + "/")]
+    raise UsageError(f"{_at(where)}no step {use!r}{near(use, known)}; there are: {', '.join(kind or known)}")
+
+
+def read_step(name: str, path: Path) -> Step:
+    """Read a step's file and its header. A line of the header that cannot be read is a StepError with its number."""
+    source = path.read_text(encoding="utf-8")
+    about: list[str] = []
+    params: dict[str, Param] = {}
+    queries: list[tuple[str, list[str]]] = []
+    for number, line in enumerate(source.splitlines(), 1):
+        asked, declared = QUERY.fullmatch(line), PARAM.fullmatch(line.rstrip())
+        if asked:
+            queries.append((asked[1], [asked[2]]))
+        elif queries and re.match(r"--\s{3,}\S", line):
+            queries[-1][1].append(line[2:].strip())
+        elif declared:
+            params[declared["name"]] = Param(**{**declared.groupdict(), "about": declared["about"] or ""})
+        elif line.startswith("-- param"):
+            raise StepError(f"{path} line {number}: write `-- param NAME TYPE = DEFAULT   meaning`, not {line!r}")
+        elif line.startswith("--") and not params and not queries:
+            about.append(line[2:].strip())
+        elif line.strip() and not line.startswith("--"):
+            break
+    made = {kind: tuple(" ".join(text) for k, text in queries if k == kind) for kind in ("check", "report")}
+    query = TEXT_OR_COMMENT.sub(lambda found: found[1] or " ", source).strip().rstrip("; \n")
+    return Step(name, path, source, " ".join(about), query, params, made["check"], made["report"])
+
+
+def check_step(use: StepUse, folder: Path) -> Step:
+    """The step that a recipe's table uses, with everything checked that can be checked before it runs.
+
+    One SELECT; each parameter used is declared and each declared one used; each key of the table is a parameter, of the
+    right type, and none is missing. Raises UsageError (the recipe's fault) or StepError (the file's).
+    """
+    where = f"[{use.kind}.{use.name}]"
+    step = find_step(use.use, folder, where)
+    with _scratch() as con:
+        lint(con, step)
+        known = {**{name: param.kind for name, param in step.params.items()}}
+        if use.kind == "build":
+            known = {**BUILD_KEYS, **known}
+        for name, value in use.settings.items():
+            if name not in known:
+                keys = ", ".join(known) or "none"
+                raise UsageError(f"{where} no key {name!r}{near(name, known)}; {use.use} takes: {keys}")
+            _checked(con, f"{where} {name}", value, known[name])
+    for param in step.params.values():
+        if param.default is None and param.name not in use.settings:
+            raise UsageError(f"{where} {param.name} is missing: {param.about or f'a {param.kind}'}")
+    return step
+
+
+def lint(con: sql.Connection, step: Step) -> None:
+    """One statement, a SELECT; parameters used and declared are the same, and their defaults have their types."""
+    for text in (step.query, *step.checks, *step.reports):
+        try:
+            statements = con.extract_statements(text)
+        except sql.Error as error:
+            raise StepError(f"{step.path} is not SQL: {_first_line(error)}") from error
+        if len(statements) != 1 or not statements[0].type.name.startswith("SELECT"):
+            raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
+    used = set(VARIABLE.findall(" ".join((step.query, *step.checks, *step.reports))))
+    for name in sorted(used - set(step.params)):
+        hint = near(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"
+        raise StepError(f"{step.path} uses the parameter {name!r}, which its header does not declare{hint}")
+    for name in sorted(set(step.params) - used):
+        raise StepError(f"{step.path} declares the parameter {name!r}, which it does not use: getvariable('{name}')")
+    for param in step.params.values():
+        if param.default is not None:
+            try:
+                sql.run(con, f"SELECT CAST({param.default} AS {param.kind})")
+            except sql.Error as error:
+                raise StepError(
+                    f"{step.path}: the default {param.default} of {param.name} is not a {param.kind}"
+                ) from error
+
+
+@contextmanager
+def bound(con: sql.Connection, step: Step, settings: Mapping[str, Any], where: str = "") -> Iterator[None]:
+    """Within it, the step's parameters are DuckDB variables, and DuckDB's errors are StepErrors that name the step."""
+    try:
+        sql.run(con, variables(step, settings))
+        yield
+    except sql.Error as error:
+        raise StepError(f"{_at(where)}{step.name} ({step.path}) failed: {_first_line(error)}") from error
+    finally:
+        for name in step.params:
+            sql.run(con, f"RESET VARIABLE {name}")
+
+
+def variables(step: Step, settings: Mapping[str, Any]) -> str:
+    """The statements that set a step's parameters, as settings say or by default, for any DuckDB shell."""
+    values = {name: _literal(settings[name]) if name in settings else param.default for name, param in step.params.items()}
+    return "\n".join(f"SET VARIABLE {name} = CAST({values[name]} AS {p.kind});" for name, p in step.params.items())
+
+
+def parameters(con: sql.Connection, step: Step) -> dict[str, Any]:
+    """name -> value of a bound step's parameters, as Python values."""
+    return {name: sql.rows(con, f"SELECT getvariable('{name}')")[0][0] for name in step.params}
+
+
+def measure(
+    con: sql.Connection, use: str, folder: Path = Path(), settings: Mapping[str, Any] | None = None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a metrics step over the workspace's views: its columns and its rows."""
+    step = find_step(use, folder)
+    lint(con, step)
+    with bound(con, step, settings or {}):
+        return list(sql.columns(con, step.query)), sql.rows(con, step.query)
+
+
+def findings(con: sql.Connection, step: Step, where: str) -> list[list[dict[str, Any]]]:
+    """Run a step's checks, which stop it where one finds rows, then its reports. Returns the reports' rows."""
+    for check in step.checks:
+        rows = sql.records(con, f"SELECT * FROM (\n{check}\n) LIMIT 4")
+        if rows:
+            found = sql.rows(con, f"SELECT count(*) FROM (\n{check}\n)")[0][0]
+            raise StepError(f"{where} {step.name}: a check found {found} {'row' if found == 1 else 'rows'}: {_listed(rows, found)}")
+    return [sql.records(con, report) for report in step.reports]
+
+
+def _listed(rows: list[dict[str, Any]], found: int) -> str:
+    shown = "; ".join(", ".join(f"{k} {v}" for k, v in row.items()) for row in rows[:3])
+    return shown + ("; …" if found > 3 else "")
+
+
+@contextmanager
+def _scratch() -> Iterator[sql.Connection]:
+    con = sql.connect()
+    try:
+        yield con
+    finally:
+        con.close()
+
+
+def _checked(con: sql.Connection, where: str, value: Any, kind: str) -> None:
+    wanted = _unlike(value, kind.upper())
+    if wanted is None:
+        try:
+            sql.run(con, f"SELECT CAST({_literal(value)} AS {kind})")
+            return
+        except sql.Error:
+            wanted = f"a {kind}"
+    raise UsageError(f"{where} must be {wanted}, not {value!r}")
+
+
+def _unlike(value: Any, kind: str) -> str | None:
+    """What a parameter of this type must be, where the value is something else; DuckDB alone would cast '1' to 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind.endswith("[]"):
+        fits = isinstance(value, list) and all(_unlike(item, kind[:-2]) is None for item in value)
+        return None if fits else f"a list of {kind[:-2]} values"
+    if kind.startswith("MAP("):
+        item = kind[4:-1].split(",", 1)[1].strip()
+        fits = isinstance(value, Mapping) and all(_unlike(inner, item) is None for inner in value.values())
+        return None if fits else f"a table of {item} values, {{ name = value, ... }}"
+    if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
+        return None if number else "a number"
+    if kind.endswith("INT") or kind == "INTEGER":
+        return None if number and isinstance(value, int) else "a whole number"
+    if kind == "BOOLEAN":
+        return None if isinstance(value, bool) else "true or false"
+    if kind == "VARCHAR":
+        return None if isinstance(value, str) else "text"
+    return None
+
+
+def _literal(value: Any) -> str:
+    """As sql.literal, and infinities and NaN as DuckDB writes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"'{value}'::DOUBLE"
+    return sql.literal(value)
+
+
+def _first_line(error: Exception) -> str:
+    """What DuckDB says, without the kind of the error and the picture of the line."""
+    return re.sub(r"^[A-Z][\w ]* Error: ", "", str(error).strip().split("\n\n")[0]).replace("\n", " ")
+
+
+def _at(where: str) -> str:
+    return f"{where} " if where else ""

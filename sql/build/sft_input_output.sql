@@ -1,0 +1,29 @@
+-- Supervised fine-tuning on one turn of plain text: {"input": "...", "output": "..."} (NeMo RL ResponseDataset).
+-- The input is the prompt's system and user texts, with an empty line between them; the output is the answer's text.
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+-- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
+-- check: SELECT sort_key AS rollout, 'more than plain text in one turn: use build/sft_messages' AS fault
+--     FROM result WHERE json->>'input' IS NULL OR json->>'output' IS NULL
+SELECT
+    -- What is not plain text becomes null, which the check finds.
+    json_object(
+        'input', CASE
+            WHEN tools::VARCHAR <> '[]' THEN NULL
+            WHEN list_has_any(json_extract_string(prompt, '$[*].role'), ['assistant', 'tool']) THEN NULL
+            WHEN list_contains([json_type(part) FOR part IN json_extract(prompt, '$[*].content')], 'ARRAY') THEN NULL
+            ELSE array_to_string(json_extract_string(prompt, '$[*].content'), chr(10) || chr(10))
+        END,
+        'output', CASE
+            WHEN json_array_length(completion) <> 1 THEN NULL
+            WHEN getvariable('reasoning') AND json_exists(completion, '$[0].reasoning_content')
+                THEN concat('<think>', chr(10), completion->0->>'reasoning_content', chr(10), '</think>', chr(10), chr(10), text)
+            ELSE text
+        END
+    )::VARCHAR AS json,
+    [{
+        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
+    }] AS keys,
+    prompt_hash AS split_key,
+    concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
+FROM selected
+WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')

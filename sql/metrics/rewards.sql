@@ -1,0 +1,20 @@
+-- The reward and every number that the verifier returned, by data set and policy: mean, extremes, median, standard
+-- deviation (n - 1), and the share of rollouts that have it.
+WITH numbers AS (
+    SELECT dataset, policy, 'reward' AS metric, reward AS number FROM rollouts
+    UNION ALL
+    SELECT dataset, policy, number.key, number.value
+    FROM (SELECT dataset, policy, unnest(map_entries(metrics)) AS number FROM rollouts)
+    WHERE number.key <> 'reward'
+),
+
+totals AS (SELECT dataset, policy, count(*) AS rollouts FROM rollouts GROUP BY dataset, policy)
+
+SELECT n.dataset, n.policy, n.metric, any_value(t.rollouts) AS rollouts,
+    round(count(n.number) / any_value(t.rollouts), 4) AS coverage,
+    avg(n.number) AS mean, max(n.number) AS max, min(n.number) AS min, median(n.number) AS median,
+    stddev_samp(n.number) AS std
+FROM numbers AS n
+JOIN totals AS t ON t.dataset = n.dataset AND t.policy = n.policy
+GROUP BY n.dataset, n.policy, n.metric
+ORDER BY n.dataset, n.policy, n.metric <> 'reward', n.metric
