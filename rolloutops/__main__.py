@@ -1,0 +1,7 @@
+"""`python -m rolloutops`."""
+
+import sys
+
+from rolloutops.cli import main
+
+sys.exit(main())

@@ -1,0 +1,56 @@
+"""What is there to use, and copies of it to edit."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rolloutops.errors import InputError
+from rolloutops.plugins import BUILT_IN
+from rolloutops.recipe import find_recipe, load
+from rolloutops.shipped import shipped
+from rolloutops.steps import available
+
+Rows = list[tuple[str, str, str]]
+
+
+def listing() -> Iterator[tuple[str, Rows]]:
+    """(heading, rows of name, what it does, where), for recipes, steps, engines and environments."""
+    yield "recipes", [_recipe(path) for path in sorted(shipped("recipes").glob("*.toml"))]
+    yield "steps", [(name, summary, str(path)) for name, (summary, path) in available().items()]
+    for kind in ("engine", "environment"):
+        rows = [(name, _first_line(kind, name), extra or "") for name, extra in BUILT_IN[kind].items()]
+        yield f"{kind}s (name, what it does, the extra it needs)", rows
+
+
+def copy_shipped(name: str, into: Path) -> list[Path]:
+    """Copy a recipe, the SQL of its steps and its example inputs. Refuses to overwrite."""
+    source = find_recipe(name)
+    recipe = load(name)
+    copies = {source: into / "recipes" / source.name}
+    for step in recipe.steps:
+        if (shipped("sql") / f"{step.use}.sql").is_file():
+            copies[shipped("sql") / f"{step.use}.sql"] = into / "sql" / f"{step.use}.sql"
+    for dataset in recipe.datasets.values():
+        for item in dataset.input:
+            if (shipped("examples") / Path(item).name).is_file():
+                copies[shipped("examples") / Path(item).name] = into / item
+    for path in copies.values():
+        if path.exists():
+            raise InputError(f"{path} is there already: copy into another folder with --into=FOLDER, or remove it")
+    for origin, path in copies.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin, path)
+    return list(copies.values())
+
+
+def _recipe(path: Path) -> tuple[str, str, str]:
+    comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return path.stem, comments[0] if comments else "", str(path)
+
+
+def _first_line(kind: str, name: str) -> str:
+    module = Path(__file__).parent / f"{kind}s" / f"{name}.py"
+    return (ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").split("\n")[0]

@@ -1,0 +1,86 @@
+"""Where a workspace stands: what is done, owed, failing, how fast, and whether the tables agree with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rolloutops import sql
+from rolloutops.recipe import Recipe
+from rolloutops.shipped import shipped
+from rolloutops.workspace import Workspace, connect
+
+PROGRESS = """
+WITH counted AS (
+    SELECT dataset, policy, count(*) AS wanted, count(*) FILTER (WHERE state = 'done') AS done,
+        count(*) FILTER (WHERE state = 'owed') AS owed, count(*) FILTER (WHERE state = 'given_up') AS given_up
+    FROM wanted_states GROUP BY dataset, policy
+),
+judged AS (
+    SELECT dataset, policy, count(*) FILTER (WHERE reward IS NOT NULL) AS judged, avg(reward) AS mean_reward
+    FROM rollouts GROUP BY dataset, policy
+),
+due AS (SELECT dataset, policy, count(*) AS unjudged FROM unjudged GROUP BY dataset, policy)
+SELECT c.dataset, c.policy, c.wanted, c.done, c.owed, c.given_up, coalesce(j.judged, 0) AS judged,
+    coalesce(due.unjudged, 0) AS unjudged, j.mean_reward
+FROM counted AS c
+LEFT JOIN judged AS j ON j.dataset = c.dataset AND j.policy = c.policy
+LEFT JOIN due ON due.dataset = c.dataset AND due.policy = c.policy
+ORDER BY c.dataset, c.policy
+"""
+
+FAILURES = """
+SELECT dataset, error, count(*) AS attempts, count(*) FILTER (WHERE healed) AS healed, any_value(error_message) AS example
+FROM failures GROUP BY dataset, error ORDER BY attempts DESC, dataset, error
+"""
+
+PACE = """
+WITH newest AS (SELECT max(run_id) AS run_id FROM attempts)
+SELECT count(*) FILTER (WHERE error IS NULL) AS done, sum(output_tokens) AS tokens,
+    epoch(max(started_at + to_microseconds((seconds * 1000000)::BIGINT))) - epoch(min(started_at)) AS span
+FROM attempts SEMI JOIN newest USING (run_id)
+"""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status` tells. progress and failures: one record a row. unsealed: attempts and verdicts of running
+    commands that are safe in a journal and not yet in the tables. faults: rows of the invariant check, none where all
+    is well."""
+
+    progress: Sequence[Mapping[str, Any]]
+    failures: Sequence[Mapping[str, Any]]
+    unsealed: int
+    rollouts_per_second: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None
+    faults: Sequence[Mapping[str, Any]]
+
+
+def status(workspace: Workspace, recipe: Recipe) -> Status:
+    """Read where the workspace stands with respect to a recipe. Reads only."""
+    con = connect(workspace, recipe.plan())
+    progress = sql.records(con, PROGRESS)
+    done, tokens, span = sql.rows(con, PACE)[0]
+    rate = done / span if done and span else None
+    owed = sum(row["owed"] for row in progress)
+    return Status(
+        progress=progress,
+        failures=sql.records(con, FAILURES),
+        unsealed=_unsealed(workspace),
+        rollouts_per_second=rate,
+        tokens_per_second=tokens / span if tokens and span else None,
+        seconds_left=owed / rate if rate and owed else None,
+        faults=sql.records(con, sql.read(shipped("sql") / "checks" / "invariant.sql")),
+    )
+
+
+def _unsealed(workspace: Workspace) -> int:
+    lines = 0
+    for path in (workspace.root / "journals").glob("*.jsonl"):
+        try:
+            lines += path.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            continue
+    return lines
