@@ -45,7 +45,13 @@ def from_chat(messages: Sequence[Any]) -> list[Message]:
     `from` and `value`. Keys without a place in the canonical form are left out.
     Raises ValueError, with the message's number from 0, for what is no message.
     """
-    return with_ids([_from_chat(item, f"message {number}") for number, item in enumerate(messages)])
+    found = []
+    for number, item in enumerate(messages):
+        try:
+            found.append(_from_chat(item))
+        except ValueError as error:
+            raise ValueError(f"message {number} {error}") from None
+    return with_ids(found)
 
 
 def to_chat(messages: Sequence[Message], arguments: Literal["text", "object"] = "text") -> list[Message]:
@@ -152,6 +158,8 @@ def with_ids(messages: list[Message]) -> list[Message]:
         if "tool_call_id" not in item:
             named = [call_id for call_id, name in waiting if item.get("name") in (None, name)]
             item["tool_call_id"] = named[0] if named else next(fresh)
+            if "name" in item:
+                item["name"] = item.pop("name")  # keys in their order
         waiting = [call for call in waiting if call[0] != item["tool_call_id"]]
     return messages
 
@@ -162,7 +170,7 @@ def message_of(item: Mapping[str, Any]) -> Message:
     if role == "function":
         role = "tool"
     content, thought = content_of(item.get("content"), of_tool=role == "tool")
-    name = as_text(item.get("name")) or None
+    name = item["name"] if isinstance(item.get("name"), str) else None
     if role == "tool":
         return message(role, content, tool_call_id=as_text(item.get("tool_call_id")) or None, name=name)
     if role != "assistant":
@@ -172,7 +180,7 @@ def message_of(item: Mapping[str, Any]) -> Message:
     )
     if not content and item.get("refusal"):
         content = as_text(item["refusal"])
-    calls = _parsed(item.get("tool_calls"), "tool_calls")
+    calls = _parsed(item.get("tool_calls"), "has tool_calls that")
     if not calls and item.get("function_call"):
         calls = [item["function_call"]]
     listed = calls if isinstance(calls, list) else [calls] if calls else []
@@ -181,22 +189,22 @@ def message_of(item: Mapping[str, Any]) -> Message:
     )
 
 
-def _from_chat(item: Any, where: str) -> Message:
+def _from_chat(item: Any) -> Message:
     if not isinstance(item, dict):
-        raise ValueError(f"{where} is not an object")
+        raise ValueError("is not an object")
     if item.get("role"):
         return message_of(item)
     if not isinstance(item.get("from"), str):
-        raise ValueError(f"{where} has no role")
+        raise ValueError("has no role")
     role = SHAREGPT_ROLES.get(item["from"], item["from"])
     if role != "call":
         return message_of({**item, "role": role, "content": item.get("value")})
     try:
-        calls = _parsed(item.get("value"), where)
+        calls = _parsed(item.get("value"), "value")
     except ValueError:
         calls = None
     listed = calls if isinstance(calls, list) else [calls]
-    if listed and all(isinstance(call, dict) for call in listed):
+    if all(isinstance(call, dict) for call in listed):
         return message_of({"role": "assistant", "tool_calls": listed})
     return message("assistant", as_text(item.get("value")))
 
@@ -268,4 +276,4 @@ def _parsed(value: Any, what: str) -> Any:
     try:
         return parse(value)
     except ValueError as error:
-        raise ValueError(f"{what} is text, but {error}") from None
+        raise ValueError(f"{what} cannot be read: {error}") from None

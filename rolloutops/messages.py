@@ -117,6 +117,8 @@ def _from_input(value: Any) -> list[Message]:
 
 def _from_value(value: Any, key: str) -> list[Message]:
     """The prompt under one of PROMPT_KEYS. A table's cell may hold a list of messages as JSON text."""
+    if not value and isinstance(value, (str, list)):
+        raise ValueError(f"{key} is empty")
     if isinstance(value, str):
         if key not in ("messages", "conversations"):
             return from_chat([{"role": "user", "content": value}])
@@ -133,4 +135,4 @@ def _parsed(text: str, key: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        raise ValueError(f"{key} is text, but {error}") from None
+        raise ValueError(f"{key} cannot be read: {error}") from None

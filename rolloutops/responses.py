@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rolloutops.chat import TEXT_PARTS, Message, Tool, as_text, content_of, message_of, message, tool_call, with_ids
+from rolloutops.chat import TEXT_PARTS, Message, Tool, as_text, content_of, message, message_of, tool_call, with_ids
 
 Item = dict[str, Any]
 """One Responses item."""
@@ -127,7 +127,11 @@ def to_responses_tools(tools: Sequence[Tool] | None) -> list[Item]:
 
 
 def _message(item: Item) -> Message:
-    return message_of(item if item.get("role") else {**item, "role": "assistant"})
+    given = item if item.get("role") else {**item, "role": "assistant"}
+    try:
+        return message_of(given)
+    except ValueError:  # Chat's tool_calls in it, as text that is no JSON
+        return message_of({**given, "tool_calls": None})
 
 
 def _with_reasoning(said: Message, text: str) -> Message:

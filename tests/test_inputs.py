@@ -287,6 +287,7 @@ def test_files_are_found_in_order(tmp_path: Path) -> None:
         ("rows", "{0}/rows: cannot read a file without suffix (known: "),
         ("r*", "{0}/rows: cannot read a file without suffix (known: "),
         ("s3://bucket/x.jsonl", "s3://bucket/x.jsonl: inputs are read from the local disk"),
+        ("", "an input has no name: name a file"),
         ([], "no input: name a file"),
     ],
 )
@@ -347,7 +348,7 @@ def test_a_torn_arrow_stream_and_a_type_without_a_json_form(tmp_path: Path) -> N
         InputError, match="column took has the type duration\\[s\\], which has no JSON form; convert it"
     ):
         rows(path)
-    with pytest.raises(InputError, match="cannot read .*: No such file or directory"):
+    with pytest.raises(InputError, match=r"cannot read .*: No such file or directory"):
         rows(tmp_path / "gone.parquet")
-    with pytest.raises(InputError, match="cannot read .*: No such file or directory"):
+    with pytest.raises(InputError, match=r"cannot read .*: No such file or directory"):
         rows(tmp_path / "gone.jsonl")

@@ -53,10 +53,9 @@ def test_digest_is_fixed() -> None:
 def test_any_bytes_are_parsed_as_the_standard_reader_does_or_refused(data: bytes) -> None:
     try:
         value = parse(data)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert json.loads(data) == value
+    except ValueError:
+        return
+    assert json.loads(data) == value
 
 
 @pytest.mark.parametrize(
