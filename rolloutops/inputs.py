@@ -50,12 +50,15 @@ def find_inputs(pattern: str | Sequence[str], base: Path) -> list[Path]:
     Raises InputError where something is missing, empty, or of a kind that cannot be read.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    found = dict.fromkeys(path for one in patterns for path in _find(one, base))
+    try:
+        found = dict.fromkeys(path for one in patterns for path in _find(one, base))
+        empty = next((path for path in found if path.stat().st_size == 0), None)
+    except OSError as error:
+        raise _unreadable(Path(error.filename or base), error) from None
     if not found:
         raise InputError("no input: name a file, a folder, or a glob such as data/*.jsonl")
-    for path in found:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty: write it again, or take it out of the input")
+    if empty:
+        raise InputError(f"{empty} is empty: write it again, or take it out of the input")
     return list(found)
 
 
@@ -80,10 +83,16 @@ def open_rows(path: Path) -> Iterator[Row]:
                 if raw and not raw.isspace():
                     yield _checked(line, raw)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {os.strerror(error.errno) if error.errno else error}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot read {path}: {os.strerror(error.errno) if error.errno else error}")
 
 
 def _find(pattern: str, base: Path) -> list[Path]:
+    if not pattern:
+        raise InputError("an input has no name: name a file, a folder, or a glob such as data/*.jsonl")
     if "://" in pattern:
         raise InputError(f"{pattern}: inputs are read from the local disk; copy the file here first")
     path = base / Path(pattern).expanduser()
@@ -217,13 +226,22 @@ def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[Row
             header = _header(path, cells)
             continue
         value = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
-        raw = dump(value).encode()
-        reason = None
+        as_written = b"".join(taken).rstrip(b"\r\n")
         if len(cells) != len(header):
-            reason = f"{len(cells)} cells, but the header names {len(header)} columns"
-        elif any("\udc80" <= sign <= "\udcff" for cell in cells for sign in cell):
-            reason = "invalid UTF-8"
-        yield Row(start, b"".join(taken).rstrip(b"\r\n"), None, reason) if reason else Row(start, raw, value, None)
+            wrong = f"{len(cells)} cells, but the header names {len(header)} columns"
+            yield Row(start, as_written, None, wrong)
+        elif not _is_utf8(as_written):
+            yield Row(start, as_written, None, "invalid UTF-8")
+        else:
+            yield Row(start, dump(value).encode(), value, None)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
 -- check: SELECT sort_key AS rollout, 'more than plain text in one turn: use build/sft_messages' AS fault
---     FROM result WHERE json->>'input' IS NULL OR json->>'output' IS NULL
+--     FROM result WHERE json_extract_string(json, '$.input') IS NULL OR json_extract_string(json, '$.output') IS NULL
 SELECT
     -- What is not plain text becomes null, which the check finds.
     json_object(
@@ -16,7 +16,7 @@ SELECT
         'output', CASE
             WHEN json_array_length(completion) <> 1 THEN NULL
             WHEN getvariable('reasoning') AND json_exists(completion, '$[0].reasoning_content')
-                THEN concat('<think>', chr(10), completion->0->>'reasoning_content', chr(10), '</think>', chr(10), chr(10), text)
+                THEN concat('<think>', chr(10), json_extract_string(completion, '$[0].reasoning_content'), chr(10), '</think>', chr(10), chr(10), text)
             ELSE text
         END
     )::VARCHAR AS json,
