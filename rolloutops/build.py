@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from rolloutops import manifest, sql
 from rolloutops.errors import StepError, UsageError
-from rolloutops.selection import ALL, Funnel, bind, chain, payload_of, prepare, start_of
+from rolloutops.selection import Funnel, bind, chain, payload_of, prepare, prepared, start_of
 from rolloutops.steps import BUILD_KEYS, Step, bound, check_step, findings, parameters
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def build(
 
     con: has a workspace's views, and the selections of `funnels` (what `select` returned). folder: the recipe's.
     output: the folder to write; by default the step's own key. An earlier build there is replaced once the new one is
-    complete; a folder that holds anything else is refused. Raises StepError where a check finds rows or nothing is left.
+    complete; a folder that holds anything else is refused. Raises StepError where a check finds rows, or none is left.
     """
     where = f"[{step.kind}.{step.name}]"
     found = check_step(step, folder)
     asked = _asked(step, output, where)
-    if not funnels:
+    if not prepared(con):
         prepare(con)
     start = start_of(step, funnels)
     path = chain(funnels, start)
@@ -84,7 +84,9 @@ def build(
         rollouts_in, used = _rollouts(con)
         counts = dict(sql.rows(con, "SELECT split, count(*) FROM result GROUP BY split"))
         _refuse_empty(asked, counts, where, found, path, rollouts_in, used)
-        sql.run(con, f"COPY ({LINEAGE}) TO {sql.literal(str(fresh / 'lineage.parquet'))} (FORMAT parquet, COMPRESSION zstd)")
+        sql.run(
+            con, f"COPY ({LINEAGE}) TO {sql.literal(str(fresh / 'lineage.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
+        )
         files = _write_lines(staged, fresh, asked)
         files["lineage.parquet"] = (sum(rows for rows, _ in files.values()), _sha256(fresh / "lineage.parquet"))
         about = Funnel(step.name, step.kind, step.use, start, found.source, values, [], reports)
@@ -132,7 +134,7 @@ def _asked(step: StepUse, output: Path | None, where: str) -> _Asked:
     given = {name: value for name, value in step.settings.items() if name in BUILD_KEYS}
     place = output or given.get("output")
     if not place:
-        raise UsageError(f"{where} output is missing: the folder to write, as output = \"data/demo/exports/{step.name}\"")
+        raise UsageError(f'{where} output is missing: the folder to write, as output = "data/demo/exports/{step.name}"')
     validation = float(given.get("validation", 0.0))
     if not 0 <= validation < 1:
         raise UsageError(f"{where} validation must be a share from 0 to below 1, not {validation}")

@@ -38,7 +38,7 @@ def check(recipe: Recipe) -> Iterator[Finding]:
     yield _workspace(recipe.data)
     for name, dataset in recipe.datasets.items():
         try:
-            paths = find_inputs(dataset.input, recipe.folder)
+            paths = find_inputs(dataset.input, *recipe.places)
             yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
         except RolloutopsError as error:
             yield Finding(False, f"{name}: {error}")

@@ -66,7 +66,7 @@ def chunk(workspace: Workspace, recipe: Recipe, run_id: str) -> list[Chunked]:
 def _chunk(workspace: Workspace, recipe: Recipe, name: str, dataset: Dataset, run_id: str) -> Chunked:
     if not dataset.input:
         raise UsageError(f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE")
-    paths = find_inputs(dataset.input, recipe.folder)
+    paths = find_inputs(dataset.input, *recipe.places)
     staging = workspace.root / "staging" / f"{run_id}-{name}"
     with ExitStack() as cleanup:
         if not cleanup.enter_context(try_lock(workspace, f"{name}.chunk")):

@@ -43,18 +43,19 @@ class Row(NamedTuple):
     reason: str | None
 
 
-def find_inputs(pattern: str | Sequence[str], base: Path) -> list[Path]:
+def find_inputs(pattern: str | Sequence[str], *bases: Path) -> list[Path]:
     """The files that a recipe's `input` names: files, globs (`**` reaches into subfolders), and folders, of which every
-    readable file counts. Relative names start at base. In the order given, sorted within each pattern, no file twice.
+    readable file counts. Relative names start at the first of the bases where something lies under them. In the order
+    given, sorted within each pattern, no file twice.
 
     Raises InputError where something is missing, empty, or of a kind that cannot be read.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     try:
-        found = dict.fromkeys(path for one in patterns for path in _find(one, base))
+        found = dict.fromkeys(path for one in patterns for path in _find(one, _base(one, bases)))
         empty = next((path for path in found if path.stat().st_size == 0), None)
     except OSError as error:
-        raise _unreadable(Path(error.filename or base), error) from None
+        raise _unreadable(Path(error.filename or bases[0]), error) from None
     if not found:
         raise InputError("no input: name a file, a folder, or a glob such as data/*.jsonl")
     if empty:
@@ -88,6 +89,12 @@ def open_rows(path: Path) -> Iterator[Row]:
 
 def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot read {path}: {os.strerror(error.errno) if error.errno else error}")
+
+
+def _base(pattern: str, bases: Sequence[Path]) -> Path:
+    """Where a name starts: the first base that has it, else the first."""
+    name = str(Path(pattern).expanduser())
+    return next((base for base in bases if name and glob.glob(name, root_dir=base, recursive=True)), bases[0])
 
 
 def _find(pattern: str, base: Path) -> list[Path]:

@@ -35,8 +35,8 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
             copies[shipped("sql") / f"{step.use}.sql"] = into / "sql" / f"{step.use}.sql"
     for dataset in recipe.datasets.values():
         for item in dataset.input:
-            if (shipped("examples") / Path(item).name).is_file():
-                copies[shipped("examples") / Path(item).name] = into / item
+            if (shipped(item)).is_file():
+                copies[shipped(item)] = into / item
     for path in copies.values():
         if path.exists():
             raise InputError(f"{path} is there already: copy into another folder with --into=FOLDER, or remove it")

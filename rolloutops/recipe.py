@@ -58,6 +58,11 @@ class Recipe:
     steps: Sequence[StepUse] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where inputs with a relative name are looked for: the working directory, the recipe's folder, what ships."""
+        return Path(), self.folder, shipped("")
+
     def collect_of(self, dataset: str, policy: str) -> Collect:
         """[collect], then the policy's table, then the data set's, then the command line."""
         own = self.datasets[dataset].collect

@@ -101,7 +101,9 @@ def start_of(use: StepUse, funnels: Sequence[Funnel]) -> str:
         return funnels[-1].step if funnels else ALL
     known = [ALL, *(funnel.step for funnel in funnels)]
     if use.start not in known:
-        raise StepError(f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name{near(use.start, known)}")
+        raise StepError(
+            f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name{near(use.start, known)}"
+        )
     return use.start
 
 
@@ -119,6 +121,13 @@ def prepare(con: sql.Connection) -> None:
     """Read every rollout's key and small columns once, into `selection.rollouts`."""
     sql.run(con, "CREATE SCHEMA IF NOT EXISTS selection")
     sql.run(con, f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({', '.join(PAYLOAD)}) FROM rollouts")
+
+
+def prepared(con: sql.Connection) -> bool:
+    """Whether `prepare` ran on this connection."""
+    return bool(
+        sql.rows(con, "SELECT 1 FROM duckdb_tables() WHERE schema_name = 'selection' AND table_name = 'rollouts'")
+    )
 
 
 def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> None:
@@ -175,7 +184,9 @@ def _stored(con: sql.Connection, step: Step, start: str, where: str) -> str:
     known = set(sql.columns(con, "FROM selection.rollouts")) | set(PAYLOAD)
     missing = [key for key in KEYS if key not in made]
     if missing:
-        raise StepError(f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s")
+        raise StepError(
+            f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s"
+        )
     earlier = [] if start == ALL else [c for c in sql.columns(con, f"FROM {_table(start)}") if c not in (*KEYS, "copy")]
     lost = [column for column in earlier if column not in made]
     if lost:

@@ -7,7 +7,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def shipped(kind: str) -> Path:
-    """The folder `sql`, `recipes` or `examples`: inside the installed package, else in the checkout."""
-    inside = HERE / kind
-    return inside if inside.is_dir() else HERE.parent / ("data/examples" if kind == "examples" else kind)
+def shipped(name: str) -> Path:
+    """`sql`, `recipes` or `data/examples`: inside the installed package, else at the top of the checkout."""
+    return (HERE if (HERE / "sql").is_dir() else HERE.parent) / name

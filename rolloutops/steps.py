@@ -190,7 +190,9 @@ def bound(con: sql.Connection, step: Step, settings: Mapping[str, Any], where: s
 
 def variables(step: Step, settings: Mapping[str, Any]) -> str:
     """The statements that set a step's parameters, as settings say or by default, for any DuckDB shell."""
-    values = {name: _literal(settings[name]) if name in settings else param.default for name, param in step.params.items()}
+    values = {
+        name: _literal(settings[name]) if name in settings else param.default for name, param in step.params.items()
+    }
     return "\n".join(f"SET VARIABLE {name} = CAST({values[name]} AS {p.kind});" for name, p in step.params.items())
 
 
@@ -212,10 +214,12 @@ def measure(
 def findings(con: sql.Connection, step: Step, where: str) -> list[list[dict[str, Any]]]:
     """Run a step's checks, which stop it where one finds rows, then its reports. Returns the reports' rows."""
     for check in step.checks:
-        rows = sql.records(con, f"SELECT * FROM (\n{check}\n) LIMIT 4")
+        rows = sql.records(con, f"SELECT * FROM (\n{check}\n) ORDER BY ALL LIMIT 4")
         if rows:
             found = sql.rows(con, f"SELECT count(*) FROM (\n{check}\n)")[0][0]
-            raise StepError(f"{where} {step.name}: a check found {found} {'row' if found == 1 else 'rows'}: {_listed(rows, found)}")
+            raise StepError(
+                f"{where} {step.name}: a check found {found} {'row' if found == 1 else 'rows'}: {_listed(rows, found)}"
+            )
     return [sql.records(con, report) for report in step.reports]
 
 

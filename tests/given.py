@@ -29,13 +29,22 @@ def workspace(
         told = [{"role": "assistant", "content": row["text"]}]
         task = {
             **{"row_hash": "h", "version": 0, "removed": False, "part": 0, "line": 1},
-            **{"row": dump({"question": row["task_id"]}), "prompt": dump(ask), "prompt_hash": f"hash of {row['task_id']}"},
+            **{
+                "row": dump({"question": row["task_id"]}),
+                "prompt": dump(ask),
+                "prompt_hash": f"hash of {row['task_id']}",
+            },
         }
         attempt = {
             **{"row_hash": "h", "attempt": 1, "attempt_id": f"a{number:06d}", "final": True, "run_id": "run"},
             **{"completion": dump(told), "finish_reason": "stop", "engine": "scripted", "model": "m"},
         }
-        verdict = {"verdict_id": f"v{number:06d}", "attempt_id": f"a{number:06d}", "verifier": "exact", "verifier_version": "1"}
+        verdict = {
+            "verdict_id": f"v{number:06d}",
+            "attempt_id": f"a{number:06d}",
+            "verifier": "exact",
+            "verifier_version": "1",
+        }
         own = {"prompt": row.pop("own_prompt", None)}
         if (row["dataset"], row["task_id"]) not in seen:
             seen.add((row["dataset"], row["task_id"]))

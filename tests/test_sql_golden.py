@@ -12,7 +12,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-
 import pytest
 
 from rolloutops import sql
@@ -104,3 +103,51 @@ def test_runs_as_it_stands_in_a_plain_shell(path: Path) -> None:
         value = param.default or "MAP {'d': 1.0}"
         sql.run(con, f"SET VARIABLE {param.name} = CAST({value} AS {param.kind})")
     sql.run(con, path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def gsm8k() -> Any:
+    """1,319 problems and the answers of four models, taken as four rollouts of each."""
+    path = given.SHARED / "gsm8k" / "example_model_solutions.jsonl"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    models = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        problem, task = json.loads(line), f"task-{number:06d}"
+        for place, model in enumerate(models):
+            answer = problem[model]
+            told = {"rollout_index": place, "text": answer["solution"], "reward": float(answer["is_correct"])}
+            rows.append(
+                {"dataset": "gsm8k", "task_id": task, "prompt_hash": problem["question"], "model": model, **told}
+            )
+    return given.workspace(rows)
+
+
+def test_gsm8k_pass_at_k(gsm8k: Any) -> None:
+    columns, rows = measure(gsm8k, "metrics/pass_at_k", settings={"k": [1, 2, 3, 4]})
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    golden = [0.3792645943896892, 0.53272681324235634, 0.6175132676269902, 0.6724791508718727]
+    assert [row["pass_at_k"] for row in found] == pytest.approx(golden, abs=1e-9)
+    assert [row["max_at_k"] for row in found] == pytest.approx(golden, abs=1e-9)
+    assert {row["tasks"] for row in found} == {1319}
+
+
+def test_gsm8k_solve_rate_and_pairs(gsm8k: Any, tmp_path: Path) -> None:
+    """432 problems that no model solves and 156 that all solve go; of each of the 731 others comes one pair."""
+    funnel = select(gsm8k, [StepUse("filter", "solvable", "filter/solve_rate")], Path())[0]
+    assert (funnel.rows_in, funnel.kept, funnel.dropped) == (5276, 2924, 2352)
+    for start in (None, "rollouts"):
+        report = build(
+            gsm8k, StepUse("build", "dpo", "build/dpo_messages", {}, start), Path(), tmp_path / "dpo", [funnel]
+        )
+        assert report.files["train"][0] == 731
+        assert report.reports[0][0]["pairs"] == 731
+
+
+def test_gsm8k_split_by_prompt(gsm8k: Any, tmp_path: Path) -> None:
+    settings = {"validation": 0.1, "seed": 7, "min_reward": 0.0}
+    report = build(gsm8k, StepUse("build", "sft", "build/sft_messages", settings), Path(), tmp_path / "sft")
+    lineage = f"FROM read_parquet('{report.output / 'lineage.parquet'}')"
+    found = sql.rows(gsm8k, f"SELECT split, count(*), count(DISTINCT task_id) {lineage} GROUP BY split ORDER BY split")
+    assert found == [("train", 5276 - 564, 1319 - 141), ("validation", 564, 141)]

@@ -32,11 +32,22 @@ class ModelCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What an endpoint's headers say of its rate limits: so many a minute, and what was left of them."""
+
+    requests: float | None = None
+    requests_left: float | None = None
+    tokens: float | None = None
+    tokens_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelAnswer:
     """One assistant message, canonical, and what it cost.
 
     finish_reason: stop, length, tool_calls or content_filter. raw: the answer as received, as JSON text.
     The three token lists are what the engine sampled from and sampled; None where they were not asked for.
+    limits: the endpoint's rate limits, where it tells them.
     """
 
     message: Message
@@ -50,6 +61,7 @@ class ModelAnswer:
     prompt_token_ids: Sequence[int] | None = None
     generation_token_ids: Sequence[int] | None = None
     generation_log_probs: Sequence[float] | None = None
+    limits: Limits | None = None
 
 
 class Engine(Protocol):

@@ -8,7 +8,11 @@
 -- param seed              BIGINT = 42       decides between equal rewards
 -- report: SELECT count(*) AS pairs, round(avg(chosen - rejected), 2) AS chosen_longer_by,
 --     round(avg((chosen > rejected)::INTEGER), 4) AS share_chosen_longer
---     FROM (SELECT length(json_extract_string(json, '$.chosen')) AS chosen, length(json_extract_string(json, '$.rejected')) AS rejected FROM result)
+--     FROM (
+--         SELECT length(json_extract_string(json, '$.chosen')) AS chosen,
+--             length(json_extract_string(json, '$.rejected')) AS rejected
+--         FROM result
+--     )
 WITH ranked AS (
     SELECT *,
         row_number() OVER (PARTITION BY dataset, task_id, pool ORDER BY reward DESC, lot) AS from_best,

@@ -1,4 +1,4 @@
--- Preference pairs as plain text: {"prompt": "...", "chosen": "...", "rejected": "..."} (NeMo RL BinaryPreferenceDataset).
+-- Preference pairs as plain text, as NeMo RL's BinaryPreferenceDataset reads them: {"prompt", "chosen", "rejected"}.
 -- The prompt is its system and user texts, with an empty line between them. Reasoning is left out.
 -- Each task's best rollout against its worst. Both answer the very same prompt with the same tools; equal rewards and
 -- equal answers make no pair.
@@ -9,9 +9,14 @@
 -- param seed              BIGINT = 42       decides between equal rewards
 -- report: SELECT count(*) AS pairs, round(avg(chosen - rejected), 2) AS chosen_longer_by,
 --     round(avg((chosen > rejected)::INTEGER), 4) AS share_chosen_longer
---     FROM (SELECT length(json_extract_string(json, '$.chosen')) AS chosen, length(json_extract_string(json, '$.rejected')) AS rejected FROM result)
+--     FROM (
+--         SELECT length(json_extract_string(json, '$.chosen')) AS chosen,
+--             length(json_extract_string(json, '$.rejected')) AS rejected
+--         FROM result
+--     )
 -- check: SELECT sort_key AS pair, 'more than plain text in one turn: use build/dpo_messages' AS fault
---     FROM result WHERE json_extract_string(json, '$.prompt') IS NULL OR json_extract_string(json, '$.chosen') IS NULL OR json_extract_string(json, '$.rejected') IS NULL
+--     FROM result
+--     WHERE list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])], true)
 WITH ranked AS (
     SELECT *,
         row_number() OVER (PARTITION BY dataset, task_id, pool ORDER BY reward DESC, lot) AS from_best,

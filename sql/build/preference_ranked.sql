@@ -9,7 +9,11 @@
 -- param seed              BIGINT = 42       decides between equal rewards
 -- report: SELECT count(*) AS pairs, round(avg(chosen - rejected), 2) AS chosen_longer_by,
 --     round(avg((chosen > rejected)::INTEGER), 4) AS share_chosen_longer
---     FROM (SELECT length(json_extract_string(json, '$.completions[0].completion')) AS chosen, length(json_extract_string(json, '$.completions[1].completion')) AS rejected FROM result)
+--     FROM (
+--         SELECT length(json_extract_string(json, '$.completions[0].completion')) AS chosen,
+--             length(json_extract_string(json, '$.completions[1].completion')) AS rejected
+--         FROM result
+--     )
 -- check: SELECT count(*) AS pairs_with_tools, 'this format has no place for tools: use build/dpo_messages' AS fault
 --     FROM result JOIN selected AS s ON s.dataset = keys[1].dataset AND s.task_id = keys[1].task_id
 --         AND s.policy = keys[1].policy AND s.rollout_index = keys[1].rollout_index

@@ -16,7 +16,9 @@ SELECT
         'output', CASE
             WHEN json_array_length(completion) <> 1 THEN NULL
             WHEN getvariable('reasoning') AND json_exists(completion, '$[0].reasoning_content')
-                THEN concat('<think>', chr(10), json_extract_string(completion, '$[0].reasoning_content'), chr(10), '</think>', chr(10), chr(10), text)
+                THEN format(
+                    E'<think>\n{}\n</think>\n\n{}', json_extract_string(completion, '$[0].reasoning_content'), text
+                )
             ELSE text
         END
     )::VARCHAR AS json,

@@ -6,7 +6,12 @@
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur
 -- param seed        BIGINT = 42            seed of the choice
 -- check: SELECT round(list_sum(map_values(getvariable('shares'))), 6) AS shares_add_up_to, 1 AS instead_of
---     WHERE abs(list_sum(map_values(getvariable('shares'))) - 1) > 1e-6 OR list_min(map_values(getvariable('shares'))) <= 0
+--     WHERE abs(list_sum(map_values(getvariable('shares'))) - 1) > 1e-6
+-- check: SELECT dataset, share, 'a share must be above 0' AS fault
+--     FROM (
+--         SELECT unnest(map_keys(getvariable('shares'))) AS dataset, unnest(map_values(getvariable('shares'))) AS share
+--     )
+--     WHERE share <= 0
 -- check: SELECT getvariable('on_shortage') AS on_shortage, 'fail, shrink, repeat' AS must_be_one_of
 --     WHERE getvariable('on_shortage') NOT IN ('fail', 'shrink', 'repeat')
 -- report: SELECT a.dataset, a.share, coalesce(s.available, 0) AS available, coalesce(r.taken, 0) AS rows
@@ -66,7 +71,8 @@ fair AS (
 places AS (
     SELECT s.*, row_number() OVER (
         PARTITION BY s.dataset
-        ORDER BY md5(concat_ws('/', s.dataset, s.task_id, s.policy, s.rollout_index, s.copy) || ':' || getvariable('seed')),
+        ORDER BY
+            md5(concat_ws('/', s.dataset, s.task_id, s.policy, s.rollout_index, s.copy) || ':' || getvariable('seed')),
             s.task_id, s.policy, s.rollout_index, s.copy
     ) AS place
     FROM (SELECT dataset, task_id, policy, rollout_index, copy FROM selected) AS s

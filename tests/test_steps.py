@@ -1,0 +1,213 @@
+"""Steps: where they are found, what their headers say, and every mistake before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rolloutops import sql
+from rolloutops.errors import RolloutopsError, StepError, UsageError
+from rolloutops.recipe import StepUse
+from rolloutops.selection import chain, payload_of, select
+from rolloutops.shipped import shipped
+from rolloutops.steps import available, check_step, find_step, lint, measure, read_step, variables
+from tests import given
+
+HEADER = """-- Keep long answers.
+-- Of any policy.
+-- param least BIGINT = 10      shortest length kept
+-- param kinds MAP(VARCHAR, DOUBLE) = MAP {'a': 0.5, 'b': 1}   weights -- by kind
+-- param word  VARCHAR = 'it''s -- fine'
+-- param must  DOUBLE           has no default
+-- check: SELECT 1 AS fault
+--     WHERE getvariable('must') < 0
+-- An ordinary comment with getvariable('nothing').
+SELECT s.* /* getvariable('nothing') */ FROM selected AS s -- and getvariable('nothing')
+WHERE length(s.text) >= getvariable('least') AND s.text <> getvariable('word') || '--' || getvariable('must')
+    AND getvariable('kinds') IS NOT NULL;  -- the end
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.sql"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_header(tmp_path: Path) -> None:
+    step = read_step("filter/long", write(tmp_path, "filter/long", HEADER))
+    assert step.about == "Keep long answers. Of any policy."
+    assert [(p.name, p.kind, p.default, p.about) for p in step.params.values()] == [
+        ("least", "BIGINT", "10", "shortest length kept"),
+        ("kinds", "MAP(VARCHAR, DOUBLE)", "MAP {'a': 0.5, 'b': 1}", "weights -- by kind"),
+        ("word", "VARCHAR", "'it''s -- fine'", ""),
+        ("must", "DOUBLE", None, "has no default"),
+    ]
+    assert step.checks == ("SELECT 1 AS fault WHERE getvariable('must') < 0",)
+    assert step.query.startswith("SELECT s.*")
+    assert step.query.endswith("IS NOT NULL")
+    assert payload_of(step) == ["text"]
+    lint(sql.connect(), step)
+    assert "SET VARIABLE must = CAST('inf'::DOUBLE AS DOUBLE);" in variables(step, {"must": float("inf")})
+
+
+def test_the_recipes_own_step_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_step("filter/reward").path == shipped("sql") / "filter" / "reward.sql"
+    here = write(tmp_path, "sql/filter/reward", "-- Mine, in ./sql.\nSELECT s.* FROM selected AS s")
+    assert find_step("filter/reward", tmp_path / "recipes").path.resolve() == here
+    beside = write(tmp_path, "recipes/filter/reward", "-- Mine, beside the recipe.\nSELECT s.* FROM selected AS s")
+    assert find_step("filter/reward", tmp_path / "recipes").path == beside
+    assert find_step(str(here)).path == here
+    assert available(tmp_path / "recipes")["filter/reward"] == ("Mine, beside the recipe.", beside)
+    assert set(available()) == {
+        path.relative_to(shipped("sql")).with_suffix("").as_posix()
+        for kind in ("metrics", "filter", "mix", "reward", "build")
+        for path in (shipped("sql") / kind).glob("*.sql")
+    }
+
+
+@pytest.mark.parametrize(
+    ("use", "settings", "message"),
+    [
+        (
+            "filter/solve_rat",
+            {},
+            "[filter.f] no step 'filter/solve_rat', did you mean 'filter/solve_rate'?; there are: ",
+        ),
+        (
+            "filter/solve_rate",
+            {"lo": 0.1},
+            "[filter.f] no key 'lo', did you mean 'low'?; filter/solve_rate takes: low, high",
+        ),
+        ("filter/solve_rate", {"low": "0.1"}, "[filter.f] low must be a number, not '0.1'"),
+        ("filter/solve_rate", {"low": True}, "[filter.f] low must be a number, not True"),
+        ("filter/finished", {"finish_reasons": "stop"}, "must be a list of VARCHAR values, not 'stop'"),
+        ("filter/finished", {"finish_reasons": [1]}, "must be a list of VARCHAR values, not [1]"),
+        ("mix/shares", {}, "[mix.f] shares is missing: each data set's share; together 1"),
+        (
+            "mix/shares",
+            {"shares": {"a": "1"}},
+            "must be a table of DOUBLE values, { name = value, ... }, not {'a': '1'}",
+        ),
+        ("mix/shares", {"shares": {"a": 1}, "rows": 10.5}, "[mix.f] rows must be a whole number, not 10.5"),
+        ("mix/shares", {"shares": {"a": 1}, "max_copies": 2**40}, "max_copies must be a INTEGER, not 1099511627776"),
+        ("mix/shares", {"shares": {"a": 1}, "on_shortage": 1}, "[mix.f] on_shortage must be text, not 1"),
+        ("build/dpo_messages", {"same_policy": "yes"}, "[build.f] same_policy must be true or false, not 'yes'"),
+        ("build/sft_messages", {"validaton": 0.1}, "no key 'validaton', did you mean 'validation'?"),
+        ("build/sft_messages", {"seed": 1.5}, "[build.f] seed must be a whole number, not 1.5"),
+    ],
+)
+def test_a_recipes_mistakes(use: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_step(StepUse(use.split("/")[0], "f", use, settings), Path())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "SELECT getvariable('lwo'), getvariable('low')\n",
+            "uses the parameter 'lwo', which its header does not declare",
+        ),
+        ("SELECT s.* FROM selected AS s", "declares the parameter 'low', which it does not use"),
+        ("SELECT getvariable('low'); SELECT 2", "must hold one SELECT"),
+        ("DROP TABLE x -- getvariable('low')", "must hold one SELECT"),
+        ("SELEC getvariable('low')", "is not SQL: "),
+        ("-- param high\nSELECT getvariable('low')", "line 2: write `-- param NAME TYPE = DEFAULT   meaning`"),
+        (
+            "-- param h DOUBLE = 'x'  y\nSELECT getvariable('low'), getvariable('h')",
+            "the default 'x' of h is not a DOUBLE",
+        ),
+    ],
+)
+def test_a_files_mistakes(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "broken", f"-- param low DOUBLE = 0   x\n{text}")
+    with pytest.raises(StepError) as caught:
+        check_step(StepUse("filter", "f", str(path), {}), tmp_path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SELECT task_id FROM selected", "does not return dataset, policy, rollout_index: begin it with SELECT s.*"),
+        (
+            "SELECT s.* REPLACE ('x' AS task_id) FROM selected AS s",
+            "returns rollouts that it was not given, as dataset d",
+        ),
+        ("SELECT s.* FROM selected AS s, range(2)", "returns a rollout more than once; give each repeat its own"),
+        ("SELECT s.nothing FROM selected AS s", "[filter.f] "),
+        ("SELECT s.* EXCLUDE (half) FROM selected AS s", "leaves out half, which an earlier step made"),
+        (
+            "-- check: SELECT task_id FROM result\nSELECT s.* FROM selected AS s",
+            "4 rows: task_id a; task_id b; task_id c; …",
+        ),
+        ("SELECT s.* FROM selected AS s WHERE error('no') IS NULL", "failed: no"),
+    ],
+)
+def test_a_steps_mistakes_when_it_runs(text: str, message: str, tmp_path: Path) -> None:
+    con = given.workspace([{"task_id": name, "reward": 1.0} for name in "abce"])
+    write(tmp_path, "half", "SELECT s.*, s.reward / 2 AS half FROM selected AS s")
+    write(tmp_path, "step", text)
+    steps = [StepUse("reward", "h", "half", {}), StepUse("filter", "f", "step", {})]
+    with pytest.raises(RolloutopsError) as caught:
+        select(con, steps, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_steps_follow_each_other_or_start_where_they_say(tmp_path: Path) -> None:
+    rows = [{"task_id": name, "reward": reward} for name, reward in zip("abcd", (0.0, 0.5, 1.0, None), strict=True)]
+    con = given.workspace(rows)
+    write(tmp_path, "scale", "SELECT s.* REPLACE (s.reward * 10 AS reward), length(s.prompt) AS n FROM selected AS s")
+    steps = [
+        StepUse("filter", "judged", "filter/reward", {"min_reward": 0.0}),
+        StepUse("reward", "scaled", "scale", {}),
+        StepUse("filter", "good", "filter/reward", {"min_reward": 10.0}),
+        StepUse("filter", "fair", "filter/reward", {"min_reward": 0.5, "max_reward": 0.5}, "judged"),
+    ]
+    funnels = select(con, steps, tmp_path)
+    assert [(f.step, f.start, f.rows_in, f.kept, f.dropped) for f in funnels] == [
+        ("judged", "rollouts", 4, 3, 1),
+        ("scaled", "judged", 3, 3, 0),
+        ("good", "scaled", 3, 1, 2),
+        ("fair", "judged", 3, 1, 2),
+    ]
+    assert sql.rows(con, "SELECT task_id, reward FROM selected") == [("b", 0.5)]
+    assert [f.step for f in chain(funnels, "good")] == ["judged", "scaled", "good"]
+    good = select(con, steps[:3], tmp_path)
+    assert sql.rows(con, "SELECT task_id, reward, n, prompt->0->>'content' FROM selected") == [("c", 10.0, 32, "c?")]
+    assert good[2].parameters == {"min_reward": 10.0, "max_reward": float("inf")}
+    with pytest.raises(StepError, match="no earlier step has that name, did you mean 'judged'"):
+        select(con, [steps[0], StepUse("filter", "x", "filter/reward", {}, "juged")], tmp_path)
+
+
+def test_selected_has_every_column_of_rollouts_as_it_is() -> None:
+    """`selected` reads the payload past the view `rollouts`; both must say the same."""
+    con = given.workspace(
+        [
+            {"task_id": "a", "reward": 1.0, "details": '{"x": 1}', "tools": "[1]", "request": "{}", "response": "[]"},
+            {"task_id": "a", "rollout_index": 1, "own_prompt": '[{"role":"system"}]'},
+            {"task_id": "b", "error": "timeout", "final": False},
+        ]
+    )
+    select(con, [], Path())
+    order = "ORDER BY rollout_index"
+    assert sql.records(con, f"SELECT * EXCLUDE (copy) FROM selected {order}") == [
+        {name: row[name] for name in sql.columns(con, "SELECT * EXCLUDE (copy) FROM selected")}
+        for row in sql.records(con, f"FROM rollouts {order}")
+    ]
+    assert set(sql.columns(con, "FROM selected")) == {*sql.columns(con, "FROM rollouts"), "copy"}
+
+
+def test_parameters_do_not_outlive_their_step(tmp_path: Path) -> None:
+    con = given.workspace([{"task_id": "a", "reward": 1.0}])
+    write(tmp_path, "one", "-- param x DOUBLE = 5   five\nSELECT getvariable('x') AS x")
+    assert measure(con, "one", tmp_path) == (["x"], [(5.0,)])
+    assert measure(con, "one", tmp_path, {"x": 6}) == (["x"], [(6.0,)])
+    assert sql.rows(con, "SELECT getvariable('x')") == [(None,)]
