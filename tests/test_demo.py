@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import CHECKOUT, command, environ, query, read_jsonl, rolloutops
@@ -22,12 +23,14 @@ pytestmark = pytest.mark.skipif(
 WANTED = 268
 
 
-def journaled(folder: Path) -> set[str]:
-    """The attempts whose lines are whole in the journals."""
-    found = set()
-    for path in (folder / "data/demo/journals").glob("*.jsonl"):
+def ended(folder: Path) -> set[str]:
+    """The attempts that are safe: in part files, or as whole lines in a journal."""
+    data, found = folder / "data" / "demo", set()
+    for path in (data / "journals").glob("*.jsonl"):
         for line in path.read_bytes().split(b"\n")[:-1]:
             found.add(json.loads(line).get("attempts", {}).get("attempt_id"))
+    for path in (data / "attempts").glob("*/*.parquet"):
+        found.update(pq.read_table(path, columns=["attempt_id"])["attempt_id"].to_pylist())
     return found - {None}
 
 
@@ -37,12 +40,12 @@ def test_the_demo_survives_kill_9_and_ends_with_training_files(tmp_path: Path) -
     process = subprocess.Popen(
         command("run", "recipes/demo.toml"), cwd=tmp_path, env=environ(), stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and len(journaled(tmp_path)) < WANTED // 4:
+    while process.poll() is None and len(ended(tmp_path)) < WANTED // 4:
         time.sleep(0.1)
     assert process.poll() is None, process.communicate()[1]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    had_ended = journaled(tmp_path)
+    had_ended = ended(tmp_path)
     rolloutops("run", "recipes/demo.toml", cwd=tmp_path)
     data = tmp_path / "data" / "demo"
     assert query(data, "SELECT count(*), count(DISTINCT (dataset, task_id, rollout_index)) FROM rollouts") == [
