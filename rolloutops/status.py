@@ -31,7 +31,8 @@ ORDER BY c.dataset, c.policy
 """
 
 FAILURES = """
-SELECT dataset, error, count(*) AS attempts, count(*) FILTER (WHERE healed) AS healed, any_value(error_message) AS example
+SELECT dataset, error, count(*) AS attempts, count(*) FILTER (WHERE healed) AS healed,
+    min(error_message) AS example
 FROM failures GROUP BY dataset, error ORDER BY attempts DESC, dataset, error
 """
 

@@ -76,6 +76,18 @@ def project(folder: Path, tasks: list[dict]) -> Path:
     return folder
 
 
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Begin a collection and do not wait for it."""
+    return subprocess.Popen(
+        command("collect", "recipe.toml"),
+        cwd=folder,
+        env=environ(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def built(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "out").rglob("*.jsonl"))}
 
@@ -104,14 +116,12 @@ def test_ten_kills_lose_nothing_and_change_no_byte(tmp_path: Path) -> None:
     rng = random.Random(20261121)
     killed = 0
     while killed < 10:
-        process = subprocess.Popen(
-            command("collect", "recipe.toml"), cwd=wild, env=environ(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        process = start(wild)
         before = len(delivered(wild)) if (wild / "delivered.jsonl").exists() else 0
         goal = before + rng.randint(1, 250)
         while process.poll() is None and (not (wild / "delivered.jsonl").exists() or len(delivered(wild)) < goal):
             time.sleep(0.01)
-        assert process.poll() is None, f"ended before kill {killed + 1}: {process.stderr.read().decode()}"
+        assert process.poll() is None, f"ended before kill {killed + 1}: {process.communicate()[1]}"
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed += 1
@@ -157,10 +167,7 @@ def test_changed_input_owes_only_what_is_new(tmp_path: Path) -> None:
 def test_two_collectors_share_the_work(tmp_path: Path) -> None:
     folder = project(tmp_path, sums(900))
     rolloutops("chunk", "recipe.toml", cwd=folder)
-    processes = [
-        subprocess.Popen(command("collect", "recipe.toml"), cwd=folder, env=environ(), stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    processes = [start(folder), start(folder)]
     for process in processes:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -173,9 +180,7 @@ def test_two_collectors_share_the_work(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_ended_and_says_130(tmp_path: Path, times: int) -> None:
     folder = project(tmp_path, sums(2000))
     rolloutops("chunk", "recipe.toml", cwd=folder)
-    process = subprocess.Popen(
-        command("collect", "recipe.toml"), cwd=folder, env=environ(), stderr=subprocess.PIPE, text=True
-    )
+    process = start(folder)
     while not (folder / "delivered.jsonl").exists() or len(delivered(folder)) < 100:
         assert process.poll() is None
         time.sleep(0.01)

@@ -55,7 +55,10 @@ def test_the_demo_survives_kill_9_and_ends_with_training_files(tmp_path: Path) -
     assert had_ended <= kept, "no answer is lost that had arrived"
     assert len(had_ended) >= WANTED // 4
 
-    spread = query(data, "SELECT dataset, count(DISTINCT reward), bool_or(tool_calls > 0) FROM rollouts GROUP BY ALL ORDER BY 1")
+    spread = query(
+        data,
+        "SELECT dataset, count(DISTINCT reward), bool_or(tool_calls > 0) FROM rollouts GROUP BY dataset ORDER BY dataset",
+    )
     assert [name for name, *_ in spread] == ["arithmetic", "multiple_choice", "needles"]
     assert all(rewards > 1 for _, rewards, _ in spread), f"rewards vary in every data set: {spread}"
     assert spread[2][2], "the model calls the search tool"
