@@ -57,7 +57,7 @@ def test_the_demo_survives_kill_9_and_ends_with_training_files(tmp_path: Path) -
 
     spread = query(
         data,
-        "SELECT dataset, count(DISTINCT reward), bool_or(tool_calls > 0) FROM rollouts GROUP BY dataset ORDER BY dataset",
+        "SELECT dataset, count(DISTINCT reward), bool_or(tool_calls > 0) FROM rollouts GROUP BY ALL ORDER BY dataset",
     )
     assert [name for name, *_ in spread] == ["arithmetic", "multiple_choice", "needles"]
     assert all(rewards > 1 for _, rewards, _ in spread), f"rewards vary in every data set: {spread}"
