@@ -33,6 +33,7 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: what kills us leaves no orphan that holds the GPU
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while others want the cores halved the speed
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -224,6 +225,8 @@ def make(
     model: a folder, a model name that vLLM knows, or `smollm2-135m`, which the `cpu` extra carries.
     max_model_len: tokens of prompt and answer together. max_num_seqs: rollouts that are decoded at once.
     dtype: on a CPU bfloat16 where the CPU computes with it, else float32; elsewhere the model's own.
+    tensor_parallel_size: GPUs that share the model. gpu_memory_utilization: the share of a GPU's memory that is used.
+    seed: of sampling, for requests that bring none of their own.
     chat_template: a Jinja file, or the template itself. chat_template_kwargs: variables for it.
     tool_parser, reasoning_parser: vLLM's parser names; tool calls are read with `hermes` unless another is named.
     token_ids: return token ids and log-probs (of the model, before temperature and penalties).
