@@ -1,0 +1,280 @@
+"""Writes docs/reference.md, and the tables of keys in docs/recipes.md, from the code that they describe.
+
+python scripts/make_reference.py           write both pages
+python scripts/make_reference.py --check   exit 1 where a page is not what the code says
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import tempfile
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from rolloutops import schema, sql  # noqa: E402
+from rolloutops.cli import COMMANDS  # noqa: E402
+from rolloutops.command_help import help_text  # noqa: E402
+from rolloutops.errors import FAILURES  # noqa: E402
+from rolloutops.plugins import BUILT_IN, Kind, Plugin, find  # noqa: E402
+from rolloutops.settings import Chunk, Collect, Dataset, Verify  # noqa: E402
+from rolloutops.shipped import shipped  # noqa: E402
+from rolloutops.steps import BUILD_KEYS, KINDS, Step, read_step  # noqa: E402
+from rolloutops.workspace import connect, open_workspace  # noqa: E402
+
+REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
+SETTINGS = {"chunk": Chunk, "collect": Collect, "verify": Verify, "datasets": Dataset}
+
+EXIT_CODES = {
+    0: "done",
+    1: "a bug, reported with its traceback; `status`: the tables contradict each other",
+    2: "your mistake, or a hindrance such as a full disk: one line says what, where and what to do",
+    3: "finished, and rollouts are still owed or under way: run the same command again",
+    130: "interrupted; what was done is kept, and the same command goes on",
+    141: "whoever read the output, say `head`, has gone",
+}
+VARIABLES = {
+    "OPENAI_API_KEY": "the key of the `openai` engine; `api_key_env` names another variable",
+    "OPENAI_BASE_URL": "where its API is, unless `base_url` says so",
+    "ROLLOUTOPS_FAILPOINT": "for tests: the place at which the process is killed, as `name` or `name:3`",
+    "ROLLOUTOPS_TRACEBACK": "`1` shows the traceback of any error",
+    "XDG_CACHE_HOME": "where the model of the `cpu` extra is unpacked, in `rolloutops/` (default: `~/.cache`)",
+}
+ABOUT_STEP_KINDS = {
+    "metrics": "Each reads the views and returns a table. `metrics --step=metrics/rewards` runs one.",
+    "filter": "Each reads `selected` and returns the rows to keep.",
+    "reward": "Each reads `selected` and returns it with further columns.",
+    "mix": "Each reads `selected` and returns rows of it, repeated where asked.",
+    "build": "Each returns the lines of a training file. Every build also takes the keys of the first table.",
+}
+BUILD_ABOUT = {
+    "output": ("data/…/exports/NAME", "the folder to write, under `exports/` of the workspace unless given"),
+    "validation": ("0", "share of the prompts whose lines go to `validation.jsonl`"),
+    "seed": ("42", "seed of the split and of the order of lines"),
+    "allow_empty": ("false", "write a file without a line, where else the build stops"),
+}
+
+
+def reference() -> str:
+    """docs/reference.md."""
+    return "\n\n".join(["# Reference", _intro(), *_sections()]) + "\n"
+
+
+def recipes(page: str) -> str:
+    """docs/recipes.md with each region between `<!-- keys of TABLE -->` and `<!-- end -->` made anew."""
+
+    def region(found: re.Match[str]) -> str:
+        name = found["table"]
+        table = _build_keys() if name == "build" else _keys(SETTINGS[name])
+        return f"<!-- keys of {name} -->\n{table}\n<!-- end -->"
+
+    return re.sub(r"<!-- keys of (?P<table>\w+) -->\n.*?<!-- end -->", region, page, flags=re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    """Each page as it has to be."""
+    return {REFERENCE: reference(), RECIPES: recipes(RECIPES.read_text(encoding="utf-8"))}
+
+
+def _intro() -> str:
+    return (
+        "<!-- Made by scripts/make_reference.py from the code: change that, not this. -->\n\n"
+        "Everything that has a name: [commands](#commands), [exit codes](#exit-codes), "
+        "[environment variables](#environment-variables), [tables](#tables), [views](#views), [steps](#steps), "
+        "[engines](#engines), [environments](#environments), [failures](#failures). The keys of a recipe stand in "
+        "[recipes.md](recipes.md)."
+    )
+
+
+def _sections() -> Iterator[str]:
+    yield "## Commands"
+    for command in COMMANDS:
+        yield f"### {command.name}\n\n```text\n{help_text(command, 'rolloutops').rstrip()}\n```"
+    yield "## Exit codes\n\n" + _table(("code", "meaning"), [(str(code), about) for code, about in EXIT_CODES.items()])
+    yield "## Environment variables\n\n" + _table(
+        ("variable", "meaning"), [(f"`{name}`", about) for name, about in VARIABLES.items()]
+    )
+    yield (
+        "## Tables\n\nA workspace holds them as Parquet files that are only ever added to. In SQL, `task_log` is the "
+        "table of tasks with its whole past, and `tasks` the view of what the input holds now."
+    )
+    for name, table in schema.TABLES.items():
+        yield f"### Table {name}\n\n" + _columns(table)
+    yield (
+        "## Views\n\n`rolloutops sql` and every step see them; `rolloutops sql --print` writes out the script that "
+        "makes them in any DuckDB shell."
+    )
+    yield from _views()
+    yield "## Steps\n\nA step is one SQL file. `rolloutops list` shows where each lies, `rolloutops init` copies them."
+    for kind in KINDS:
+        yield from _steps(kind)
+    yield "## Engines\n\n`engine` of `[collect]` names one; its settings stand in `[collect.engine_args]`."
+    yield from _plugins("engine")
+    yield "## Environments\n\n`environment` of a data set names one; its settings are `environment_args`."
+    yield from _plugins("environment")
+    yield "## Failures\n\n" + _failures()
+
+
+def _columns(table: Any) -> str:
+    rows = [(f"`{field.name}`", _kind(field.type), schema.about(table, field.name)) for field in table]
+    return _table(("column", "type", "meaning"), rows)
+
+
+def _kind(kind: Any) -> str:
+    return sql.duckdb_type(kind).replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
+
+
+def _views() -> Iterator[str]:
+    text = (shipped("sql") / "views.sql").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        con = connect(open_workspace(Path(folder), create=True))
+        for name in re.findall(r"^CREATE OR REPLACE VIEW (\w+)", text, re.MULTILINE):
+            comment = re.search(rf"((?:^--.*\n)+)CREATE OR REPLACE VIEW {name} ", text, re.MULTILINE)
+            said = " ".join(line.lstrip("- ") for line in comment[1].splitlines()) if comment else ""
+            about = said.removeprefix(f"{name}: ")
+            columns = ", ".join(f"`{column}`" for column in sql.columns(con, f"FROM {name}"))
+            yield f"### View {name}\n\n{about[:1].upper()}{about[1:]}\n\n{columns}"
+
+
+def _steps(kind: str) -> Iterator[str]:
+    paths = sorted((shipped("sql") / kind).glob("*.sql"))
+    if not paths:
+        return
+    yield f"### Steps: {kind}\n\n{ABOUT_STEP_KINDS[kind]}"
+    if kind == "build":
+        yield _build_keys()
+    for path in paths:
+        name = f"{kind}/{path.stem}"
+        yield f"#### {name}\n\n" + _step(read_step(name, path))
+
+
+def _step(step: Step) -> str:
+    rows = [
+        (f"`{param.name}`", param.kind, "required" if param.default is None else f"`{param.default}`", param.about)
+        for param in step.params.values()
+    ]
+    return _escaped(step.about) + ("\n\n" + _table(("parameter", "type", "default", "meaning"), rows) if rows else "")
+
+
+def _build_keys() -> str:
+    rows = [(f"`{name}`", kind, f"`{BUILD_ABOUT[name][0]}`", BUILD_ABOUT[name][1]) for name, kind in BUILD_KEYS.items()]
+    return _table(("key", "type", "default", "meaning"), rows)
+
+
+def _plugins(kind: Kind) -> Iterator[str]:
+    for name, extra in BUILT_IN[kind].items():
+        plugin = find(kind, name)
+        needs = f"\n\nNeeds `pip install 'rolloutops[{extra}]'`." if extra else ""
+        yield f"### {kind.capitalize()} {name}\n\n{_module_text(plugin)}{needs}\n\n{_settings(plugin)}"
+
+
+def _module_text(plugin: Plugin) -> str:
+    """The docstring of a plug-in's module; a paragraph with an indented line stays as it is written."""
+    module = CHECKOUT / Path(*plugin.target.partition(":")[0].split(".")).with_suffix(".py")
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return "\n\n".join(
+        f"```text\n{part}\n```" if part.startswith("    ") or "\n    " in part else part for part in text.split("\n\n")
+    )
+
+
+def _settings(plugin: Plugin) -> str:
+    factory = plugin.load()
+    meanings = setting_meanings(inspect.getdoc(factory) or "", list(plugin.takes()))
+    rows = [
+        (f"`{name}`", f"`{_annotation(given.annotation)}`", _default(given), meanings[name])
+        for name, given in plugin.takes().items()
+    ]
+    return _table(("setting", "type", "default", "meaning"), rows) if rows else "It takes no settings."
+
+
+def setting_meanings(docstring: str, names: Sequence[str]) -> dict[str, str]:
+    """name -> what a factory's docstring says of it: `name: text`, or `one, other: text`; "" where it says nothing."""
+    text = " ".join(docstring.split())
+    either = "|".join(map(re.escape, names)) or "$^"
+    heads = list(re.finditer(rf"(?<![^\s.])((?:{either})(?:, (?:{either}))*): ", text))
+    found = dict.fromkeys(names, "")
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    for head, end in zip(heads, ends, strict=False):
+        said = text[head.end() : end].strip().rstrip(".")
+        found.update(dict.fromkeys(head[1].split(", "), said))
+    return found
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _default(given: inspect.Parameter) -> str:
+    if given.default is given.empty:
+        return "required"
+    if isinstance(given.default, str) and (len(given.default) > 60 or "\n" in given.default):
+        return "a text of its own"
+    return "" if given.default is None else f"`{_toml(given.default)}`"
+
+
+def _keys(kind: type) -> str:
+    hints = typing.get_type_hints(kind)
+    rows = []
+    for field in dataclasses.fields(kind):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        shown = "" if default in (None, "", {}, []) else f"`{_toml(default)}`"
+        rows.append((f"`{field.name}`", _words(hints[field.name]), shown, field.metadata["about"]))
+    return _table(("key", "type", "default", "meaning"), rows)
+
+
+def _words(hint: Any) -> str:
+    """The type of a key, in the words of a recipe."""
+    names = {str: "text", int: "number", float: "number", bool: "true or false", dict: "table", list: "text or list"}
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(names[kind] for one in members if (kind := typing.get_origin(one) or one) in names)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _failures() -> str:
+    rows = [(f"`{name}`", "yes" if one.retried else "no", one.meaning) for name, one in FAILURES.items()]
+    return (
+        "A failed attempt is a row of `attempts` with one of these in `error`. What may succeed later is tried again, "
+        "`max_attempts` times in all; then the rollout is given up.\n\n"
+        + _table(("error", "tried again", "meaning"), rows)
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([_escaped(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Prose in which Markdown finds no table cell and, outside code, no HTML tag."""
+    text = text.replace("|", "\\|")
+    return "`".join(part if at % 2 else part.replace("<", "&lt;") for at, part in enumerate(text.split("`")))
+
+
+def main() -> int:
+    """Write or check the pages."""
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(CHECKOUT)} is not what the code says: run python scripts/make_reference.py")
+        return 1 if stale else 0
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
