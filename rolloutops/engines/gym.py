@@ -1,0 +1,201 @@
+"""The `gym` engine: a NeMo Gym environment or agent server answers the whole rollout, reward included.
+
+One `POST /run` a rollout, with the task's row as NeMo Gym materialises it. The server runs the model, the tools and
+the verifier; which model that is, its own configuration says. Nothing is retried here: each failure is raised as the
+`AttemptFailed` that it means, and the collector decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from rolloutops import __version__
+from rolloutops.engines import Message, ModelCall, RolloutAnswer, RolloutEngine
+from rolloutops.engines.decoding import KEPT, failure
+from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.jsontext import dump, parse
+from rolloutops.messages import prompt_of_row
+from rolloutops.nemo_gym import agent_of, read_rollout, refused, run_request
+
+KEEP_ALIVE = 4.0
+"""Seconds that an idle connection is kept: less than the 5 s after which the servers' uvicorn hangs up."""
+
+LARGE = 2**20
+"""Bytes from which on aiohttp wants a body as a stream."""
+
+DEFAULT = "_default"
+"""The name in `agents` that stands for all other agents."""
+
+
+def make(
+    model: str = "",
+    *,
+    base_url: str | None = None,
+    agents: Mapping[str, str] | None = None,
+    agent: str | None = None,
+    request_timeout: float = 3600.0,
+    connect_timeout: float = 10.0,
+    headers: Mapping[str, str] | None = None,
+    token_ids: bool = False,
+) -> RolloutEngine:
+    """An engine that asks NeMo Gym's servers for rollouts.
+
+    model: the policy's name, where a reply names no model.
+    base_url: an environment server, as in http://localhost:8000; it finds the agent of each row itself.
+    agents: agent -> URL, for agent servers that are asked directly; `_default` for the agents that are not named.
+    agent: the agent of the rows that name none.
+    request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
+    headers: more headers for each request. token_ids: keep the token ids and log-probs that replies hold.
+    """
+    places = {**({DEFAULT: base_url} if base_url else {}), **(agents or {})}
+    if not places:
+        raise UsageError(
+            "the gym engine needs base_url = 'http://…' of an environment server, or agents = {name = URL}"
+        )
+    for name, url in places.items():
+        parts = urlsplit(url if isinstance(url, str) else "")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"the gym engine's URL for {name} must be like http://localhost:8000, not {url!r}")
+    sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
+    return GymEngine(
+        model=model,
+        places={name: f"{url.rstrip('/').removesuffix('/run')}/run" for name, url in places.items()},
+        agent=agent,
+        headers={**sent, **(headers or {})},
+        token_ids=token_ids,
+        request_timeout=float(request_timeout),
+        connect_timeout=float(connect_timeout),
+    )
+
+
+@dataclass(slots=True)
+class GymEngine:
+    """What `make` makes: its settings as resolved, and the open session."""
+
+    model: str
+    places: Mapping[str, str]
+    agent: str | None
+    headers: Mapping[str, str] = field(repr=False)
+    token_ids: bool
+    request_timeout: float
+    connect_timeout: float
+    _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _cookies: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
+
+    async def start(self) -> None:
+        """Open the session. Nothing is sent yet."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self.request_timeout, sock_connect=self.connect_timeout),
+            headers=self.headers,
+            read_bufsize=2**18,
+        )
+
+    async def stop(self) -> None:
+        """Close the session and its connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def rollout(self, call: ModelCall) -> RolloutAnswer:
+        """One rollout, else AttemptFailed.
+
+        The cookies that a server sets belong to the rollout: they go with its next try, and with no other rollout.
+        """
+        if self._session is None:
+            raise EngineError("the gym engine was not started")
+        body = run_request(call)
+        if self.agent is not None and agent_of(body) is None and "task" not in body:
+            body["agent_ref"] = {"type": "responses_api_agents", "name": self.agent}
+        url = self._place(agent_of(body))
+        sent = dump(body).encode()
+        try:
+            # A redirect would carry tasks to an address that nobody named.
+            async with self._session.post(
+                url,
+                data=sent if len(sent) < LARGE else io.BytesIO(sent),
+                allow_redirects=False,
+                cookies=self._cookies.pop(call.key, None),
+            ) as reply:
+                if reply.cookies:
+                    self._cookies[call.key] = {name: cookie.value for name, cookie in reply.cookies.items()}
+                got = await reply.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise self._unreached(url, error) from None
+        if not 200 <= reply.status < 300:
+            raise _refused(reply.status, reply.headers, got, url)
+        answer = _read(got, self.token_ids)
+        self._cookies.pop(call.key, None)
+        return answer
+
+    def _place(self, agent: str | None) -> str:
+        url = self.places.get(agent or DEFAULT) or self.places.get(DEFAULT)
+        if url is None:
+            known = ", ".join(self.places)
+            what = f"agent {agent!r}" if agent else "a row without agent_ref"
+            raise AttemptFailed("bad_request", f"no URL for {what}: agents has {known}; add it, or {DEFAULT}")
+        return url
+
+    def _unreached(self, url: str, error: Exception) -> AttemptFailed:
+        """What an error of aiohttp means."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return AttemptFailed("unreachable", f"no connection to {url} within {self.connect_timeout:g} s")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return AttemptFailed("unreachable", f"{url}: {error}")
+        if isinstance(error, asyncio.TimeoutError):
+            return AttemptFailed("timeout", f"no rollout from {url} within {self.request_timeout:g} s")
+        if isinstance(error, aiohttp.ClientResponseError):
+            return AttemptFailed("bad_response", f"{url} does not speak HTTP: {error.message or error}")
+        return AttemptFailed("connection", f"{url}: {error or type(error).__name__}")
+
+
+def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> AttemptFailed:
+    if status < 400:
+        where = headers.get("Location", "another address")
+        return AttemptFailed("bad_request", f"{status}: {url} moved to {where}: change base_url")
+    failed = failure(status, headers, body)
+    if status in (404, 405):
+        hint = f"{failed.message} (POST {url}: is base_url that of an environment or agent server?)"
+        return AttemptFailed(failed.kind, hint, final=failed.final)
+    return failed
+
+
+def _read(body: bytes, token_ids: bool) -> RolloutAnswer:
+    """The rollout in a reply with status 200, or the failure."""
+    raw = body.decode(errors="replace")
+    try:
+        reply: Any = parse(body)
+    except ValueError:
+        try:  # servers may write NaN, or a key twice: dump makes null and U+FFFD of what JSON does not have
+            raw = dump(json.loads(body))
+            reply = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise AttemptFailed("bad_response", f"the reply is not JSON: {error}", raw=raw[:KEPT]) from None
+    if not isinstance(reply, dict):
+        raise AttemptFailed("bad_response", "the reply is not a JSON object", raw=raw[:KEPT])
+    if failed := refused(reply):
+        failed.raw = raw[:KEPT]
+        raise failed
+    if "episode_id" in reply and isinstance(reply.get("result"), dict):
+        reply = reply["result"]
+        raw = dump(reply)
+    if "reward" not in reply and "response" not in reply:
+        raise AttemptFailed("bad_response", "the reply holds neither a reward nor a response", raw=raw[:KEPT])
+    return replace(read_rollout(reply, raw, token_ids), prompt=_prompt(reply))
+
+
+def _prompt(reply: Mapping[str, Any]) -> Sequence[Message] | None:
+    """What was asked in the end: an environment may add to the prompt, as a game its board."""
+    try:
+        return prompt_of_row({"responses_create_params": reply.get("responses_create_params")}).messages or None
+    except ValueError:
+        return None

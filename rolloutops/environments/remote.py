@@ -1,0 +1,110 @@
+"""A NeMo Gym resources server as the judge: each rollout goes to its `POST /verify`, for deferred verification.
+
+The server must be able to judge without the session in which the rollout was made (NeMo Gym calls it stateless), or
+with one that is only seeded: then `seed_session` opens one for each rollout, and its cookies go with the rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from rolloutops import __version__
+from rolloutops.environments import Rollout, Task
+from rolloutops.errors import UsageError
+from rolloutops.jsontext import dump, parse
+from rolloutops.nemo_gym import FAILURE_CLASS, create_params
+from rolloutops.responses import to_responses
+
+SAID = 500
+"""Characters of a refusal that are told."""
+
+
+class Remote:
+    """See `make`."""
+
+    def __init__(self, url: str, seed_session: bool, headers: Mapping[str, str], parallel: int) -> None:
+        self.url = url
+        self.seed_session = seed_session
+        self.headers = {"User-Agent": f"rolloutops/{__version__}", **headers}
+        self.parallel = parallel
+        self._session: aiohttp.ClientSession | None = None
+
+    async def verify(self, task: Task, rollout: Rollout) -> dict[str, Any]:
+        """What the server returned, but for the conversation. Raises where it does not judge."""
+        request = {**task.row, "responses_create_params": create_params(task.row, task.prompt, task.tools, {})}
+        cookies: dict[str, str] = {}
+        if self.seed_session:
+            await self._post("/seed_session", request, cookies)
+        reply = await self._post("/verify", {**request, "response": _response(rollout)}, cookies)
+        if not isinstance(reply, dict):
+            raise ValueError(f"{self.url}/verify gave no JSON object")
+        if FAILURE_CLASS in reply:
+            said = reply.get("_ng_failure_message") or reply.get("failure_reason") or "no reason given"
+            raise ValueError(f"{reply[FAILURE_CLASS]}: {said}")
+        return {key: value for key, value in reply.items() if key not in ("responses_create_params", "response")}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _post(self, path: str, body: Mapping[str, Any], cookies: dict[str, str]) -> Any:
+        """One request; the cookies that come back join those that went out."""
+        if self._session is None:
+            # No time limit of its own: the judge has one for each verdict.
+            self._session = aiohttp.ClientSession(
+                headers={"Content-Type": "application/json", **self.headers},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=self.parallel, keepalive_timeout=4.0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            )
+        data = dump(body).encode()
+        async with self._session.post(
+            f"{self.url}{path}", data=data, cookies=cookies or None, allow_redirects=False
+        ) as reply:
+            got = await reply.read()
+        if not 200 <= reply.status < 300:
+            raise ValueError(f"{self.url}{path} answered {reply.status}: {got[:SAID].decode(errors='replace')}")
+        cookies.update({name: cookie.value for name, cookie in reply.cookies.items()})
+        return parse(got) if got.strip() else None
+
+
+def _response(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as the Responses object that verifiers read."""
+    cut = rollout.finish_reason == "length"
+    return {
+        "id": "resp_rollout",
+        "created_at": 0,
+        "object": "response",
+        "model": "",
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "output": to_responses(list(rollout.completion)),
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }
+
+
+def make(
+    url: str,
+    seed_session: bool = False,
+    headers: Mapping[str, str] | None = None,
+    parallel: int = 64,
+    version: str = "",
+) -> Remote:
+    """An environment that asks a NeMo Gym resources server for each verdict.
+
+    url: the server, as in http://localhost:8000. seed_session: begin each verdict with `POST /seed_session`.
+    headers: more headers for each request. parallel: requests at the same time. version: any text, to be changed with
+    the server's code, which cannot be seen from here: then everything is unjudged again.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"remote: url must be like http://localhost:8000, not {url!r}")
+    return Remote(url.rstrip("/").removesuffix("/verify"), seed_session, dict(headers or {}), parallel)

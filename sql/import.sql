@@ -1,0 +1,188 @@
+-- Imported rows, as keys: which are new, whose rollouts they are, and which index each gets (rolloutops/importing.py).
+-- Stands on the views of a workspace, on the variable `dataset`, and on the staged rows:
+--   asked    tasks: ident, input_key, place, ng_task, empty, row_hash, prompt_hash, answer, and the payload
+--   ended    rollouts: ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt
+
+-- fresh_rows: the rows that the workspace does not have. copy: which of several equal rows it is, from 1.
+CREATE TABLE fresh_rows AS
+WITH named AS (
+    SELECT ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt, prompt_hash,
+        origin, line, error IS NOT NULL AS failed,
+        row_number() OVER (PARTITION BY digest ORDER BY ordinal) AS copy
+    FROM ended
+)
+SELECT n.*, format('import-{}-{:04d}', digest, copy) AS attempt_id
+FROM named AS n
+ANTI JOIN (SELECT attempt_id FROM attempts WHERE dataset = getvariable('dataset')) AS a
+    ON a.attempt_id = format('import-{}-0001', n.digest);
+
+-- resolved: what each row was asked: what it names, else what its file's first rollout of the task index was, else what
+-- it holds itself. Files that were joined may use one index for two tasks: there the index says nothing. The policy of a
+-- row that names no model is the one that most rows of its file have.
+CREATE TABLE resolved AS
+WITH by_key AS (
+    SELECT input_key, min(ident) AS ident
+    FROM asked
+    WHERE input_key IS NOT NULL
+    GROUP BY input_key
+    HAVING min(ident) = max(ident)
+),
+told AS (
+    SELECT e.source, e.ng_task, e.ng_rollout, coalesce(k.ident, e.ident) AS ident
+    FROM ended AS e
+    LEFT JOIN by_key AS k ON k.input_key = e.input_key
+    WHERE e.ng_task IS NOT NULL AND e.ng_rollout IS NOT NULL AND coalesce(k.ident, e.ident) IS NOT NULL
+),
+joined AS (
+    SELECT source, ng_task FROM told GROUP BY source, ng_task, ng_rollout HAVING min(ident) <> max(ident)
+),
+by_index AS (
+    SELECT source, ng_task, arg_min(ident, ng_rollout) AS ident
+    FROM told
+    ANTI JOIN joined USING (source, ng_task)
+    GROUP BY source, ng_task
+),
+named AS (
+    SELECT source, policy, row_number() OVER (PARTITION BY source ORDER BY count(*) DESC, policy) AS place
+    FROM ended
+    WHERE policy IS NOT NULL
+    GROUP BY source, policy
+)
+SELECT f.* EXCLUDE (ident, policy), coalesce(f.policy, n.policy, 'imported') AS policy,
+    -- Equal rows are one rollout, also where only one of them lies beside its materialized input.
+    first_value(coalesce(k.ident, i.ident, f.ident)) OVER (
+        PARTITION BY f.digest ORDER BY k.ident IS NULL, f.copy
+    ) AS ident
+FROM fresh_rows AS f
+LEFT JOIN by_key AS k ON k.input_key = f.input_key
+LEFT JOIN by_index AS i ON i.source = f.source AND i.ng_task = f.ng_task
+LEFT JOIN named AS n ON n.place = 1 AND n.source IS NOT DISTINCT FROM f.source;
+
+CREATE TABLE unresolved AS
+SELECT origin, line FROM resolved WHERE ident IS NULL;
+
+-- firsts: the row that stands for each task that is asked for.
+CREATE TABLE firsts AS
+WITH chosen AS (
+    SELECT ident, min(place) AS place
+    FROM asked
+    SEMI JOIN resolved USING (ident)
+    GROUP BY ident
+)
+SELECT DISTINCT ON (ident) asked.ident, asked.place, row_hash, prompt_hash, answer, ng_task, empty
+FROM asked
+SEMI JOIN chosen USING (ident, place);
+
+-- known_tasks: the data set's tasks.
+CREATE TABLE known_tasks AS
+SELECT task_id, row_hash, part, prompt_hash, answer, TRY_CAST(json_extract(row, '$._ng_task_index') AS BIGINT) AS ng_task
+FROM tasks
+WHERE dataset = getvariable('dataset');
+
+-- matches: the task that the workspace has for what is asked. The same row is the same task; so is the only one with
+-- the same prompt that does not contradict in its answer or index. A prompt that many tasks share says nothing.
+CREATE TABLE matches AS
+WITH same AS (
+    SELECT f.ident, min(k.task_id) AS task_id
+    FROM firsts AS f
+    JOIN known_tasks AS k ON k.row_hash = f.row_hash
+    GROUP BY f.ident
+),
+telling AS (
+    SELECT prompt_hash FROM known_tasks GROUP BY prompt_hash HAVING count(*) <= 100
+),
+alike AS (
+    SELECT f.ident, min(k.task_id) AS task_id
+    FROM firsts AS f
+    JOIN telling AS t ON t.prompt_hash = f.prompt_hash
+    JOIN known_tasks AS k ON k.prompt_hash = f.prompt_hash
+    WHERE NOT f.empty
+        AND coalesce(k.answer = f.answer, true)
+        AND coalesce(k.ng_task = f.ng_task, true)
+    GROUP BY f.ident
+    HAVING count(*) = 1
+)
+SELECT f.ident, coalesce(s.task_id, a.task_id, f.row_hash) AS task_id,
+    s.task_id IS NULL AND a.task_id IS NULL AS new
+FROM firsts AS f
+LEFT JOIN same AS s ON s.ident = f.ident
+LEFT JOIN alike AS a ON a.ident = f.ident;
+
+-- new_tasks: numbered in the order of the files. version: above that of an earlier task of this id.
+CREATE TABLE new_tasks AS
+WITH once AS (
+    SELECT m.task_id, min(f.place) AS place
+    FROM matches AS m
+    JOIN firsts AS f ON f.ident = m.ident
+    WHERE m.new
+    GROUP BY m.task_id
+),
+before AS (
+    SELECT task_id, max(version) + 1 AS version
+    FROM task_log
+    WHERE dataset = getvariable('dataset')
+    GROUP BY task_id
+)
+SELECT DISTINCT ON (o.task_id) o.task_id, f.ident, o.place, f.row_hash, f.prompt_hash,
+    coalesce(b.version, 0)::INTEGER AS version,
+    dense_rank() OVER (ORDER BY o.place & 1099511627775, o.place, o.task_id) - 1 AS number
+FROM once AS o
+JOIN firsts AS f ON f.place = o.place AND f.row_hash = o.task_id
+LEFT JOIN before AS b ON b.task_id = o.task_id;
+
+-- fresh: the new rows with their task and their index. A failed try belongs to the index that it names, and an equal
+-- row to its first; the others keep their index where nobody has it, or get the next free one.
+CREATE TABLE fresh AS
+WITH rows_of_tasks AS (
+    SELECT r.*, m.task_id
+    FROM resolved AS r
+    JOIN matches AS m ON m.ident = r.ident
+),
+taken AS (
+    SELECT DISTINCT a.task_id, a.policy, a.rollout_index
+    FROM attempts AS a
+    SEMI JOIN rows_of_tasks USING (task_id, policy)
+    WHERE a.dataset = getvariable('dataset') AND a.error IS NULL
+),
+claims AS (
+    SELECT *, row_number() OVER (PARTITION BY task_id, policy, ng_rollout ORDER BY ordinal) AS turn
+    FROM rows_of_tasks
+    WHERE copy = 1 AND NOT (failed AND ng_rollout IS NOT NULL)
+),
+kept AS (
+    SELECT c.ordinal, c.task_id, c.policy, c.ng_rollout AS rollout_index
+    FROM claims AS c
+    ANTI JOIN taken AS t
+        ON t.task_id = c.task_id AND t.policy = c.policy AND t.rollout_index = c.ng_rollout
+    WHERE c.turn = 1 AND c.ng_rollout BETWEEN 0 AND 2147483647
+),
+highest AS (
+    SELECT task_id, policy, max(rollout_index) AS rollout_index
+    FROM (SELECT * FROM taken UNION ALL SELECT task_id, policy, rollout_index FROM kept)
+    GROUP BY task_id, policy
+),
+others AS (
+    SELECT c.ordinal,
+        coalesce(h.rollout_index, -1)
+        + row_number() OVER (PARTITION BY c.task_id, c.policy ORDER BY c.ordinal) AS rollout_index
+    FROM claims AS c
+    ANTI JOIN kept USING (ordinal)
+    LEFT JOIN highest AS h ON h.task_id = c.task_id AND h.policy = c.policy
+),
+numbered AS (
+    SELECT ordinal, rollout_index FROM kept
+    UNION ALL
+    SELECT ordinal, rollout_index FROM others
+),
+first_copies AS (
+    SELECT r.digest, n.rollout_index
+    FROM rows_of_tasks AS r
+    JOIN numbered AS n ON n.ordinal = r.ordinal
+    WHERE r.copy = 1
+)
+SELECT r.* EXCLUDE (ident),
+    coalesce(n.rollout_index, f.rollout_index, r.ng_rollout, 0)::INTEGER AS rollout_index,
+    (coalesce(r.ng_attempt, 0) + r.copy)::INTEGER AS attempt
+FROM rows_of_tasks AS r
+LEFT JOIN numbered AS n ON n.ordinal = r.ordinal
+LEFT JOIN first_copies AS f ON r.copy > 1 AND f.digest = r.digest;
