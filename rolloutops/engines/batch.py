@@ -1,0 +1,352 @@
+"""The `batch` engine: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of answers
+comes out within a day, at half the price.
+
+It answers jobs, not calls: `rolloutops/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
+are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
+`tool_calls`), because nobody is there to run them.
+
+The API: https://platform.openai.com/docs/guides/batch. A file holds 50,000 requests and 200 MB at most, and one model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+
+from rolloutops.engines import ModelAnswer, ModelCall
+from rolloutops.engines.decoding import OUT_OF_MONEY, failure, read_chat, read_responses
+from rolloutops.engines.openai import OpenAIEngine
+from rolloutops.engines.openai import make as make_openai
+from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
+"""What one file of requests may hold."""
+
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+"""The states that a batch does not leave. `failed` is one that was refused as a whole: none of it ran."""
+
+NO_ROOM = frozenset({"token_limit_exceeded", "request_limit_exceeded", "rate_limit_exceeded"})
+"""Why a batch is refused for now: too much of the account's is enqueued already."""
+
+STATUS = {"batch_expired": 408, "request_timeout": 408, "batch_cancelled": 409}
+"""The status that stands for the code of a request that got no answer; 500 for any other code."""
+
+TRANSFERS = 3
+"""How often a file is downloaded that breaks off."""
+
+BODY = re.compile(r'"body"\s*:\s*')
+"""What an answer stands behind in a line of answers."""
+
+JOB = "rolloutops_job"
+"""The metadata key that says which job a batch is."""
+
+
+class Unanswered(EngineError):
+    """A batch was asked for, and it is not known whether the provider made it."""
+
+
+class NotThere(EngineError):
+    """The provider has no such file or batch."""
+
+
+class NotNow(EngineError):
+    """The provider refuses to make a batch for now; it made none."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a batch was refused. line: of the file of requests, from 1, where one line is to blame."""
+
+    code: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.code else self.message
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the provider describes it. Times are seconds since 1970."""
+
+    batch_id: str
+    status: str
+    created_at: float
+    ended_at: float
+    completed: int = 0
+    failed: int = 0
+    files: Sequence[str] = ()
+    refusals: Sequence[Refusal] = ()
+
+
+def make(
+    model: str,
+    *,
+    base_url: str | None = None,
+    endpoint: Literal["responses", "chat"] = "responses",
+    api_key_env: str = "OPENAI_API_KEY",
+    api_key_required: bool | None = None,
+    headers: Mapping[str, str] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    wait: bool = False,
+    poll_seconds: float = 30.0,
+    requests_per_batch: int = MOST_REQUESTS,
+    bytes_per_batch: int = MOST_BYTES,
+    settle_seconds: float = 60.0,
+    timeout: float = 600.0,
+) -> BatchEngine:
+    """An engine that asks in batches.
+
+    model, base_url, endpoint, api_key_env, api_key_required, headers, extra_body: as for the `openai` engine.
+    wait: stay until all batches ended; else submit, collect what has ended, and leave the rest to the next run.
+    poll_seconds: between two looks at batches that are waited for.
+    requests_per_batch, bytes_per_batch: how large one batch may be; smaller ones fit a small account's queue.
+    settle_seconds: how long after a request for a batch that got no answer the provider's list is trusted to show it.
+    timeout: seconds that one HTTP request may take, a file's transfer included.
+    """
+    for name, value, most in (
+        ("requests_per_batch", requests_per_batch, MOST_REQUESTS),
+        ("bytes_per_batch", bytes_per_batch, MOST_BYTES),
+    ):
+        if not 0 < value <= most:
+            raise UsageError(f"{name} must be from 1 to {most:,}, not {value!r}")
+    if poll_seconds <= 0:
+        raise UsageError(f"poll_seconds must be more than 0, not {poll_seconds!r}")
+    inner = make_openai(
+        model,
+        base_url=base_url,
+        endpoint=endpoint,
+        api_key_env=api_key_env,
+        api_key_required=api_key_required,
+        headers=headers,
+        extra_body=extra_body,
+    )
+    if not isinstance(inner, OpenAIEngine):
+        raise UsageError("the batch engine asks one provider: give one base_url")
+    return BatchEngine(
+        inner=inner,
+        extra_headers=dict(headers or {}),
+        wait=wait,
+        poll_seconds=poll_seconds,
+        requests_per_batch=requests_per_batch,
+        bytes_per_batch=bytes_per_batch,
+        settle_seconds=settle_seconds,
+        timeout=timeout,
+    )
+
+
+@dataclass(slots=True)
+class BatchEngine:
+    """What `make` makes. inner: the `openai` engine that a batch's single requests would go to; never started."""
+
+    inner: OpenAIEngine
+    extra_headers: Mapping[str, str] = field(repr=False)
+    wait: bool
+    poll_seconds: float
+    requests_per_batch: int
+    bytes_per_batch: int
+    settle_seconds: float
+    timeout: float
+    _client: AsyncOpenAI | None = field(default=None, init=False, repr=False)
+
+    @property
+    def url(self) -> str:
+        """The provider's address, without its query, which may hold a key."""
+        return self.inner.url.partition("?")[0].removesuffix("/responses").removesuffix("/chat/completions")
+
+    @property
+    def endpoint(self) -> str:
+        """What each request of a batch is sent to."""
+        return "/v1/responses" if self.inner.endpoint == "responses" else "/v1/chat/completions"
+
+    @property
+    def client(self) -> AsyncOpenAI:
+        """The open client."""
+        if self._client is None:
+            raise EngineError("the batch engine was not started")
+        return self._client
+
+    async def start(self) -> None:
+        """Open the client. Nothing is sent yet."""
+        from openai import AsyncOpenAI
+
+        scheme, _, key = self.inner.headers.get("Authorization", "").partition(" ")
+        self._client = AsyncOpenAI(
+            api_key=key if scheme == "Bearer" else "none",
+            base_url=self.url,
+            default_headers=self.extra_headers,
+            default_query=dict(parse_qsl(urlsplit(self.inner.url).query)),
+            timeout=self.timeout,
+            max_retries=5,
+        )
+
+    async def stop(self) -> None:
+        """Close the client and its connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def answer(self, call: ModelCall) -> ModelAnswer:
+        """Never: a batch answers no single call."""
+        raise EngineError("the batch engine answers whole batches, not single calls: use the openai engine here")
+
+    async def ready(self) -> str:
+        """Whether the provider can be reached with this key."""
+        await self.start()
+        try:
+            async with self._told("list batches"):
+                await self.client.batches.list(limit=1)
+        finally:
+            await self.stop()
+        return f"{self.url} lists its batches"
+
+    def line(self, custom_id: str, body: bytes) -> bytes:
+        """One line of a file of requests. body: as `OpenAIEngine.body` makes it."""
+        head = {"custom_id": custom_id, "method": "POST", "url": self.endpoint}
+        return orjson.dumps(head)[:-1] + b',"body":' + body + b"}\n"
+
+    async def upload(self, file: IO[bytes], name: str) -> str:
+        """Send a file of requests; returns its id. Nothing is paid for it."""
+        async with self._told(f"upload {name}"):
+            return (await self.client.files.create(file=(name, file), purpose="batch")).id
+
+    async def submit(self, job_id: str, file_id: str, endpoint: str) -> Batch:
+        """Ask for a batch of an uploaded file: from here on it is paid. Asked once, never again by itself.
+
+        Raises Unanswered, NotNow, NotThere (the file), or EngineError where it is refused for good.
+        """
+        from openai import APIConnectionError, APIStatusError
+
+        async with self._told(f"make a batch of {file_id}"):
+            try:
+                made = await self.client.with_options(max_retries=0).batches.create(
+                    input_file_id=file_id,
+                    endpoint=cast(Any, endpoint),
+                    completion_window="24h",
+                    metadata={JOB: job_id},
+                    extra_headers={"Idempotency-Key": job_id},
+                )
+            except APIConnectionError as error:  # also what timed out
+                raise Unanswered(self._said(error)) from None
+            except APIStatusError as error:
+                if error.status_code == 429 and error.code not in OUT_OF_MONEY:
+                    raise NotNow(self._said(error)) from None
+                if error.status_code in (408, 409) or error.status_code >= 500:
+                    raise Unanswered(self._said(error)) from None
+                raise
+        return _batch(made)
+
+    async def find(self, job_id: str, file_id: str) -> Batch | None:
+        """The batch of a job, among all that the provider lists: by its metadata, or by its file of requests."""
+        async with self._told("list batches"):
+            async for batch in self.client.batches.list(limit=100):
+                if (batch.metadata or {}).get(JOB) == job_id or batch.input_file_id == file_id:
+                    return _batch(batch)
+        return None
+
+    async def look(self, batch_id: str) -> Batch:
+        """How a batch stands."""
+        async with self._told(f"look at batch {batch_id}"):
+            return _batch(await self.client.batches.retrieve(batch_id))
+
+    async def download(self, file_id: str, into: IO[bytes]) -> None:
+        """A file of answers, appended to an open file. A transfer that breaks off is begun again."""
+        start, why = into.tell(), ""
+        for _ in range(TRANSFERS):
+            into.seek(start)
+            into.truncate()
+            try:
+                async with (
+                    self._told(f"hand out {file_id}"),
+                    self.client.files.with_streaming_response.content(file_id) as reply,
+                ):
+                    async for chunk in reply.iter_bytes(2**20):
+                        into.write(chunk)
+                return
+            except RolloutopsError:
+                raise
+            except Exception as error:  # the client raises what its HTTP library raises in mid-body
+                why = self._said(error)
+        raise EngineError(f"{self.url} breaks off {file_id} ({why}); run the command again")
+
+    def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed:
+        """What one line of an output or error file says became of its request. endpoint: where it was sent to."""
+        for secret in self.inner.secrets:
+            line = line.replace(secret, b"[key]")
+        try:
+            told = orjson.loads(line)
+            if told.get("error"):
+                body = orjson.dumps({"error": told["error"]})
+                return failure(STATUS.get(str(told["error"].get("code")), 500), {}, body)
+            status, body = int(told["response"]["status_code"]), _body(line, told["response"]["body"])
+            if not 200 <= status < 300:
+                return failure(status, {}, body)
+            read = read_responses if endpoint == "/v1/responses" else read_chat
+            return read(body, model=self.inner.model)
+        except AttemptFailed as failed:
+            return failed
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            what = f"the line does not have the shape of one: {type(error).__name__}: {error}"
+            return AttemptFailed("bad_response", what, raw=line[:2048].decode(errors="replace"))
+
+    @asynccontextmanager
+    async def _told(self, doing: str) -> AsyncIterator[None]:
+        """Turn what the client raises into one sentence."""
+        from openai import APIStatusError, OpenAIError
+
+        try:
+            yield
+        except APIStatusError as error:
+            said = f"{self.url} refuses to {doing}: {error.status_code}: {self._said(error)}"
+            if error.status_code in (401, 403):
+                said += "; mend the key and run the command again"
+            raise (NotThere if error.status_code == 404 else EngineError)(said) from None
+        except OpenAIError as error:
+            said = f"{self.url} does not answer to: {doing} ({self._said(error)}); run the command again"
+            raise EngineError(said) from None
+
+    def _said(self, error: Exception) -> str:
+        """What an error says, without the key."""
+        body = getattr(error, "body", None)
+        said = str(body["message"]) if isinstance(body, dict) and body.get("message") else str(error)
+        for secret in self.inner.secrets:
+            said = said.replace(secret.decode(), "[key]")
+        return (said or type(error).__name__)[:2048]
+
+
+def _batch(told: Any) -> Batch:
+    """The client's Batch as ours."""
+    counts = told.request_counts
+    ended = told.completed_at or told.expired_at or told.cancelled_at or told.failed_at
+    errors = (told.errors.data if told.errors else None) or ()
+    return Batch(
+        batch_id=told.id,
+        status=told.status,
+        created_at=told.created_at,
+        ended_at=ended or told.created_at,
+        completed=counts.completed if counts else 0,
+        failed=counts.failed if counts else 0,
+        files=tuple(name for name in (told.output_file_id, told.error_file_id) if name),
+        refusals=tuple(Refusal(e.code or "", e.message or e.code or "no reason given", e.line) for e in errors),
+    )
+
+
+def _body(line: bytes, parsed: Any) -> bytes:
+    """The answer inside a line, byte for byte where it can be found."""
+    text = line.decode()
+    here = BODY.search(text)
+    try:
+        found, end = json.JSONDecoder().raw_decode(text, here.end() if here else 0)
+    except ValueError:
+        found, end = None, 0
+    return text[here.end() : end].encode() if here and found == parsed else orjson.dumps(parsed)
