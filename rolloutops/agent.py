@@ -7,22 +7,26 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall
+from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.jsontext import dump
 from rolloutops.messages import text_of
+from rolloutops.pacing import Pace, Ticket
 from rolloutops.settings import Collect
+
+Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
 
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """One rollout that is owed: the task, which repeat, which try, and the parameters as merged for it."""
+    """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it. tries: the
+    attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final."""
 
     task: Task
     row_hash: str
@@ -32,6 +36,8 @@ class Owed:
     attempt: int
     asked: Collect
     params: Mapping[str, Any]
+    tries: int = 0
+    give_up_at: float | None = None
 
     @property
     def key(self) -> str:
@@ -41,11 +47,12 @@ class Owed:
 @dataclass(frozen=True, slots=True)
 class Attempted:
     """How an attempt ended. row: its columns of `attempts` but for attempt_id and run_id. rollout: where it succeeded.
-    retry_after: seconds that the endpoint asked to wait."""
+    retry_after: seconds that the endpoint asked to wait. whole: what a rollout engine gave, its verdict with it."""
 
     row: dict[str, Any]
     rollout: Rollout | None
     retry_after: float | None = None
+    whole: RolloutAnswer | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +66,8 @@ class Trace:
     finish_reason: str | None = None
     model_seconds: float = 0.0
     tool_seconds: float = 0.0
+    waited: float = 0.0
+    whole: RolloutAnswer | None = None
 
 
 def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,8 +77,8 @@ def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return {k: v for k, v in {**kept, **overrides}.items() if v is not None}
 
 
-async def attempt(owed: Owed, engine: Engine, environment: Any) -> Attempted:
-    """Try one rollout.
+async def attempt(owed: Owed, engine: Engine | RolloutEngine, environment: Any, pace: Pace | None = None) -> Attempted:
+    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time.
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in the row.
     """
@@ -78,12 +87,14 @@ async def attempt(owed: Owed, engine: Engine, environment: Any) -> Attempted:
     tools = owed.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
     try:
-        async with asyncio.timeout(owed.asked.request_timeout):
-            await _converse(owed, trace, prompt, tools, engine, environment)
+        async with asyncio.timeout(_time_left(owed, clock)) as limit:
+            await _converse(owed, trace, prompt, tools, engine, environment, pace, limit)
     except AttemptFailed as error:
         failure = error
     except TimeoutError:
-        failure = AttemptFailed("timeout", f"no end within request_timeout = {owed.asked.request_timeout} s")
+        failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
+    whole = trace.whole
+    told: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
     row: dict[str, Any] = {
         "dataset": owed.task.dataset,
         "task_id": owed.task.task_id,
@@ -93,31 +104,42 @@ async def attempt(owed: Owed, engine: Engine, environment: Any) -> Attempted:
         "attempt": owed.attempt,
         "part": owed.part,
         "engine": owed.asked.engine,
-        "model": trace.answers[-1].model if trace.answers else owed.asked.model,
+        "model": (told[-1].model if told else None) or owed.asked.model,
         "final": failure.final if failure else True,
         "request": dump(owed.params),
         "prompt": None if own_prompt else dump(prompt),
         "tools": None if owed.task.tools or not tools else dump(tools),
         "started_at": int(started.timestamp() * 1e6),
-        "seconds": time.monotonic() - clock,
-        "turns": len(trace.answers),
+        "seconds": time.monotonic() - clock - trace.waited,
+        "turns": len(trace.answers) if whole is None else whole.turns,
         "tool_calls": len(trace.tool_names),
-        "tool_errors": trace.tool_errors,
+        "tool_errors": trace.tool_errors if whole is None else None,
         "tool_names": trace.tool_names,
         "model_seconds": trace.model_seconds,
         "tool_seconds": trace.tool_seconds,
-        **_usage(trace.answers),
+        **_usage(told),
     }
     if failure:
         row |= {"error": failure.kind, "error_message": failure.message, "response": failure.raw}
         return Attempted(row, None, failure.retry_after)
+    if whole is not None and whole.prompt is not None and list(whole.prompt) != list(prompt):
+        row["prompt"] = dump(whole.prompt)
     text = text_of(trace.completion)
     row |= {"completion": dump(trace.completion), "text": text, "finish_reason": trace.finish_reason}
     if owed.asked.keep_response:
-        row["response"] = "[" + ",".join(answer.raw or "null" for answer in trace.answers) + "]"
+        row["response"] = "[" + ",".join(answer.raw or "null" for answer in told) + "]"
     if owed.asked.token_ids:
-        row["token_turns"] = _token_turns(trace.answers)
-    return Attempted(row, Rollout(trace.completion, text, trace.finish_reason))
+        row["token_turns"] = _token_turns(trace.answers) if whole is None else whole.token_turns
+    return Attempted(row, Rollout(trace.completion, text, trace.finish_reason), whole=whole)
+
+
+def _time_left(owed: Owed, now: float) -> float | None:
+    """Seconds that an attempt may take: its own limit, or what is left to the rollout with all its tries."""
+    limit = owed.asked.request_timeout
+    if owed.give_up_at is None:
+        return limit
+    left = max(0.1, owed.give_up_at - now)
+    return left if limit is None else min(limit, left)
 
 
 def _prompt(owed: Owed) -> tuple[Sequence[Message], bool]:
@@ -133,15 +155,26 @@ async def _converse(
     trace: Trace,
     prompt: Sequence[Message],
     tools: Sequence[dict[str, Any]] | None,
-    engine: Engine,
+    engine: Engine | RolloutEngine,
     environment: Any,
+    pace: Pace | None,
+    limit: asyncio.Timeout,
 ) -> None:
+    whole: Callable[[ModelCall], Awaitable[RolloutAnswer]] | None = getattr(engine, "rollout", None)
     run_tool = getattr(environment, "call", None)
-    state = await _begin(environment, owed.task)
+    state = await _begin(environment, owed.task) if whole is None else None
     spent = 0
     for turn in range(owed.asked.max_steps):
         call = ModelCall([*prompt, *trace.completion], tools, owed.params, owed.key, turn, owed.attempt, owed.task.row)
-        answer = await _ask(engine, call, trace)
+        ticket = None
+        if pace is not None:
+            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
+        if whole is not None:
+            trace.whole = await _ask(whole, call, trace, pace, ticket)
+            trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
+            trace.tool_names = list(trace.whole.tool_names)
+            return
+        answer = await _ask(engine.answer, call, trace, pace, ticket)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
         spent += answer.output_tokens or 0
@@ -168,16 +201,44 @@ async def _begin(environment: Any, task: Task) -> Any:
         raise AttemptFailed("environment_error", f"begin raised {type(error).__name__}: {error}") from error
 
 
-async def _ask(engine: Engine, call: ModelCall, trace: Trace) -> ModelAnswer:
-    clock = time.monotonic()
+async def _stand_in_line(pace: Pace, call: ModelCall, trace: Trace, limit: asyncio.Timeout) -> Ticket:
+    """Wait until the endpoint may be asked. The rollout's time limit moves on by as much."""
+    clock, until = time.monotonic(), limit.when()
+    limit.reschedule(None)
+    ticket = await pace.admit(call)
+    waited = time.monotonic() - clock
+    trace.waited += waited
+    limit.reschedule(None if until is None else until + waited)
+    return ticket
+
+
+async def _ask(
+    ask: Callable[[ModelCall], Awaitable[Answer]],
+    call: ModelCall,
+    trace: Trace,
+    pace: Pace | None,
+    ticket: Ticket | None,
+) -> Answer:
+    clock, failure = time.monotonic(), AttemptFailed("timeout", "cut off")
+    answer = None
     try:
-        return await engine.answer(call)
-    except (AttemptFailed, EngineError, TimeoutError):
+        answer = await ask(call)
+        return answer
+    except AttemptFailed as error:
+        failure = error
+        raise
+    except (EngineError, TimeoutError):
         raise
     except Exception as error:
-        raise AttemptFailed("engine_error", f"{type(error).__name__}: {error}") from error
+        failure = AttemptFailed("engine_error", f"{type(error).__name__}: {error}")
+        raise failure from error
     finally:
         trace.model_seconds += time.monotonic() - clock
+        if pace is not None and ticket is not None:
+            if answer is not None:
+                pace.answered(ticket, answer.input_tokens or 0, answer.output_tokens or 0, answer.limits)
+            else:
+                pace.failed(ticket, failure.kind, failure.retry_after, failure.limits)
 
 
 async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, trace: Trace) -> Message:
@@ -199,7 +260,7 @@ async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, tra
     return {"role": "tool", "tool_call_id": tool_call["id"], "content": content}
 
 
-def _usage(answers: Sequence[ModelAnswer]) -> dict[str, int | None]:
+def _usage(answers: Sequence[ModelAnswer | RolloutAnswer]) -> dict[str, int | None]:
     """Tokens over all model calls; null where no call told."""
     out: dict[str, int | None] = {}
     for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens"):

@@ -11,7 +11,7 @@ import os
 import shutil
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,22 +58,29 @@ def chunk(workspace: Workspace, recipe: Recipe, run_id: str) -> list[Chunked]:
 
     Raises InputError for files that cannot be read, or where two different rows have one id (nothing is written then).
     """
+    return [_chunk(workspace, recipe, name, paths, run_id) for name, paths in find_sources(recipe).items()]
+
+
+def find_sources(recipe: Recipe) -> dict[str, list[Path]]:
+    """data set -> its input files. Raises UsageError or InputError where one has none, before anything is written."""
     if not recipe.datasets:
         raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
-    return [_chunk(workspace, recipe, name, dataset, run_id) for name, dataset in recipe.datasets.items()]
+    for name, dataset in recipe.datasets.items():
+        if not dataset.input:
+            raise UsageError(
+                f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE"
+            )
+    return {name: find_inputs(dataset.input, *recipe.places) for name, dataset in recipe.datasets.items()}
 
 
-def _chunk(workspace: Workspace, recipe: Recipe, name: str, dataset: Dataset, run_id: str) -> Chunked:
-    if not dataset.input:
-        raise UsageError(f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE")
-    paths = find_inputs(dataset.input, *recipe.places)
+def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path], run_id: str) -> Chunked:
     staging = workspace.root / "staging" / f"{run_id}-{name}"
     with ExitStack() as cleanup:
         if not cleanup.enter_context(try_lock(workspace, f"{name}.chunk")):
             raise UsageError(f"another chunk of {name!r} is running in {workspace.root}; wait for it to end")
         staging.mkdir(parents=True)
         cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
-        read, rejected, examples = _stage(staging, name, dataset, paths)
+        read, rejected, examples = _stage(staging, name, recipe.datasets[name], paths)
         if read == rejected:
             raise InputError(
                 f"{name}: none of {read} lines is a task; the first: {examples[0] if examples else 'none'}"
@@ -98,7 +105,7 @@ def _stage(staging: Path, name: str, dataset: Dataset, paths: Iterable[Path]) ->
                 task, reason = None, row.reason
                 if row.value is not None:
                     try:
-                        task = _task(name, dataset, row.value)
+                        task = task_columns(name, dataset, row.value)
                     except ValueError as error:
                         reason = str(error)
                 if task is None:
@@ -119,7 +126,7 @@ def _stage(staging: Path, name: str, dataset: Dataset, paths: Iterable[Path]) ->
     return ordinal + rejected, rejected, examples
 
 
-def _task(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
+def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
     """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id."""
     try:
         prompt = prompt_of_row(row)

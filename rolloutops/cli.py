@@ -18,7 +18,8 @@ from rolloutops import __version__, text
 from rolloutops.command import Command, Flag, Parsed
 from rolloutops.command import main as dispatch
 from rolloutops.errors import UsageError
-from rolloutops.recipe import STEP_KINDS, Recipe, from_flags, load, with_flags
+from rolloutops.recipe import STEP_KINDS, Recipe, from_flags, with_flags
+from rolloutops.recipe_file import load
 from rolloutops.settings import Chunk, Collect, Verify
 
 ABOUT = "Rollouts are rows: collect them at scale with exact resume, and build SFT, DPO and RL files with SQL."
@@ -46,6 +47,7 @@ COLLECTING = (
     *SOURCE,
     *keys(Collect),
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
+    Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
 SAMPLING = ("responses_create_params", "engine_args")
 NEMO_GYM = {
@@ -69,7 +71,8 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
 
         recipe = last_recipe(open_workspace(Path(flags["data"])))
     else:
-        raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE, or --input=FILE")
+        alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
+        raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
     return with_flags(recipe, table, flags)
 
 
@@ -97,8 +100,7 @@ def collect(parsed: Parsed) -> int:
     code = collect_recipe(recipe, parsed)
     if "output" in parsed.flags:
         say(f"{text.count(export_stage(recipe, Path(parsed.flags['output'])), 'rollout')} in {parsed.flags['output']}")
-    means = averages(recipe)
-    print(json.dumps(means if len(means) != 1 else next(iter(means.values())), indent=4))
+    print(text.means(averages(recipe)))
     return code
 
 
@@ -108,7 +110,29 @@ def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
 
     done = collect_stage(recipe, parsed.flags.get("allow_policy_change", False))
     say(*text.collected(done))
-    return 3 if done.left else 0
+    return 3 if done.left or done.in_flight else 0
+
+
+def import_(parsed: Parsed) -> int:
+    """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
+    from rolloutops.importing import import_stage
+
+    flags = parsed.flags
+    recipe = load(flags["recipe"]) if "recipe" in flags else None
+    data = Path(flags["data"]) if "data" in flags else None
+    skip = flags.get("skip_bad_lines", False)
+    done = import_stage(parsed.positionals["files"], data, flags.get("dataset"), flags.get("policy"), recipe, skip)
+    say(*text.imported(done, skip))
+    return 2 if done.rejected and not skip else 0
+
+
+def export(parsed: Parsed) -> None:
+    """Rollouts -> a JSONL file in NeMo Gym's shape."""
+    from rolloutops.stages import export_stage
+
+    output = Path(parsed.flags.get("output", "rollouts.jsonl"))
+    count = export_stage(recipe_of(parsed), output, parsed.flags.get("companions", False))
+    say(f"{text.count(count, 'rollout')} in {output}")
 
 
 def verify(parsed: Parsed) -> None:
@@ -117,7 +141,7 @@ def verify(parsed: Parsed) -> None:
 
     recipe = recipe_of(parsed, "verify")
     say(text.verified(verify_stage(recipe)))
-    print(json.dumps(averages(recipe), indent=4))
+    print(text.means(averages(recipe)))
 
 
 def metrics(parsed: Parsed) -> None:
@@ -147,9 +171,10 @@ def build(parsed: Parsed) -> None:
 
 def run(parsed: Parsed) -> int:
     """The whole recipe, in order."""
-    from rolloutops.stages import build_stage, metrics_stage, verify_stage
+    from rolloutops.stages import build_stage, metrics_stage, refuse_bad_steps, verify_stage
 
     recipe = recipe_of(parsed)
+    refuse_bad_steps(recipe)
     if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
         return code
     say(text.verified(verify_stage(recipe)))
@@ -251,6 +276,29 @@ COMMANDS = (
         "build", build, "write the training files", DATA, Flag("only", str, "only this build"), open_tables=STEP_KINDS
     ),
     stage("run", run, "all of the recipe, in order", *COLLECTING, open_tables=SAMPLING, aliases=NEMO_GYM),
+    Command(
+        "import",
+        import_,
+        "rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
+        (
+            DATA,
+            Flag("dataset", str, "the data set's name (default: the recipe's only one, else the first file's name)"),
+            Flag("policy", str, "the policy's name (default: the model that each row names)"),
+            RECIPE,
+            Flag("skip_bad_lines", bool, "lines that cannot be imported are counted and left out; the exit code is 0"),
+        ),
+        (Flag("files", list[str], "rollout files, globs or folders", required=True),),
+        group="stages",
+    ),
+    stage(
+        "export",
+        export,
+        "rollouts to a JSONL file in NeMo Gym's shape",
+        DATA,
+        DATASET,
+        Flag("output", str, "the file", "rollouts.jsonl"),
+        Flag("companions", bool, "also write the materialized inputs and the failed attempts beside it"),
+    ),
     Command(
         "status",
         status,

@@ -32,6 +32,11 @@ HINDRANCES = {
     errno.EACCES: "permission denied",
     errno.EPERM: "operation not permitted",
     errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file would be larger than allowed ('ulimit -f' says how large)",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EEXIST: "something is there already",
+    errno.EISDIR: "a folder is where a file should be",
+    errno.ENAMETOOLONG: "the name is too long",
     errno.EMFILE: "too many files are open ('ulimit -n' raises the limit)",
 }
 """What the machine may refuse: no bug and no traceback, but a sentence."""

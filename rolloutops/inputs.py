@@ -43,17 +43,17 @@ class Row(NamedTuple):
     reason: str | None
 
 
-def find_inputs(pattern: str | Sequence[str], *bases: Path) -> list[Path]:
+def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = False) -> list[Path]:
     """The files that a recipe's `input` names: files, globs (`**` reaches into subfolders), and folders, of which every
     readable file counts. Relative names start at the first of the bases where something lies under them. In the order
     given, sorted within each pattern, no file twice.
 
-    Raises InputError where something is missing, empty, or of a kind that cannot be read.
+    Raises InputError where something is missing, empty (unless empty_too), or of a kind that cannot be read.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     try:
         found = dict.fromkeys(path for one in patterns for path in _find(one, _base(one, bases)))
-        empty = next((path for path in found if path.stat().st_size == 0), None)
+        empty = next((path for path in found if not empty_too and path.stat().st_size == 0), None)
     except OSError as error:
         raise _unreadable(Path(error.filename or bases[0]), error) from None
     if not found:

@@ -1,13 +1,16 @@
 """The journal: what has ended is on disk at once, and becomes part files later.
 
-Each finished attempt or verdict is one line, written with one `write` and no buffer of ours, so a killed process loses
-nothing that had ended. A journal is sealed into one part file for each table and data set, named after the journal,
-and then removed: sealing the same journal twice writes the same files twice. It is locked by its writer for as long as
-the writer lives; one that is not locked is an orphan, and the next command seals it.
+Each finished attempt or verdict is one line; what ended in one turn of the event loop, some milliseconds at most, is
+written with one `write`. So a killed process loses nothing that had ended before. A journal is sealed into one part
+file for each table and data set, named after the journal, and then removed: sealing the same journal twice writes the
+same files twice. It is locked by its writer for as long as the writer lives; one that is not locked is an orphan, and
+the next command seals it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import queue
 import threading
@@ -22,6 +25,7 @@ import orjson
 
 from rolloutops import schema
 from rolloutops.errors import WorkspaceError
+from rolloutops.failpoints import failpoint
 from rolloutops.workspace import Workspace, lock_file, write_part
 
 Line = dict[str, dict[str, Any]]
@@ -40,7 +44,8 @@ class _Segment:
 
 
 class Journal:
-    """One run's journal. `append` is safe against a kill at once, against a power cut within a second.
+    """One run's journal. A row is safe against a kill in the next turn of the event loop, against a power cut within a
+    second.
 
     Files are synced and sealed by a thread, so that the caller never waits for the disk, unless it is two segments
     ahead of it.
@@ -53,6 +58,7 @@ class Journal:
         self.flush_seconds = flush_seconds
         self._count = 0
         self._segment: _Segment | None = None
+        self._unwritten: list[bytes] = []
         self._full: queue.Queue[_Segment | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
         self._io = threading.Lock()
@@ -65,22 +71,41 @@ class Journal:
             raise self._failure
         segment = self._segment or self._open()
         line = {table: row}
-        data = orjson.dumps(line) + b"\n"
-        written = os.write(segment.fd, data)
-        if written != len(data):
-            os.ftruncate(segment.fd, os.lseek(segment.fd, 0, os.SEEK_END) - written)
-            raise WorkspaceError(f"no space left in {self.workspace.root}: free some, then run the same command again")
         segment.lines.append(line)
+        self._unwritten.append(orjson.dumps(line))
+        if len(self._unwritten) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self._write)
+            except RuntimeError:  # no event loop: nothing else would write it
+                self._write()
         if len(segment.lines) >= self.flush_rows:
             self._rotate()
+
+    def _write(self) -> None:
+        """Write what ended in this turn of the event loop; a failure is raised by the next call."""
+        segment = self._segment
+        if segment is None or not self._unwritten:
+            return
+        data = b"\n".join(self._unwritten) + b"\n"
+        self._unwritten.clear()
+        failpoint("journal-before-line")
+        try:
+            if os.write(segment.fd, data) != len(data):  # what is torn is left out when the journal is sealed
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._failure = WorkspaceError(
+                f"cannot write to {self.workspace.root} ({error.strerror}): mend that, then run the same command again"
+            )
+        failpoint("journal-after-line")
 
     def when_sealed(self, action: Callable[[], None]) -> None:
         """Call `action`, in another thread, when all that was appended so far lies in part files."""
         (self._segment or self._open()).after.append(action)
 
-    def flush_if_due(self) -> None:
-        """Let what has lain in the journal for long enough be sealed."""
-        if self._segment is not None and time.monotonic() - self._segment.opened >= self.flush_seconds:
+    def flush_if_due(self, seconds: float | None = None) -> None:
+        """Let what has lain in the journal for so long (default: flush_seconds) be sealed."""
+        due = self.flush_seconds if seconds is None else seconds
+        if self._segment is not None and time.monotonic() - self._segment.opened >= due:
             self._rotate()
 
     def flush(self) -> None:
@@ -99,14 +124,17 @@ class Journal:
             raise self._failure
 
     def _open(self) -> _Segment:
-        path = self.workspace.root / "journals" / f"{self.run_id}-{self._count:04d}.jsonl"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        lock_file(fd)
-        self._segment = _Segment(path, fd, time.monotonic())
-        self._count += 1
-        return self._segment
+        while True:
+            path = self.workspace.root / "journals" / f"{self.run_id}-{self._count:04d}.jsonl"
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._count += 1
+            if lock_file(fd) and path.exists():
+                self._segment = _Segment(path, fd, time.monotonic())
+                return self._segment
+            os.close(fd)  # before it was locked, another process took it for an orphan
 
     def _rotate(self) -> None:
+        self._write()
         if self._segment is not None:
             with self._io:
                 segment, self._segment = self._segment, None
@@ -125,8 +153,11 @@ class Journal:
                 return
             try:
                 if self._failure is None:
+                    failpoint("seal-before")
                     _seal(self.workspace, segment.path.stem, segment.lines)
+                    failpoint("seal-before-unlink")
                     os.unlink(segment.path)
+                    failpoint("seal-after-unlink")
             except BaseException as error:
                 self._failure = error
             finally:
@@ -143,7 +174,7 @@ def seal_orphans(workspace: Workspace) -> int:
     saved = 0
     for path in sorted((workspace.root / "journals").glob("*.jsonl")):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         try:
@@ -155,8 +186,11 @@ def seal_orphans(workspace: Workspace) -> int:
                     lines.append(orjson.loads(text))
                 except orjson.JSONDecodeError:
                     continue
+            failpoint("orphan-before")
             _seal(workspace, path.stem, lines)
+            failpoint("orphan-before-unlink")
             path.unlink()
+            failpoint("orphan-after-unlink")
             saved += len(lines)
         finally:
             os.close(fd)
@@ -170,3 +204,4 @@ def _seal(workspace: Workspace, name: str, lines: list[Line]) -> None:
             groups[table, row["dataset"]].append(row)
     for (table, dataset), rows in sorted(groups.items()):
         write_part(workspace, table, dataset, name, schema.table_of(schema.TABLES[table], rows))
+        failpoint("seal-between-parts")

@@ -1,7 +1,8 @@
 """Judging: an environment's verify, run so that whatever it does becomes a verdict.
 
-Where it runs is the environment's choice. A plain verify runs here, in microseconds; a coroutine is awaited with a time
-limit; one that computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs,
+Where it runs is the environment's choice. A plain verify runs here, in microseconds (one that turns out slow goes to
+threads, or, where many stored rollouts are judged, to the workers); a coroutine is awaited with a time limit; one that
+computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs,
 takes all memory or ends its process has failed for this one rollout: an error in the verdict, never a reward of 0.
 """
 
@@ -13,20 +14,52 @@ import inspect
 import math
 import numbers
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from rolloutops.environments import Rollout, Task
+from rolloutops.errors import RolloutopsError
 from rolloutops.plugins import Plugin
 from rolloutops.pool import Pool
 
 CACHED = 65_536
 """Verdicts that are kept for equal rollouts, the latest used."""
 WINDOW = 1024
-"""Rollouts that `judge_many` has in flight."""
+"""Rollouts that `judge_all` has in flight."""
+BATCH = 64
+"""Verdicts that are made here before other work of the event loop has a turn."""
+TRIED, WORTH = 0.05, 4.0
+"""Seconds of a plain verify after which it is known, and seconds of it to come that are worth starting workers."""
+SLOW, HELD_UP, THREADS = 0.05, 0.5, 64
+"""Seconds of a plain verify from which it is slow, seconds of slow ones (a busy machine makes a few) after which it has
+held up the event loop for long enough, and threads that then run it."""
+
+Key = TypeVar("Key")
+
+
+class Stored(NamedTuple):
+    """A task and its rollout as the tables hold them; their JSON is read only where they are judged."""
+
+    dataset: str
+    task_id: str
+    row: str
+    prompt: str
+    tools: str | None
+    answer: str | None
+    completion: str
+    text: str
+    finish_reason: str | None
+
+    def read(self) -> tuple[Task, Rollout]:
+        """What verify is given."""
+        tools = _parsed(self.tools) if self.tools else None
+        task = Task(self.dataset, self.task_id, _parsed(self.row), _parsed(self.prompt), tools, self.answer)
+        return task, Rollout(_parsed(self.completion), self.text, self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +67,8 @@ class Verdict:
     """What a verifier made of a rollout.
 
     reward: None where it failed. metrics: every finite number and truth value that it returned, `reward` among them.
-    details: everything that it returned, as JSON can hold it. error: None, `verifier_error` or `verifier_timeout`.
+    details: everything that it returned, as JSON can hold it. error: None, `verifier_error`, `verifier_timeout` or
+    `masked`.
     seconds: how long verify ran. cached: taken from an equal rollout's verdict.
     """
 
@@ -46,13 +80,19 @@ class Verdict:
     seconds: float = 0.0
     cached: bool = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Half the time of the pickle that a dataclass has: one comes from a worker for each rollout."""
+        fields = (self.reward, self.metrics, self.details, self.error, self.error_message, self.seconds, self.cached)
+        return Verdict, fields
+
 
 class Judge:
     """Judges rollouts of one environment.
 
     environment: as made by `plugin` with `settings`; workers make their own. processes: workers for environments that
-    compute (default: the cores; 0: none, then nothing can stop a verifier). timeout: seconds for one verdict, but for
-    a plain verify, which cannot be interrupted. memory_mb: what a worker may take; None is no limit.
+    compute (default: the cores; 0: none, then nothing can stop a verifier). timeout: seconds for one verdict (the
+    environment's `longest`, if that is more), but for a plain verify, which cannot be interrupted. memory_mb: what a
+    worker may take; None is no limit.
     Use it in one event loop, and `close` it there.
     """
 
@@ -65,70 +105,146 @@ class Judge:
         timeout: float = 30.0,
         memory_mb: int | None = 4096,
     ) -> None:
-        self.environment, self.timeout = environment, timeout
+        self.environment, self.timeout = environment, max(timeout, getattr(environment, "longest", 0.0))
         self._verify = environment.verify
         cpu_bound = getattr(environment, "cpu_bound", False) if processes != 0 else False
         self._pooled = cpu_bound if callable(cpu_bound) else None  # of a task
         self._always_pooled = cpu_bound is True
+        self._may_spread = processes != 0
+        self._held_up = 0.0
+        self._threads: ThreadPoolExecutor | None = None
         self._async = inspect.iscoroutinefunction(self._verify)
-        self._plain = not (self._pooled or self._always_pooled or self._async)
+        self.is_plain = not (self._pooled or self._always_pooled or self._async)
         memory = None if memory_mb is None else memory_mb * 2**20
-        self._pool = Pool("rolloutops.judging:_worker", (plugin, dict(settings)), _stopped, processes, timeout, memory)
+        setup = (plugin, dict(settings))
+        self._pool = Pool("rolloutops.judging:_worker", setup, _stopped, processes, self.timeout, memory)
+        self._turn = asyncio.Semaphore(int(getattr(environment, "parallel", None) or WINDOW))
         self._cache: OrderedDict[bytes, asyncio.Future[Verdict]] | None = None
         if getattr(environment, "pure", False):
             self._cache = OrderedDict()
+        self._preflight = getattr(environment, "preflight", None)
         if not self._always_pooled:
             _prepare(environment)
 
     async def judge(self, task: Task, rollout: Rollout) -> Verdict:
-        """One verdict. Raises RolloutopsError where no worker process can be started, and nothing else."""
-        if self._plain:
-            return _judged(self._verify, task, rollout)
-        verdict = self._start(task, rollout)
-        return verdict if isinstance(verdict, Verdict) else await asyncio.shield(verdict)
+        """One verdict. Raises RolloutopsError where no rollout can be judged: no worker process starts, the machine has
+        no sandbox, the key of a judge is refused. Nothing else."""
+        if self.is_plain and self._preflight is None:
+            verdict = _judged(self._verify, task, rollout)
+            self._held_up += verdict.seconds if verdict.seconds >= SLOW else 0.0
+            if self._held_up >= HELD_UP:
+                self.is_plain = False
+                self._threads = ThreadPoolExecutor(int(getattr(self.environment, "parallel", None) or THREADS))
+            return verdict
+        started = self._start((task, rollout))
+        return started if isinstance(started, Verdict) else await asyncio.shield(started)
 
-    async def judge_many(self, pairs: Iterable[tuple[Task, Rollout]]) -> AsyncIterator[Verdict]:
-        """The verdicts of many rollouts, in their order. `pairs` is read as it is needed, WINDOW ahead."""
-        window: deque[Verdict | asyncio.Future[Verdict]] = deque()
-        for n, (task, rollout) in enumerate(pairs, 1):
-            window.append(self._start(task, rollout))
-            if n % 64 == 0:
-                await asyncio.sleep(0)  # verdicts made here must not keep other work of this event loop waiting
-            while window and (len(window) >= WINDOW or isinstance(window[0], Verdict) or window[0].done()):
-                verdict = window.popleft()
-                yield verdict if isinstance(verdict, Verdict) else await verdict
-        for verdict in window:
-            yield verdict if isinstance(verdict, Verdict) else await verdict
+    async def judge_all(
+        self, stored: Iterable[tuple[Key, Stored]], count: int
+    ) -> AsyncIterator[list[tuple[Key, Verdict]]]:
+        """The verdicts of many stored rollouts, each with its key, in lists, as they end.
+
+        stored: read as it is needed, WINDOW ahead. count: how many they are; a plain verify that will take seconds for
+        so many is spread over the worker processes. Raises as `judge` does.
+        """
+        ended: list[tuple[Key, Verdict | asyncio.Future[Verdict]]] = []
+        flying, wake, here = 0, asyncio.Event(), 0.0
+
+        def landed(key: Key, verdict: asyncio.Future[Verdict]) -> None:
+            nonlocal flying
+            flying -= 1
+            ended.append((key, verdict))
+            wake.set()
+
+        def taken() -> list[tuple[Key, Verdict]]:
+            verdicts = [(key, each if isinstance(each, Verdict) else each.result()) for key, each in ended]
+            ended.clear()
+            return verdicts
+
+        for n, (key, item) in enumerate(stored, 1):
+            started = self._start(item)
+            if isinstance(started, Verdict):
+                ended.append((key, started))
+                here += started.seconds
+                if self.is_plain and self._may_spread and here >= TRIED and here / n * (count - n) >= WORTH:
+                    self.is_plain, self._always_pooled = False, True
+            else:
+                flying += 1
+                started.add_done_callback(partial(landed, key))
+            while flying >= WINDOW:
+                wake.clear()
+                await wake.wait()
+            if n % BATCH == 0:
+                await asyncio.sleep(0)
+            if ended and (n % BATCH == 0 or flying >= WINDOW - 1):
+                yield taken()
+        while flying:
+            wake.clear()
+            await wake.wait()
+            yield taken()
+        yield taken()
 
     async def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, and what the environment holds open."""
         await self._pool.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        close = getattr(self.environment, "close", None)
+        if close is not None and not self._always_pooled:
+            closed = close()
+            if inspect.isawaitable(closed):
+                await closed
 
-    def _start(self, task: Task, rollout: Rollout) -> Verdict | asyncio.Future[Verdict]:
+    def _start(self, item: tuple[Task, Rollout] | Stored) -> Verdict | asyncio.Future[Verdict]:
         """A verdict, or its future where it takes time; that of an equal rollout where there is one."""
-        pooled = self._always_pooled or (self._pooled is not None and self._pooled(task))
-        if not pooled and not self._async:
-            # Not looked up in the cache: that takes longer than most plain verifiers.
-            return _judged(self._verify, task, rollout)
-        key = _key(task, rollout) if self._cache is not None else None
-        if key is not None and self._cache is not None and key in self._cache:
+        if self._preflight is not None:
+            self._preflight()
+            self._preflight = None
+        if self._always_pooled:
+            return self._once(item, lambda: self._submit(item))
+        try:
+            task, rollout = pair = item.read() if isinstance(item, Stored) else item
+        except ValueError as error:
+            return _failed(f"the stored rollout cannot be read: {error}")
+        if self._pooled is not None and self._pooled(task):
+            return self._once(pair, lambda: self._submit(pair))
+        if self._async:
+            return self._once(pair, lambda: asyncio.ensure_future(self._awaited(task, rollout)))
+        if self._threads is not None:
+            loop, threads = asyncio.get_running_loop(), self._threads
+            return self._once(pair, lambda: loop.run_in_executor(threads, _judged, self._verify, task, rollout))
+        # Not looked up in the cache: that takes longer than most plain verifiers.
+        return _judged(self._verify, task, rollout)
+
+    def _once(
+        self, item: tuple[Task, Rollout] | Stored, start: Callable[[], Verdict | asyncio.Future[Verdict]]
+    ) -> Verdict | asyncio.Future[Verdict]:
+        """The verdict of an equal rollout where the environment is pure and one is known, else a new one."""
+        key = None if self._cache is None else _key(item)
+        if key is None or self._cache is None:
+            return start()
+        if key in self._cache:
             self._cache.move_to_end(key)
             return _copy(self._cache[key])
-        started = self._submit(task, rollout) if pooled else asyncio.ensure_future(self._awaited(task, rollout))
-        if key is not None and self._cache is not None and not isinstance(started, Verdict):
+        started = start()
+        if not isinstance(started, Verdict):
             self._cache[key] = started
             started.add_done_callback(lambda done: self._forget(key, done))
             if len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
         return started
 
-    def _submit(self, task: Task, rollout: Rollout) -> Verdict | asyncio.Future[Verdict]:
+    def _submit(self, item: tuple[Task, Rollout] | Stored) -> Verdict | asyncio.Future[Verdict]:
         try:
-            return self._pool.submit((task, rollout))
+            return self._pool.submit(item)
         except (TypeError, AttributeError, ValueError) as error:  # pickle's ways to say no
             return _failed(f"the rollout cannot be sent to a worker process: {error}")
 
     async def _awaited(self, task: Task, rollout: Rollout) -> Verdict:
+        async with self._turn:
+            return await self._answered(task, rollout)
+
+    async def _answered(self, task: Task, rollout: Rollout) -> Verdict:
         clock = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout):
@@ -137,9 +253,11 @@ class Judge:
             if time.perf_counter() - clock < self.timeout:  # the verifier's own
                 return _failed(_raised(error), seconds=time.perf_counter() - clock)
             return _stopped("timeout", f"no verdict within {self.timeout:g} s", time.perf_counter() - clock)
+        except RolloutopsError:
+            raise
         except Exception as error:
             return _failed(_raised(error), seconds=time.perf_counter() - clock)
-        return _verdict(returned, time.perf_counter() - clock)
+        return verdict_of(returned, time.perf_counter() - clock)
 
     def _forget(self, key: bytes, done: asyncio.Future[Verdict]) -> None:
         """A failure may have been the machine's: the next equal rollout is judged anew."""
@@ -154,11 +272,12 @@ def _judged(verify: Any, task: Task, rollout: Rollout) -> Verdict:
         returned = verify(task, rollout)
     except (Exception, SystemExit) as error:
         return _failed(_raised(error), seconds=time.perf_counter() - clock)
-    return _verdict(returned, time.perf_counter() - clock)
+    return verdict_of(returned, time.perf_counter() - clock)
 
 
-def _verdict(returned: Any, seconds: float) -> Verdict:
-    """A verdict of what verify returned: a number, or a dict with `reward`."""
+def verdict_of(returned: Any, seconds: float) -> Verdict:
+    """A verdict of what verify returned: a number, or a dict with `reward`; with `reward` None and `error` a text, it
+    could not judge, and says why. A true `mask_sample` says that the reward measures nothing (NeMo Gym's word)."""
     details = returned if isinstance(returned, Mapping) else {"reward": returned}
     if "reward" not in details:
         return _failed(f"verify returned no 'reward', only {', '.join(map(str, details)) or 'an empty dict'}", seconds)
@@ -176,6 +295,11 @@ def _verdict(returned: Any, seconds: float) -> Verdict:
             elif kind is float:
                 value = None  # JSON has no NaN
         plain[str(name)] = value
+    if details.get("mask_sample") is True:
+        why = ": ".join(str(details[key]) for key in ("failure_kind", "failure_reason") if details.get(key))
+        return Verdict(None, {"mask_sample": 1.0}, plain, "masked", why[:2048] or "mask_sample is true", seconds)
+    if details["reward"] is None and isinstance(details.get("error"), str):
+        return Verdict(None, metrics, plain, "verifier_error", details["error"][:2048], seconds)
     if "reward" not in metrics:
         what = f"{details['reward']!r:.80}"
         return _failed(f"verify must return a finite number, or a dict with one under 'reward', not {what}", seconds)
@@ -239,31 +363,45 @@ def _worker(setup: tuple[Plugin, dict[str, Any]]) -> Any:
     else:
         run = verify
 
-    def answer(item: tuple[Task, Rollout]) -> Verdict:
+    def answer(item: tuple[Task, Rollout] | Stored) -> Verdict:
         clock = time.perf_counter()
         try:
-            returned = run(*item)
+            task, rollout = item.read() if isinstance(item, Stored) else item
+        except ValueError as error:
+            return _failed(f"the stored rollout cannot be read: {error}")
+        try:
+            returned = run(task, rollout)
         except MemoryError:
             raise
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             return _failed(_raised(error), seconds=time.perf_counter() - clock)
-        return _verdict(returned, time.perf_counter() - clock)
+        return verdict_of(returned, time.perf_counter() - clock)
 
     return answer
 
 
-def _key(task: Task, rollout: Rollout) -> bytes | None:
+def _key(item: tuple[Task, Rollout] | Stored) -> bytes | None:
     """A hash of all that verify sees; None for what orjson cannot write, which is then judged each time."""
     import orjson
 
-    seen = (
-        [task.dataset, task.task_id, task.row, task.prompt, task.tools, task.answer],
-        [rollout.completion, rollout.text, rollout.finish_reason],
-    )
+    seen: Any = item
+    if not isinstance(item, Stored):
+        task, rollout = item
+        seen = [
+            [task.dataset, task.task_id, task.row, task.prompt, task.tools, task.answer],
+            [rollout.completion, rollout.text, rollout.finish_reason],
+        ]
     try:
         return hashlib.blake2b(orjson.dumps(seen), digest_size=16).digest()
     except TypeError:
         return None
+
+
+def _parsed(text: str) -> Any:
+    """JSON that we have stored: its integers stay exact, and it is read several times as fast as with json."""
+    import jiter
+
+    return jiter.from_json(text.encode())
 
 
 def _copy(known: asyncio.Future[Verdict]) -> Verdict | asyncio.Future[Verdict]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,17 @@ def write(
         "policies": sql.records(con, POLICIES),
         "steps": [{**_step(funnel), **_counts(funnel)} for funnel in path],
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it: infinities and NaN as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -84,7 +94,8 @@ def files_of(folder: Path) -> set[str]:
 def _step(funnel: Funnel) -> dict[str, Any]:
     return {
         "step": funnel.step,
-        "use": f"{funnel.kind}: {funnel.use}" if not funnel.use.startswith(f"{funnel.kind}/") else funnel.use,
+        "kind": funnel.kind,
+        "use": funnel.use,
         "from": funnel.start,
         "parameters": dict(funnel.parameters),
         "sql_sha256": hashlib.sha256(funnel.source.encode()).hexdigest(),

@@ -12,12 +12,16 @@ from typing import Any
 from rolloutops import sql
 from rolloutops.agent import Owed, effective_params
 from rolloutops.environments import Task
+from rolloutops.errors import FAILURES
 from rolloutops.journal import seal_orphans
 from rolloutops.settings import Collect
 from rolloutops.workspace import Workspace, connect, try_lock
 
 Asked = Mapping[tuple[str, str], Collect]
 """(data set, policy) -> how it is collected."""
+
+FREE = [kind for kind, failure in FAILURES.items() if not failure.counted]
+"""Failures that are no tries."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,26 @@ class Ledger:
     appeared in between, so that two processes on one workspace share the work and repeat none of it.
     """
 
-    def __init__(self, workspace: Workspace, plan: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        plan: Sequence[Mapping[str, Any]],
+        retry: Mapping[tuple[str, str], Sequence[str]] | None = None,
+    ) -> None:
+        """retry: (data set, policy) -> failures for which what was given up is owed again, its tries counted anew."""
         self.workspace = workspace
         self._seen = self._attempt_files()
         self._con = connect(workspace, plan)
         sql.run(self._con, "CREATE TABLE owed_keys AS SELECT * FROM owed")
+        for (dataset, policy), kinds in (retry or {}).items():
+            sql.run(
+                self._con,
+                f"""
+                INSERT INTO owed_keys SELECT * REPLACE (0 AS tries) FROM given_up
+                WHERE dataset = {sql.literal(dataset)} AND policy = {sql.literal(policy)}
+                    AND list_contains({sql.literal(list(kinds))}, last_error)
+                """,
+            )
 
     def count(self, view: str) -> int:
         """Rows of owed_keys, wanted or given_up, over all data sets."""
@@ -73,21 +92,28 @@ class Ledger:
     def _read(self, part: Part, asked: Asked) -> list[Owed]:
         con = self._con.cursor()
         fresh = sorted(self._attempt_files() - self._seen)
-        since = "SELECT NULL AS task_id, NULL AS policy, NULL AS rollout_index, NULL AS row_hash WHERE false"
-        if fresh:
-            since = (
-                f"SELECT task_id, policy, rollout_index, row_hash FROM read_parquet({sql.literal(fresh)}) "
-                f"WHERE dataset = {sql.literal(part.dataset)} AND (error IS NULL OR final)"
-            )
+        written = f"read_parquet({sql.literal(fresh)})" if fresh else "(SELECT * FROM attempts WHERE false)"
         found = sql.rows(
             con,
             f"""
             WITH keys AS (
                 SELECT * FROM owed_keys WHERE dataset = {sql.literal(part.dataset)} AND part = {part.number}
             ),
-            since AS ({since}),
-            still AS (SELECT keys.* FROM keys ANTI JOIN since USING (task_id, row_hash, policy, rollout_index))
-            SELECT s.task_id, s.row_hash, s.policy, s.rollout_index, s.attempt,
+            since AS (
+                SELECT task_id, row_hash, policy, rollout_index, bool_or(error IS NULL OR final) AS settled,
+                    max(attempt) AS last_attempt,
+                    count(*) FILTER (WHERE NOT list_contains({sql.literal(FREE)}, error)) AS tries
+                FROM {written} WHERE dataset = {sql.literal(part.dataset)} GROUP BY ALL
+            ),
+            still AS (
+                SELECT keys.* REPLACE (
+                    keys.tries + coalesce(since.tries, 0) AS tries,
+                    greatest(keys.attempt, coalesce(since.last_attempt + 1, 0)) AS attempt
+                )
+                FROM keys LEFT JOIN since USING (task_id, row_hash, policy, rollout_index)
+                WHERE NOT coalesce(since.settled, false)
+            )
+            SELECT s.task_id, s.row_hash, s.policy, s.rollout_index, s.attempt, s.tries,
                 t.row::VARCHAR, t.prompt::VARCHAR, t.tools::VARCHAR, t.answer
             FROM still AS s
             JOIN read_parquet({sql.literal(self._task_file(part))}) AS t
@@ -107,13 +133,13 @@ class Ledger:
 
 def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: Asked) -> Iterator[Owed]:
     task: Task | None = None
-    for task_id, row_hash, policy, rollout_index, attempt, row, prompt, tools, answer in found:
+    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer in found:
         how = asked.get((part.dataset, policy))
-        if how is None:
+        if how is None or tries >= how.max_attempts:
             continue
         if task is None or task.task_id != task_id:
             parsed = json.loads(row)
             messages, offered = json.loads(prompt), json.loads(tools) if tools else None
             task = Task(part.dataset, task_id, parsed, messages, offered, answer)
         params = effective_params(task.row, how.responses_create_params)
-        yield Owed(task, row_hash, part.number, policy, rollout_index, attempt, how, params)
+        yield Owed(task, row_hash, part.number, policy, rollout_index, attempt, how, params, tries)

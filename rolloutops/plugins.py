@@ -24,8 +24,11 @@ from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, near
 Kind = Literal["engine", "environment"]
 
 BUILT_IN: dict[Kind, dict[str, str | None]] = {
-    "engine": {"vllm": "vllm", "openai": None, "scripted": None},
-    "environment": {"exact_match": None, "mcqa": None, "math": "math", "reasoning_gym": "tasks", "multi_step": None},
+    "engine": {"vllm": "vllm", "openai": None, "batch": None, "gym": None, "scripted": None},
+    "environment": {
+        **{"exact_match": None, "mcqa": None, "math": "math", "reasoning_gym": "tasks", "multi_step": None},
+        **{"code": None, "llm_judge": None, "remote": None},
+    },
 }
 """kind -> name -> the extra that it needs. The factory is `make` in `rolloutops/<kind>s/<name>.py`."""
 

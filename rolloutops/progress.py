@@ -7,13 +7,15 @@ import asyncio
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 
 @dataclass
 class Meter:
-    """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts."""
+    """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts. notes: what else the line says,
+    each empty where it has nothing to say."""
 
     noun: str
     owed: int
@@ -24,6 +26,7 @@ class Meter:
     rewarded: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
+    notes: list[Callable[[], str]] = field(default_factory=list)
 
     def attempted(self, row: dict[str, Any]) -> None:
         """Count an attempt's row."""
@@ -56,7 +59,7 @@ class Meter:
             parts.append(f"failed attempts: {kinds}")
         if self.done and self.done < self.owed:
             parts.append(f"{_duration((self.owed - self.done) / rate)} left")
-        return " · ".join(parts)
+        return " · ".join([*parts, *filter(None, (note() for note in self.notes))])
 
 
 async def report(meter: Meter, out: TextIO | None = None) -> None:

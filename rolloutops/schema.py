@@ -59,7 +59,7 @@ ATTEMPTS = _schema(
     ("error_message", TEXT, "what the failure said, 2 KB at most"),
     ("final", BOOL, "do not try again: it succeeded, or cannot succeed"),
     ("request", JSON, "the effective parameters"),
-    ("response", TEXT, "the answer or answers, verbatim: a JSON array with one item for each model call"),
+    ("response", TEXT, "the answers, verbatim: a JSON array, one item a model call; of a whole rollout its one reply"),
     ("prompt", JSON, "the prompt that was sent, only where it is not the task's own"),
     ("tools", JSON, "the tools that were offered, only where they are not the task's own"),
     ("completion", JSON, "what followed the prompt, as canonical chat messages"),
@@ -92,7 +92,7 @@ VERDICTS = _schema(
     ("reward", REAL, "the reward; null where verification failed"),
     ("metrics", pa.map_(TEXT, REAL), "every numeric or boolean field that the verifier returned"),
     ("details", JSON, "everything that the verifier returned"),
-    ("error", TEXT, "how verification failed: verifier_error or verifier_timeout"),
+    ("error", TEXT, "how verification failed: verifier_error, verifier_timeout, or masked (mask_sample was true)"),
     ("error_message", TEXT, "what the failure said"),
     ("seconds", REAL, "how long it took"),
     ("cached", BOOL, "the verdict was taken from an equal one"),
@@ -117,7 +117,45 @@ RUNS = _schema(
     ("seconds", REAL, "how long it took"),
 )
 
-TABLES: dict[str, pa.Schema] = {"tasks": TASKS, "attempts": ATTEMPTS, "verdicts": VERDICTS, "runs": RUNS}
+JOB_REQUEST = pa.struct(
+    [
+        ("dataset", TEXT),
+        ("task_id", TEXT),
+        ("row_hash", TEXT),
+        ("part", INT),
+        ("policy", TEXT),
+        ("rollout_index", INT),
+        ("attempt", INT),
+    ]
+)
+
+JOBS = _schema(
+    ("job_id", TEXT, "the job: its run's id and a counter; the batch carries it as metadata, its file in the name"),
+    ("event", TEXT, "intended (before anything is sent), uploaded, submitted, ended; dropped: it was never submitted"),
+    ("happened_at", TIME, "when"),
+    ("run_id", TEXT, "the run that wrote this row"),
+    ("url", TEXT, "the provider's address"),
+    ("endpoint", TEXT, "what each request is sent to: /v1/responses or /v1/chat/completions"),
+    ("model", TEXT, "the model that is asked"),
+    ("file_id", TEXT, "the provider's name for the file of requests"),
+    ("batch_id", TEXT, "the provider's name for the batch"),
+    ("status", TEXT, "how the batch ended: completed, failed, expired or cancelled"),
+    ("message", TEXT, "why it was refused or dropped"),
+    ("counts", JSON, "what became of its requests"),
+    ("asked", JSON, "of an intent: {data set: {policy: how it is collected, and the environment's tools}}"),
+    ("requests", pa.list_(JOB_REQUEST), "of an intent: the rollouts that the job covers, in the order of its file"),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "tasks": TASKS,
+    "attempts": ATTEMPTS,
+    "verdicts": VERDICTS,
+    "runs": RUNS,
+    "jobs": JOBS,
+}
+
+FLAT = ("runs", "jobs")
+"""The tables without a folder for each data set."""
 
 
 def about(schema: pa.Schema, column: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from rolloutops import schema
-from rolloutops.errors import StepError
+from rolloutops.errors import StepError, WorkspaceError
 from rolloutops.shipped import shipped
 
 Connection = duckdb.DuckDBPyConnection
@@ -28,6 +30,20 @@ PLAN_COLUMNS = {
 """The columns of `plan`: what a recipe asks of each data set and policy."""
 
 
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """A Parquet file that is not whole is a WorkspaceError that names it."""
+    try:
+        yield
+    except Error as error:
+        file = re.search(r"""['"]([^'"\n]+\.parquet)['"]""", str(error))
+        if file is None or not re.search("No magic bytes|too small to be|Could not read enough", str(error)):
+            raise
+        raise WorkspaceError(
+            f"{file[1]} is damaged: put a copy in its place, or move it away and run the commands again that filled it"
+        ) from error
+
+
 def connect(threads: int | None = None, memory_limit: str | None = None) -> Connection:
     """A fresh in-memory database. Results do not depend on `threads`."""
     con = duckdb.connect()
@@ -42,18 +58,21 @@ def connect(threads: int | None = None, memory_limit: str | None = None) -> Conn
 def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
-        con.execute(script).fetchall()
+        with _damage_told():
+            con.execute(script).fetchall()
 
 
 def rows(con: Connection, query: str) -> list[tuple[Any, ...]]:
     """All rows of a small result, as tuples."""
-    return con.sql(query).fetchall()
+    with _damage_told():
+        return con.sql(query).fetchall()
 
 
 def records(con: Connection, query: str) -> list[dict[str, Any]]:
     """All rows of a small result, as dicts."""
-    relation = con.sql(query)
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    with _damage_told():
+        relation = con.sql(query)
+        return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
 def columns(con: Connection, query: str) -> dict[str, str]:
@@ -63,7 +82,8 @@ def columns(con: Connection, query: str) -> dict[str, str]:
 
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
-    return con.sql(query).to_arrow_table()
+    with _damage_told():
+        return con.sql(query).to_arrow_table()
 
 
 def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
@@ -73,7 +93,8 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     """
     cursor = con.cursor()
     try:
-        yield from cursor.sql(query).to_arrow_reader(batch_rows)
+        with _damage_told():
+            yield from cursor.sql(query).to_arrow_reader(batch_rows)
     finally:
         cursor.close()
 

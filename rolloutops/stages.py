@@ -9,7 +9,7 @@ from typing import Any
 
 from rolloutops import sql
 from rolloutops.build import BuildReport, build
-from rolloutops.chunk import Chunked, chunk
+from rolloutops.chunk import Chunked, chunk, find_sources
 from rolloutops.collect import Collected, collect
 from rolloutops.errors import UsageError, near
 from rolloutops.export import export
@@ -18,9 +18,9 @@ from rolloutops.recipe import Recipe
 from rolloutops.runs import recorded, refuse_changed_policies
 from rolloutops.selection import Funnel, select
 from rolloutops.status import Status, status
-from rolloutops.steps import measure
-from rolloutops.verify import Verified, verify
-from rolloutops.workspace import connect, open_workspace, patterns
+from rolloutops.steps import check_step, find_step, measure
+from rolloutops.verify import Verified, agreement, verify
+from rolloutops.workspace import connect, open_workspace, patterns, require_tasks
 
 AVERAGES = """
 WITH fields AS (
@@ -41,6 +41,7 @@ GROUP BY dataset, name ORDER BY dataset, name <> 'reward', name
 
 def chunk_stage(recipe: Recipe) -> list[Chunked]:
     """Input files -> tasks."""
+    find_sources(recipe)  # a mistake in them leaves no workspace behind
     workspace = open_workspace(recipe.data, create=True)
     with recorded(workspace, "chunk", recipe) as run:
         done = chunk(workspace, recipe, run.run_id)
@@ -49,9 +50,18 @@ def chunk_stage(recipe: Recipe) -> list[Chunked]:
         return done
 
 
+def refuse_bad_steps(recipe: Recipe) -> None:
+    """Raise a mistake in the recipe's steps before anything is spent on rollouts for them."""
+    for name in recipe.metrics:
+        find_step(name, recipe.folder, "[metrics]")
+    for step in recipe.steps:
+        check_step(step, recipe.folder)
+
+
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False) -> Collected:
     """Owed -> attempts, and verdicts."""
     workspace = open_workspace(recipe.data)
+    require_tasks(workspace, recipe.datasets)
     prints: dict[str, dict[str, Any]] = {}
     for row in recipe.plan():
         dataset, policy = row["dataset"], row["policy"]
@@ -63,7 +73,7 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False) -> Collecte
     with recorded(workspace, "collect", recipe, prints) as run:
         done = collect(workspace, recipe, run)
         run.counts = {**asdict(done), "failures": dict(done.failures)}
-        run.exit_code = 3 if done.left else 0
+        run.exit_code = 3 if done.left or done.in_flight else 0
         return done
 
 
@@ -74,6 +84,11 @@ def verify_stage(recipe: Recipe) -> Verified:
         done = verify(workspace, recipe, run)
         run.counts = asdict(done)
         return done
+
+
+def agreement_stage(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """How far the present verdicts agree with those of [verify] against: columns and rows."""
+    return agreement(open_workspace(recipe.data), recipe)
 
 
 def averages(recipe: Recipe) -> dict[str, dict[str, float]]:
@@ -139,10 +154,16 @@ def query_stage(recipe: Recipe, query: str, output: Path | None = None) -> tuple
     con = connect(open_workspace(recipe.data), recipe.plan())
     text = sql.read(Path(query)) if query.endswith(".sql") and Path(query).is_file() else query.strip().rstrip(";")
     try:
+        if len(con.extract_statements(text)) != 1:
+            raise UsageError("sql takes one query, as in: sql 'SELECT avg(reward) FROM rollouts'")
         if output is not None:
             sql.run(con, f"COPY ({text}) TO {sql.literal(str(output))} ({_format(output)})")
             return [], []
-        return list(sql.columns(con, text)), sql.rows(con, text)
+        kinds = sql.columns(con, text)
+        zoned = [f'"{name}"::TIMESTAMP AS "{name}"' for name, kind in kinds.items() if kind.endswith("TIME ZONE")]
+        if zoned:  # which DuckDB hands to Python only where pytz is installed; the session's zone is UTC
+            text = f"SELECT * REPLACE ({', '.join(zoned)}) FROM ({text})"
+        return list(kinds), sql.rows(con, text)
     except sql.Error as error:
         raise UsageError(f"the query does not run: {str(error).strip()}") from error
 
@@ -152,9 +173,9 @@ def status_stage(recipe: Recipe) -> Status:
     return status(open_workspace(recipe.data), recipe)
 
 
-def export_stage(recipe: Recipe, output: Path) -> int:
-    """Rollouts -> one JSONL file in NeMo Gym's shape. Returns the number of lines."""
-    return export(open_workspace(recipe.data), recipe, output)
+def export_stage(recipe: Recipe, output: Path, companions: bool = False) -> int:
+    """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines."""
+    return export(open_workspace(recipe.data), recipe, output, companions)
 
 
 def views_stage(recipe: Recipe) -> str:

@@ -14,7 +14,8 @@ from rolloutops.workspace import Workspace, connect
 PROGRESS = """
 WITH counted AS (
     SELECT dataset, policy, count(*) AS wanted, count(*) FILTER (WHERE state = 'done') AS done,
-        count(*) FILTER (WHERE state = 'owed') AS owed, count(*) FILTER (WHERE state = 'given_up') AS given_up
+        count(*) FILTER (WHERE state = 'owed') AS owed, count(*) FILTER (WHERE state = 'in_flight') AS in_flight,
+        count(*) FILTER (WHERE state = 'given_up') AS given_up
     FROM wanted_states GROUP BY dataset, policy
 ),
 judged AS (
@@ -22,7 +23,7 @@ judged AS (
     FROM rollouts GROUP BY dataset, policy
 ),
 due AS (SELECT dataset, policy, count(*) AS unjudged FROM unjudged GROUP BY dataset, policy)
-SELECT c.dataset, c.policy, c.wanted, c.done, c.owed, c.given_up, coalesce(j.judged, 0) AS judged,
+SELECT c.dataset, c.policy, c.wanted, c.done, c.owed, c.in_flight, c.given_up, coalesce(j.judged, 0) AS judged,
     coalesce(due.unjudged, 0) AS unjudged, j.mean_reward
 FROM counted AS c
 LEFT JOIN judged AS j ON j.dataset = c.dataset AND j.policy = c.policy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rolloutops.build import BuildReport
     from rolloutops.chunk import Chunked
     from rolloutops.collect import Collected
+    from rolloutops.importing import Imported
     from rolloutops.selection import Funnel
     from rolloutops.status import Status
     from rolloutops.verify import Verified
@@ -65,13 +67,38 @@ def chunked(done: Sequence[Chunked], skip_bad_lines: bool) -> Iterator[str]:
         yield "mend those lines and chunk again, or leave them out on purpose with --skip_bad_lines"
 
 
+def imported(done: Imported, skip_bad_lines: bool) -> Iterator[str]:
+    """What became of imported rows."""
+    counted = ("read", "asked", "rollouts", "failures", "duplicates", "known", "rejected", "tasks", "verdicts")
+    columns = ("dataset", *counted)
+    yield table(columns, [[getattr(done, name) for name in columns]])
+    if done.policies:
+        yield f"policies: {', '.join(done.policies)}"
+    if done.masked:
+        yield f"{count(done.masked, 'rollout')} masked: their reward measures nothing and is left out"
+    if done.renumbered:
+        yield f"{count(done.renumbered, 'rollout')} got the next free index: another has theirs"
+    if done.skipped:
+        yield f"no rollouts in: {', '.join(done.skipped)}"
+    if done.rejected:
+        yield f"{count(done.rejected, 'line')} rejected, listed in {done.rejected_file}; the first:"
+        yield from (f"  {example}" for example in done.examples)
+        if not skip_bad_lines:
+            yield "mend those lines and import again, or leave them out on purpose with --skip_bad_lines"
+
+
 def collected(done: Collected) -> Iterator[str]:
     """How a collection ended."""
     if done.saved:
         yield f"{count(done.saved, 'row')} of a killed run saved from its journal"
     if done.judged:
         yield f"{count(done.judged, 'rollout')} of earlier runs judged"
-    if not done.owed:
+    if done.in_flight:
+        yield (
+            f"{count(done.jobs, 'batch job')} under way for {count(done.in_flight, 'rollout')}: run the same command "
+            "again to collect what has ended, or with --engine_args.wait=true to wait for it"
+        )
+    elif not done.owed and not done.done:
         given_up = f", but {done.given_up:,} that are given up" if done.given_up else ""
         yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{given_up}"
         return
@@ -81,6 +108,11 @@ def collected(done: Collected) -> Iterator[str]:
     )
     if done.left:
         yield "run the same command again for what is owed"
+
+
+def means(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The mean of each numeric field as JSON: of the one data set, or by data set where there are several."""
+    return json.dumps(found if len(found) != 1 else next(iter(found.values())), indent=4)
 
 
 def verified(done: Verified) -> str:
@@ -117,7 +149,7 @@ def status(now: Status) -> Iterator[str]:
         left = f", {now.seconds_left / 60:,.1f} minutes left at that pace" if now.seconds_left else ""
         yield f"\nlast collection: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
     if not now.faults:
-        yield "\nevery wanted rollout is exactly one of done, owed and given up"
+        yield "\nevery wanted rollout is exactly one of done, owed, in flight and given up"
     else:
         yield f"\nthe tables disagree about {count(len(now.faults), 'rollout')}: please report this"
         yield table(list(now.faults[0]), [list(row.values()) for row in now.faults[:10]])

@@ -4,25 +4,23 @@ verdicts stay, to be compared."""
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rolloutops import sql
 from rolloutops.environments import Rollout, Task
+from rolloutops.errors import UsageError
 from rolloutops.journal import Journal, seal_orphans
 from rolloutops.jsontext import dump
-from rolloutops.judging import Judge, Verdict
+from rolloutops.judging import Judge, Stored, Verdict
 from rolloutops.plugins import find
 from rolloutops.progress import Meter, report
 from rolloutops.recipe import Recipe
 from rolloutops.runs import Run
+from rolloutops.steps import measure
 from rolloutops.workspace import Workspace, connect
-
-IN_FLIGHT = 256
-"""Rollouts handed to a judge at once; its process pool takes them in batches."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,11 @@ class Verifier:
     environment: Any
     judge_: Judge
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether a verdict is made at once, without waiting for a process or another server."""
+        return self.judge_.is_plain
+
     async def judge(self, task: Task, rollout: Rollout) -> Verdict:
         """One verdict; never raises for what the verifier does."""
         return await self.judge_.judge(task, rollout)
@@ -41,6 +44,14 @@ class Verifier:
     async def close(self) -> None:
         """End the judge's processes."""
         await self.judge_.close()
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A verifier that judged where the rollout was made. What version of its code that was, nobody told."""
+
+    name: str
+    version: None = None
 
 
 @dataclass(frozen=True)
@@ -55,23 +66,46 @@ class Verified:
 def verifiers(recipe: Recipe) -> dict[str, Verifier]:
     """data set -> verifier, for the data sets that name an environment."""
     made = {}
+    limits = recipe.verify
     for name, dataset in recipe.datasets.items():
         if dataset.environment is not None:
             plugin = find("environment", dataset.environment, recipe.folder)
-            environment = plugin.make(dataset.environment_args)
-            limits = recipe.verify
-            judge = Judge(
-                environment, plugin, dataset.environment_args, limits.processes, limits.timeout, limits.memory_mb
-            )
+            args = dict(dataset.environment_args)
+            if limits.unsafe_code and "unsafe_code" in plugin.takes():
+                args["unsafe_code"] = True  # where it runs is no part of the verifier's version
+            environment = plugin.make(args)
+            judge = Judge(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
             version = plugin.version(dataset.environment_args)
             made[name] = Verifier(dataset.environment, version, environment, judge)
     return made
 
 
 def verify(workspace: Workspace, recipe: Recipe, run: Run) -> Verified:
-    """Judge what is unjudged, and, with retry_errors, what failed to be judged."""
+    """Judge what is unjudged, and, with retry_errors, what failed to be judged.
+
+    Raises UsageError where `against` is the version of no verdict.
+    """
     seal_orphans(workspace)
+    if recipe.verify.against is not None:
+        _refuse_unknown_version(workspace, recipe.verify.against)
     return asyncio.run(_verify(workspace, recipe, run))
+
+
+def agreement(workspace: Workspace, recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """How far the present verdicts agree with those of the version `against`: metrics/agreement, columns and rows."""
+    con = connect(workspace, recipe.plan())
+    return measure(con, "metrics/agreement", recipe.folder, {"against": recipe.verify.against})
+
+
+def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
+    found = sql.rows(
+        connect(workspace),
+        "SELECT verifier_version, verifier, count(*) FROM verdicts WHERE verifier_version IS NOT NULL"
+        " GROUP BY ALL ORDER BY max(verdict_id) DESC",
+    )
+    if not any(version.startswith(against) for version, _, _ in found):
+        known = ", ".join(f"{version} ({verifier}, {count:,} verdicts)" for version, verifier, count in found)
+        raise UsageError(f"no verdict is of the version {against!r}; there are, the newest first: {known or 'none'}")
 
 
 async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> Verified:
@@ -104,69 +138,58 @@ async def _judge(
             " SEMI JOIN judges AS j ON j.dataset = v.dataset WHERE v.error IS NOT NULL"
         )
     sql.run(con, f"CREATE TABLE due AS {query}")
-    wanted = [
-        name for name in judges if sql.rows(con, f"SELECT 1 FROM due WHERE dataset = {sql.literal(name)} LIMIT 1")
-    ]
-    count = sql.rows(con, f"SELECT count(*) FROM due WHERE list_contains({sql.literal(wanted)}, dataset)")[0][0]
-    if not wanted or not count:
+    counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
+    wanted = {name: counts[name] for name in judges if name in counts}
+    if not wanted:
         return Verified(0, 0, 0)
-    meter = Meter("verdicts", count)
+    meter = Meter("verdicts", sum(wanted.values()))
     watch = asyncio.create_task(report(meter))
     try:
-        for name in wanted:
-            await _judge_dataset(con, name, judges[name], run, journal, meter)
+        for name, count in wanted.items():
+            async for ended in judges[name].judge_.judge_all(_due(con, name), count):
+                for row, verdict in ended:
+                    record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
+                    meter.done += 1
+                    meter.judged(verdict.reward, verdict.error)
     finally:
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
-    return Verified(count, meter.done, sum(meter.failures.values()))
+    return Verified(meter.owed, meter.done, sum(meter.failures.values()))
 
 
-async def _judge_dataset(
-    con: sql.Connection, name: str, verifier: Verifier, run: Run, journal: Journal, meter: Meter
-) -> None:
-    async def one(row: dict[str, Any], task: Task, rollout: Rollout) -> None:
-        verdict = await verifier.judge(task, rollout)
-        record_verdict(run, journal, verifier, row, row["attempt_id"], verdict)
-        meter.done += 1
-        meter.judged(verdict.reward, verdict.error)
-
-    pending: set[asyncio.Task[None]] = set()
-    async for row, task, rollout in _due(con, name):
-        pending.add(asyncio.create_task(one(row, task, rollout)))
-        if len(pending) >= IN_FLIGHT:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
-    await asyncio.gather(*pending)
-
-
-async def _due(con: sql.Connection, name: str) -> AsyncIterator[tuple[dict[str, Any], Task, Rollout]]:
-    """The rollouts of a data set that are due, with what a verifier needs."""
+def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], Stored]]:
+    """The rollouts of a data set that are due: the keys of a verdict, and what a verifier needs."""
     query = f"""
-        SELECT r.task_id, r.policy, r.rollout_index, r.attempt_id, r.row::VARCHAR AS row, r.prompt::VARCHAR AS prompt,
-            r.tools::VARCHAR AS tools, r.answer, r.completion::VARCHAR AS completion, r.text, r.finish_reason
+        SELECT r.task_id, r.policy, r.rollout_index, r.attempt_id, r.row::VARCHAR, r.prompt::VARCHAR,
+            r.tools::VARCHAR, r.answer, r.completion::VARCHAR, r.text, r.finish_reason
         FROM rollouts AS r
         SEMI JOIN due ON due.dataset = r.dataset AND due.attempt_id = r.attempt_id
         WHERE r.dataset = {sql.literal(name)}
     """
     for batch in sql.stream(con, query):
-        for row in batch.to_pylist():
-            tools = json.loads(row["tools"]) if row["tools"] else None
-            task = Task(name, row["task_id"], json.loads(row["row"]), json.loads(row["prompt"]), tools, row["answer"])
-            rollout = Rollout(json.loads(row["completion"]), row["text"], row["finish_reason"])
-            yield {**row, "dataset": name}, task, rollout
+        for task_id, policy, index, attempt_id, *payload in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+            key = {"dataset": name, "task_id": task_id, "policy": policy, "rollout_index": index}
+            yield {**key, "attempt_id": attempt_id}, Stored(name, task_id, *payload)
 
 
 def record_verdict(
-    run: Run, journal: Journal, verifier: Verifier, row: Mapping[str, Any], attempt_id: str, verdict: Verdict
+    run: Run,
+    journal: Journal,
+    verifier: Verifier | Elsewhere,
+    row: Mapping[str, Any],
+    attempt_id: str,
+    verdict: Verdict,
 ) -> None:
     """Append a verdict on an attempt to the journal."""
     journal.append(
         "verdicts",
         {
             "verdict_id": run.next_id(),
-            **{name: row[name] for name in ("dataset", "task_id", "policy", "rollout_index")},
+            "dataset": row["dataset"],
+            "task_id": row["task_id"],
+            "policy": row["policy"],
+            "rollout_index": row["rollout_index"],
             "attempt_id": attempt_id,
             "verifier": verifier.name,
             "verifier_version": verifier.version,

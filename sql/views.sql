@@ -1,6 +1,6 @@
--- The views of a workspace. They stand on five relations that `rolloutops sql --print` defines first:
---   task_log, attempts, verdicts, runs    the Parquet tables as they lie on disk, append-only
---   plan                                  what the recipe asks of each data set and policy:
+-- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
+--   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
+--   plan                                        what the recipe asks of each data set and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
@@ -73,30 +73,69 @@ FROM places AS s
 JOIN plan AS p ON p.dataset = s.dataset
 WHERE p.row_limit IS NULL OR s.place <= p.row_limit;
 
--- wanted_states: each wanted rollout is done, owed or given up. `attempt` is the number of its next attempt.
+-- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
+CREATE OR REPLACE VIEW open_jobs AS
+WITH placed AS (
+    SELECT *, list_position(['intended', 'uploaded', 'submitted', 'ended', 'dropped'], event) AS place
+    FROM jobs
+)
+SELECT job_id, max_by(event, place) AS state, max(url) AS url, max(endpoint) AS endpoint, max(model) AS model,
+    max(len(requests))::BIGINT AS requests, max(file_id) AS file_id, max(batch_id) AS batch_id,
+    min(happened_at) AS began_at
+FROM placed
+GROUP BY job_id
+HAVING max(place) < 4;
+
+-- under_way: the rollouts that open jobs cover.
+CREATE OR REPLACE VIEW under_way AS
+WITH asked AS (
+    SELECT job_id, unnest(requests) AS r
+    FROM jobs
+    SEMI JOIN open_jobs USING (job_id)
+)
+SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_hash, r.policy AS policy,
+    r.rollout_index AS rollout_index, r.attempt AS attempt
+FROM asked;
+
+-- wanted_states: each wanted rollout is done, in flight, owed or given up. `attempt` is the number of its next
+-- attempt, `tries` how many count: an endpoint that was not reached, or refused for now, has not tried it.
 CREATE OR REPLACE VIEW wanted_states AS
 WITH tried AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index,
         bool_or(error IS NULL) AS succeeded,
         bool_or(final AND error IS NOT NULL) AS refused,
-        count(*) AS attempts
+        max(attempt) AS last_attempt,
+        count(*) FILTER (WHERE error IS NULL OR error NOT IN ('rate_limited', 'unreachable')) AS tries,
+        max_by(error, attempt) AS last_error
     FROM attempts
     GROUP BY dataset, task_id, row_hash, policy, rollout_index
+),
+sent AS (
+    SELECT DISTINCT dataset, task_id, row_hash, policy, rollout_index
+    FROM under_way
 )
 SELECT w.dataset, w.task_id, w.row_hash, w.part, w.place, w.policy, w.rollout_index,
-    coalesce(t.attempts, 0)::INTEGER + 1 AS attempt,
+    coalesce(t.last_attempt, 0)::INTEGER + 1 AS attempt, coalesce(t.tries, 0)::INTEGER AS tries, t.last_error,
     CASE
-        WHEN t.attempts IS NULL THEN 'owed'
         WHEN t.succeeded THEN 'done'
-        WHEN t.refused OR t.attempts >= w.max_attempts THEN 'given_up'
+        WHEN sent.task_id IS NOT NULL THEN 'in_flight'
+        WHEN t.last_attempt IS NULL THEN 'owed'
+        WHEN t.refused OR t.tries >= w.max_attempts THEN 'given_up'
         ELSE 'owed'
     END AS state
 FROM wanted AS w
 LEFT JOIN tried AS t
     ON t.dataset = w.dataset AND t.task_id = w.task_id AND t.row_hash = w.row_hash
-    AND t.policy = w.policy AND t.rollout_index = w.rollout_index;
+    AND t.policy = w.policy AND t.rollout_index = w.rollout_index
+LEFT JOIN sent
+    ON sent.dataset = w.dataset AND sent.task_id = w.task_id AND sent.row_hash = w.row_hash
+    AND sent.policy = w.policy AND sent.rollout_index = w.rollout_index;
 
--- owed: what collect has to do; in-flight rollouts are owed until their attempt is written.
+-- in_flight: what a batch is under way for. What a running collect waits for is owed until its attempt is written.
+CREATE OR REPLACE VIEW in_flight AS
+SELECT * EXCLUDE (state) FROM wanted_states WHERE state = 'in_flight';
+
+-- owed: what collect has to do.
 CREATE OR REPLACE VIEW owed AS
 SELECT * EXCLUDE (state) FROM wanted_states WHERE state = 'owed';
 

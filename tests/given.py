@@ -20,7 +20,10 @@ JSON_CELLS = ("metrics", "tool_names", "token_turns")
 def workspace(
     rollouts: Iterable[Mapping[str, Any]], plan: Iterable[Mapping[str, Any]] = (), threads: int = 2, shuffle: int = 0
 ) -> sql.Connection:
-    """A connection with all views. shuffle: a seed, to lay the rows out in another order."""
+    """A connection with all views. shuffle: a seed, to lay the rows out in another order.
+
+    A row with `judged_again` is no rollout, but a further verdict on the one that has its `attempt_id`.
+    """
     tables: dict[str, list[dict[str, Any]]] = {"tasks": [], "attempts": [], "verdicts": []}
     seen = set()
     for number, given in enumerate(rollouts):
@@ -46,12 +49,15 @@ def workspace(
             "verifier_version": "1",
         }
         own = {"prompt": row.pop("own_prompt", None)}
+        judging = {"seconds": row.pop("verify_seconds", None), "run_id": row.pop("verdict_run_id", "run")}
         if (row["dataset"], row["task_id"]) not in seen:
             seen.add((row["dataset"], row["task_id"]))
             tables["tasks"].append(take(schema.TASKS, {**task, **row}))
-        tables["attempts"].append({**take(schema.ATTEMPTS, {**attempt, **row}), "tools": None, **own})
+        if not row.pop("judged_again", False):
+            tables["attempts"].append({**take(schema.ATTEMPTS, {**attempt, **row}), "tools": None, **own})
         if row.get("reward") is not None or row.get("metrics") is not None:
-            tables["verdicts"].append(take(schema.VERDICTS, {**verdict, **row}, but=("error", "seconds", "run_id")))
+            judged = take(schema.VERDICTS, {**verdict, **row}, but=("error", "seconds", "run_id"))
+            tables["verdicts"].append({**judged, **judging})
     con = sql.connect(threads)
     sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), list(plan)))
     for name, rows in tables.items():

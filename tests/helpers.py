@@ -37,7 +37,7 @@ def environ(**more: str) -> dict[str, str]:
 def rolloutops(*words: str, cwd: Path, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder and expect an exit code."""
     done = subprocess.run(
-        command(*words), cwd=cwd, env=environ(**more), capture_output=True, text=True, timeout=300, check=False
+        command(*words), cwd=cwd, env=environ(**more), capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == code, f"exit {done.returncode}, not {code}:\n{done.stdout}\n{done.stderr}"
     assert code == 1 or "Traceback" not in done.stderr, done.stderr

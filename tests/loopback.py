@@ -106,13 +106,12 @@ class Loopback:
         if self.keep_bodies:
             self.bodies.append(body)
             self.headers.append(dict(request.headers))
-        chat = request.path.endswith("/chat/completions")
-        messages = body["messages"] if chat else _messages(body["input"])
+        endpoint, messages = self._asked(request.path, body)
         key = next((_text(m["content"]) for m in reversed(messages) if m.get("role") == "user"), "")
         if self.latency:
             await asyncio.sleep(self.latency)
         fault = self._fault(number, key)
-        entry = {"endpoint": "chat" if chat else "responses", "key": key, "status": 200, "tool": False}
+        entry = {"endpoint": endpoint, "key": key, "status": 200, "tool": False}
         if isinstance(fault, tuple) or fault in REPLIES:
             status, headers, data = fault if isinstance(fault, tuple) else REPLIES[fault]
             return await self._deliver(request, status, headers, data, {**entry, "status": status})
@@ -123,7 +122,7 @@ class Loopback:
         if fault == "refuse":
             transport.abort()
             return web.Response()
-        reply = self._reply(body, messages, chat)
+        reply, entry["tool"] = self._reply(endpoint, body, messages)
         data = orjson.dumps(reply)
         if fault == "truncated":
             return await self._deliver(request, 200, JSON_TYPE, data[: len(data) // 2], entry)
@@ -133,10 +132,13 @@ class Loopback:
             await response.write(data[: len(data) // 2])
             transport.close()
             return response
-        entry["tool"] = (
-            "tool_calls" in reply["choices"][0]["message"] if chat else reply["output"][-1]["type"] != "message"
-        )
         return await self._deliver(request, 200, JSON_TYPE, data, entry)
+
+    def _asked(self, path: str, body: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+        """The endpoint and the messages that a request holds."""
+        if path.endswith("/chat/completions"):
+            return "chat", body["messages"]
+        return "responses", _messages(body["input"])
 
     async def _deliver(
         self, request: web.BaseRequest, status: int, headers: dict[str, str], data: bytes, entry: dict[str, Any]
@@ -162,7 +164,10 @@ class Loopback:
                 return name
         return None
 
-    def _reply(self, body: dict[str, Any], messages: list[dict[str, Any]], chat: bool) -> dict[str, Any]:
+    def _reply(
+        self, endpoint: str, body: dict[str, Any], messages: list[dict[str, Any]]
+    ) -> tuple[dict[str, Any], bool]:
+        """The answer, and whether it is a tool call."""
         last = messages[-1]
         prompt = " ".join(_text(message["content"]) for message in messages)
         called = body.get("tools") and last.get("role") != "tool"
@@ -182,8 +187,8 @@ class Loopback:
                 "generation_token_ids": [zlib.crc32(word.encode()) % 50000 for word in words],
                 "generation_log_probs": [-0.5 - i / 8 for i in range(len(words))],
             }
-        shape = self._chat if chat else self._responses
-        return shape(body["model"], text, name, arguments, usage, tokens)
+        shape = self._chat if endpoint == "chat" else self._responses
+        return shape(body["model"], text, name, arguments, usage, tokens), bool(called)
 
     def _chat(
         self, model: str, text: str, name: str, arguments: str, usage: dict[str, int], tokens: dict[str, Any]
@@ -302,9 +307,9 @@ async def _listen(server: Loopback, port: int) -> web.ServerRunner:
 
 
 @contextmanager
-def serving(**told: Any) -> Iterator[Loopback]:
+def serving(kind: type[Loopback] = Loopback, **told: Any) -> Iterator[Any]:
     """A Loopback in a thread of its own, for the length of a `with`. The arguments are its fields."""
-    server = Loopback(**told)
+    server = kind(**told)
     loop = asyncio.new_event_loop()
     runner = loop.run_until_complete(_listen(server, 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)

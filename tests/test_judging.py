@@ -16,7 +16,7 @@ import pytest
 
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
-from rolloutops.judging import Judge, Verdict
+from rolloutops.judging import Judge, Stored, Verdict
 from rolloutops.plugins import find
 
 # One environment for all that a verifier can do: the rollout's text is the deed.
@@ -36,6 +36,11 @@ def do(deed, task):
     word, _, rest = deed.partition(" ")
     if word == "reward": return float(rest)
     if word == "pid": return {"reward": 1.0, "pid": os.getpid()}
+    if word == "nap":
+        time.sleep(float(rest.split()[0]))
+        return {"reward": 1.0, "pid": os.getpid()}
+    if word == "row": return {"reward": 1.0, "row": str(task.row)}
+    if word == "unsure": return {"reward": None, "error": "no verdict", "judge_calls": 2}
     if word == "meet":  # ends when two processes are here
         Path(rest, str(os.getpid())).touch()
         while len(os.listdir(rest)) < 2: time.sleep(0.01)
@@ -152,6 +157,7 @@ BAD = [
     ("raise", "verify raised ValueError: cannot judge this"),
     ("sysexit", "verify raised SystemExit: 3"),
 ]
+"""What a verifier does, and what the verdict then says."""
 
 
 @pytest.mark.parametrize("cpu_bound", [False, True])
@@ -176,6 +182,12 @@ def test_what_a_verifier_returns(folder: Path, cpu_bound: bool) -> None:
         "path": "/x",
         "big": 10**400,
     }
+
+
+def test_a_verifier_may_say_that_it_cannot_judge_and_what_that_cost(folder: Path) -> None:
+    (verdict,) = judged(judge(folder, cpu_bound=False), "unsure")
+    assert (verdict.reward, verdict.error, verdict.error_message) == (None, "verifier_error", "no verdict")
+    assert verdict.metrics == {"judge_calls": 2.0}
 
 
 def test_a_verifier_that_will_not_end_is_stopped_and_the_others_go_on(folder: Path) -> None:
@@ -268,29 +280,96 @@ def test_a_failure_is_not_kept(folder: Path) -> None:
     assert [(v.error, v.cached) for v in asyncio.run(run())] == [("verifier_error", False)] * 2
 
 
+def stored(deed: str, n: int = 0, row: str = "{}") -> Stored:
+    return Stored("demo", str(n), row, "[]", None, None, "[]", deed, "stop")
+
+
+@pytest.mark.parametrize("factory", ["make", "coroutine"])
 @pytest.mark.parametrize("cpu_bound", [False, True])
-def test_judge_many_keeps_the_order_and_reads_as_needed(folder: Path, cpu_bound: bool) -> None:
-    read = 0
+def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, cpu_bound: bool, factory: str) -> None:
+    count, read = 5000, 0
 
-    def pairs() -> Iterator[tuple[Task, Rollout]]:
+    def items() -> Iterator[tuple[int, Stored]]:
         nonlocal read
-        for n in range(20_000):
+        for n in range(count):
             read += 1
-            yield pair("raise" if n % 1000 == 7 else f"reward {n}", n)
+            yield n, stored("raise" if n % 1000 == 7 else f"reward {n}", n)
 
-    async def run() -> int:
-        here = judge(folder, cpu_bound=cpu_bound)
-        seen = 0
+    async def run() -> dict[int, float | None]:
+        here = judge(folder, factory, **({"cpu_bound": cpu_bound} if factory == "make" else {}))
+        seen: dict[int, float | None] = {}
         try:
-            async for verdict in here.judge_many(pairs()):
-                assert verdict.reward == (None if seen % 1000 == 7 else seen)
-                seen += 1
-                assert read - seen <= 1024
+            async for ended in here.judge_all(items(), count):
+                seen.update((n, verdict.reward) for n, verdict in ended)
+                assert read - len(seen) <= 1024
         finally:
             await here.close()
         return seen
 
-    assert asyncio.run(run()) == 20_000
+    assert asyncio.run(run()) == {n: None if n % 1000 == 7 else float(n) for n in range(count)}
+
+
+def test_what_is_stored_is_read_as_it_was_written(folder: Path) -> None:
+    """Integers stay exact; a row that cannot be sent or read as JSON is one bad verdict, not the end."""
+
+    async def run(cpu_bound: bool) -> list[Verdict]:
+        here = judge(folder, cpu_bound=cpu_bound)
+        row = '{"big": 123456789012345678901234567890, "half": 0.1}'
+        try:
+            items = enumerate([stored("row", 0, row), stored("row", 1, "{"), stored("reward 1", 2)])
+            found = {n: verdict async for many in here.judge_all(items, 3) for n, verdict in many}
+            return [found[n] for n in range(3)]
+        finally:
+            await here.close()
+
+    for cpu_bound in (False, True):
+        exact, broken, good = asyncio.run(run(cpu_bound))
+        assert exact.details["row"] == "{'big': 123456789012345678901234567890, 'half': 0.1}"
+        assert (broken.error, good.reward) == ("verifier_error", 1.0)
+        assert "cannot be read" in (broken.error_message or "")
+
+
+def test_a_plain_verifier_that_takes_long_is_spread_over_the_workers(folder: Path) -> None:
+    async def run(processes: int | None, count: int) -> set[int]:
+        here = judge(folder, cpu_bound=False, processes=processes)
+        try:
+            items = ((n, stored("nap 0.06 pid", n)) for n in range(3 if count < 1000 else 20))
+            ended = [pair async for many in here.judge_all(items, count) for pair in many]
+        finally:
+            await here.close()
+        return {int(verdict.details["pid"]) for _, verdict in ended}
+
+    assert asyncio.run(run(2, 3)) == {os.getpid()}, "few are not worth it"
+    assert asyncio.run(run(0, 10_000)) == {os.getpid()}, "no process is allowed"
+    many = asyncio.run(run(2, 10_000))
+    assert os.getpid() in many
+    assert len(many) > 1
+
+
+def test_a_plain_verifier_that_turns_out_slow_does_not_hold_up_the_event_loop(folder: Path) -> None:
+    async def run() -> tuple[list[Verdict], float]:
+        here = judge(folder, cpu_bound=False)
+        worst, last = 0.0, time.monotonic()
+
+        async def tick() -> None:
+            nonlocal worst, last
+            while True:
+                await asyncio.sleep(0.01)
+                worst, last = max(worst, time.monotonic() - last), time.monotonic()
+
+        try:
+            first = await here.judge(*pair("nap 0.6 pid"))
+            assert not here.is_plain
+            watch, last = asyncio.create_task(tick()), time.monotonic()
+            others = await asyncio.gather(*(here.judge(*pair("nap 1 pid", n)) for n in range(8)))
+            watch.cancel()
+            return [first, *others], worst
+        finally:
+            await here.close()
+
+    verdicts, worst = asyncio.run(run())
+    assert {verdict.details["pid"] for verdict in verdicts} == {os.getpid()}
+    assert worst < 4.0, "eight verdicts of a second each, one after the other, take eight"
 
 
 def test_a_cancelled_caller_harms_nobody(folder: Path) -> None:

@@ -259,7 +259,7 @@ def test_nobody_listens() -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     failed = fails(f"http://127.0.0.1:{port}/v1")
-    assert (failed.kind, failed.final) == ("connection", False)
+    assert (failed.kind, failed.final) == ("unreachable", False)
     assert str(port) in failed.message
 
 

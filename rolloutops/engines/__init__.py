@@ -1,4 +1,4 @@
-"""Policy engines: who answers one model call.
+"""Engines: who answers. A policy engine answers one model call, a rollout engine a whole rollout.
 
 An engine is made by a factory `factory(model, **engine_args)`, looked up by name or `package.module:attr`
 (`plugins.py`). Errors of one call are raised as `AttemptFailed`, an engine that cannot start or died as `EngineError`.
@@ -64,6 +64,34 @@ class ModelAnswer:
     limits: Limits | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutAnswer:
+    """A whole rollout: what followed the prompt, what it cost, and what its environment made of it.
+
+    completion: canonical messages. finish_reason: as of ModelAnswer, None where it is not known. model: as it calls
+    itself. returned: what the environment's verify returned, with "reward"; None where it did not judge. verifier: its
+    name. raw: the reply as received, as JSON text. turns: model calls. token_turns: the token lists of each model call
+    that has them, as the column of `attempts`. prompt: what was asked in the end, where the environment may have added
+    to it.
+    """
+
+    completion: Sequence[Message]
+    finish_reason: str | None
+    model: str | None
+    returned: Mapping[str, Any] | None
+    verifier: str
+    raw: str
+    turns: int = 1
+    tool_names: Sequence[str] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    token_turns: Sequence[Mapping[str, Any]] | None = None
+    prompt: Sequence[Message] | None = None
+    limits: Limits | None = None
+
+
 class Engine(Protocol):
     """A policy engine. `start` is called once before the first call (load the model, open the session), `stop` once
     after the last. `answer` is called concurrently."""
@@ -71,5 +99,18 @@ class Engine(Protocol):
     async def start(self) -> None: ...
 
     async def answer(self, call: ModelCall) -> ModelAnswer: ...
+
+    async def stop(self) -> None: ...
+
+
+class RolloutEngine(Protocol):
+    """A rollout engine: the agent loop runs behind it, and with it the tools and, mostly, the verifier.
+
+    `rollout` is called concurrently, with turn 0 of the conversation: the prompt, the tools and the task's row.
+    """
+
+    async def start(self) -> None: ...
+
+    async def rollout(self, call: ModelCall) -> RolloutAnswer: ...
 
     async def stop(self) -> None: ...

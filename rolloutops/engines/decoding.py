@@ -13,12 +13,13 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from rolloutops.chat import message
-from rolloutops.engines import Message, ModelAnswer
+from rolloutops.engines import Limits, Message, ModelAnswer
 from rolloutops.errors import AttemptFailed
 from rolloutops.jsontext import dump
 from rolloutops.messages import from_chat, from_responses, text_of
@@ -60,14 +61,16 @@ CHAT_FINISH = {
 """Chat's finish reasons as rolloutops' own; any other is `stop`."""
 
 
-def read_responses(body: bytes, *, model: str = "", token_ids: bool = False) -> ModelAnswer:
-    """The answer in a Responses object. model: the name where the answer has none."""
-    return _read(_responses, body, model, token_ids)
+def read_responses(
+    body: bytes, *, model: str = "", token_ids: bool = False, limits: Limits | None = None
+) -> ModelAnswer:
+    """The answer in a Responses object. model: the name where the answer has none. limits: kept with the answer."""
+    return _read(_responses, _parse, body, model, token_ids, limits)
 
 
-def read_chat(body: bytes, *, model: str = "", token_ids: bool = False) -> ModelAnswer:
+def read_chat(body: bytes, *, model: str = "", token_ids: bool = False, limits: Limits | None = None) -> ModelAnswer:
     """The answer in a Chat completion: its first choice."""
-    return _read(_chat, body, model, token_ids)
+    return _read(_chat, _parse_tokens if token_ids else _parse, body, model, token_ids, limits)
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
@@ -102,9 +105,30 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _read(shape: Callable[[dict, str, bool], dict[str, Any]], body: bytes, model: str, token_ids: bool) -> ModelAnswer:
+def rate_limits(headers: Mapping[str, str]) -> Limits | None:
+    """What the headers say of the endpoint's rate limits, as OpenAI, Azure and vLLM's proxies write them."""
+    if "x-ratelimit-limit-requests" not in headers and "x-ratelimit-limit-tokens" not in headers:
+        return None
+    said: list[float | None] = []
+    for name in ("limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens"):
+        try:
+            value = float(headers.get(f"x-ratelimit-{name}", ""))
+            said.append(value if math.isfinite(value) else None)
+        except ValueError:
+            said.append(None)
+    return Limits(*said)
+
+
+def _read(
+    shape: Callable[[dict, str, bool], dict[str, Any]],
+    parse: Callable[[bytes], Any],
+    body: bytes,
+    model: str,
+    token_ids: bool,
+    limits: Limits | None,
+) -> ModelAnswer:
     try:
-        answer = _parse(body)
+        answer = parse(body)
         if not isinstance(answer, dict):
             raise AttemptFailed("bad_response", "the answer is not a JSON object")
         if answer.get("error"):
@@ -112,7 +136,7 @@ def _read(shape: Callable[[dict, str, bool], dict[str, Any]], body: bytes, model
             raise _failed(CODES.get(code) or _number(code) or 200, code, text)
         named = answer.get("model")
         found = shape(answer, named if named and isinstance(named, str) else model, token_ids)
-        return ModelAnswer(raw=body.decode(errors="replace"), **found)
+        return ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found)
     except AttemptFailed as failed:
         failed.raw = failed.raw or body[:KEPT].decode(errors="replace")
         raise
@@ -131,6 +155,43 @@ def _parse(body: bytes) -> Any:
     except (ValueError, RecursionError):
         empty = "the answer is empty" if not body.strip() else f"the answer is not JSON: {why}"
         raise AttemptFailed("bad_response", empty) from None
+
+
+def _parse_tokens(body: bytes) -> Any:
+    """As `_parse`, for a Chat completion with log-probs: they are read as numbers, under `log_probs` of their choice.
+    An object for each of 8,000 tokens takes three times as long."""
+    read = _typed()
+    try:
+        return _parse(body) if read is None else read(body)
+    except ValueError:  # it has another shape: the general way says what is wrong with it, if anything
+        return _parse(body)
+
+
+@lru_cache(maxsize=1)
+def _typed() -> Callable[[bytes], Any] | None:
+    """The reader of Chat completions, None where msgspec is not installed."""
+    try:
+        import msgspec
+    except ImportError:
+        return None
+    entry = msgspec.defstruct("Entry", [("logprob", float)], gc=False)
+    entries = msgspec.defstruct("Entries", [("content", list[entry] | None, None)])  # type: ignore[valid-type]
+    named = ("message", "finish_reason", "error", "token_ids", "prompt_token_ids")
+    choice = msgspec.defstruct("Choice", [*((n, Any, None) for n in named), ("logprobs", entries | None, None)])
+    shown = ("model", "error", "usage", "prompt_token_ids")
+    answer = msgspec.defstruct("Answer", [*((n, Any, None) for n in shown), ("choices", list[choice] | None, None)])  # type: ignore[valid-type]
+    decode = msgspec.json.Decoder(answer).decode
+
+    def read(body: bytes) -> dict[str, Any]:
+        found: Any = decode(body)
+        choices = []
+        for each in found.choices or ():
+            content = each.logprobs.content if each.logprobs is not None else None
+            log_probs = [one.logprob for one in content or ()]
+            choices.append({**{n: getattr(each, n) for n in named}, "log_probs": log_probs})
+        return {**{n: getattr(found, n) for n in shown}, "choices": choices}
+
+    return read
 
 
 def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]:
@@ -193,12 +254,11 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
         "cached_tokens": _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens")),
     }
     if token_ids:
-        content = (choice.get("logprobs") or {}).get("content") or []
-        found |= _tokens(
-            answer.get("prompt_token_ids") or choice.get("prompt_token_ids"),
-            choice.get("token_ids"),
-            [entry["logprob"] for entry in content],
-        )
+        log_probs = choice.get("log_probs")
+        if log_probs is None:
+            log_probs = [entry["logprob"] for entry in (choice.get("logprobs") or {}).get("content") or []]
+        prompt = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
+        found |= _tokens(prompt, choice.get("token_ids"), log_probs)
     return found
 
 

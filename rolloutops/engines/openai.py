@@ -22,7 +22,7 @@ from yarl import URL
 
 from rolloutops import __version__
 from rolloutops.engines import Engine, ModelAnswer, ModelCall
-from rolloutops.engines.decoding import failure, read_chat, read_responses
+from rolloutops.engines.decoding import failure, rate_limits, read_chat, read_responses
 from rolloutops.engines.encoding import chat_body, encode, responses_body
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 
@@ -48,6 +48,7 @@ def make(
     api_key_required: bool | None = None,
     request_timeout: float = 600.0,
     connect_timeout: float = 10.0,
+    first_byte_timeout: float | None = None,
     headers: Mapping[str, str] | None = None,
     extra_body: Mapping[str, Any] | None = None,
     token_ids: bool = False,
@@ -60,7 +61,8 @@ def make(
     endpoint: `responses`, or `chat` for servers that only have Chat completions.
     api_key_env: the environment variable that holds the key; the key itself is never a setting.
     api_key_required: it is a mistake if that variable is not set (default: for api.openai.com only).
-    request_timeout: seconds for a whole call. connect_timeout: seconds to reach the server.
+    request_timeout: seconds for a whole call. connect_timeout: seconds to reach the server. first_byte_timeout:
+        seconds in which nothing at all may come (default: as long as the call may take).
     headers: more headers for each request. extra_body: more fields for each request's body; they win.
     token_ids: keep token ids and log-probs, where the server gives them (vLLM's Chat, NeMo Gym's model servers).
     max_connections: connections at the same time; 0 is no limit.
@@ -97,6 +99,7 @@ def make(
         token_ids=token_ids,
         request_timeout=float(request_timeout),
         connect_timeout=float(connect_timeout),
+        first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
         max_connections=int(max_connections),
     )
 
@@ -116,6 +119,7 @@ class OpenAIEngine:
     token_ids: bool
     request_timeout: float
     connect_timeout: float
+    first_byte_timeout: float | None
     max_connections: int
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
     _address: URL = field(default=URL(), init=False, repr=False)
@@ -127,7 +131,9 @@ class OpenAIEngine:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self.request_timeout, sock_connect=self.connect_timeout),
+            timeout=aiohttp.ClientTimeout(
+                total=self.request_timeout, sock_connect=self.connect_timeout, sock_read=self.first_byte_timeout
+            ),
             headers=self.headers,
             proxy=_proxy(self._address),
             read_bufsize=2**18,
@@ -138,6 +144,25 @@ class OpenAIEngine:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    async def ready(self) -> str:
+        """Whether the endpoint answers and takes the key, for `check`: its list of models is asked for, and costs
+        nothing. Raises EngineError."""
+        await self.start()
+        assert self._session is not None
+        parts = urlsplit(self.url)
+        models = f"{parts.path.removesuffix('/responses').removesuffix('/chat/completions')}/models"
+        try:
+            address = URL(urlunsplit((parts.scheme, parts.netloc, models, parts.query, "")))
+            async with self._session.get(address, allow_redirects=False) as reply:
+                status = reply.status
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise EngineError(str(self._unreached(error))) from None
+        finally:
+            await self.stop()
+        if status in (401, 403):
+            raise EngineError(f"{self._shown()} refuses the key ({status})")
+        return f"{self._shown()} answers"
 
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request, one answer; else AttemptFailed."""
@@ -158,7 +183,7 @@ class OpenAIEngine:
         if not 200 <= reply.status < 300:
             raise self._refused(reply.status, reply.headers, got)
         read = read_responses if self.endpoint == "responses" else read_chat
-        return read(got, model=self.model, token_ids=self.token_ids)
+        return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))
 
     def body(self, call: ModelCall) -> bytes:
         """The body of the request that a call makes."""
@@ -178,6 +203,7 @@ class OpenAIEngine:
             where = headers.get("Location", "another address")
             return AttemptFailed("bad_request", f"{status}: {self._shown()} moved to {where}: change base_url")
         failed = failure(status, headers, body)
+        failed.limits = rate_limits(headers)
         if status in (404, 405):
             other = "chat" if self.endpoint == "responses" else "responses"
             hint = f"{failed.message} (POST {self._shown()}: is base_url right, or does it need endpoint = {other!r}?)"
@@ -190,7 +216,9 @@ class OpenAIEngine:
         for secret in self.secrets:
             said = said.replace(secret.decode(), "[key]")
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return AttemptFailed("connection", f"no connection to {self._shown()} within {self.connect_timeout:g} s")
+            return AttemptFailed("unreachable", f"no connection to {self._shown()} within {self.connect_timeout:g} s")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return AttemptFailed("unreachable", f"{self._shown()}: {said}")
         if isinstance(error, asyncio.TimeoutError):
             return AttemptFailed("timeout", f"no answer from {self._shown()} within {self.request_timeout:g} s")
         if isinstance(error, aiohttp.ClientResponseError):

@@ -70,17 +70,22 @@ class VllmEngine:
 
     # -- what collect calls ---------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Load the model. Raises EngineError in one sentence, MissingExtra where vLLM is not installed."""
+    async def ready(self) -> str:
+        """Whether it could start, for `check`: nothing is loaded. Raises what `start` would."""
         if importlib.util.find_spec("vllm") is None:
             raise MissingExtra("the engine vllm", "cpu" if self.model == smollm2.NAME else "vllm")
+        if self.model.startswith((".", "/", "~")) and not Path(self.model).expanduser().is_dir():
+            raise EngineError(f"no folder {self.model} to load a model from")
+        return "vLLM is installed"
+
+    async def start(self) -> None:
+        """Load the model. Raises EngineError in one sentence, MissingExtra where vLLM is not installed."""
+        await self.ready()
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         path = Path(self.model).expanduser()
         if self.model == smollm2.NAME:
             path = await asyncio.to_thread(smollm2.folder)
-        elif self.model.startswith((".", "/", "~")) and not path.is_dir():
-            raise EngineError(f"no folder {self.model} to load a model from")
         if path.is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         source = str(path) if path.is_dir() else self.model

@@ -6,13 +6,18 @@ Only `verify` is needed; the rest is optional and looked up with `getattr`:
     tools          canonical chat tools that are offered where a task brings none
     begin(task)    the state of one rollout, handed to each tool call
     call(name, arguments, state)   run one tool: text (or anything JSON) for the model; what it raises goes to the model
-    verify(task, rollout)          the reward as a float, or a dict with "reward" and any other fields
+    verify(task, rollout)          the reward as a float, or a dict with "reward" and any other fields; where it could
+                   not judge, it raises, or returns a dict with "reward" None and a text under "error"
     gold(task)     the text of an answer that must score 1.0, or None where the task has none
     cpu_bound      True: verify runs in a process pool, with a time limit; or a function of the task that says so
     pure           True: equal task and rollout give an equal verdict, so it may be taken from a cache
     prepare()      called once in each process that judges, before its first verdict: import what is heavy
+    preflight()    called once, before the first verdict: raise RolloutopsError where it cannot judge on this machine
+    longest        seconds that verify may take by its own limits: no shorter limit is put on it from outside
+    parallel       verdicts of a coroutine verify that run at once; waiting for a turn is not part of its time
+    close()        called once after the last verdict, where verify is a coroutine function: close connections
 
-`call` and `verify` may be coroutine functions.
+`call`, `verify` and `close` may be coroutine functions.
 """
 
 from __future__ import annotations

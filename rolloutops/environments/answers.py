@@ -15,11 +15,16 @@ _MARK = re.compile(r"(?i)\banswer\**\s*(?::|\bis\b:?)\**|####")
 _FENCES = (("\\(", "\\)"), ("\\[", "\\]"), ("$", "$"), ("**", "**"), ("`", "`"), ("{", "}"))
 
 
-def final_text(text: str) -> str:
-    """The end of a text, without inline reasoning: what stands in `<think>` is not an answer, closed or not."""
+def without_reasoning(text: str) -> str:
+    """A text without inline reasoning: what stands in `<think>` is not an answer, closed or not."""
     end = text.rfind("</think>")
     text = text[end + len("</think>") :] if end >= 0 else text
-    return text.partition("<think>")[0][-TAIL:]
+    return text.partition("<think>")[0]
+
+
+def final_text(text: str) -> str:
+    """The end of a text, without inline reasoning."""
+    return without_reasoning(text)[-TAIL:]
 
 
 def boxes(text: str) -> list[str]:

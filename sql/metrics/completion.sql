@@ -1,6 +1,8 @@
--- What the recipe asks for and what is there, by data set and policy: wanted, done, owed and given up.
+-- What the recipe asks for and what is there, by data set and policy: wanted, done, in flight (a batch is under
+-- way), owed and given up.
 SELECT dataset, policy, count(*) AS wanted,
     count(*) FILTER (state = 'done') AS done,
+    count(*) FILTER (state = 'in_flight') AS in_flight,
     count(*) FILTER (state = 'owed') AS owed,
     count(*) FILTER (state = 'given_up') AS given_up,
     count(DISTINCT task_id) AS tasks,

@@ -58,14 +58,19 @@ counts AS (
 -- Those that are short, as one sentence: error() ends the query with it.
 fair AS (
     SELECT CASE WHEN count(*) > 0 THEN error(
-        string_agg(format('{} has {} rows of the {} wanted', dataset, available, wanted), '; ' ORDER BY dataset)
-        || CASE getvariable('on_shortage')
-            WHEN 'fail' THEN '; ask for fewer rows, or set on_shortage to shrink or repeat'
-            ELSE '; ask for fewer rows, or raise max_copies'
+        string_agg(CASE available
+            WHEN 0 THEN format('{} has no rows: leave it out of shares', dataset)
+            ELSE format('{} has {} rows of the {} wanted', dataset, available, wanted)
+        END, '; ' ORDER BY dataset)
+        || CASE
+            WHEN max(available) = 0 THEN ''
+            WHEN getvariable('on_shortage') = 'repeat' THEN '; ask for fewer rows, or raise max_copies'
+            ELSE '; ask for fewer rows, or set on_shortage to shrink or repeat'
         END
     ) END IS NULL AS fair
     FROM counts
-    WHERE wanted > available * CASE getvariable('on_shortage') WHEN 'repeat' THEN getvariable('max_copies') ELSE 1 END
+    WHERE available = 0
+        OR wanted > available * CASE getvariable('on_shortage') WHEN 'repeat' THEN getvariable('max_copies') ELSE 1 END
 ),
 
 places AS (

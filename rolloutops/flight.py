@@ -1,0 +1,281 @@
+"""The window: rollouts in flight, each try of them, and what comes next.
+
+As many workers as rollouts may be in flight take one after the other from a queue, across parts and data sets, so that
+the slowest of a part holds nobody up. What failed and may succeed later waits outside the window and comes back into
+the queue. A verdict that takes time is awaited outside of it too. Each attempt is in the journal the moment it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rolloutops.agent import Attempted, Owed, attempt
+from rolloutops.engines import Engine
+from rolloutops.environments import Rollout
+from rolloutops.errors import FAILURES, EngineError
+from rolloutops.failpoints import failpoint
+from rolloutops.health import Health
+from rolloutops.journal import Journal
+from rolloutops.judging import verdict_of
+from rolloutops.owed import Asked, Ledger, Part
+from rolloutops.pacing import Pace
+from rolloutops.progress import Meter, report
+from rolloutops.purse import Purse
+from rolloutops.runs import Run
+from rolloutops.verify import Elsewhere, Verifier, record_verdict
+
+AHEAD = 64
+"""Rollouts that wait in the queue, at least: what comes back for another try stands behind no more than these."""
+PARKED = 1000
+"""Rollouts that may wait outside the window for another try: memory stays bounded."""
+JUDGING = 1000
+"""Rollouts that may wait outside the window for their verdict."""
+
+
+@dataclass
+class Flight:
+    """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; room
+    is for those that were not. remaining and release are by part."""
+
+    run: Run
+    journal: Journal
+    engine: Engine
+    verifiers: Mapping[str, Verifier]
+    meter: Meter
+    pace: Pace
+    health: Health
+    purse: Purse
+    grace: float = 5.0
+    stopped: str = ""
+    closing: bool = False
+    in_flight: int = 0
+    workers: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AHEAD))
+    parked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARKED))
+    judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGING))
+    remaining: dict[tuple[str, int], int] = field(default_factory=dict)
+    release: dict[tuple[str, int], Callable[[], None]] = field(default_factory=dict)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part], stopping: asyncio.Event) -> None:
+    """Keep rollouts in flight until the parts are settled, the engine dies, the budget is spent, or Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    flight.meter.notes = [lambda: flight.purse.note(flight.meter.owed - flight.meter.done), flight.pace.note]
+    beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight.journal))]
+
+    def cancel_all() -> None:
+        for task in flight.tasks:
+            task.cancel()
+
+    def interrupted() -> None:
+        if stopping.is_set():
+            cancel_all()
+            return
+        stopping.set()
+        sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
+        _start_no_more(flight)
+        loop.call_later(flight.grace, cancel_all)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
+    # What is there by now stays: the collector of garbage need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    try:
+        async with flight.group:
+            feeding = _spawn(flight, _feed(flight, ledger, asked, parts))
+            feeding.set_name("feed")
+            _staff(flight)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        gc.unfreeze()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        for release in flight.release.values():
+            flight.journal.when_sealed(release)
+
+
+def _spawn(flight: Flight, what: object) -> asyncio.Task[None]:
+    task: asyncio.Task[None] = flight.group.create_task(what)  # type: ignore[arg-type]
+    flight.tasks.add(task)
+    task.add_done_callback(flight.tasks.discard)
+    return task
+
+
+def _staff(flight: Flight) -> None:
+    """As many workers as rollouts may be in flight; those that are too many leave by themselves."""
+    while flight.workers < flight.pace.level.now:
+        flight.workers += 1
+        _spawn(flight, _work(flight))
+
+
+def _start_no_more(flight: Flight) -> None:
+    """Let what is in flight end, and start nothing new."""
+    flight.closing = True
+    for task in flight.tasks:
+        if task.get_name() == "feed":
+            task.cancel()
+    while not flight.queue.empty():
+        flight.queue.get_nowait()
+    flight.queue.put_nowait(None)
+
+
+async def _feed(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part]) -> None:
+    """Put the parts' owed rollouts into the queue, as room allows; wait for parts that other processes work on."""
+    waiting = list(parts)
+    while waiting:
+        busy = []
+        for part in waiting:
+            taken = await asyncio.to_thread(ledger.take, part, asked)
+            if taken is None:
+                busy.append(part)
+                continue
+            owed, release = taken
+            flight.meter.owed -= part.owed - len(owed)
+            flight.meter.done_before += part.owed - len(owed)
+            if not owed:
+                release()
+                continue
+            key = (part.dataset, part.number)
+            flight.remaining[key], flight.release[key] = len(owed), release
+            for item in owed:
+                await flight.room.acquire()
+                flight.queue.put_nowait((item, False))
+        if len(busy) == len(waiting):
+            if not flight.remaining:
+                flight.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
+            await asyncio.sleep(1.0)
+        waiting = busy
+    while flight.remaining:
+        flight.settled.clear()
+        await flight.settled.wait()
+    flight.queue.put_nowait(None)
+
+
+async def _work(flight: Flight) -> None:
+    """Try one rollout after the other, until there are none, or too many workers."""
+    level = flight.pace.level
+    while flight.workers <= level.now:
+        item = await flight.queue.get()
+        if item is None:
+            flight.queue.put_nowait(None)  # for the other workers
+            break
+        if not flight.purse.allows(flight.in_flight):
+            if not flight.stopped:
+                flight.stopped = flight.purse.why()
+                _start_no_more(flight)
+            break
+        owed, tried_before = item
+        (flight.parked if tried_before else flight.room).release()
+        if not tried_before and owed.asked.deadline is not None:
+            owed = replace(owed, give_up_at=time.monotonic() + owed.asked.deadline)
+        verifier = flight.verifiers.get(owed.task.dataset)
+        flight.in_flight += 1
+        level.started()
+        try:
+            ended = await attempt(owed, flight.engine, verifier.environment if verifier else None, flight.pace)
+        finally:
+            flight.in_flight -= 1
+        if level.found:
+            level.ended(flight.in_flight + 1, timed_out=ended.row.get("error") == "timeout")
+            _staff(flight)
+        if ended.rollout is None:
+            await _failed(flight, owed, ended)
+        else:
+            await _succeeded(flight, owed, ended, ended.rollout, verifier)
+    flight.workers -= 1
+
+
+async def _failed(flight: Flight, owed: Owed, ended: Attempted) -> None:
+    """Write a failed attempt, and let its rollout come back into the queue after a while, if it may."""
+    row, kind = ended.row, ended.row["error"]
+    if kind == "unauthorized":
+        raise EngineError(f"{row['error_message']}; nothing was given up: mend it and run the command again")
+    wait = _wait(ended, owed)
+    tries = owed.tries + FAILURES[kind].counted
+    late = owed.give_up_at is not None and time.monotonic() + wait > owed.give_up_at
+    row["final"] = late or flight.health.is_final(kind, row["final"])
+    _write(flight, owed, row)
+    flight.health.attempted(kind, row["error_message"])
+    if row["final"] or tries >= owed.asked.max_attempts:
+        _settle(flight, (owed.task.dataset, owed.part))
+        return
+    if flight.closing:
+        return  # owed to the next run
+    await flight.parked.acquire()
+    again = (replace(owed, attempt=owed.attempt + 1, tries=tries), True)
+    asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, again)
+
+
+async def _succeeded(flight: Flight, owed: Owed, ended: Attempted, rollout: Rollout, verifier: Verifier | None) -> None:
+    """Write a rollout and its verdict; one that takes time is awaited outside the window."""
+    attempt_id = _write(flight, owed, ended.row)
+    failpoint("attempt-before-verdict")
+    flight.health.attempted(None, None)
+    if ended.whole is not None and ended.whole.returned is not None:
+        told = verdict_of(ended.whole.returned, 0.0)
+        record_verdict(flight.run, flight.journal, Elsewhere(ended.whole.verifier), ended.row, attempt_id, told)
+        flight.meter.judged(told.reward, told.error)
+    if verifier is None or owed.asked.verify != "now":
+        _settle(flight, (owed.task.dataset, owed.part))
+    elif verifier.is_quick:
+        await _judge(flight, owed, ended, rollout, verifier, attempt_id)
+    else:
+        await flight.judging.acquire()
+        judged = _spawn(flight, _judge(flight, owed, ended, rollout, verifier, attempt_id))
+        judged.add_done_callback(lambda _: flight.judging.release())
+
+
+async def _judge(
+    flight: Flight, owed: Owed, ended: Attempted, rollout: Rollout, verifier: Verifier, attempt_id: str
+) -> None:
+    verdict = await verifier.judge(owed.task, rollout)
+    record_verdict(flight.run, flight.journal, verifier, ended.row, attempt_id, verdict)
+    flight.meter.judged(verdict.reward, verdict.error)
+    _settle(flight, (owed.task.dataset, owed.part))
+
+
+def _write(flight: Flight, owed: Owed, row: dict[str, object]) -> str:
+    """An attempt into the journal, and into the counts. Returns its id."""
+    attempt_id = flight.run.next_id()
+    row["attempt_id"], row["run_id"] = attempt_id, flight.run.run_id
+    flight.journal.append("attempts", row)
+    flight.meter.attempted(row)
+    flight.purse.paid(row, owed.params.get("service_tier"))
+    return attempt_id
+
+
+def _wait(ended: Attempted, owed: Owed) -> float:
+    """Seconds before the next try: what the endpoint asked for, else doubling with full jitter, a minute at most."""
+    doubled = min(60.0, owed.asked.retry_seconds * 2 ** min(owed.attempt - 1, 10))
+    return (ended.retry_after or 0.0) + random.uniform(0, doubled)
+
+
+def _settle(flight: Flight, part: tuple[str, int]) -> None:
+    """One rollout of a part is done or given up. After its last one the part is unlocked, once all is sealed."""
+    flight.remaining[part] -= 1
+    if flight.remaining[part] == 0:
+        del flight.remaining[part]
+        flight.journal.when_sealed(flight.release.pop(part))
+        flight.settled.set()
+
+
+async def _seal_now_and_then(journal: Journal) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        journal.flush_if_due()

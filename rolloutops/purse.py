@@ -1,0 +1,104 @@
+"""What a collection may spend, and what it has spent: tokens, and money where the prices are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rolloutops.errors import UsageError
+from rolloutops.owed import Asked
+from rolloutops.prices import Price, Prices, load, price_of, spent
+from rolloutops.workspace import Workspace, connect
+
+
+@dataclass(slots=True)
+class Purse:
+    """The limits of one engine's collection and the running totals, earlier runs on the same policies included.
+
+    cost is None as soon as one model's price is not known. What is in flight is expected to take the average of what
+    has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget.
+    """
+
+    max_tokens: float | None = None
+    max_cost: float | None = None
+    prices: Prices = field(default_factory=dict)
+    tokens: int = 0
+    cost: float | None = 0.0
+    cost_failed: float = 0.0
+    attempts: int = 0
+    _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
+
+    def allows(self, in_flight: int) -> bool:
+        """Whether one more rollout may start while so many are in flight, each expected to take the average."""
+        if self.max_tokens is None and self.max_cost is None:
+            return True
+        grown = 1 + (in_flight + 1) / max(self.attempts, 1)
+        if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
+            return False
+        return self.max_cost is None or (self.cost or 0.0) * grown <= self.max_cost
+
+    def paid(self, row: Mapping[str, Any], tier: str | None) -> None:
+        """Count an attempt's row."""
+        prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
+        self.attempts += 1
+        self.tokens += prompt + output
+        if not self.prices or not prompt + output:
+            return
+        named = (row["model"], tier)
+        if named not in self._looked_up:
+            self._looked_up[named] = price_of(self.prices, *named)
+        price = self._looked_up[named]
+        if price is None:
+            self.cost = None
+        elif self.cost is not None:
+            cost = price.of(prompt, row.get("cached_tokens") or 0, output)
+            self.cost += cost
+            self.cost_failed += cost if row.get("error") else 0.0
+
+    def note(self, left: int) -> str:
+        """Cost so far, projected over what is left, and on failures; empty where no prices are given."""
+        if not self.prices:
+            return ""
+        if self.cost is None:
+            return "cost n/a"
+        projected = self.cost * (1 + left / max(self.attempts, 1))
+        failed = f", {self.cost_failed:,.2f} of it on failures" if self.cost_failed else ""
+        return f"cost {self.cost:,.2f}{failed}, {projected:,.2f} projected"
+
+    def why(self) -> str:
+        """Why no more may be spent."""
+        cost = f", cost {self.cost:,.2f}" if self.max_cost is not None and self.cost is not None else ""
+        limits = {"max_tokens_total": self.max_tokens, "max_cost": self.max_cost}
+        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
+        return f"the budget is spent ({self.tokens:,} tokens{cost}; {told}): raise it and run the command again"
+
+
+def open_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:
+    """The purse of one engine's data sets and policies. folder: where a relative price table is looked for too.
+
+    Raises UsageError where money is limited and a price is not known.
+    """
+    first = next(iter(asked.values()))
+    prices: Prices = {}
+    if first.prices is not None:
+        path = Path(first.prices)
+        prices = load(path if path.exists() else folder / path)
+    limited = first.max_tokens_total is not None or first.max_cost is not None
+    before = spent(connect(workspace), prices) if limited or prices else []
+    purse = Purse(first.max_tokens_total, first.max_cost, prices)
+    for one in before:
+        if (one.dataset, one.policy) in asked:
+            purse.tokens += one.tokens
+            purse.attempts += one.attempts
+            if prices and one.tokens and purse.cost is not None:
+                purse.cost = None if one.cost is None else purse.cost + one.cost
+                purse.cost_failed += one.cost_failed or 0.0
+    if first.max_cost is not None:
+        for how in asked.values():
+            if price_of(prices, how.model, how.responses_create_params.get("service_tier")) is None:
+                raise UsageError(f"max_cost needs the price of {how.model!r}: name a table that has it with prices = …")
+        if purse.cost is None:
+            raise UsageError("max_cost needs the prices of all models that answered so far: add them to the table")
+    return purse

@@ -1,0 +1,22 @@
+-- Keep the rollouts whose token ids are one sequence: every model call has its ids, and each prompt begins with all
+-- that was seen before it. metrics/token_truth says how many are not.
+-- param log_probs BOOLEAN = false   keep only those that have a log-prob for each generated token too
+SELECT s.*
+FROM selected AS s
+WHERE len(s.token_turns) > 0
+    AND len(s.token_turns) >= coalesce(s.turns, 1)
+    AND list_bool_and(list_transform(s.token_turns, lambda t: len(t.generation_token_ids) > 0))
+    AND (
+        NOT getvariable('log_probs')
+        OR list_bool_and(
+            list_transform(s.token_turns, lambda t: len(t.generation_log_probs) = len(t.generation_token_ids))
+        )
+    )
+    AND coalesce(list_bool_and(list_transform(
+        range(2, len(s.token_turns) + 1),
+        lambda k: len(s.token_turns[k - 1].prompt_token_ids) > 0
+            AND list_concat(s.token_turns[k - 1].prompt_token_ids, s.token_turns[k - 1].generation_token_ids)
+                = s.token_turns[k].prompt_token_ids[
+                    1 : len(s.token_turns[k - 1].prompt_token_ids) + len(s.token_turns[k - 1].generation_token_ids)
+                ]
+    )), true)

@@ -1,0 +1,70 @@
+-- Where the time of each run went, what held it up, and what to do about it. Shares are of the time that rollouts
+-- spent with the model, in tools, in verification (of the same run; not what `verify` judged later) and elsewhere (an
+-- environment's begin, waiting for this process). in_flight: rollouts at work at once, on average; verifying: verdicts.
+-- Verification shows in three ways: progress stalls between rollouts (verdicts that take seconds: calls elsewhere), the
+-- CPU is busy (short verdicts that together take half a core or more), or the model answers fast and rollouts come slowly.
+-- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
+WITH verdict AS (
+    SELECT v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds
+    FROM verdicts AS v
+    SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id
+),
+
+times AS (
+    SELECT r.dataset, r.policy, r.run_id, r.started_at, r.seconds, r.model_seconds, r.tool_seconds,
+        coalesce(v.seconds, 0.0) AS verify_seconds,
+        greatest(r.seconds - coalesce(r.model_seconds, 0.0) - coalesce(r.tool_seconds, 0.0), 0.0) AS other_seconds
+    FROM rollouts AS r
+    LEFT JOIN verdict AS v ON v.attempt_id = r.attempt_id AND v.run_id = r.run_id
+),
+
+runs_of AS (
+    SELECT dataset, policy, run_id, count(*) AS rollouts,
+        max(epoch(started_at) + seconds) - min(epoch(started_at)) AS span,
+        sum(seconds) AS rollout_seconds, sum(model_seconds) AS model, sum(tool_seconds) AS tools,
+        sum(verify_seconds) AS verify, sum(other_seconds) AS other,
+        quantile_cont(verify_seconds, 0.5) AS median_verify, quantile_cont(verify_seconds, 0.99) AS p99_verify
+    FROM times
+    GROUP BY dataset, policy, run_id
+),
+
+shares AS (
+    SELECT *, nullif(model + tools + verify + other, 0) AS total FROM runs_of
+),
+
+told AS (
+    SELECT dataset, policy, run_id, rollouts, rollouts / nullif(span, 0) AS rollouts_per_second,
+        rollout_seconds / nullif(span, 0) AS in_flight, verify / nullif(span, 0) AS verifying,
+        model / total AS model_share, tools / total AS tool_share, verify / total AS verify_share,
+        other / total AS other_share, median_verify, p99_verify,
+        CASE
+            WHEN total IS NULL THEN NULL
+            WHEN verify / total >= getvariable('share') AND verify >= tools AND verify >= other THEN
+                CASE
+                    WHEN p99_verify >= 1.0 THEN 'verification: stalls'
+                    WHEN verify >= 0.5 * span THEN 'verification: compute'
+                    ELSE 'verification'
+                END
+            WHEN tools / total >= getvariable('share') AND tools >= other THEN 'tools'
+            WHEN other / total >= getvariable('share') THEN 'environment'
+            ELSE 'model'
+        END AS bottleneck
+    FROM shares
+)
+
+SELECT *, CASE bottleneck
+    WHEN 'verification: stalls'
+        THEN 'some verdicts take seconds: make verify a coroutine (its calls then overlap), or collect --verify=later'
+    WHEN 'verification: compute'
+        THEN 'verdicts keep the CPU busy: cpu_bound and pure = True, more --processes, or collect --verify=later'
+    WHEN 'verification'
+        THEN 'the model answers faster than rollouts are judged: collect --verify=later, then verify'
+    WHEN 'tools'
+        THEN 'rollouts wait for tools: make call a coroutine, keep what it looks up, raise num_samples_in_parallel'
+    WHEN 'environment'
+        THEN 'rollouts wait outside model and tools: look at the environment''s begin and at this machine''s CPU'
+    WHEN 'model'
+        THEN 'the model: raise num_samples_in_parallel while rollouts_per_second grows, or add servers'
+END AS advice
+FROM told
+ORDER BY dataset, policy, run_id

@@ -1,0 +1,261 @@
+"""Pace: limits are found and kept, with and without headers. In virtual time, so two minutes take milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rolloutops.budgets import Budget
+from rolloutops.engines import Limits, ModelCall
+from rolloutops.errors import EngineError
+from rolloutops.health import Health
+from rolloutops.level import Level
+from rolloutops.pacing import Pace
+from tests.helpers import environ
+from tests.virtual_time import run
+
+
+@dataclass
+class Provider:
+    """An endpoint with a bucket that fills at `rate` a second up to `burst`, or that bears `most` requests at once."""
+
+    rate: Callable[[float], float] = lambda _: 1e9
+    burst: float = 1e9
+    most: float = 1e9
+    latency: Callable[[int], float] = lambda _: 1.0
+    tell: bool = False
+    retry_after: float | None = 1.0
+    done: int = 0
+    refused: int = 0
+    working: int = 0
+    sent: list[float] = field(default_factory=list)
+    _left: float = -1.0
+    _at: float = 0.0
+
+    async def ask(self, pace: Pace) -> bool:
+        ticket = pace.at_once() or await pace.admit()
+        now = asyncio.get_running_loop().time()
+        self.sent.append(now)
+        self._left = self.burst if self._left < 0 else min(self.burst, self._left + self.rate(now) * (now - self._at))
+        self._at = now
+        fine = self._left >= 1 and self.working < self.most
+        self._left -= fine
+        limits = Limits(self.rate(now) * 60, int(self._left)) if self.tell else None
+        if not fine:
+            self.refused += 1
+            await asyncio.sleep(0.001)
+            pace.failed(ticket, "rate_limited", self.retry_after, limits)
+            return False
+        self.working += 1
+        await asyncio.sleep(self.latency(self.working))
+        self.working -= 1
+        self.done += 1
+        pace.answered(ticket, 100, 50, limits)
+        return True
+
+
+async def collect(provider: Provider, tasks: int, pace: Pace, until: float = 1e9) -> float:
+    """Ask for so many answers, as the window does; what is refused comes back. Returns the seconds that it took."""
+    loop, rng = asyncio.get_running_loop(), random.Random(7)
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    for task in range(tasks):
+        queue.put_nowait(task)
+    left, flying, changed = tasks, 0, asyncio.Event()
+
+    async def one(task: int) -> None:
+        nonlocal left, flying
+        pace.level.started()
+        if await provider.ask(pace):
+            left -= 1
+        else:
+            loop.call_later(rng.uniform(0, 1), queue.put_nowait, task)
+            loop.call_later(1, changed.set)
+        pace.level.ended(flying)
+        flying -= 1
+        changed.set()
+
+    running = set()
+    while left and loop.time() < until:
+        while flying < pace.level.now and not queue.empty():
+            flying += 1
+            running.add(asyncio.create_task(one(queue.get_nowait())))
+        changed.clear()
+        await asyncio.wait([asyncio.create_task(changed.wait())], timeout=until - loop.time())
+    return loop.time()
+
+
+def seconds(provider: Provider, tasks: int, level: Level | None = None, until: float = 1e9) -> float:
+    async def main() -> float:
+        return await collect(provider, tasks, Pace(level or Level(16, found=True)), until)
+
+    return run(main())
+
+
+def test_an_unknown_limit_is_found() -> None:
+    for retry_after in (1.0, None):
+        provider = Provider(lambda _: 20, 20, retry_after=retry_after)
+        assert seconds(provider, 600) <= 32
+        assert provider.refused <= 25
+
+
+def test_an_unknown_limit_is_kept_with_a_fixed_number_in_flight() -> None:
+    provider = Provider(lambda _: 20, 20)
+    assert seconds(provider, 600, Level(64)) <= 33
+    assert provider.refused <= 25 + 44, "44 of the first 64 could not be known to be too many"
+
+
+def test_a_limit_that_headers_tell_is_not_exceeded() -> None:
+    provider = Provider(lambda _: 20, 20, tell=True)
+    assert seconds(provider, 600) <= 30 / 0.95
+    assert provider.refused <= 2
+
+
+def test_a_limit_that_is_halved_and_doubled_is_followed() -> None:
+    def rate(now: float) -> float:
+        return 10.0 if 40 <= now < 80 else 20.0
+
+    provider = Provider(rate, 20)
+    seconds(provider, 10_000, until=120)
+    assert provider.done >= 0.85 * 2000
+    assert provider.refused <= 0.03 * 2000
+
+
+def test_a_limit_of_requests_at_once_is_found() -> None:
+    provider = Provider(most=50)
+    assert seconds(provider, 3000) <= 60 / 0.75
+    assert provider.refused <= 50
+
+
+def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
+    assert seconds(Provider(), 20_000) <= 30, "1,024 at once after some seconds"
+    level = Level(16, found=True)
+    busy = Provider(latency=lambda working: max(1.0, working / 40))
+    assert seconds(busy, 4000, level) <= 110
+    assert 30 <= level.now <= 170, "the server bears 40; more in flight only wait there"
+
+
+def test_a_slow_task_is_no_limit_but_many_timeouts_are() -> None:
+    async def main() -> tuple[int, int]:
+        level = Level(16, found=True)
+        level.started()
+        for n in range(64):
+            level.ended(level.now, timed_out=n == 5)
+        calm = level.now
+        for _ in range(3 * calm):
+            level.ended(level.now, timed_out=True)
+        return calm, level.now
+
+    calm, after = run(main())
+    assert calm >= 16
+    assert after < calm
+
+
+def test_a_pause_is_everyones() -> None:
+    async def main() -> list[float]:
+        pace, loop = Pace(Level(8)), asyncio.get_running_loop()
+        pace.failed(await pace.admit(), "rate_limited", 30.0, None)
+        went = []
+
+        async def go() -> None:
+            await pace.admit()
+            went.append(loop.time())
+
+        await asyncio.gather(*(go() for _ in range(8)))
+        return went
+
+    assert min(run(main())) >= 30
+
+
+def test_an_endpoint_that_is_down_is_looked_at_now_and_then_and_taken_back() -> None:
+    async def main() -> tuple[int, float]:
+        pace, loop = Pace(Level(64)), asyncio.get_running_loop()
+        asked = 0
+
+        async def go() -> None:
+            nonlocal asked
+            while True:
+                ticket = pace.at_once() or await pace.admit()
+                asked += 1
+                await asyncio.sleep(0.01)
+                if loop.time() > 600:
+                    pace.answered(ticket, 1, 1, None)
+                    return
+                pace.failed(ticket, "unreachable", None, None)
+
+        await asyncio.gather(*(go() for _ in range(64)))
+        return asked, loop.time()
+
+    asked, back = run(main())
+    assert asked <= 64 + 64 + 30
+    assert back <= 600 + 31
+
+
+def test_tokens_a_minute_are_kept_in_every_minute(tmp_path: Path) -> None:
+    async def main() -> list[tuple[float, float]]:
+        loop = asyncio.get_running_loop()
+        budget = Budget(tmp_path / "budget", tokens_per_minute=20_000, clock=loop.time)
+        pace, rng, spent = Pace(Level(16), budget), random.Random(3), []
+        pace._output = 0.0
+        for _ in range(50):
+            tokens = rng.choice([10, 200, 2000, 8000])
+            call = ModelCall([{"role": "user", "content": "x" * 4 * tokens}], None, {})
+            ticket = pace.at_once(call) or await pace.admit(call)
+            spent.append((loop.time(), tokens))
+            pace.answered(ticket, tokens, 0, None)
+        return spent
+
+    spent = run(main())
+    for start, _ in spent:
+        assert sum(tokens for at, tokens in spent if start <= at < start + 60) <= 20_000 * 1.02
+
+
+SPENDER = """
+import asyncio, sys, time
+from pathlib import Path
+from rolloutops.budgets import Budget
+from rolloutops.level import Level
+from rolloutops.pacing import Pace
+
+async def main():
+    pace = Pace(Level(64), Budget(Path(sys.argv[1]), requests_per_minute=1200))
+    until = time.time() + 6
+    while time.time() < until:
+        pace.at_once() or await pace.admit()
+        print(time.time(), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_two_processes_under_one_budget_stay_under_it(tmp_path: Path) -> None:
+    given = [sys.executable, "-c", SPENDER, str(tmp_path / "budget")]
+    two = [subprocess.Popen(given, env=environ(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    times = sorted(float(line) for process in two for line in process.communicate(timeout=60)[0].split())
+    assert len(times) <= 1200 * (times[-1] - times[0]) / 60 + 20, "a second's worth may be saved up"
+    assert len(times) >= 0.8 * 1200 * (times[-1] - times[0]) / 60
+    for n, start in enumerate(times):
+        assert sum(1 for at in times[n:] if at < start + 1) <= 20 + 20
+
+
+def test_a_run_that_fails_as_a_whole_ends() -> None:
+    def fails_after(health: Health, kinds: list[str | None]) -> int:
+        for n, kind in enumerate(kinds, 1):
+            try:
+                health.attempted(kind, "because")
+            except EngineError:
+                return n
+        return 0
+
+    assert fails_after(Health(), ["server_error"] * 50) == 10
+    assert fails_after(Health(), [None, *["timeout"] * 500]) == 101
+    assert fails_after(Health(), [None, "timeout"] * 500) == 0
+    assert fails_after(Health(0.5), [None, "timeout"] * 500) == 100
+    now = iter(range(0, 100_000, 10))
+    assert fails_after(Health(clock=lambda: next(now)), ["rate_limited"] * 500) == 91, (
+        "a quarter of an hour of refusals"
+    )

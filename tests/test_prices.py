@@ -1,0 +1,106 @@
+"""Prices and budgets: an unknown price is unknown, never nothing, and what may be spent is not exceeded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rolloutops.errors import RolloutopsError
+from rolloutops.prices import Price, load, price_of, spent
+from rolloutops.purse import Purse
+from rolloutops.workspace import connect, open_workspace
+from tests.helpers import query, rolloutops, sums, write_jsonl
+from tests.loopback import serving
+
+TABLE = """
+["m"]
+input = 1.0
+cached = 0.1
+output = 10.0
+["m".flex]
+input = 0.5
+output = 5.0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(100))
+    (tmp_path / "prices.toml").write_text(TABLE)
+    (tmp_path / "r.toml").write_text(
+        'data = "w"\n[datasets.sums]\ninput = "tasks.jsonl"\nenvironment = "exact_match"\n'
+    )
+    rolloutops("chunk", "r.toml", cwd=tmp_path)
+    return tmp_path
+
+
+def test_a_price_is_of_a_million_tokens_and_cached_ones_are_cheaper() -> None:
+    assert Price(1.0, 10.0, 0.1).of(1_000_000, 400_000, 100_000) == pytest.approx(0.6 + 0.04 + 1.0)
+
+
+def test_models_are_looked_up_with_tier_and_without_date(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(TABLE)
+    prices = load(tmp_path / "p.toml")
+    assert price_of(prices, "m") == price_of(prices, "m-2026-01-31") == price_of(prices, "m", "default")
+    assert price_of(prices, "m", "flex") == Price(0.5, 5.0, 0.5)
+    assert price_of(prices, "other") is None
+    assert price_of(prices, "m", "priority") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("m = 1", '["m"]'),
+        ("[m]\ninput = 1", "output is missing"),
+        ("[m]\ninput = -1\noutput = 1", "input must be a price"),
+        ("[m]\ninputs = 1\noutput = 1\ninput = 1", "no key 'inputs'"),
+        ("[m", "is not TOML"),
+    ],
+)
+def test_a_wrong_table_is_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(RolloutopsError) as error:
+        load(tmp_path / "p.toml")
+    assert said in str(error.value)
+
+
+def test_an_unknown_price_makes_the_cost_unknown() -> None:
+    purse = Purse(prices={("m", ""): Price(1.0, 1.0, 1.0)})
+    purse.paid({"model": "m", "input_tokens": 500_000, "output_tokens": 500_000, "error": "timeout"}, None)
+    assert purse.note(1) == "cost 1.00, 1.00 of it on failures, 2.00 projected"
+    purse.paid({"model": "x", "input_tokens": 1, "output_tokens": 1}, None)
+    assert purse.note(1) == "cost n/a"
+
+
+def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) -> None:
+    given = ("--data=w", "--engine=openai", "--model=m", "--endpoint=chat", "--num_samples_in_parallel=4")
+    with serving() as server:
+        words = ("collect", *given, f"--base_url={server.url}", "--prices=prices.toml")
+        few = "--max_tokens_total=400"
+        said = rolloutops(*words, few, cwd=folder, code=3).stderr
+        assert "the budget is spent" in said
+        assert "max_tokens_total is 400" in said
+        first = query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0]
+        assert 300 <= first <= 400
+        rolloutops(*words, few, cwd=folder, code=3)
+        assert query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0] <= 400
+        rolloutops(*words, "--max_tokens_total=100000", cwd=folder)
+        assert query(folder / "w", "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM owed)") == [(100, 0)]
+        (one,) = spent(connect(open_workspace(folder / "w")), load(folder / "prices.toml"))
+        assert one.attempts == 100
+        assert one.cost == pytest.approx(
+            (one.input_tokens - one.cached_tokens) / 1e6 + one.cached_tokens / 1e7 + one.output_tokens / 1e5
+        )
+        assert one.cost_failed == 0
+
+
+def test_a_money_budget_needs_a_price_and_holds(folder: Path) -> None:
+    given = ("collect", "--data=w", "--engine=openai", "--endpoint=chat", "--num_samples_in_parallel=4")
+    with serving() as server:
+        words = (*given, f"--base_url={server.url}", "--prices=prices.toml", "--max_cost=0.001")
+        assert "needs the price of 'x'" in rolloutops(*words, "--model=x", cwd=folder, code=2).stderr
+        rolloutops(*words, "--model=m", cwd=folder, code=3)
+        (one,) = spent(connect(open_workspace(folder / "w")), load(folder / "prices.toml"))
+    assert one.cost is not None
+    assert 0.0005 < one.cost <= 0.001
