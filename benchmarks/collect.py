@@ -1,7 +1,8 @@
 """What a collection costs beside bare aiohttp + orjson, in the same run: `python -m benchmarks.collect`.
 
-Client CPU per rollout (the figure that noise moves least), rollouts per second, and peak memory. Journal on, exact-match
-verification on, one turn, answers of about 1 KB. The server is a process of its own; with two cores it has one of them.
+Client CPU per rollout (the figure that noise moves least), rollouts per second, and peak memory. Journal on,
+exact-match verification on, one turn, answers of about 1 KB. The server is a process of its own; with two cores it has
+one of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ENV = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 
 COLLECT = """
 import json, resource, sys, time
-from rolloutops.recipe import load
+from rolloutops.recipe_file import load
 from rolloutops.stages import collect_stage
 recipe = load(sys.argv[1])
 cpu, wall = time.process_time(), time.perf_counter()
@@ -112,7 +113,8 @@ def main() -> None:
                 cpu = [statistics.median(run["cpu"] for run in runs) / given.tasks * 1e6 for runs in (bare, ours)]
                 rate = [given.tasks / statistics.median(run["wall"] for run in runs) for runs in (bare, ours)]
                 print(
-                    f"| {latency * 1000:.0f} ms | {width} | {cpu[0]:.0f}, {rate[0]:,.0f} | {cpu[1]:.0f}, {rate[1]:,.0f} "
+                    f"| {latency * 1000:.0f} ms | {width} | {cpu[0]:.0f}, {rate[0]:,.0f} "
+                    f"| {cpu[1]:.0f}, {rate[1]:,.0f} "
                     f"| {cpu[1] / cpu[0]:.2f} |",
                     flush=True,
                 )

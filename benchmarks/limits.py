@@ -1,4 +1,4 @@
-"""A rate-limited endpoint, collected from with `num_samples_in_parallel=auto`: `python -m benchmarks.limits [--runs 3]`.
+"""A rate-limited endpoint and `num_samples_in_parallel=auto`: `python -m benchmarks.limits [--runs 3]`.
 
 Limit 20 requests a second at 1 s latency, 600 tasks; 29 s of work and 1 s for the last answer are ideal.
 """

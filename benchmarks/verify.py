@@ -1,7 +1,7 @@
 """How fast rollouts are judged again, and what a slow verifier costs a collection.
 
     python benchmarks/verify.py again [--rollouts=100000] [--milliseconds=0.1] [--runs=3]
-    python benchmarks/verify.py slow [--rollouts=6000] [--seconds=2] [--share=0.05] [--runs=3]
+    python benchmarks/verify.py slow [--rollouts=16000] [--seconds=2] [--share=0.05] [--runs=3]
 
 `again`: a verifier that computes for 0.1 ms, through the command `verify`. One line for each run and kind: `plain`, or
 `cpu_bound` from the start. The rollouts are written in bulk, as a collection would have left them.
@@ -172,7 +172,7 @@ def main() -> None:
     words.add_argument("--share", type=float, default=0.05)
     words.add_argument("--runs", type=int, default=3)
     asked = words.parse_args()
-    asked.rollouts = asked.rollouts or {"again": 100_000, "slow": 6000}[asked.what]
+    asked.rollouts = asked.rollouts or {"again": 100_000, "slow": 16_000}[asked.what]
     with tempfile.TemporaryDirectory() as name:
         {"again": again, "slow": slow}[asked.what](asked, Path(name))
 

@@ -49,15 +49,15 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
                 f"cannot make the workspace {root}: {error.strerror}; choose another with --data"
             ) from error
     elif not (root / "runs").is_dir():
-        raise WorkspaceError(
-            f"there is no workspace at {root}: run chunk first, or name another with --data"
-        )
+        raise WorkspaceError(f"there is no workspace at {root}: run chunk first, or name another with --data")
     return Workspace(root)
 
 
 def patterns(workspace: Workspace) -> dict[str, str | None]:
     """Each table's glob, None for a table without a file."""
-    globs = {name: workspace.root / name / ("*.parquet" if name in schema.FLAT else "*/*.parquet") for name in schema.TABLES}
+    globs = {
+        name: workspace.root / name / ("*.parquet" if name in schema.FLAT else "*/*.parquet") for name in schema.TABLES
+    }
     return {
         name: str(glob) if any((workspace.root / name).glob(str(glob.relative_to(workspace.root / name)))) else None
         for name, glob in globs.items()
