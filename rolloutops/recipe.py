@@ -131,7 +131,7 @@ class Recipe:
 
 
 def _without_secrets(collect: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the headers that an engine is given, which may hold a key; nor `retry`, which is asked for anew or not."""
+    """Without the headers of an engine, which may hold a key; nor `retry`, which is asked for anew or not."""
     collect = {name: value for name, value in collect.items() if name != "retry"}
     if "engine_args" not in collect:
         return dict(collect)

@@ -114,12 +114,12 @@ def writing(workspace: Workspace) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise WorkspaceError(
-                f"no space is left in {workspace.root}: free some, and give the same command again; what was done is kept"
+                f"no space is left in {workspace.root}: free some, and run the same command again; nothing is lost"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             reason = os.strerror(error.errno).lower()
             raise WorkspaceError(
-                f"{workspace.root} cannot be written ({reason}): make it writable, or name another workspace with --data"
+                f"{workspace.root} cannot be written ({reason}): make it writable, or name another with --data"
             ) from error
         raise
 

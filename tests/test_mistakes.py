@@ -249,7 +249,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "more.jsonl", sums(6000))
     (tmp_path / "recipe.toml").write_text(RECIPE.replace('data = "w"', 'data = "small/w"'))
     told = on_a_small_disk(tmp_path, FULL)
-    full = "no space is left in small/w: free some, and give the same command again; what was done is kept"
+    full = "no space is left in small/w: free some, and run the same command again; nothing is lost"
     assert told.splitlines() == [f"rolloutops: {full}"] * 3
     durable = {
         line.split(b'"attempt_id":"')[1].split(b'"')[0].decode()

@@ -118,7 +118,7 @@ class Text:
             return {"role": "assistant", "content": best.text}, None
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-        offered = {"tools": tools, "tool_choice": "auto"} if tools else {}
+        offered: dict[str, Any] = {"tools": tools, "tool_choice": "auto"} if tools else {}
         request = ChatCompletionRequest(messages=[{"role": "user", "content": ""}], **offered)
         settings = {"chat_template_kwargs": dict(self.template_kwargs), "model_config": self.config}
         parser = self.parser(self.tokenizer, request.tools, **settings)
