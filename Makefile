@@ -50,7 +50,7 @@ status: .venv/.ready ## what is done, owed and failing
 	$(ROLLOUTOPS) status $(RECIPE) $(SET)
 
 test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on DuckDB 1.5
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 	.venv-duckdb15/bin/python -m pytest tests/test_sql_golden.py
 
 .venv-duckdb15/.ready: .venv/.ready

@@ -23,12 +23,12 @@ from rolloutops.errors import FAILURES, EngineError
 from rolloutops.failpoints import failpoint
 from rolloutops.health import Health
 from rolloutops.journal import Journal
-from rolloutops.judging import verdict_of
 from rolloutops.owed import Asked, Ledger, Part
 from rolloutops.pacing import Pace
 from rolloutops.progress import Meter, report
 from rolloutops.purse import Purse
 from rolloutops.runs import Run
+from rolloutops.verdict import verdict_of
 from rolloutops.verify import Elsewhere, Verifier, record_verdict
 
 AHEAD = 64

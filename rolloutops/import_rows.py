@@ -17,7 +17,6 @@ from rolloutops.engines import ModelAnswer, RolloutAnswer
 from rolloutops.engines.decoding import failure, read_chat, read_responses
 from rolloutops.errors import AttemptFailed
 from rolloutops.jsontext import digest, dump, parse
-from rolloutops.judging import verdict_of
 from rolloutops.messages import from_chat, prompt_of_row, text_of
 from rolloutops.nemo_gym import (
     ATTEMPT_INDEX,
@@ -29,6 +28,7 @@ from rolloutops.nemo_gym import (
     refused,
 )
 from rolloutops.settings import Dataset
+from rolloutops.verdict import verdict_of
 
 TASK_COLUMNS = ("row_hash", "row", "prompt", "tools", "prompt_hash", "answer", "agent", "origin", "line")
 ATTEMPT_COLUMNS = (

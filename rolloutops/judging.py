@@ -2,8 +2,8 @@
 
 Where it runs is the environment's choice. A plain verify runs here, in microseconds (one that turns out slow goes to
 threads, or, where many stored rollouts are judged, to the workers); a coroutine is awaited with a time limit; one that
-computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs,
-takes all memory or ends its process has failed for this one rollout: an error in the verdict, never a reward of 0.
+computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs, takes all memory or
+ends its process has failed for this one rollout: an error in the verdict, never a reward of 0.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-import math
-import numbers
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +23,7 @@ from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
 from rolloutops.plugins import Plugin
 from rolloutops.pool import Pool
+from rolloutops.verdict import Verdict, failed, raised, stopped, verdict_of
 
 CACHED = 65_536
 """Verdicts that are kept for equal rollouts, the latest used."""
@@ -62,30 +60,6 @@ class Stored(NamedTuple):
         return task, Rollout(_parsed(self.completion), self.text, self.finish_reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a verifier made of a rollout.
-
-    reward: None where it failed. metrics: every finite number and truth value that it returned, `reward` among them.
-    details: everything that it returned, as JSON can hold it. error: None, `verifier_error`, `verifier_timeout` or
-    `masked`.
-    seconds: how long verify ran. cached: taken from an equal rollout's verdict.
-    """
-
-    reward: float | None
-    metrics: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    error_message: str | None = None
-    seconds: float = 0.0
-    cached: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Half the time of the pickle that a dataclass has: one comes from a worker for each rollout."""
-        fields = (self.reward, self.metrics, self.details, self.error, self.error_message, self.seconds, self.cached)
-        return Verdict, fields
-
-
 class Judge:
     """Judges rollouts of one environment.
 
@@ -117,7 +91,7 @@ class Judge:
         self.is_plain = not (self._pooled or self._always_pooled or self._async)
         memory = None if memory_mb is None else memory_mb * 2**20
         setup = (plugin, dict(settings))
-        self._pool = Pool("rolloutops.judging:_worker", setup, _stopped, processes, self.timeout, memory)
+        self._pool = Pool("rolloutops.judging:_worker", setup, stopped, processes, self.timeout, memory)
         self._turn = asyncio.Semaphore(int(getattr(environment, "parallel", None) or WINDOW))
         self._cache: OrderedDict[bytes, asyncio.Future[Verdict]] | None = None
         if getattr(environment, "pure", False):
@@ -205,7 +179,7 @@ class Judge:
         try:
             task, rollout = pair = item.read() if isinstance(item, Stored) else item
         except ValueError as error:
-            return _failed(f"the stored rollout cannot be read: {error}")
+            return failed(f"the stored rollout cannot be read: {error}")
         if self._pooled is not None and self._pooled(task):
             return self._once(pair, lambda: self._submit(pair))
         if self._async:
@@ -238,7 +212,7 @@ class Judge:
         try:
             return self._pool.submit(item)
         except (TypeError, AttributeError, ValueError) as error:  # pickle's ways to say no
-            return _failed(f"the rollout cannot be sent to a worker process: {error}")
+            return failed(f"the rollout cannot be sent to a worker process: {error}")
 
     async def _awaited(self, task: Task, rollout: Rollout) -> Verdict:
         async with self._turn:
@@ -251,12 +225,12 @@ class Judge:
                 returned = await self._verify(task, rollout)
         except TimeoutError as error:
             if time.perf_counter() - clock < self.timeout:  # the verifier's own
-                return _failed(_raised(error), seconds=time.perf_counter() - clock)
-            return _stopped("timeout", f"no verdict within {self.timeout:g} s", time.perf_counter() - clock)
+                return failed(raised(error), seconds=time.perf_counter() - clock)
+            return stopped("timeout", f"no verdict within {self.timeout:g} s", time.perf_counter() - clock)
         except RolloutopsError:
             raise
         except Exception as error:
-            return _failed(_raised(error), seconds=time.perf_counter() - clock)
+            return failed(raised(error), seconds=time.perf_counter() - clock)
         return verdict_of(returned, time.perf_counter() - clock)
 
     def _forget(self, key: bytes, done: asyncio.Future[Verdict]) -> None:
@@ -271,76 +245,8 @@ def _judged(verify: Any, task: Task, rollout: Rollout) -> Verdict:
     try:
         returned = verify(task, rollout)
     except (Exception, SystemExit) as error:
-        return _failed(_raised(error), seconds=time.perf_counter() - clock)
+        return failed(raised(error), seconds=time.perf_counter() - clock)
     return verdict_of(returned, time.perf_counter() - clock)
-
-
-def verdict_of(returned: Any, seconds: float) -> Verdict:
-    """A verdict of what verify returned: a number, or a dict with `reward`; with `reward` None and `error` a text, it
-    could not judge, and says why. A true `mask_sample` says that the reward measures nothing (NeMo Gym's word)."""
-    details = returned if isinstance(returned, Mapping) else {"reward": returned}
-    if "reward" not in details:
-        return _failed(f"verify returned no 'reward', only {', '.join(map(str, details)) or 'an empty dict'}", seconds)
-    plain: dict[str, Any] = {}
-    metrics: dict[str, float] = {}
-    for name, value in details.items():
-        kind = type(value)
-        if kind is not str and kind is not float and kind is not bool and kind is not int and value is not None:
-            value = _json(value)
-            kind = type(value)
-        if kind is float or kind is bool or kind is int:
-            number = _number(value)
-            if number is not None:
-                metrics[str(name)] = number
-            elif kind is float:
-                value = None  # JSON has no NaN
-        plain[str(name)] = value
-    if details.get("mask_sample") is True:
-        why = ": ".join(str(details[key]) for key in ("failure_kind", "failure_reason") if details.get(key))
-        return Verdict(None, {"mask_sample": 1.0}, plain, "masked", why[:2048] or "mask_sample is true", seconds)
-    if details["reward"] is None and isinstance(details.get("error"), str):
-        return Verdict(None, metrics, plain, "verifier_error", details["error"][:2048], seconds)
-    if "reward" not in metrics:
-        what = f"{details['reward']!r:.80}"
-        return _failed(f"verify must return a finite number, or a dict with one under 'reward', not {what}", seconds)
-    return Verdict(metrics["reward"], metrics, plain, seconds=seconds)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _json(value: Any) -> Any:
-    """A value as JSON can hold it; scalars of numpy and torch become numbers, what JSON has no form for its text."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, numbers.Real | Decimal):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json(item) for item in value]
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return _json(value.item())
-    return str(value)
-
-
-def _failed(message: str, seconds: float = 0.0) -> Verdict:
-    return Verdict(None, error="verifier_error", error_message=message[:2048], seconds=seconds)
-
-
-def _stopped(kind: str, message: str, seconds: float) -> Verdict:
-    """The verdict on a rollout whose verifier was stopped from outside."""
-    error = "verifier_timeout" if kind == "timeout" else "verifier_error"
-    return Verdict(None, error=error, error_message=message, seconds=seconds)
-
-
-def _raised(error: BaseException) -> str:
-    return f"verify raised {type(error).__name__}: {error}"
 
 
 def _prepare(environment: Any) -> None:
@@ -368,13 +274,13 @@ def _worker(setup: tuple[Plugin, dict[str, Any]]) -> Any:
         try:
             task, rollout = item.read() if isinstance(item, Stored) else item
         except ValueError as error:
-            return _failed(f"the stored rollout cannot be read: {error}")
+            return failed(f"the stored rollout cannot be read: {error}")
         try:
             returned = run(task, rollout)
         except MemoryError:
             raise
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return _failed(_raised(error), seconds=time.perf_counter() - clock)
+            return failed(raised(error), seconds=time.perf_counter() - clock)
         return verdict_of(returned, time.perf_counter() - clock)
 
     return answer

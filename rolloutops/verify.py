@@ -14,12 +14,13 @@ from rolloutops.environments import Rollout, Task
 from rolloutops.errors import UsageError
 from rolloutops.journal import Journal, seal_orphans
 from rolloutops.jsontext import dump
-from rolloutops.judging import Judge, Stored, Verdict
+from rolloutops.judging import Judge, Stored
 from rolloutops.plugins import find
 from rolloutops.progress import Meter, report
 from rolloutops.recipe import Recipe
 from rolloutops.runs import Run
 from rolloutops.steps import measure
+from rolloutops.verdict import Verdict
 from rolloutops.workspace import Workspace, connect
 
 

@@ -15,7 +15,7 @@ from rolloutops import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-errors schema jsontext shipped failpoints budgets level progress engines environments __init__
+errors schema jsontext shipped failpoints budgets level progress engines environments verdict __init__
 sql settings plugins pool chat tablefiles health pacing command_flags
 workspace recipe responses inputs prices judging command_words command_help
 messages journal jobs runs recipe_file steps command

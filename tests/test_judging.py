@@ -16,8 +16,9 @@ import pytest
 
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
-from rolloutops.judging import Judge, Stored, Verdict
+from rolloutops.judging import Judge, Stored
 from rolloutops.plugins import find
+from rolloutops.verdict import Verdict
 
 # One environment for all that a verifier can do: the rollout's text is the deed.
 ENVIRONMENTS = '''
