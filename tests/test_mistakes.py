@@ -282,8 +282,7 @@ def test_a_workspace_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE.replace('data = "w"', 'data = "small/w"'))
     told = on_a_small_disk(tmp_path, READ_ONLY)
     refused = (
-        "rolloutops: small/w cannot be written (read-only file system): make it writable, "
-        "or name another workspace with --data"
+        "rolloutops: small/w cannot be written (read-only file system): make it writable, or name another with --data"
     )
     made = "rolloutops: cannot make the workspace small/other: Read-only file system; choose another with --data"
     bad = "BAD  small/w cannot be written: permission denied at small/w; choose another with --data"

@@ -30,10 +30,11 @@ WALL = 3
 """A test's limit is one of CPU time, which a busy machine does not shorten; one that sleeps has so many times that."""
 STATUS = {0: "ok", FAILED: "error", MEMORY: "memory_limit", OUTPUT: "output_limit"}
 CALLS = {
-    "x86_64": (0xC000003E, 56, (57, 58, 101, 310, 311), 435),
-    "aarch64": (0xC00000B7, 220, (117, 270, 271), 435),
+    "x86_64": (0xC000003E, 56, (57, 58, 101, 272, 308, 310, 311), 435),
+    "aarch64": (0xC00000B7, 220, (97, 117, 268, 270, 271), 435),
 }
-"""machine -> its audit number, clone, (fork, vfork, ptrace, process_vm_readv, process_vm_writev), clone3."""
+"""machine -> its audit number, clone, what is refused (fork, vfork, ptrace, unshare, setns, process_vm_readv and
+process_vm_writev, by number), clone3."""
 
 
 def main() -> None:
@@ -109,6 +110,7 @@ def asserts(job: dict[str, Any], report: int) -> None:
 
 
 def write(fd: int, text: str) -> None:
+    """Write a text, all of it."""
     data = text.encode(errors="replace")
     while data:
         data = data[os.write(fd, data) :]
@@ -175,6 +177,7 @@ def live(job: dict[str, Any], guard: Any, body: Any, files: list[int]) -> None:
 
 
 def tell(error: BaseException) -> None:
+    """Write an error to standard error, if that is still there."""
     with contextlib.suppress(BaseException):
         os.write(2, said(error).encode(errors="replace")[:1500])
 
@@ -284,6 +287,7 @@ def scratch() -> int:
 
 
 def write_all(fd: int, data: bytes) -> None:
+    """Fill a file, and go back to its start."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
