@@ -50,11 +50,7 @@ COLLECTING = (
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
 SAMPLING = ("responses_create_params", "engine_args")
-NEMO_GYM = {
-    "input_jsonl_fpath": "input",
-    "agent_name": "environment",
-    "concurrency": "num_samples_in_parallel",
-}
+NEMO_GYM = {"input_jsonl_fpath": "input", "agent_name": "environment", "concurrency": "num_samples_in_parallel"}
 
 
 def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
@@ -131,17 +127,19 @@ def export(parsed: Parsed) -> None:
     from rolloutops.stages import export_stage
 
     output = Path(parsed.flags.get("output", "rollouts.jsonl"))
-    count = export_stage(recipe_of(parsed), output, parsed.flags.get("companions", False))
-    say(f"{text.count(count, 'rollout')} in {output}")
+    rows = export_stage(recipe_of(parsed), output, parsed.flags.get("companions", False))
+    say(f"{text.count(rows, 'rollout')} in {output}")
 
 
 def verify(parsed: Parsed) -> None:
     """Unjudged -> verdicts."""
-    from rolloutops.stages import averages, verify_stage
+    from rolloutops.stages import agreement_stage, averages, verify_stage
 
     recipe = recipe_of(parsed, "verify")
     say(text.verified(verify_stage(recipe)))
     print(text.means(averages(recipe)))
+    if recipe.verify.against:
+        print(text.table(*agreement_stage(recipe)))
 
 
 def metrics(parsed: Parsed) -> None:

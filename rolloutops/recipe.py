@@ -124,7 +124,7 @@ class Recipe:
             "chunk": resolved(self.chunk),
             "collect": _without_secrets(self.collect),
             "given": _without_secrets(self.given),
-            "verify": resolved(self.verify),
+            "verify": resolved(replace(self.verify, against=None)),
             "metrics": list(self.metrics),
             "steps": [{**vars(step), "settings": dict(step.settings)} for step in self.steps],
         }

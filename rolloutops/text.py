@@ -108,6 +108,8 @@ def collected(done: Collected) -> Iterator[str]:
     )
     if done.left:
         yield "run the same command again for what is owed"
+    if done.given_up:
+        yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
 
 
 def means(found: Mapping[str, Mapping[str, float]]) -> str:

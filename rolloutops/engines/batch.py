@@ -3,9 +3,7 @@ comes out within a day, at half the price.
 
 It answers jobs, not calls: `rolloutops/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
 are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
-`tool_calls`), because nobody is there to run them.
-
-The API: https://platform.openai.com/docs/guides/batch. A file holds 50,000 requests and 200 MB at most, and one model.
+`tool_calls`), because nobody is there to run them. A file holds 50,000 requests and 200 MB at most, and one model.
 """
 
 from __future__ import annotations
