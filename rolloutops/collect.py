@@ -118,6 +118,7 @@ async def _collect(workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledge
             purse = open_purse(workspace, asked, recipe.folder)
             engine = make_engine(first, recipe)
             await engine.start()
+            meter.start_clock()
             budget = _budget(workspace, first)
             try:
                 pace = Pace(_level(first, engine), budget)

@@ -44,6 +44,11 @@ class Meter:
             self.reward_sum += reward
             self.rewarded += 1
 
+    def start_clock(self) -> None:
+        """Count time from now on, where nothing has been counted yet: loading a model is no part of the pace."""
+        if not self.done and not self.failures:
+            self.began = time.monotonic()
+
     def line(self) -> str:
         """The state in one line."""
         seconds = max(time.monotonic() - self.began, 1e-9)
