@@ -191,6 +191,8 @@ class VllmEngine:
         if current_platform.is_cpu():
             args = {"dtype": _cpu_dtype(), "enforce_eager": True} | args
         llm = vllm.LLM(model=source, **args)
+        # Twice what is decoded at once, so that a free place is filled at the next step.
+        self.parallel = 2 * int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
         logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)  # a malformed call is the model's affair
         tool_parser, reasoning_parser = self._parsers
         tokenizer = llm.get_tokenizer()
