@@ -29,6 +29,7 @@ from rolloutops import manifest, sql
 from rolloutops.errors import StepError, UsageError
 from rolloutops.selection import Funnel, bind, chain, payload_of, prepare, prepared, start_of
 from rolloutops.steps import BUILD_KEYS, Step, bound, check_step, findings, parameters
+from rolloutops.workspace import sync
 
 if TYPE_CHECKING:
     from rolloutops.recipe import StepUse
@@ -241,12 +242,12 @@ def _replacing(output: Path, where: str) -> Iterator[Path]:
     try:
         yield fresh
         for path in fresh.iterdir():
-            _sync(path)
-        _sync(fresh)
+            sync(path)
+        sync(fresh)
         if output.exists():
             output.rename(old)
         fresh.rename(output)
-        _sync(output.parent)
+        sync(output.parent)
     except OSError as error:
         raise StepError(f"{where} cannot write {output}: {error.strerror or error}") from error
     finally:
@@ -264,14 +265,6 @@ def _refuse_foreign(output: Path, where: str) -> None:
     foreign = sorted({path.name for path in output.iterdir()} - manifest.files_of(output))
     if foreign:
         raise UsageError(f"{where} output {output} holds what no build wrote ({foreign[0]}); choose another folder")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:
