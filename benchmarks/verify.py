@@ -25,7 +25,7 @@ from pathlib import Path
 
 from rolloutops import schema, sql
 from rolloutops.jsontext import digest, dump
-from rolloutops.workspace import Workspace, connect, open_workspace, write_part
+from rolloutops.tables.workspace import Workspace, connect, open_workspace, write_part
 
 ROOT = Path(__file__).resolve().parents[1]
 VERIFIER = """

@@ -13,13 +13,13 @@ from rolloutops import sql
 from rolloutops.collect import engine_groups, make_engine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
-from rolloutops.inputs import find_inputs
+from rolloutops.files.inputs import find_inputs
 from rolloutops.recipe import Recipe
 from rolloutops.settings import Collect
-from rolloutops.steps import check_step
+from rolloutops.steps.step import check_step
+from rolloutops.tables.workspace import connect, open_workspace
 from rolloutops.text import count
 from rolloutops.verify import Verifier, verifiers
-from rolloutops.workspace import connect, open_workspace
 
 SHOWN = 3
 

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops import schema, sql
+from rolloutops.conversations.messages import Prompt, answer_of_row, prompt_of_row
 from rolloutops.errors import InputError, UsageError
-from rolloutops.inputs import find_inputs, open_rows
+from rolloutops.files.inputs import find_inputs, open_rows
 from rolloutops.jsontext import digest, dump
-from rolloutops.messages import Prompt, answer_of_row, prompt_of_row
 from rolloutops.recipe import Recipe
 from rolloutops.settings import Chunk, Dataset
-from rolloutops.workspace import Workspace, connect, try_lock, write_part
+from rolloutops.tables.workspace import Workspace, connect, try_lock, write_part
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 PART_BYTES = 256_000_000

@@ -62,8 +62,8 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     elif flags.get("input"):
         recipe = from_flags(flags)
     elif flags.get("data"):
-        from rolloutops.runs import last_recipe
-        from rolloutops.workspace import open_workspace
+        from rolloutops.tables.runs import last_recipe
+        from rolloutops.tables.workspace import open_workspace
 
         recipe = last_recipe(open_workspace(Path(flags["data"])))
     else:

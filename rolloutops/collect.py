@@ -8,25 +8,25 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rolloutops.budgets import Budget
+from rolloutops.collecting.flight import Flight, fly
+from rolloutops.collecting.owed import Asked, Ledger
 from rolloutops.engines import Engine
 from rolloutops.errors import FAILURES, UsageError, near
-from rolloutops.flight import Flight, fly
-from rolloutops.health import Health
-from rolloutops.jobs import open_jobs
-from rolloutops.journal import Journal, seal_orphans
 from rolloutops.jsontext import digest
-from rolloutops.level import FIRST, Level
-from rolloutops.owed import Asked, Ledger
-from rolloutops.pacing import Pace
+from rolloutops.pacing.budgets import Budget
+from rolloutops.pacing.health import Health
+from rolloutops.pacing.level import FIRST, Level
+from rolloutops.pacing.pace import Pace
+from rolloutops.pacing.purse import open_purse
 from rolloutops.plugins import find
 from rolloutops.progress import Meter
-from rolloutops.purse import open_purse
 from rolloutops.recipe import Recipe
-from rolloutops.runs import Run
 from rolloutops.settings import Collect
+from rolloutops.tables.jobs import open_jobs
+from rolloutops.tables.journal import Journal, seal_orphans
+from rolloutops.tables.runs import Run
+from rolloutops.tables.workspace import Workspace
 from rolloutops.verify import judge_unjudged, verifiers
-from rolloutops.workspace import Workspace
 
 ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
@@ -107,7 +107,7 @@ async def _collect(workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledge
         for asked in groups:
             first = next(iter(asked.values()))
             if first.engine == "batch" and not stopping.is_set():
-                from rolloutops.batch import collect_batch
+                from rolloutops.collecting.batch import collect_batch
 
                 batches = make_engine(first, recipe)
                 await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops import sql
-from rolloutops.jsontext import dump
-from rolloutops.nemo_gym import (
+from rolloutops.conversations.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
     ROLLOUT_INDEX,
@@ -24,9 +23,10 @@ from rolloutops.nemo_gym import (
     create_params,
     index_of,
 )
+from rolloutops.conversations.responses import to_responses
+from rolloutops.jsontext import dump
 from rolloutops.recipe import Recipe
-from rolloutops.responses import to_responses
-from rolloutops.workspace import Workspace, connect
+from rolloutops.tables.workspace import Workspace, connect
 
 KEYS = """
 CREATE TABLE exported AS

@@ -32,16 +32,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rolloutops import schema, sql
+from rolloutops.conversations.nemo_gym import rollout_files
 from rolloutops.errors import InputError, UsageError
-from rolloutops.import_rows import ASKED, ENDED, Reader
-from rolloutops.inputs import find_inputs, open_rows
+from rolloutops.files.import_rows import ASKED, ENDED, Reader
+from rolloutops.files.inputs import find_inputs, open_rows
 from rolloutops.jsontext import dump
-from rolloutops.nemo_gym import rollout_files
 from rolloutops.recipe import Recipe, from_flags
-from rolloutops.runs import last_recipe, recorded
 from rolloutops.settings import Dataset
 from rolloutops.shipped import shipped
-from rolloutops.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
+from rolloutops.tables.runs import last_recipe, recorded
+from rolloutops.tables.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 PART_ROWS, PART_BYTES = 5000, 256_000_000

@@ -11,7 +11,7 @@ from rolloutops.errors import InputError
 from rolloutops.plugins import BUILT_IN
 from rolloutops.recipe_file import find_recipe, load
 from rolloutops.shipped import shipped
-from rolloutops.steps import available
+from rolloutops.steps.step import available
 
 Rows = list[tuple[str, str, str]]
 

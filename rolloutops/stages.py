@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops import sql
-from rolloutops.build import BuildReport, build
+from rolloutops.building.build import BuildReport, build
 from rolloutops.chunk import Chunked, chunk, find_sources
 from rolloutops.collect import Collected, collect
 from rolloutops.errors import UsageError, near
 from rolloutops.export import export
 from rolloutops.jsontext import dump
 from rolloutops.recipe import Recipe
-from rolloutops.runs import recorded, refuse_changed_policies
-from rolloutops.selection import Funnel, select
 from rolloutops.status import Status, status
-from rolloutops.steps import check_step, find_step, measure
+from rolloutops.steps.selection import Funnel, select
+from rolloutops.steps.step import check_step, find_step, measure
+from rolloutops.tables.runs import recorded, refuse_changed_policies
+from rolloutops.tables.workspace import connect, open_workspace, patterns, require_tasks
 from rolloutops.verify import Verified, agreement, verify
-from rolloutops.workspace import connect, open_workspace, patterns, require_tasks
 
 AVERAGES = """
 WITH fields AS (

@@ -9,7 +9,7 @@ from typing import Any
 from rolloutops import sql
 from rolloutops.recipe import Recipe
 from rolloutops.shipped import shipped
-from rolloutops.workspace import Workspace, connect
+from rolloutops.tables.workspace import Workspace, connect
 
 PROGRESS = """
 WITH counted AS (

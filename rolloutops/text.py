@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rolloutops.build import BuildReport
+    from rolloutops.building.build import BuildReport
     from rolloutops.chunk import Chunked
     from rolloutops.collect import Collected
     from rolloutops.importing import Imported
-    from rolloutops.selection import Funnel
     from rolloutops.status import Status
+    from rolloutops.steps.selection import Funnel
     from rolloutops.verify import Verified
 
 

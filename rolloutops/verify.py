@@ -12,16 +12,16 @@ from typing import Any
 from rolloutops import sql
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import UsageError
-from rolloutops.journal import Journal, seal_orphans
 from rolloutops.jsontext import dump
-from rolloutops.judging import Judge, Stored
+from rolloutops.judging.judge import Judge, Stored
+from rolloutops.judging.verdict import Verdict
 from rolloutops.plugins import find
 from rolloutops.progress import Meter, report
 from rolloutops.recipe import Recipe
-from rolloutops.runs import Run
-from rolloutops.steps import measure
-from rolloutops.verdict import Verdict
-from rolloutops.workspace import Workspace, connect
+from rolloutops.steps.step import measure
+from rolloutops.tables.journal import Journal, seal_orphans
+from rolloutops.tables.runs import Run
+from rolloutops.tables.workspace import Workspace, connect
 
 
 @dataclass(frozen=True)

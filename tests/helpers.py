@@ -15,8 +15,8 @@ import pytest
 
 from rolloutops import sql
 from rolloutops.recipe import Recipe
-from rolloutops.runs import last_recipe
-from rolloutops.workspace import connect, open_workspace
+from rolloutops.tables.runs import last_recipe
+from rolloutops.tables.workspace import connect, open_workspace
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"

@@ -22,7 +22,7 @@ from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.recipe_file import load
 from rolloutops.shipped import shipped
 from rolloutops.stages import chunk_stage
-from rolloutops.workspace import open_workspace, try_lock
+from rolloutops.tables.workspace import open_workspace, try_lock
 from tests.batch_server import BatchServer, serving
 from tests.helpers import query, sums, write_jsonl
 
@@ -53,7 +53,7 @@ WAIT = "--engine_args.wait=true"
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["tests.test_batch", "rolloutops.stages", "rolloutops.batch", "openai.resources.batches"]
+    ["tests.test_batch", "rolloutops.stages", "rolloutops.collecting.batch", "openai.resources.batches"]
 )
 
 
@@ -67,7 +67,7 @@ def _run(words: list[str], folder: str, log: str, die_at: str) -> None:
     os.dup2(fd, 2)
     name, _, when = die_at.partition(":")
     if name == "journal":
-        from rolloutops.journal import Journal
+        from rolloutops.tables.journal import Journal
 
         append, lines = Journal.append, [0]
 

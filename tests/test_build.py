@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rolloutops import manifest, sql
-from rolloutops.build import BuildReport, build
+from rolloutops import sql
+from rolloutops.building import manifest
+from rolloutops.building.build import BuildReport, build
 from rolloutops.errors import StepError, UsageError
 from rolloutops.recipe import StepUse
-from rolloutops.selection import select
-from rolloutops.steps import measure
+from rolloutops.steps.selection import select
+from rolloutops.steps.step import measure
 from tests.given import dump, workspace
 
 ODD = [

@@ -14,9 +14,9 @@ import pytest
 from rolloutops.environments import Rollout, Task, sandbox
 from rolloutops.environments.code import make
 from rolloutops.errors import UsageError
-from rolloutops.judging import Judge
+from rolloutops.judging.judge import Judge
+from rolloutops.judging.verdict import Verdict
 from rolloutops.plugins import find
-from rolloutops.verdict import Verdict
 from tests.helpers import query, rolloutops, write_jsonl
 
 MISSING = sandbox.missing()

@@ -36,7 +36,7 @@ from rolloutops.cli import COMMANDS
 from rolloutops.errors import FAILURES
 from rolloutops.plugins import BUILT_IN, find
 from rolloutops.shipped import shipped
-from rolloutops.steps import read_step
+from rolloutops.steps.step import read_step
 from scripts import make_reference
 from tests.helpers import CHECKOUT, environ
 

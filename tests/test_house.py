@@ -15,17 +15,18 @@ from rolloutops import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-errors schema jsontext shipped failpoints budgets level progress engines environments verdict __init__
-sql settings plugins pool chat tablefiles health pacing command_flags
-workspace recipe responses inputs prices judging command_words command_help
-messages journal jobs runs recipe_file steps command
-engines.decoding engines.encoding engines.smollm2 environments.answers environments.code_harness
-engines.openai engines.vllm_text engines.scripted nemo_gym environments.sandbox
+__init__ errors schema jsontext shipped failpoints progress
+engines environments judging.verdict pacing.level pacing.budgets judging pacing collecting conversations building
+sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
+tables tables.workspace recipe conversations.responses files.inputs pacing.prices judging.judge
+conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
+engines.decoding engines.encoding engines.smollm2 environments.answers environments.code_harness command
+engines.openai engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.batch engines.gym engines.vllm environments.*
-agent selection
-manifest owed verify chunk
-build purse batch_answers import_rows
-flight batch importing export status
+collecting.agent steps.selection
+building.manifest collecting.owed verify chunk
+building.build pacing.purse collecting.batch_answers files.import_rows
+collecting.flight collecting.batch importing export status
 collect
 text
 check listing stages
@@ -94,7 +95,7 @@ def test_only_the_command_line_writes_to_stdout() -> None:
     """code_harness is a program of its own: it runs in a sandbox, and its stdout is how it answers."""
     wrong = []
     for path in FILES:
-        if module(path).split("_")[0] in ("cli", "command") or module(path) == "environments.code_harness":
+        if module(path).split(".")[0] in ("cli", "command") or module(path) == "environments.code_harness":
             continue
         for node in ast.walk(parsed(path)):
             prints = isinstance(node, ast.Name) and node.id == "print"

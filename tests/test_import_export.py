@@ -19,8 +19,8 @@ from rolloutops.export import export
 from rolloutops.importing import Imported, import_rollouts
 from rolloutops.recipe import Recipe
 from rolloutops.settings import Dataset
-from rolloutops.steps import measure
-from rolloutops.workspace import Workspace, connect, open_workspace
+from rolloutops.steps.step import measure
+from rolloutops.tables.workspace import Workspace, connect, open_workspace
 from tests.helpers import SHARED, query, read_jsonl, rolloutops, sums, write_jsonl
 
 GYM = SHARED / "data" / "gym"

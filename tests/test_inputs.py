@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolloutops import inputs
 from rolloutops.errors import InputError
-from rolloutops.inputs import Row, find_inputs, open_rows
+from rolloutops.files import inputs
+from rolloutops.files.inputs import Row, find_inputs, open_rows
 
 ODD_LINES = (
     b'\xef\xbb\xbf{"a": 1}\r\n'

@@ -16,9 +16,9 @@ import pytest
 
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
-from rolloutops.judging import Judge, Stored
+from rolloutops.judging.judge import Judge, Stored
+from rolloutops.judging.verdict import Verdict
 from rolloutops.plugins import find
-from rolloutops.verdict import Verdict
 
 # One environment for all that a verifier can do: the rollout's text is the deed.
 ENVIRONMENTS = '''
@@ -398,7 +398,7 @@ def test_workers_that_cannot_start_end_the_run_with_a_sentence(folder: Path, mon
 PARENT = """
 import asyncio, os, signal, sys
 from rolloutops.environments import Rollout, Task
-from rolloutops.judging import Judge
+from rolloutops.judging.judge import Judge
 from rolloutops.plugins import find
 
 async def main():

@@ -12,9 +12,9 @@ import pytest
 from rolloutops.environments import Rollout, Task
 from rolloutops.environments.llm_judge import make, verdict_in
 from rolloutops.errors import EngineError, UsageError
-from rolloutops.judging import Judge
+from rolloutops.judging.judge import Judge
+from rolloutops.judging.verdict import Verdict
 from rolloutops.plugins import find
-from rolloutops.verdict import Verdict
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 

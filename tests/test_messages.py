@@ -10,9 +10,7 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMes
 from openai.types.responses import FunctionToolParam, ResponseInputItemParam, ResponseOutputItem
 from pydantic import TypeAdapter
 
-from rolloutops.inputs import open_rows
-from rolloutops.jsontext import dump, parse
-from rolloutops.messages import (
+from rolloutops.conversations.messages import (
     answer_of_row,
     from_chat,
     from_responses,
@@ -23,6 +21,8 @@ from rolloutops.messages import (
     to_responses_tools,
     tools_from,
 )
+from rolloutops.files.inputs import open_rows
+from rolloutops.jsontext import dump, parse
 
 GYM = Path(__file__).parents[1].parent / "shared" / "data" / "gym"
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rolloutops.budgets import Budget
 from rolloutops.engines import Limits, ModelCall
 from rolloutops.errors import EngineError
-from rolloutops.health import Health
-from rolloutops.level import Level
-from rolloutops.pacing import Pace
+from rolloutops.pacing.budgets import Budget
+from rolloutops.pacing.health import Health
+from rolloutops.pacing.level import Level
+from rolloutops.pacing.pace import Pace
 from tests.helpers import environ
 from tests.virtual_time import run
 
@@ -217,9 +217,9 @@ def test_tokens_a_minute_are_kept_in_every_minute(tmp_path: Path) -> None:
 SPENDER = """
 import asyncio, sys, time
 from pathlib import Path
-from rolloutops.budgets import Budget
-from rolloutops.level import Level
-from rolloutops.pacing import Pace
+from rolloutops.pacing.budgets import Budget
+from rolloutops.pacing.level import Level
+from rolloutops.pacing.pace import Pace
 
 async def main():
     pace = Pace(Level(64), Budget(Path(sys.argv[1]), requests_per_minute=1200))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rolloutops.errors import RolloutopsError
-from rolloutops.prices import Price, load, price_of, spent
-from rolloutops.purse import Purse
-from rolloutops.workspace import connect, open_workspace
+from rolloutops.pacing.prices import Price, load, price_of, spent
+from rolloutops.pacing.purse import Purse
+from rolloutops.tables.workspace import connect, open_workspace
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from rolloutops import sql
-from rolloutops.build import build
+from rolloutops.building.build import build
 from rolloutops.errors import RolloutopsError
 from rolloutops.recipe import StepUse
-from rolloutops.selection import KEYS, select
 from rolloutops.shipped import shipped
-from rolloutops.steps import BUILD_KEYS, find_step, measure, read_step
+from rolloutops.steps.selection import KEYS, select
+from rolloutops.steps.step import BUILD_KEYS, find_step, measure, read_step
 from tests import given
 
 HERE = Path(__file__).parent / "sql"

@@ -10,9 +10,9 @@ import pytest
 from rolloutops import sql
 from rolloutops.errors import RolloutopsError, StepError, UsageError
 from rolloutops.recipe import StepUse
-from rolloutops.selection import chain, payload_of, select
 from rolloutops.shipped import shipped
-from rolloutops.steps import available, check_step, find_step, lint, measure, read_step, variables
+from rolloutops.steps.selection import chain, payload_of, select
+from rolloutops.steps.step import available, check_step, find_step, lint, measure, read_step, variables
 from tests import given
 
 HEADER = """-- Keep long answers.

@@ -13,11 +13,11 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops.agent import _token_turns
+from rolloutops.collecting.agent import _token_turns
 from rolloutops.engines import decoding
 from rolloutops.errors import AttemptFailed
-from rolloutops.journal import Journal, seal_orphans
-from rolloutops.workspace import open_workspace
+from rolloutops.tables.journal import Journal, seal_orphans
+from rolloutops.tables.workspace import open_workspace
 from tests import given
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from rolloutops.conversations.messages import answer_of_row, prompt_of_row
 from rolloutops.engines import ModelAnswer, ModelCall, smollm2
 from rolloutops.engines.vllm import VllmEngine, make
 from rolloutops.engines.vllm_text import sampling_values, template_messages
 from rolloutops.environments import Rollout, Task, exact_match, mcqa, multi_step
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
-from rolloutops.messages import answer_of_row, prompt_of_row
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "examples"
 HAS_MODEL = all(importlib.util.find_spec(name) for name in ("vllm", *smollm2.NEEDED))

@@ -24,11 +24,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rolloutops import journal as journals
 from rolloutops import schema, sql
-from rolloutops.journal import Journal, seal_orphans
 from rolloutops.shipped import shipped
-from rolloutops.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
+from rolloutops.tables import journal as journals
+from rolloutops.tables.journal import Journal, seal_orphans
+from rolloutops.tables.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
 
 PLAN = [{"dataset": "d", "policy": "p", "num_repeats": 2, "row_limit": None, "max_attempts": 2}]
 INVARIANT = sql.read(shipped("sql") / "checks" / "invariant.sql")

@@ -1,7 +1,7 @@
 """The `batch` engine: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of answers
 comes out within a day, at half the price.
 
-It answers jobs, not calls: `rolloutops/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
+It answers jobs, not calls: `collecting/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
 are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
 `tool_calls`), because nobody is there to run them. A file holds 50,000 requests and 200 MB at most, and one model.
 """

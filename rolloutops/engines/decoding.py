@@ -18,11 +18,11 @@ from typing import Any
 
 import orjson
 
-from rolloutops.chat import message
+from rolloutops.conversations.chat import message
+from rolloutops.conversations.messages import from_chat, from_responses, text_of
 from rolloutops.engines import Limits, Message, ModelAnswer
 from rolloutops.errors import AttemptFailed
 from rolloutops.jsontext import dump
-from rolloutops.messages import from_chat, from_responses, text_of
 
 KEPT = 2048
 """Characters of an unreadable answer that are kept."""

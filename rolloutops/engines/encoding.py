@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
+from rolloutops.conversations.messages import to_chat, to_responses, to_responses_tools
 from rolloutops.engines import Message, ModelCall
 from rolloutops.errors import AttemptFailed
 from rolloutops.jsontext import dump
-from rolloutops.messages import to_chat, to_responses, to_responses_tools
 
 Body = dict[str, Any]
 

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rolloutops import __version__
+from rolloutops.conversations.messages import prompt_of_row
+from rolloutops.conversations.nemo_gym import agent_of, read_rollout, refused, run_request
 from rolloutops.engines import Message, ModelCall, RolloutAnswer, RolloutEngine
 from rolloutops.engines.decoding import KEPT, failure
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.jsontext import dump, parse
-from rolloutops.messages import prompt_of_row
-from rolloutops.nemo_gym import agent_of, read_rollout, refused, run_request
 
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the 5 s after which the servers' uvicorn hangs up."""

@@ -17,11 +17,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from rolloutops.chat import message, tool_call
+from rolloutops.conversations.chat import message, tool_call
+from rolloutops.conversations.messages import answer_of_row, from_chat, text_of
 from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall
 from rolloutops.errors import FAILURES, AttemptFailed, InputError, RolloutopsError, UsageError, near
 from rolloutops.jsontext import dump, parse
-from rolloutops.messages import answer_of_row, from_chat, text_of
 from rolloutops.plugins import find
 
 Rule = Callable[[ModelCall], str | Message | Awaitable[str | Message]]

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
+from rolloutops.conversations.messages import to_chat
 from rolloutops.engines import Message, ModelAnswer, ModelCall
 from rolloutops.errors import AttemptFailed, near
-from rolloutops.messages import to_chat
 
 RENAMED = {"max_output_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
 OWN = frozenset(

@@ -18,11 +18,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rolloutops.conversations.messages import text_of
 from rolloutops.engines import Engine, ModelCall
 from rolloutops.environments import Rollout, Task
 from rolloutops.environments.answers import without_reasoning
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
-from rolloutops.messages import text_of
 from rolloutops.plugins import find
 
 PROMPT = """You judge an answer to a task. Be strict and fair: judge what is written, not its length or its tone.

@@ -26,7 +26,7 @@ import orjson
 from rolloutops import schema
 from rolloutops.errors import WorkspaceError
 from rolloutops.failpoints import failpoint
-from rolloutops.workspace import Workspace, lock_file, write_part
+from rolloutops.tables.workspace import Workspace, lock_file, write_part
 
 Line = dict[str, dict[str, Any]]
 """table -> row: what one line of a journal holds."""

@@ -23,22 +23,22 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-from rolloutops.agent import Owed, attempt
-from rolloutops.batch_answers import Desk, Offers, collect_answers, write_attempts
+from rolloutops.collecting.agent import Owed, attempt
+from rolloutops.collecting.batch_answers import Desk, Offers, collect_answers, write_attempts
+from rolloutops.collecting.owed import Asked, Ledger
 from rolloutops.engines import Engine, ModelAnswer, ModelCall
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
 from rolloutops.engines.decoding import OUT_OF_MONEY
 from rolloutops.errors import AttemptFailed, EngineError
-from rolloutops.jobs import Job, Request, open_jobs, record, request_id
-from rolloutops.journal import Journal, seal_orphans
 from rolloutops.jsontext import dump
-from rolloutops.owed import Asked, Ledger
 from rolloutops.progress import Meter, report
 from rolloutops.recipe import Recipe
-from rolloutops.runs import Run
 from rolloutops.settings import resolved
+from rolloutops.tables.jobs import Job, Request, open_jobs, record, request_id
+from rolloutops.tables.journal import Journal, seal_orphans
+from rolloutops.tables.runs import Run
+from rolloutops.tables.workspace import Workspace, connect, try_lock
 from rolloutops.verify import Verifier
-from rolloutops.workspace import Workspace, connect, try_lock
 
 TRIES = 3
 """How often a batch is asked for that is neither made nor refused."""

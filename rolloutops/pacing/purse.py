@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rolloutops.collecting.owed import Asked
 from rolloutops.errors import UsageError
-from rolloutops.owed import Asked
-from rolloutops.prices import Price, Prices, load, price_of, spent
-from rolloutops.workspace import Workspace, connect
+from rolloutops.pacing.prices import Price, Prices, load, price_of, spent
+from rolloutops.tables.workspace import Workspace, connect
 
 
 @dataclass(slots=True)

@@ -13,12 +13,8 @@ import pyarrow as pa
 
 from rolloutops import schema
 from rolloutops.chunk import task_columns
-from rolloutops.engines import ModelAnswer, RolloutAnswer
-from rolloutops.engines.decoding import failure, read_chat, read_responses
-from rolloutops.errors import AttemptFailed
-from rolloutops.jsontext import digest, dump, parse
-from rolloutops.messages import from_chat, prompt_of_row, text_of
-from rolloutops.nemo_gym import (
+from rolloutops.conversations.messages import from_chat, prompt_of_row, text_of
+from rolloutops.conversations.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
     ROLLOUT_INDEX,
@@ -27,8 +23,12 @@ from rolloutops.nemo_gym import (
     read_rollout,
     refused,
 )
+from rolloutops.engines import ModelAnswer, RolloutAnswer
+from rolloutops.engines.decoding import failure, read_chat, read_responses
+from rolloutops.errors import AttemptFailed
+from rolloutops.jsontext import digest, dump, parse
+from rolloutops.judging.verdict import verdict_of
 from rolloutops.settings import Dataset
-from rolloutops.verdict import verdict_of
 
 TASK_COLUMNS = ("row_hash", "row", "prompt", "tools", "prompt_hash", "answer", "agent", "origin", "line")
 ATTEMPT_COLUMNS = (

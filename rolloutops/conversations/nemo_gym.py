@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rolloutops.conversations.messages import from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.engines import ModelCall, RolloutAnswer
 from rolloutops.engines.decoding import failure
 from rolloutops.errors import FAILURES, AttemptFailed
-from rolloutops.messages import from_responses, prompt_of_row, to_responses, to_responses_tools
 
 TASK_INDEX, ROLLOUT_INDEX, ATTEMPT_INDEX = "_ng_task_index", "_ng_rollout_index", "_ng_attempt_index"
 FAILURE_CLASS = "_ng_failure_class"

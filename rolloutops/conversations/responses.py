@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rolloutops.chat import TEXT_PARTS, Message, Tool, as_text, content_of, message, message_of, tool_call, with_ids
+from rolloutops.conversations.chat import (
+    TEXT_PARTS,
+    Message,
+    Tool,
+    as_text,
+    content_of,
+    message,
+    message_of,
+    tool_call,
+    with_ids,
+)
 
 Item = dict[str, Any]
 """One Responses item."""

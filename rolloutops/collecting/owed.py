@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops import sql
-from rolloutops.agent import Owed, effective_params
+from rolloutops.collecting.agent import Owed, effective_params
 from rolloutops.environments import Task
 from rolloutops.errors import FAILURES
-from rolloutops.journal import seal_orphans
 from rolloutops.settings import Collect
-from rolloutops.workspace import Workspace, connect, try_lock
+from rolloutops.tables.journal import seal_orphans
+from rolloutops.tables.workspace import Workspace, connect, try_lock
 
 Asked = Mapping[tuple[str, str], Collect]
 """(data set, policy) -> how it is collected."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import NoneType
 from typing import Any
 
-from rolloutops.command_flags import Command, Flag, members, plain, takes
+from rolloutops.command.flags import Command, Flag, members, plain, takes
 
 WIDTH = 100
 LEFT = 34  # the widest left column; what is longer stands on its own line

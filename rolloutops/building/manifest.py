@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from rolloutops import __version__, sql
-from rolloutops.selection import Funnel
+from rolloutops.steps.selection import Funnel
 
 NAME = "manifest.json"
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rolloutops import schema, sql
-from rolloutops.workspace import Workspace, connect, patterns, write_part
+from rolloutops.tables.workspace import Workspace, connect, patterns, write_part
 
 OPEN = """
 SELECT job_id, state, url, endpoint, model, requests, file_id, batch_id, epoch(began_at) AS began_at

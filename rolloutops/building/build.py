@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from rolloutops import manifest, sql
+from rolloutops import sql
+from rolloutops.building import manifest
 from rolloutops.errors import StepError, UsageError
-from rolloutops.selection import Funnel, bind, chain, payload_of, prepare, prepared, start_of
-from rolloutops.steps import BUILD_KEYS, Step, bound, check_step, findings, parameters
-from rolloutops.workspace import sync
+from rolloutops.steps.selection import Funnel, bind, chain, payload_of, prepare, prepared, start_of
+from rolloutops.steps.step import BUILD_KEYS, Step, bound, check_step, findings, parameters
+from rolloutops.tables.workspace import sync
 
 if TYPE_CHECKING:
     from rolloutops.recipe import StepUse

@@ -72,7 +72,7 @@ def open_rows(path: Path) -> Iterator[Row]:
     name = _readable(path).name.lower()
     try:
         if name.endswith(TABLES):
-            from rolloutops.tablefiles import table_lines  # pyarrow is needed for tables only
+            from rolloutops.files.tablefiles import table_lines  # pyarrow is needed for tables only
 
             for line, raw, reason in table_lines(path):
                 yield Row(line, raw, None, reason) if reason else _checked(line, raw)

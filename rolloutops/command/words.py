@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from rolloutops.command_flags import TRUTHS, Command, Flag, Parsed, expected, json_or_text, quoted, read, takes
+from rolloutops.command.flags import TRUTHS, Command, Flag, Parsed, expected, json_or_text, quoted, read, takes
 from rolloutops.errors import UsageError, near
 
 ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)

@@ -16,19 +16,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rolloutops.agent import Attempted, Owed, attempt
+from rolloutops.collecting.agent import Attempted, Owed, attempt
+from rolloutops.collecting.owed import Asked, Ledger, Part
 from rolloutops.engines import Engine
 from rolloutops.environments import Rollout
 from rolloutops.errors import FAILURES, EngineError
 from rolloutops.failpoints import failpoint
-from rolloutops.health import Health
-from rolloutops.journal import Journal
-from rolloutops.owed import Asked, Ledger, Part
-from rolloutops.pacing import Pace
+from rolloutops.judging.verdict import verdict_of
+from rolloutops.pacing.health import Health
+from rolloutops.pacing.pace import Pace
+from rolloutops.pacing.purse import Purse
 from rolloutops.progress import Meter, report
-from rolloutops.purse import Purse
-from rolloutops.runs import Run
-from rolloutops.verdict import verdict_of
+from rolloutops.tables.journal import Journal
+from rolloutops.tables.runs import Run
 from rolloutops.verify import Elsewhere, Verifier, record_verdict
 
 AHEAD = 64

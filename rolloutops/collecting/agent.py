@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from rolloutops.conversations.messages import text_of
 from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.jsontext import dump
-from rolloutops.messages import text_of
-from rolloutops.pacing import Pace, Ticket
+from rolloutops.pacing.pace import Pace, Ticket
 from rolloutops.settings import Collect
 
 Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)

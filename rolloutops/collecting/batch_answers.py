@@ -17,18 +17,18 @@ from typing import IO, Any
 import orjson
 
 from rolloutops import sql
-from rolloutops.agent import Owed, attempt, effective_params
+from rolloutops.collecting.agent import Owed, attempt, effective_params
 from rolloutops.engines import ModelAnswer, ModelCall
 from rolloutops.engines.batch import Batch, BatchEngine, NotThere
 from rolloutops.environments import Task
 from rolloutops.errors import AttemptFailed
-from rolloutops.jobs import Job, Request, intent, request_id, written
-from rolloutops.journal import Journal
 from rolloutops.progress import Meter
-from rolloutops.runs import Run
 from rolloutops.settings import Collect
+from rolloutops.tables.jobs import Job, Request, intent, request_id, written
+from rolloutops.tables.journal import Journal
+from rolloutops.tables.runs import Run
+from rolloutops.tables.workspace import Workspace
 from rolloutops.verify import Verifier, record_verdict
-from rolloutops.workspace import Workspace
 
 AT_ONCE = 500
 """Rollouts whose tasks and answers are in memory at the same time."""

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rolloutops.budgets import Budget
 from rolloutops.engines import Limits, ModelCall
-from rolloutops.level import Level, loop_time
+from rolloutops.pacing.budgets import Budget
+from rolloutops.pacing.level import Level, loop_time
 
 DOWN = frozenset({"connection", "unreachable", "server_error"})
 """Failures that say that the endpoint is down, where nothing else is heard from it."""

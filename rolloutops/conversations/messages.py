@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rolloutops.chat import Message, Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.conversations.chat import Message, Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.conversations.responses import from_responses, to_responses, to_responses_tools
 from rolloutops.jsontext import dump, parse
-from rolloutops.responses import from_responses, to_responses, to_responses_tools
 
 __all__ = [
     "Message",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops import sql
 from rolloutops.errors import StepError, near
-from rolloutops.steps import Step, bound, check_step, findings, parameters
+from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 
 if TYPE_CHECKING:
     from rolloutops.recipe import StepUse

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
+from rolloutops.judging.pool import Pool
+from rolloutops.judging.verdict import Verdict, failed, raised, stopped, verdict_of
 from rolloutops.plugins import Plugin
-from rolloutops.pool import Pool
-from rolloutops.verdict import Verdict, failed, raised, stopped, verdict_of
 
 CACHED = 65_536
 """Verdicts that are kept for equal rollouts, the latest used."""
@@ -91,7 +91,7 @@ class Judge:
         self.is_plain = not (self._pooled or self._always_pooled or self._async)
         memory = None if memory_mb is None else memory_mb * 2**20
         setup = (plugin, dict(settings))
-        self._pool = Pool("rolloutops.judging:_worker", setup, stopped, processes, self.timeout, memory)
+        self._pool = Pool("rolloutops.judging.judge:_worker", setup, stopped, processes, self.timeout, memory)
         self._turn = asyncio.Semaphore(int(getattr(environment, "parallel", None) or WINDOW))
         self._cache: OrderedDict[bytes, asyncio.Future[Verdict]] | None = None
         if getattr(environment, "pure", False):

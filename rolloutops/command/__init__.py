@@ -17,9 +17,9 @@ import traceback
 from collections.abc import Sequence
 from typing import TextIO
 
-from rolloutops.command_flags import Command, Flag, Parsed, quoted
-from rolloutops.command_help import help_text, overview
-from rolloutops.command_words import bind, sort_words
+from rolloutops.command.flags import Command, Flag, Parsed, quoted
+from rolloutops.command.help import help_text, overview
+from rolloutops.command.words import bind, sort_words
 from rolloutops.errors import RolloutopsError, UsageError, near
 
 __all__ = ["Command", "Flag", "Parsed", "help_text", "main"]

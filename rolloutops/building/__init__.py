@@ -1,0 +1,1 @@
+"""Training files: how they are written, with lineage and manifest."""

@@ -1,0 +1,1 @@
+"""Conversations and rows: one form, whatever comes in or goes out."""

@@ -1,0 +1,1 @@
+"""Files that people give: task files and rollouts made elsewhere, row by row."""

@@ -1,0 +1,1 @@
+"""The parts of verification: a verdict, the judge that keeps limits, the pool of processes."""

@@ -1,0 +1,1 @@
+"""A workspace on disk: its tables, journals, jobs and the log of commands."""
