@@ -4,12 +4,19 @@
 -- max@k = the sum over the rewards in rising order, i = 1..n, of reward(i) * C(i - 1, k - 1) / C(n, k).
 -- param success DOUBLE = 1.0       the reward from which a rollout is a success
 -- param k       INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
-WITH judged AS (
-    SELECT dataset, policy, task_id, reward,
-        row_number() OVER (PARTITION BY dataset, policy, task_id ORDER BY reward) AS i,
-        count(*) OVER (PARTITION BY dataset, policy, task_id) AS n
+WITH tasks_of AS (
+    SELECT dataset, policy, task_id, list_sort(list(reward)) AS rewards
     FROM rollouts
     WHERE reward IS NOT NULL
+    GROUP BY dataset, policy, task_id
+),
+
+-- Tasks with the same rewards have the same pass@k: each such set is worked out once.
+alike AS (
+    SELECT dataset, policy, rewards, count(*) AS tasks, len(rewards) AS n,
+        len(list_filter(rewards, lambda reward: reward >= getvariable('success'))) AS c
+    FROM tasks_of
+    GROUP BY dataset, policy, rewards
 ),
 
 ks AS (
@@ -17,42 +24,29 @@ ks AS (
         getvariable('k'),
         list_append([(2 ** e)::INTEGER FOR e IN range(0, 20) IF 2 ** e <= most], most)
     )) AS k
-    FROM (SELECT max(n)::INTEGER AS most FROM judged)
+    FROM (SELECT max(n)::INTEGER AS most FROM alike)
 ),
 
-tasks_of AS (
-    SELECT dataset, policy, task_id, any_value(n) AS n, count(*) FILTER (reward >= getvariable('success')) AS c
-    FROM judged
-    GROUP BY dataset, policy, task_id
-),
-
--- 1 - C(n - c, k) / C(n, k), as a product; an empty one (c = 0) is NULL in SQL and 1 in mathematics.
-passed AS (
-    SELECT t.dataset, t.policy, ks.k, count(*) AS tasks, avg(CASE
-        WHEN t.n - t.c < ks.k THEN 1.0
-        ELSE 1.0 - coalesce(list_product([1.0 - ks.k / j FOR j IN range(t.n - t.c + 1, t.n + 1)]), 1.0)
-    END) AS pass_at_k
-    FROM tasks_of AS t
-    JOIN ks ON t.n >= ks.k
-    GROUP BY t.dataset, t.policy, ks.k
-),
-
--- C(i - 1, k - 1) / C(n, k), as k / n times a product.
+-- C(i - 1, k - 1) / C(n, k) for each i, as k / n times a product; an empty product is NULL in SQL and 1 in mathematics.
 weights AS (
-    SELECT place.n, place.i, ks.k,
-        ks.k / place.n * coalesce(list_product([(place.i - j) / (place.n - j) FOR j IN range(1, ks.k)]), 1.0) AS weight
-    FROM (SELECT DISTINCT n, i FROM judged) AS place
-    JOIN ks ON place.i >= ks.k
+    SELECT sizes.n, ks.k, [
+        if(i < ks.k, 0.0, ks.k / sizes.n * coalesce(list_product([(i - j) / (sizes.n - j) FOR j IN range(1, ks.k)]), 1.0))
+        FOR i IN range(1, sizes.n + 1)
+    ] AS weights
+    FROM (SELECT DISTINCT n FROM alike) AS sizes
+    JOIN ks ON sizes.n >= ks.k
 ),
 
-best AS (
-    SELECT j.dataset, j.policy, w.k, sum(j.reward * w.weight) AS best_sum
-    FROM judged AS j
-    JOIN weights AS w ON w.n = j.n AND w.i = j.i
-    GROUP BY j.dataset, j.policy, w.k
+solved AS (
+    SELECT a.dataset, a.policy, w.k, a.tasks, a.rewards, pass_at_k(a.n, a.c, w.k) AS passed,
+        list_inner_product(a.rewards, w.weights) AS best
+    FROM alike AS a
+    JOIN weights AS w ON w.n = a.n
 )
 
-SELECT p.dataset, p.policy, p.k, p.tasks, p.pass_at_k, b.best_sum / p.tasks AS max_at_k
-FROM passed AS p
-JOIN best AS b ON b.dataset = p.dataset AND b.policy = p.policy AND b.k = p.k
-ORDER BY p.dataset, p.policy, p.k
+SELECT dataset, policy, k, sum(tasks)::BIGINT AS tasks,
+    sum(tasks * passed ORDER BY rewards) / sum(tasks) AS pass_at_k,
+    sum(tasks * best ORDER BY rewards) / sum(tasks) AS max_at_k
+FROM solved
+GROUP BY dataset, policy, k
+ORDER BY dataset, policy, k

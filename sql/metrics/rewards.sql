@@ -1,11 +1,13 @@
 -- The reward and every number that the verifier returned, by data set and policy: mean, extremes, median, standard
 -- deviation (n - 1), and the share of rollouts that have it.
-WITH numbers AS (
+WITH returned AS (
+    SELECT dataset, policy, unnest(map_keys(metrics)) AS metric, unnest(map_values(metrics)) AS number FROM rollouts
+),
+
+numbers AS (
     SELECT dataset, policy, 'reward' AS metric, reward AS number FROM rollouts
     UNION ALL
-    SELECT dataset, policy, number.key, number.value
-    FROM (SELECT dataset, policy, unnest(map_entries(metrics)) AS number FROM rollouts)
-    WHERE number.key <> 'reward'
+    SELECT dataset, policy, metric, number FROM returned WHERE metric <> 'reward'
 ),
 
 totals AS (SELECT dataset, policy, count(*) AS rollouts FROM rollouts GROUP BY dataset, policy)

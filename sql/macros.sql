@@ -1,0 +1,442 @@
+-- Macros that steps share. `rolloutops sql --print` writes them out before the views.
+
+-- unit(key, seed): a number in [0, 1) that looks random and is the same everywhere: 60 bits of md5.
+-- In Python: int(md5(f"{key}:{seed}".encode()).hexdigest()[:15], 16) / 16**15
+CREATE OR REPLACE MACRO unit(key, seed) AS
+    ('0x' || md5(key || ':' || seed)[1:15])::BIGINT / 1152921504606846976.0;
+
+-- content_text(content): a message's content as text: itself, or its text parts, one a line.
+CREATE OR REPLACE MACRO content_text(content) AS
+    CASE json_type(content)
+        WHEN 'VARCHAR' THEN content->>'$'
+        WHEN 'ARRAY' THEN array_to_string(content->>'$[*].text', chr(10))
+    END;
+
+-- asked_text(prompt): what the user's messages say, not the system's, which many prompts share.
+CREATE OR REPLACE MACRO asked_text(prompt) AS
+    array_to_string(list_transform(
+        list_filter(from_json(prompt, '[{"role":"VARCHAR","content":"JSON"}]'), lambda m: m.role = 'user'),
+        lambda m: content_text(m.content)
+    ), chr(10));
+
+-- written_text(completion): what the model wrote: reasoning and text of each of its messages, as paragraphs.
+CREATE OR REPLACE MACRO written_text(completion) AS
+    array_to_string(list_transform(
+        list_filter(
+            from_json(completion, '[{"role":"VARCHAR","reasoning_content":"VARCHAR","content":"JSON"}]'),
+            lambda m: m.role = 'assistant'
+        ),
+        lambda m: concat_ws(chr(10) || chr(10), m.reasoning_content, content_text(m.content))
+    ), chr(10) || chr(10));
+
+-- spaced_words(text): the lower-cased words between white space, punctuation and all; none of an empty text.
+CREATE OR REPLACE MACRO spaced_words(text) AS
+    list_filter(regexp_split_to_array(lower(text), '\s+'), lambda word: word <> '');
+
+-- word_grams(words, n): each n words in a row, joined by spaces; of fewer words none.
+CREATE OR REPLACE MACRO word_grams(words, n) AS
+    list_transform(range(1, len(words) - n + 2), lambda i: array_to_string(words[i:i + n - 1], ' '));
+
+-- repeated_places(grams): of {gram, place} in sorted order, the places of those that occurred at an earlier place.
+CREATE OR REPLACE MACRO repeated_places(grams) AS
+    list_transform(
+        list_filter(list_zip(grams[2:], grams[:-2]), lambda pair: pair[1].gram = pair[2].gram),
+        lambda pair: pair[1].place
+    );
+
+-- covered_share(words, places, n, size): the share of `size` characters whose words are among n from one of the places.
+CREATE OR REPLACE MACRO covered_share(words, places, n, size) AS
+    coalesce(list_sum(list_select(
+        list_transform(words, lambda word: length(word) + 1),
+        list_distinct(flatten(list_transform(places, lambda place: range(place, place + n))))
+    )), 0) / size;
+
+-- Conversations, as builds write them. All of these return JSON text, but for `spoken`, a list of messages.
+
+-- messages_of(conversation), spoken(prompt, completion): the messages of one or of both, as a list.
+CREATE OR REPLACE MACRO messages_of(conversation) AS coalesce(json_extract(conversation, '$[*]'), []);
+CREATE OR REPLACE MACRO spoken(prompt, completion) AS messages_of(prompt) || messages_of(completion);
+
+-- has_media(messages): whether a message holds something that is not text.
+CREATE OR REPLACE MACRO has_media(messages) AS
+    list_contains([json_type(m, '$.content') = 'ARRAY' FOR m IN messages], true);
+
+-- calls_tools(conversation): whether a message holds tool calls.
+CREATE OR REPLACE MACRO calls_tools(conversation) AS len(json_extract(conversation, '$[*].tool_calls')) > 0;
+
+-- think_tags(message): its reasoning in <think> tags and an empty line, or nothing. Text, not JSON.
+CREATE OR REPLACE MACRO think_tags(message) AS coalesce(
+    '<think>' || chr(10) || json_extract_string(message, '$.reasoning_content') || chr(10) || '</think>'
+    || chr(10) || chr(10), ''
+);
+
+-- arguments_of(call): the object that the text of a call's arguments holds, digit for digit; other text stays a string.
+CREATE OR REPLACE MACRO arguments_of(call) AS
+    CASE
+        WHEN json_valid(json_extract_string(call, '$.function.arguments'))
+            AND ltrim(json_extract_string(call, '$.function.arguments'), E' \t\r\n')[1] = '{'
+            THEN translate(json_extract_string(call, '$.function.arguments'), E'\r\n', '  ')
+        ELSE json_extract(call, '$.function.arguments')::VARCHAR
+    END;
+
+-- plain_call(call): {"name", "arguments": object}.
+CREATE OR REPLACE MACRO plain_call(call) AS
+    '{"name":' || json_extract(call, '$.function.name') || ',"arguments":' || arguments_of(call) || '}';
+
+-- chat_content(message, reasoning): a message's content. reasoning: 'think' (put before it, in <think> tags), 'part' (every
+-- content is a list of parts, reasoning being the first), or anything else (left out).
+CREATE OR REPLACE MACRO chat_content(message, reasoning) AS
+    CASE
+        WHEN reasoning <> 'part' AND (reasoning <> 'think' OR NOT json_exists(message, '$.reasoning_content'))
+            THEN json_extract(message, '$.content')::VARCHAR
+        WHEN reasoning = 'think' AND json_type(message, '$.content') = 'VARCHAR'
+            THEN to_json(think_tags(message) || json_extract_string(message, '$.content'))::VARCHAR
+        ELSE '[' || CASE
+            WHEN reasoning = 'think' THEN '{"type":"text","text":' || to_json(think_tags(message)) || '},'
+            ELSE coalesce('{"type":"thinking","thinking":' || json_extract(message, '$.reasoning_content') || '},', '')
+        END || CASE json_type(message, '$.content')
+            WHEN 'ARRAY' THEN (json_extract(message, '$.content')::VARCHAR)[2:]
+            ELSE '{"type":"text","text":' || json_extract(message, '$.content') || '}]'
+        END
+    END;
+
+-- chat_message(message, role, arguments, reasoning): a message anew. arguments: 'text' or 'object'. reasoning: 'key'
+-- (reasoning_content), 'think' (in the content, in <think> tags), 'part' (a content part) or 'drop'.
+CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
+    '{"role":' || to_json(role) || ',"content":' || chat_content(message, reasoning)
+    || CASE
+        WHEN reasoning = 'key'
+            THEN coalesce(',"reasoning_content":' || json_extract(message, '$.reasoning_content'), '')
+        ELSE ''
+    END
+    || coalesce(',"tool_calls":' || CASE
+        WHEN arguments = 'text' THEN json_extract(message, '$.tool_calls')::VARCHAR
+        WHEN json_exists(message, '$.tool_calls') THEN '[' || array_to_string([
+            '{"id":' || json_extract(c, '$.id') || ',"type":"function","function":' || plain_call(c) || '}'
+            FOR c IN json_extract(message, '$.tool_calls[*]')
+        ], ',') || ']'
+    END, '')
+    || coalesce(',"tool_call_id":' || json_extract(message, '$.tool_call_id'), '')
+    || coalesce(',"name":' || json_extract(message, '$.name'), '') || '}';
+
+-- role_of(message): its role, with the developer being the system, as trainers know no other.
+CREATE OR REPLACE MACRO role_of(message) AS
+    replace(json_extract_string(message, '$.role'), 'developer', 'system');
+
+-- sharegpt_turns(messages): LLaMA-Factory's turns, without the system's. Reasoning is in <think> tags; the answers of
+-- several tools in a row are one turn, joined as LLaMA-Factory joins them.
+CREATE OR REPLACE MACRO sharegpt_turns(messages) AS
+    replace(replace(array_to_string([
+        CASE
+            WHEN role_of(m) = 'tool'
+                THEN '{"from":"observation","value":' || to_json(content_text(json_extract(m, '$.content'))) || ',"of":"tool"}'
+            WHEN role_of(m) = 'assistant' AND json_exists(m, '$.tool_calls')
+                THEN '{"from":"function_call","value":' || to_json(think_tags(m) || sharegpt_calls(m)) || '}'
+            WHEN role_of(m) = 'assistant'
+                THEN '{"from":"gpt","value":' || to_json(think_tags(m) || content_text(json_extract(m, '$.content'))) || '}'
+            ELSE '{"from":"human","value":' || to_json(content_text(json_extract(m, '$.content'))) || '}'
+        END
+        FOR m IN messages IF role_of(m) <> 'system'
+    ], ','),
+    '","of":"tool"},{"from":"observation","value":"', '\n</tool_response>\n<tool_response>\n'), '","of":"tool"}', '"}');
+
+-- sharegpt_calls(message): its tool calls as LLaMA-Factory reads them: one, or a list.
+CREATE OR REPLACE MACRO sharegpt_calls(message) AS
+    CASE json_array_length(message, '$.tool_calls')
+        WHEN 1 THEN plain_call(json_extract(message, '$.tool_calls[0]'))
+        ELSE '[' || array_to_string([plain_call(c) FOR c IN json_extract(message, '$.tool_calls[*]')], ', ') || ']'
+    END;
+
+-- fits_sharegpt(messages): whether turns of text can hold them all: no media, no text beside a tool call, and the system
+-- only speaks first.
+CREATE OR REPLACE MACRO fits_sharegpt(messages) AS
+    NOT has_media(messages)
+    AND NOT list_contains(
+        [json_exists(m, '$.tool_calls') AND content_text(json_extract(m, '$.content')) <> '' FOR m IN messages], true
+    )
+    AND NOT list_contains([role_of(m) = 'system' FOR m IN messages[2:]], true);
+
+-- system_text(messages): what the system says first, or NULL.
+CREATE OR REPLACE MACRO system_text(messages) AS
+    CASE WHEN role_of(messages[1]) = 'system' THEN content_text(json_extract(messages[1], '$.content')) END;
+
+-- tools_text(tools): tools as the JSON text that some loaders want, as JSON; NULL where there are none.
+CREATE OR REPLACE MACRO tools_text(tools) AS to_json(nullif(tools::VARCHAR, '[]'))::VARCHAR;
+
+-- swift_messages(messages, loss): ms-swift's messages, as a list: text and each call of a turn are messages of their own.
+-- loss: what the assistant's messages say of their loss.
+CREATE OR REPLACE MACRO swift_messages(messages, loss) AS flatten([
+    CASE
+        WHEN role_of(m) = 'tool' THEN ['{"role":"tool_response","content":' || json_extract(m, '$.content') || '}']
+        WHEN role_of(m) <> 'assistant' THEN [chat_message(m, role_of(m), 'text', 'drop')]
+        WHEN NOT json_exists(m, '$.tool_calls')
+            THEN ['{"role":"assistant","content":' || chat_content(m, 'think') || loss || '}']
+        ELSE CASE
+            WHEN think_tags(m) || content_text(json_extract(m, '$.content')) = '' THEN []
+            ELSE ['{"role":"assistant","content":' || chat_content(m, 'think') || loss || '}']
+        END || [
+            '{"role":"tool_call","content":' || to_json(plain_call(c)) || loss || '}'
+            FOR c IN json_extract(m, '$.tool_calls[*]')
+        ]
+    END
+    FOR m IN messages
+]);
+
+-- is_plain_answer(completion): one message of text, without tool calls.
+CREATE OR REPLACE MACRO is_plain_answer(completion) AS
+    json_array_length(completion) = 1 AND json_type(completion, '$[0].content') = 'VARCHAR'
+    AND NOT json_exists(completion, '$[0].tool_calls');
+
+-- is_question(prompt): one message of the user's, of text, with or without a system's before it.
+CREATE OR REPLACE MACRO is_question(prompt) AS
+    NOT has_media(messages_of(prompt))
+    AND array_to_string([role_of(m) FOR m IN messages_of(prompt)], ' ') IN ('user', 'system user');
+
+-- pass_at_k(n, c, k): the chance that one of k of n rollouts, c of which succeed, is a success: 1 - C(n - c, k) / C(n, k)
+-- as a product (Chen et al. 2021, arXiv 2107.03374). An empty product (c = 0) is NULL in SQL and 1 in mathematics.
+CREATE OR REPLACE MACRO pass_at_k(n, c, k) AS
+    CASE
+        WHEN n - c < k THEN 1.0
+        ELSE 1.0 - coalesce(list_product([1.0 - k / j FOR j IN range(n - c + 1, n + 1)]), 1.0)
+    END;
+
+-- poisson(u): a number in [0, 1) as a number of the Poisson distribution with mean 1, by its distribution function.
+CREATE OR REPLACE MACRO poisson(u) AS
+    CASE
+        WHEN u < 0.36787944117144233 THEN 0.0
+        WHEN u < 0.73575888234288467 THEN 1.0
+        WHEN u < 0.91969860292860584 THEN 2.0
+        WHEN u < 0.98101184312384626 THEN 3.0
+        WHEN u < 0.99634015317265634 THEN 4.0
+        WHEN u < 0.99940581518241842 THEN 5.0
+        WHEN u < 0.99991675885071211 THEN 6.0
+        WHEN u < 0.99998975080332540 THEN 7.0
+        ELSE 8.0
+    END;
+
+-- branch_starts(turns): of a rollout's model calls, those that begin a branch: the first, and each whose prompt does not
+-- begin with the prompt and the generation of the call before it, token for token.
+CREATE OR REPLACE MACRO branch_starts(turns) AS [
+    i FOR i IN range(1, len(turns) + 1)
+    IF i = 1 OR turns[i].prompt_token_ids[
+        :len(turns[i - 1].prompt_token_ids) + len(turns[i - 1].generation_token_ids)
+    ] IS DISTINCT FROM turns[i - 1].prompt_token_ids || turns[i - 1].generation_token_ids
+];
+
+-- call_tokens(turns, i, first): how many tokens of call i are new context, and how many it generated.
+CREATE OR REPLACE MACRO call_tokens(turns, i, first) AS {
+    'context': len(turns[i].prompt_token_ids) - CASE
+        WHEN i = first THEN 0
+        ELSE len(turns[i - 1].prompt_token_ids) + len(turns[i - 1].generation_token_ids)
+    END,
+    'generated': len(turns[i].generation_token_ids)
+};
+
+-- token_branch(turns, first, last): the tokens of calls that follow one another, of which the generated ones are trained.
+-- logprobs are 0 where nothing is trained, and NULL where a call has none.
+CREATE OR REPLACE MACRO token_branch(turns, first, last) AS {
+    'token_ids': turns[last].prompt_token_ids || turns[last].generation_token_ids,
+    'loss_mask': flatten([
+        list_resize([]::UTINYINT[], call_tokens(turns, i, first).context, 0::UTINYINT)
+        || list_resize([]::UTINYINT[], call_tokens(turns, i, first).generated, 1::UTINYINT)
+        FOR i IN range(first, last + 1)
+    ]),
+    'logprobs': CASE
+        WHEN NOT list_contains([
+            len(turns[i].generation_log_probs) IS DISTINCT FROM len(turns[i].generation_token_ids)
+            FOR i IN range(first, last + 1)
+        ], true)
+            THEN flatten([
+                list_resize([]::FLOAT[], call_tokens(turns, i, first).context, 0::FLOAT) || turns[i].generation_log_probs
+                FOR i IN range(first, last + 1)
+            ])
+    END
+};
+
+-- token_branches(turns): a rollout's branches, in order.
+CREATE OR REPLACE MACRO token_branches(turns) AS [
+    token_branch(turns, branch_starts(turns)[b], coalesce(branch_starts(turns)[b + 1] - 1, len(turns)))
+    FOR b IN range(1, len(branch_starts(turns)) + 1)
+];
+
+-- Pairs. Macros over rows take the name of a view or of a WITH query, as text.
+
+-- answers(rollouts, same_policy, ties, seed): what pairs are made of: each rollout once, however often a mix repeats it.
+-- Only answers of one task, context_hash and pool may be compared. Of equal rewards a higher rank comes first; `answer`
+-- holds what a pair has to know of its sides.
+CREATE OR REPLACE MACRO answers(rollouts, same_policy, ties, seed) AS TABLE
+SELECT dataset, task_id, context_hash, policy, if(same_policy, policy, '') AS pool, min(reward) AS reward,
+    CASE ties WHEN 'first' THEN -rollout_index WHEN 'shortest' THEN -coalesce(min(text_length), 0) ELSE 0 END AS rank,
+    md5(concat_ws('/', dataset, task_id, policy, rollout_index) || ':' || seed) AS lot,
+    {
+        'policy': policy, 'rollout_index': rollout_index, 'copy': min(copy), 'reward': min(reward),
+        'length': coalesce(min(text_length), 0), 'said': min(completion_hash)
+    } AS answer
+FROM query_table(rollouts)
+GROUP BY dataset, task_id, context_hash, policy, rollout_index;
+
+-- makes_pair(chosen, rejected, ...): two answers with different rewards and different words, within the bounds.
+CREATE OR REPLACE MACRO makes_pair(chosen, rejected, min_margin, min_chosen, max_rejected, max_length_gap) AS
+    chosen.reward > rejected.reward AND round(chosen.reward - rejected.reward, 12) >= min_margin
+    AND chosen.reward >= min_chosen AND rejected.reward <= max_rejected
+    AND differ(chosen, rejected, max_length_gap);
+
+-- differ(chosen, rejected, max_length_gap): two answers with different words, and lengths that are not too far apart.
+CREATE OR REPLACE MACRO differ(chosen, rejected, max_length_gap) AS
+    chosen.said <> rejected.said
+    AND abs(chosen.length - rejected.length) <= max_length_gap * greatest(chosen.length, rejected.length);
+
+-- sides(pairs): the two rows of each pair of answers: (dataset, task_id, chosen, rejected) -> key, pair, role, margin.
+CREATE OR REPLACE MACRO sides(pairs) AS TABLE
+SELECT dataset, task_id, round(chosen.reward - rejected.reward, 12) AS margin,
+    concat_ws('/', dataset, task_id, chosen.policy, chosen.rollout_index, rejected.policy, rejected.rollout_index) AS pair,
+    unnest([
+        {'role': 'chosen', 'policy': chosen.policy, 'rollout_index': chosen.rollout_index, 'copy': chosen.copy},
+        {'role': 'rejected', 'policy': rejected.policy, 'rollout_index': rejected.rollout_index, 'copy': rejected.copy}
+    ], recursive := true)
+FROM query_table(pairs);
+
+-- pair_lengths(pairs, rollouts): do the pairs teach to write longer? Lengths are characters of the last text; the rank
+-- correlation (Spearman's) is that of reward and length over all rollouts that were read.
+CREATE OR REPLACE MACRO pair_lengths(pairs, rollouts) AS TABLE
+WITH lengths AS (
+    SELECT dataset, task_id, policy, rollout_index, min(reward) AS reward, coalesce(min(text_length), 0) AS length
+    FROM query_table(rollouts)
+    GROUP BY dataset, task_id, policy, rollout_index
+),
+
+-- The rank of a value is the mean of the places that its rows take.
+rewards AS (
+    SELECT reward, sum(count(*)) OVER (ORDER BY reward) - (count(*) - 1) / 2 AS place
+    FROM lengths WHERE reward IS NOT NULL GROUP BY reward
+),
+
+sizes AS (
+    SELECT length, sum(count(*)) OVER (ORDER BY length) - (count(*) - 1) / 2 AS place
+    FROM lengths WHERE reward IS NOT NULL GROUP BY length
+),
+
+correlation AS (
+    SELECT round(corr(r.place, s.place), 4) AS rank_correlation
+    FROM lengths AS l
+    JOIN rewards AS r ON r.reward = l.reward
+    JOIN sizes AS s ON s.length = l.length
+),
+
+compared AS (
+    SELECT p.pair, sum(l.length) FILTER (p.role = 'chosen') AS chosen,
+        sum(l.length) FILTER (p.role = 'rejected') AS rejected
+    FROM query_table(pairs) AS p
+    JOIN lengths AS l USING (dataset, task_id, policy, rollout_index)
+    GROUP BY p.pair
+)
+
+SELECT count(*) AS pairs, round(avg(chosen), 2) AS chosen_length, round(avg(rejected), 2) AS rejected_length,
+    round(avg(chosen - rejected), 2) AS chosen_longer_by, count(*) FILTER (chosen > rejected) AS chosen_longer,
+    round(avg((chosen > rejected)::INTEGER), 4) AS share_chosen_longer,
+    (SELECT rank_correlation FROM correlation) AS reward_length_rank_correlation
+FROM compared;
+
+-- Mixes. Each says in its own way how many rows a data set is to give; the rest is the same for all.
+
+-- sizes(rollouts): the rows that each data set has, and their tokens.
+CREATE OR REPLACE MACRO sizes(rollouts) AS TABLE
+SELECT dataset, count(*) AS available, sum(coalesce(output_tokens, 0))::BIGINT AS tokens
+FROM query_table(rollouts)
+GROUP BY dataset;
+
+-- entries(map): the keys and values of a parameter, as the columns dataset and value.
+CREATE OR REPLACE MACRO entries(map) AS TABLE
+SELECT unnest(map_keys(map)) AS dataset, unnest(map_values(map)) AS value;
+
+-- rounded(parts): (dataset, available, exact) -> wanted: whole numbers by largest remainder, with the exact total.
+CREATE OR REPLACE MACRO rounded(parts) AS TABLE
+SELECT dataset, available, floor(exact + 1e-9)::BIGINT + (
+    row_number() OVER (ORDER BY round(exact - floor(exact + 1e-9), 9) DESC, dataset)
+    <= round(sum(exact) OVER ()) - sum(floor(exact + 1e-9)) OVER ()
+)::INTEGER AS wanted
+FROM query_table(parts);
+
+-- supplied(quotas, on_shortage, max_copies): (dataset, available, wanted) as they can be had. A data set that is short
+-- ends the query with a sentence, unless it may give what it has (shrink) or repeat its rows (repeat).
+CREATE OR REPLACE MACRO supplied(quotas, on_shortage, max_copies) AS TABLE
+SELECT dataset, available, if(on_shortage = 'shrink', least(wanted, available), wanted) AS wanted
+FROM query_table(quotas)
+WHERE (
+    SELECT CASE WHEN count(*) > 0 THEN error(
+        string_agg(CASE available
+            WHEN 0 THEN format('{} has no rows: leave it out', dataset)
+            ELSE format('{} has {} rows of the {} wanted', dataset, available, wanted)
+        END, '; ' ORDER BY dataset)
+        || CASE
+            WHEN max(available) = 0 THEN ''
+            WHEN on_shortage = 'repeat' THEN '; ask for fewer rows, or raise max_copies'
+            ELSE '; ask for fewer rows, or set on_shortage to shrink or repeat'
+        END
+    ) END IS NULL
+    FROM query_table(quotas)
+    WHERE available = 0
+        OR on_shortage = 'repeat' AND wanted > available * max_copies
+        OR on_shortage = 'fail' AND wanted > available
+);
+
+-- drawn(rollouts, seed): the rows of each data set in an order that the seed decides. place: from 1.
+CREATE OR REPLACE MACRO drawn(rollouts, seed) AS TABLE
+SELECT dataset, task_id, policy, rollout_index, copy, output_tokens, row_number() OVER (
+    PARTITION BY dataset
+    ORDER BY md5(concat_ws('/', dataset, task_id, policy, rollout_index, copy) || ':' || seed),
+        task_id, policy, rollout_index, copy
+) AS place
+FROM query_table(rollouts);
+
+-- taken(rollouts, quotas, seed): the rows that make up the quotas. A row occurs once for each whole time that its data
+-- set goes into its quota, and once more in the first places. new_copy: the copy number that it has in the mix.
+CREATE OR REPLACE MACRO taken(rollouts, quotas, seed) AS TABLE
+SELECT d.dataset, d.task_id, d.policy, d.rollout_index, d.copy, (
+    d.copy + (SELECT max(copy) + 1 FROM query_table(rollouts))
+    * unnest(range(q.wanted // q.available + (d.place <= q.wanted % q.available)::INTEGER))
+)::INTEGER AS new_copy
+FROM drawn(rollouts, seed) AS d
+JOIN query_table(quotas) AS q ON q.dataset = d.dataset;
+
+-- mix_report(result, rollouts, targets): what was asked against what came of it, for each data set and all together.
+-- targets: (dataset, target_rows, target_tokens), of which one may be NULL: it is then reckoned from the other, and
+-- nothing is short of it. An epoch is all rows of a data set.
+CREATE OR REPLACE MACRO mix_report(result, rollouts, targets) AS TABLE
+WITH made AS (
+    SELECT r.dataset, count(*) AS rows, sum(coalesce(s.output_tokens, 0))::BIGINT AS tokens
+    FROM query_table(result) AS r
+    JOIN query_table(rollouts) AS s
+        ON s.dataset = r.dataset AND s.task_id = r.task_id AND s.policy = r.policy
+        AND s.rollout_index = r.rollout_index
+        AND s.copy = r.copy % (SELECT max(copy) + 1 FROM query_table(rollouts))
+    GROUP BY r.dataset
+),
+
+compared AS (
+    SELECT coalesce(t.dataset, z.dataset) AS dataset, coalesce(z.available, 0) AS available,
+        coalesce(t.target_rows, round(t.target_tokens * z.available / nullif(z.tokens, 0)))::BIGINT AS target_rows,
+        coalesce(t.target_tokens, round(t.target_rows * z.tokens / z.available))::BIGINT AS target_tokens,
+        coalesce(m.rows, 0) AS rows, coalesce(m.tokens, 0) AS tokens,
+        t.target_rows - coalesce(m.rows, 0) AS missing_rows, t.target_tokens - coalesce(m.tokens, 0) AS missing_tokens
+    FROM query_table(targets) AS t
+    FULL JOIN sizes(rollouts) AS z ON z.dataset = t.dataset
+    LEFT JOIN made AS m ON m.dataset = z.dataset
+)
+
+SELECT if(grouping(dataset) = 1, 'all', dataset) AS dataset, sum(available)::BIGINT AS available,
+    sum(target_rows)::BIGINT AS target_rows, sum(rows)::BIGINT AS rows,
+    greatest(sum(missing_rows), 0)::BIGINT AS short_rows, greatest(sum(missing_tokens), 0)::BIGINT AS short_tokens,
+    round(sum(target_rows) / nullif(sum(available), 0), 4) AS target_epochs,
+    round(sum(rows) / nullif(sum(available), 0), 4) AS epochs,
+    sum(target_tokens)::BIGINT AS target_tokens, sum(tokens)::BIGINT AS tokens,
+    round(sum(rows) / nullif((SELECT sum(rows) FROM compared), 0), 4) AS share_of_rows,
+    round(sum(tokens) / nullif((SELECT sum(tokens) FROM compared), 0), 4) AS share_of_tokens
+FROM compared
+GROUP BY ROLLUP (dataset)
+ORDER BY grouping(dataset), dataset;
+
+-- cells(rollouts, names): the rows with a column `cell`: their data set and the values of the columns so named.
+CREATE OR REPLACE MACRO cells(rollouts, names) AS TABLE
+SELECT *, concat_ws('/', *COLUMNS(lambda name: name = 'dataset' OR list_contains(names, name))) AS cell
+FROM query_table(rollouts);

@@ -1,0 +1,55 @@
+-- What voting over the first k rollouts of each task earns (majority@k), by data set and policy. Votes are cast for
+-- (answer, reward), by the rollouts that have an answer; among the most frequent the rewards are averaged, and a task
+-- without any answer earns 0 (NeMo Gym's rule). no_answer: the share of those rollouts that have none. Tasks with fewer
+-- than k judged rollouts are left out, and so are data sets whose verifier tells no answer.
+-- param answer VARCHAR[] = ['extracted', 'extracted_answer', 'final_answer']   what the verifier calls the answer
+-- param k      INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
+WITH judged AS (
+    SELECT dataset, policy, task_id, reward,
+        list_filter([details ->> name FOR name IN getvariable('answer')], lambda said: said IS NOT NULL)[1] AS answer,
+        row_number() OVER (PARTITION BY dataset, policy, task_id ORDER BY rollout_index) AS place
+    FROM rollouts
+    WHERE reward IS NOT NULL
+),
+
+telling AS (
+    SELECT dataset, policy FROM judged GROUP BY dataset, policy HAVING count(answer) > 0
+),
+
+sizes AS (SELECT dataset, policy, task_id, count(*) AS n FROM judged GROUP BY dataset, policy, task_id),
+
+ks AS (
+    SELECT DISTINCT unnest(coalesce(
+        getvariable('k'),
+        list_append([(2 ** e)::INTEGER FOR e IN range(0, 20) IF 2 ** e <= most], most)
+    )) AS k
+    FROM (SELECT max(n)::INTEGER AS most FROM sizes)
+),
+
+candidates AS (
+    SELECT j.dataset, j.policy, j.task_id, ks.k, j.answer, j.reward, count(*) AS votes
+    FROM judged AS j
+    SEMI JOIN telling AS t ON t.dataset = j.dataset AND t.policy = j.policy
+    JOIN sizes AS s ON s.dataset = j.dataset AND s.policy = j.policy AND s.task_id = j.task_id
+    JOIN ks ON s.n >= ks.k AND j.place <= ks.k
+    GROUP BY j.dataset, j.policy, j.task_id, ks.k, j.answer, j.reward
+),
+
+most AS (
+    SELECT dataset, policy, task_id, k, max(votes) FILTER (answer IS NOT NULL) AS votes
+    FROM candidates
+    GROUP BY dataset, policy, task_id, k
+),
+
+elected AS (
+    SELECT c.dataset, c.policy, c.task_id, c.k, coalesce(sum(c.votes) FILTER (c.answer IS NULL), 0) AS silent,
+        coalesce(avg(c.reward) FILTER (c.answer IS NOT NULL AND c.votes = m.votes), 0.0) AS reward
+    FROM candidates AS c
+    JOIN most AS m ON m.dataset = c.dataset AND m.policy = c.policy AND m.task_id = c.task_id AND m.k = c.k
+    GROUP BY c.dataset, c.policy, c.task_id, c.k
+)
+
+SELECT dataset, policy, k, count(*) AS tasks, avg(reward) AS majority_at_k, sum(silent) / (k * count(*)) AS no_answer
+FROM elected
+GROUP BY dataset, policy, k
+ORDER BY dataset, policy, k
