@@ -1,5 +1,7 @@
 -- Keep the rollouts that ended by themselves, not those that were cut off at a limit of tokens or steps.
 -- param finish_reasons VARCHAR[] = ['stop']   the reasons kept
-SELECT s.*
+SELECT s.*, CASE
+    WHEN s.finish_reason IS NULL THEN 'no finish_reason'
+    WHEN NOT list_contains(getvariable('finish_reasons'), s.finish_reason) THEN 'finish_reason ' || s.finish_reason
+END AS dropped
 FROM selected AS s
-WHERE list_contains(getvariable('finish_reasons'), s.finish_reason)

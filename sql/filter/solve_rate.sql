@@ -1,7 +1,8 @@
--- Keep the tasks that the policy solves sometimes: those whose mean reward lies between two bounds, both included.
+-- Keep the tasks that the policy solves sometimes: those whose mean reward lies between two bounds.
 -- A task is judged for each policy by itself, over its rollouts that have a reward. Rollouts without one are dropped.
--- param low  DOUBLE = 0.1   lowest mean reward kept
--- param high DOUBLE = 0.9   highest mean reward kept
+-- param low    DOUBLE = 0.1        lowest mean reward kept
+-- param high   DOUBLE = 0.9        highest mean reward kept
+-- param strict BOOLEAN = false     leave out the bounds themselves
 WITH task_means AS (
     -- Summed in sorted order and rounded, so that the mean does not depend on the order in which rows are read.
     SELECT dataset, task_id, policy, round(list_avg(list_sort(list(reward))), 12) AS mean_reward
@@ -10,9 +11,12 @@ WITH task_means AS (
     GROUP BY dataset, task_id, policy
 )
 
-SELECT s.*
+SELECT s.*, CASE
+    WHEN s.reward IS NULL THEN 'no reward'
+    WHEN t.mean_reward < getvariable('low') OR (getvariable('strict') AND t.mean_reward = getvariable('low'))
+        THEN 'too hard: mean reward below low'
+    WHEN t.mean_reward > getvariable('high') OR (getvariable('strict') AND t.mean_reward = getvariable('high'))
+        THEN 'too easy: mean reward above high'
+END AS dropped
 FROM selected AS s
-SEMI JOIN (
-    SELECT * FROM task_means WHERE mean_reward BETWEEN getvariable('low') AND getvariable('high')
-) AS t USING (dataset, task_id, policy)
-WHERE s.reward IS NOT NULL
+LEFT JOIN task_means AS t USING (dataset, task_id, policy)

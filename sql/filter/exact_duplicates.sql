@@ -1,0 +1,35 @@
+-- Drop the rollouts that say the same as another one: the same prompt and the same completion. The first one is kept,
+-- by data set, task, policy and index. Copies that a mix made count as they are.
+-- param per     VARCHAR = 'prompt'       where the same is looked for: prompt (in all tasks that have it) or task
+-- param compare VARCHAR = 'completion'   what must be equal: completion (with reasoning and tool calls) or text
+-- check: SELECT getvariable('per') AS per, 'prompt, task' AS must_be_one_of
+--     WHERE getvariable('per') NOT IN ('prompt', 'task')
+-- check: SELECT getvariable('compare') AS compare, 'completion, text' AS must_be_one_of
+--     WHERE getvariable('compare') NOT IN ('completion', 'text')
+WITH said AS (
+    SELECT dataset, task_id, policy, rollout_index, copy,
+        CASE getvariable('per')
+            WHEN 'prompt' THEN prompt_hash
+            ELSE concat_ws('/', dataset, task_id)
+        END AS of_prompt,
+        md5(CASE getvariable('compare') WHEN 'text' THEN text ELSE completion::VARCHAR END) AS answer_hash
+    FROM selected
+),
+
+firsts AS (
+    SELECT of_prompt, answer_hash, copy, min((dataset, task_id, policy, rollout_index)) AS first
+    FROM said
+    WHERE answer_hash IS NOT NULL
+    GROUP BY of_prompt, answer_hash, copy
+),
+
+repeats AS (
+    SELECT r.dataset, r.task_id, r.policy, r.rollout_index, r.copy
+    FROM said AS r
+    JOIN firsts AS f USING (of_prompt, answer_hash, copy)
+    WHERE (r.dataset, r.task_id, r.policy, r.rollout_index) <> f.first
+)
+
+SELECT s.*, CASE WHEN r.task_id IS NOT NULL THEN 'says what another one says' END AS dropped
+FROM selected AS s
+LEFT JOIN repeats AS r USING (dataset, task_id, policy, rollout_index, copy)

@@ -1,0 +1,42 @@
+-- Keep the tasks on whose answer the policy agrees with itself: enough rollouts of a task give the same answer, the one
+-- that its verifier extracted (NeMo-Skills' MajorityFilter). The share is of all rollouts of the task, also those
+-- without an answer.
+-- param field         VARCHAR = '$.extracted'   where the answer stands in the verifier's details, as a JSON path
+-- param min_votes     BIGINT = 1                fewest rollouts that must agree
+-- param min_share     DOUBLE = 0.5              smallest share of the rollouts that must agree
+-- param only_majority BOOLEAN = false           also drop the rollouts that give another answer than the majority
+WITH answers AS (
+    SELECT dataset, task_id, policy, rollout_index, copy, details->>getvariable('field') AS given
+    FROM selected
+),
+
+votes AS (
+    SELECT dataset, task_id, policy, given, count(*) AS votes
+    FROM answers
+    GROUP BY dataset, task_id, policy, given
+),
+
+-- Of equally many votes, each answer is a majority's.
+counts AS (
+    SELECT dataset, task_id, policy, sum(votes) AS rollouts, max(votes) FILTER (given IS NOT NULL) AS most
+    FROM votes
+    GROUP BY dataset, task_id, policy
+),
+
+judged AS (
+    SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.copy, CASE
+        WHEN c.most IS NULL THEN 'no rollout of the task has an answer'
+        WHEN c.most < getvariable('min_votes') THEN 'fewer votes than min_votes'
+        WHEN c.most < getvariable('min_share') * c.rollouts THEN 'smaller majority than min_share'
+        WHEN NOT getvariable('only_majority') THEN NULL
+        WHEN a.given IS NULL THEN 'no answer'
+        WHEN v.votes < c.most THEN 'not the answer of the majority'
+    END AS fault
+    FROM answers AS a
+    JOIN counts AS c USING (dataset, task_id, policy)
+    LEFT JOIN votes AS v USING (dataset, task_id, policy, given)
+)
+
+SELECT s.*, j.fault AS dropped
+FROM selected AS s
+JOIN judged AS j USING (dataset, task_id, policy, rollout_index, copy)
