@@ -1,0 +1,46 @@
+-- Mix all data sets evenly, none for more than so many epochs: what a small one cannot give is shared among the larger
+-- ones (UniMax, Chung et al. 2023). Where all reach their epochs the mix is smaller than asked; the report tells.
+-- param rows       BIGINT = NULL   rows in all; without it, as many as there are
+-- param max_epochs DOUBLE = 4      how often a data set may be repeated
+-- param seed       BIGINT = 42     seed of the choice
+-- check: SELECT getvariable('max_epochs') AS max_epochs, 'must be above 0' AS fault
+--     WHERE NOT getvariable('max_epochs') > 0
+-- report: WITH targets AS (
+--         SELECT dataset, NULL AS target_tokens,
+--             coalesce(getvariable('rows'), sum(available) OVER ()) / count(*) OVER () AS target_rows
+--         FROM sizes('selected')
+--     )
+--     FROM mix_report('result', 'selected', 'targets')
+WITH limits AS (
+    SELECT dataset, available, floor(getvariable('max_epochs') * available) AS most FROM sizes('selected')
+),
+
+-- From the smallest to the largest: an even part of what those before it leave, had all of them reached their limit.
+parts AS (
+    SELECT dataset, available, most,
+        (coalesce(getvariable('rows'), sum(available) OVER ()) - sum(most) OVER by_size + most)
+        / (count(*) OVER () - row_number() OVER by_size + 1) AS part
+    FROM limits
+    WINDOW by_size AS (ORDER BY available, dataset ROWS UNBOUNDED PRECEDING)
+),
+
+-- Those below their limit share evenly: the part of the first of them, which is the largest.
+exact AS (
+    SELECT dataset, available, if(most <= part, most, max(part) FILTER (most > part) OVER ()) AS exact FROM parts
+),
+
+quotas AS (
+    FROM rounded('exact')
+),
+
+supply AS (
+    FROM supplied('quotas', 'repeat', getvariable('max_epochs'))
+),
+
+taken AS (
+    FROM taken('selected', 'supply', getvariable('seed'))
+)
+
+SELECT s.* REPLACE (t.new_copy AS copy)
+FROM selected AS s
+JOIN taken AS t USING (dataset, task_id, policy, rollout_index, copy)

@@ -1,0 +1,41 @@
+-- Pairs of each task's best rollout and any worse one, drawn by seed (the rule of UltraFeedback and Tulu 3).
+-- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
+-- param pairs_per_task      INTEGER = 1        pairs of one task, at most
+-- param min_margin          DOUBLE = 0         least difference of the two rewards
+-- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
+-- param max_rejected_reward DOUBLE = 'inf'     highest reward of a rejected answer
+-- param max_length_gap      DOUBLE = 1         most that the lengths may differ, as a share of the longer answer's
+-- param same_policy         BOOLEAN = false    pair only answers of one policy
+-- param ties                VARCHAR = 'seed'   which of equal rewards: by seed, the first, or the shortest
+-- param seed                BIGINT = 42        draws the worse one, and decides between equal ones
+-- check: SELECT getvariable('ties') AS ties, 'seed, first, shortest' AS must_be_one_of
+--     WHERE getvariable('ties') NOT IN ('seed', 'first', 'shortest')
+-- report: FROM pair_lengths('result', 'selected')
+WITH answers_of AS (
+    FROM answers('selected', getvariable('same_policy'), getvariable('ties'), getvariable('seed'))
+    WHERE reward IS NOT NULL
+),
+
+best AS (
+    SELECT dataset, task_id, context_hash, pool,
+        max({'reward': reward, 'rank': rank, 'lot': lot, 'answer': answer}).answer AS chosen
+    FROM answers_of
+    GROUP BY dataset, task_id, context_hash, pool
+),
+
+pairs AS (
+    SELECT b.dataset, b.task_id, b.chosen, r.answer AS rejected
+    FROM best AS b
+    JOIN answers_of AS r
+        ON r.dataset = b.dataset AND r.task_id = b.task_id AND r.context_hash = b.context_hash AND r.pool = b.pool
+    WHERE makes_pair(
+        chosen, rejected, getvariable('min_margin'), getvariable('min_chosen_reward'),
+        getvariable('max_rejected_reward'), getvariable('max_length_gap')
+    )
+    QUALIFY row_number() OVER (PARTITION BY b.dataset, b.task_id, b.context_hash, b.pool ORDER BY r.lot)
+        <= getvariable('pairs_per_task')
+)
+
+SELECT s.*, p.pair, p.role, p.margin
+FROM selected AS s
+JOIN sides('pairs') AS p USING (dataset, task_id, policy, rollout_index, copy)

@@ -1,0 +1,34 @@
+-- Pairs of each task's best rollout and its worst; a second pair has the second best and the second worst, and so on.
+-- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
+-- param pairs_per_task      INTEGER = 1        pairs of one task, at most
+-- param min_margin          DOUBLE = 0         least difference of the two rewards
+-- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
+-- param max_rejected_reward DOUBLE = 'inf'     highest reward of a rejected answer
+-- param max_length_gap      DOUBLE = 1         most that the lengths may differ, as a share of the longer answer's
+-- param same_policy         BOOLEAN = false    pair only answers of one policy
+-- param ties                VARCHAR = 'seed'   which of equal rewards: by seed, the first, or the shortest
+-- param seed                BIGINT = 42        decides between what is still equal
+-- check: SELECT getvariable('ties') AS ties, 'seed, first, shortest' AS must_be_one_of
+--     WHERE getvariable('ties') NOT IN ('seed', 'first', 'shortest')
+-- report: FROM pair_lengths('result', 'selected')
+WITH ranked AS (
+    SELECT dataset, task_id,
+        max({'reward': reward, 'rank': rank, 'lot': lot, 'answer': answer}, getvariable('pairs_per_task')) AS best,
+        min({'reward': reward, 'rank': -rank, 'lot': lot, 'answer': answer}, getvariable('pairs_per_task')) AS worst
+    FROM answers('selected', getvariable('same_policy'), getvariable('ties'), getvariable('seed'))
+    WHERE reward IS NOT NULL
+    GROUP BY dataset, task_id, context_hash, pool
+),
+
+pairs AS (
+    SELECT dataset, task_id, b.answer AS chosen, w.answer AS rejected
+    FROM (SELECT dataset, task_id, unnest(best) AS b, unnest(worst) AS w FROM ranked)
+    WHERE makes_pair(
+        chosen, rejected, getvariable('min_margin'), getvariable('min_chosen_reward'),
+        getvariable('max_rejected_reward'), getvariable('max_length_gap')
+    )
+)
+
+SELECT s.*, p.pair, p.role, p.margin
+FROM selected AS s
+JOIN sides('pairs') AS p USING (dataset, task_id, policy, rollout_index, copy)

@@ -1,0 +1,20 @@
+-- Replace each reward by its distance from its data set's mean, in standard deviations (over n - 1). Where all rewards
+-- of a data set are equal, they become 0.
+-- param by_policy BOOLEAN = false   each policy of a data set by itself
+-- report: SELECT dataset, count(reward) AS rollouts, min(reward) AS lowest, max(reward) AS highest
+--     FROM result GROUP BY dataset ORDER BY dataset
+WITH rewards AS (
+    -- Sorted, so that sums do not depend on the order in which rows are read.
+    SELECT dataset, if(getvariable('by_policy'), policy, '') AS pool, list_sort(list(reward)) AS rewards
+    FROM selected
+    WHERE reward IS NOT NULL
+    GROUP BY dataset, pool
+),
+
+spread AS (
+    SELECT dataset, pool, list_avg(rewards) AS mean, list_aggregate(rewards, 'stddev_samp') AS std FROM rewards
+)
+
+SELECT s.* REPLACE (coalesce((s.reward - p.mean) / nullif(p.std, 0), s.reward - p.mean) AS reward)
+FROM selected AS s
+LEFT JOIN spread AS p ON p.dataset = s.dataset AND p.pool = if(getvariable('by_policy'), s.policy, '')
