@@ -1,72 +1,37 @@
 -- Preference pairs as plain text, as NeMo RL's BinaryPreferenceDataset reads them: {"prompt", "chosen", "rejected"}.
 -- The prompt is its system and user texts, with an empty line between them. Reasoning is left out.
--- Each task's best rollout against its worst. Both answer the very same prompt with the same tools; equal rewards and
--- equal answers make no pair.
--- param min_margin        DOUBLE = 0        least difference of the two rewards
--- param min_chosen_reward DOUBLE = '-inf'   lowest reward of a chosen answer
--- param pairs_per_task    INTEGER = 1       best with worst, second best with second worst, and so on
--- param same_policy       BOOLEAN = false   pair only answers of one policy
--- param seed              BIGINT = 42       decides between equal rewards
--- report: SELECT count(*) AS pairs, round(avg(chosen - rejected), 2) AS chosen_longer_by,
---     round(avg((chosen > rejected)::INTEGER), 4) AS share_chosen_longer
---     FROM (
---         SELECT length(json_extract_string(json, '$.chosen')) AS chosen,
---             length(json_extract_string(json, '$.rejected')) AS rejected
---         FROM result
---     )
+-- It reads the pairs that a pair step made.
+-- target: dpo_strings
 -- check: SELECT sort_key AS pair, 'more than plain text in one turn: use build/dpo_messages' AS fault
 --     FROM result
---     WHERE list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])], true)
-WITH ranked AS (
-    SELECT *,
-        row_number() OVER (PARTITION BY dataset, task_id, pool ORDER BY reward DESC, lot) AS from_best,
-        row_number() OVER (PARTITION BY dataset, task_id, pool ORDER BY reward, lot) AS from_worst
-    FROM (
-        SELECT dataset, task_id, policy, rollout_index, min(copy) AS copy, min(reward) AS reward,
-            CASE WHEN getvariable('same_policy') THEN policy ELSE '' END AS pool,
-            md5(concat_ws('/', dataset, task_id, policy, rollout_index) || ':' || getvariable('seed')) AS lot
-        FROM selected
-        WHERE reward IS NOT NULL
-        GROUP BY dataset, task_id, policy, rollout_index
-    )
-),
-
-pairs AS (
-    SELECT b.dataset, b.task_id, b.policy AS best_policy, b.rollout_index AS best_index, b.copy AS best_copy,
-        w.policy AS worst_policy, w.rollout_index AS worst_index, w.copy AS worst_copy
-    FROM ranked AS b
-    JOIN ranked AS w
-        ON w.dataset = b.dataset AND w.task_id = b.task_id AND w.pool = b.pool AND w.from_worst = b.from_best
-    WHERE b.from_best <= getvariable('pairs_per_task') AND b.reward > w.reward
-        AND b.reward - w.reward >= getvariable('min_margin') AND b.reward >= getvariable('min_chosen_reward')
-)
-
+--     WHERE json <> '{}'
+--         AND list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])], true)
+-- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
+--     FROM result WHERE json = '{}'
 SELECT
-    -- What is not plain text becomes null, which the check finds.
-    json_object(
-        'prompt', CASE
-            WHEN c.tools::VARCHAR <> '[]' THEN NULL
-            WHEN list_has_any(json_extract_string(c.prompt, '$[*].role'), ['assistant', 'tool']) THEN NULL
-            WHEN list_contains([json_type(part) FOR part IN json_extract(c.prompt, '$[*].content')], 'ARRAY') THEN NULL
-            ELSE array_to_string(json_extract_string(c.prompt, '$[*].content'), chr(10) || chr(10))
-        END,
-        'chosen', CASE WHEN json_array_length(c.completion) = 1 THEN c.text END,
-        'rejected', CASE WHEN json_array_length(r.completion) = 1 THEN r.text END
-    )::VARCHAR AS json,
+    -- What is no pair becomes {}, and what is not plain text becomes null: the checks find both.
+    CASE
+        WHEN c.context_hash <> r.context_hash OR c.completion::VARCHAR = r.completion::VARCHAR THEN '{}'
+        ELSE json_object(
+            'prompt', CASE
+                WHEN c.tools::VARCHAR <> '[]' THEN NULL
+                WHEN list_has_any(json_extract_string(c.prompt, '$[*].role'), ['assistant', 'tool']) THEN NULL
+                WHEN list_contains([json_type(part) FOR part IN json_extract(c.prompt, '$[*].content')], 'ARRAY')
+                    THEN NULL
+                ELSE array_to_string(json_extract_string(c.prompt, '$[*].content'), chr(10) || chr(10))
+            END,
+            'chosen', CASE WHEN json_array_length(c.completion) = 1 THEN c.text END,
+            'rejected', CASE WHEN json_array_length(r.completion) = 1 THEN r.text END
+        )::VARCHAR
+    END AS json,
     [
-        {'dataset': p.dataset, 'task_id': p.task_id, 'policy': p.best_policy, 'rollout_index': p.best_index,
+        {'dataset': c.dataset, 'task_id': c.task_id, 'policy': c.policy, 'rollout_index': c.rollout_index,
             'role': 'chosen'},
-        {'dataset': p.dataset, 'task_id': p.task_id, 'policy': p.worst_policy, 'rollout_index': p.worst_index,
+        {'dataset': r.dataset, 'task_id': r.task_id, 'policy': r.policy, 'rollout_index': r.rollout_index,
             'role': 'rejected'}
     ] AS keys,
     c.prompt_hash AS split_key,
-    concat_ws('/', p.dataset, p.task_id, p.best_policy, p.best_index, p.worst_policy, p.worst_index) AS sort_key
-FROM pairs AS p
-JOIN selected AS c
-    ON c.dataset = p.dataset AND c.task_id = p.task_id AND c.policy = p.best_policy
-    AND c.rollout_index = p.best_index AND c.copy = p.best_copy
-JOIN selected AS r
-    ON r.dataset = p.dataset AND r.task_id = p.task_id AND r.policy = p.worst_policy
-    AND r.rollout_index = p.worst_index AND r.copy = p.worst_copy
-WHERE c.prompt::VARCHAR = r.prompt::VARCHAR AND c.tools::VARCHAR IS NOT DISTINCT FROM r.tools::VARCHAR
-    AND c.completion::VARCHAR <> r.completion::VARCHAR
+    c.pair AS sort_key
+FROM selected AS c
+JOIN selected AS r USING (pair)
+WHERE c.role = 'chosen' AND r.role = 'rejected'

@@ -2,6 +2,7 @@
 -- {"data_source", "prompt": [...], "tools"?, "ability", "answer"?, "reward_model"?: {"style": "rule", "ground_truth"},
 -- "extra_info": {"index": the task's id, "solve_rate"?}}.
 -- The prompt is the task's own, without a policy's system prompt.
+-- target: rl_prompts
 -- param ability VARCHAR = NULL   what the tasks ask for, as `math`; without it, the data set's name
 -- check: SELECT sort_key AS task, 'no prompt' AS fault FROM result WHERE json_array_length(json, '$.prompt') = 0
 WITH chosen AS (

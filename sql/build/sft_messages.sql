@@ -1,13 +1,29 @@
 -- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
+-- For TRL's SFTTrainer, NeMo RL's OpenAIFormatDataset, verl's MultiTurnSFTDataset (format = "parquet"), OpenRLHF's
+-- SFTDataset (--data.input_key messages), Axolotl (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants
+-- reasoning = "part".
+-- target: sft_messages
 -- param min_reward      DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfinished BOOLEAN = false   leave out what does not end with the assistant, rather than stop at it
+-- param arguments       VARCHAR = 'text'  arguments of tool calls: text, as received, or object
+-- param reasoning       VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), part, or drop
 -- check: SELECT sort_key AS rollout, json_extract_string(json, '$.messages[#-1].role') AS ends_with,
 --     'set drop_unfinished = true' AS remedy
 --     FROM result WHERE json_extract_string(json, '$.messages[#-1].role') IS DISTINCT FROM 'assistant'
+-- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
+--     WHERE getvariable('arguments') NOT IN ('text', 'object')
+-- check: SELECT getvariable('reasoning') AS reasoning, 'key, think, part or drop' AS must_be
+--     WHERE getvariable('reasoning') NOT IN ('key', 'think', 'part', 'drop')
 SELECT
     -- Spliced as text: every message, tool and number stays as it was, and nothing is padded with nulls.
-    '{"messages":['
-    || concat_ws(',', nullif(trim(prompt::VARCHAR, '[]'), ''), nullif(trim(completion::VARCHAR, '[]'), ''))
+    '{"messages":[' || CASE
+        WHEN getvariable('arguments') = 'text' AND getvariable('reasoning') = 'key'
+            THEN concat_ws(',', nullif(trim(prompt::VARCHAR, '[]'), ''), nullif(trim(completion::VARCHAR, '[]'), ''))
+        ELSE array_to_string([
+            chat_message(m, json_extract_string(m, '$.role'), getvariable('arguments'), getvariable('reasoning'))
+            FOR m IN spoken(prompt, completion)
+        ], ',')
+    END
     || ']' || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
     [{
         'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'

@@ -1,0 +1,170 @@
+"""The lines of a build before they are written: made once by its step, split, ordered and checked.
+
+They lie in one Parquet file in the order of the files to come, and are seen as two views:
+
+    result    split, shape, place, sort_key, split_key, keys, json     what checks, reports and the lineage read
+    lines     split, row (from 1), json                                what a linter reads
+
+The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
+where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
+type of a line's tools where Parquet is asked for, which has one type a file; else it is empty.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rolloutops import sql
+from rolloutops.building.asked import PROMPT, Asked
+from rolloutops.errors import StepError, UsageError, near
+from rolloutops.steps.step import Step, require_line
+
+STAGED = ".staged.parquet.tmp"
+ROW_GROUP = 2048
+KEY = "dataset, task_id, policy, rollout_index"
+ORDER = "split, shape, place, sort_key"
+
+LINEAGE = f"""
+WITH numbered AS (
+    SELECT split, row_number() OVER (PARTITION BY split ORDER BY shape, place, sort_key) AS row, keys FROM result
+),
+used AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
+SELECT u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index, s.attempt_id, s.reward
+FROM used AS u
+JOIN selection.rollouts AS s USING ({KEY})
+ORDER BY u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index
+"""
+"""Which rollouts each line came from: split, number of the line from 1, role, key, attempt and verifier's reward."""
+
+
+LINES = """
+SELECT split, file_row_number - first_row + 1 AS row, json
+FROM read_parquet({staged}, file_row_number = true)
+JOIN (
+    SELECT split, min(file_row_number) AS first_row FROM read_parquet({staged}, file_row_number = true) GROUP BY split
+) USING (split)
+"""
+"""The numbered lines, without sorting them once more: they are staged in order."""
+
+
+def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: str) -> Path:
+    """Run the step, which is bound, once. Returns the staged file; makes the views `result` and `lines` over it."""
+    require_line(con, step)
+    # The share is a number in [0, 1): the first 60 bits of the hash.
+    share = f"('0x' || md5(split_key || ':' || {asked.seed})[1:15])::BIGINT / 1152921504606846976.0"
+    split = f"""CASE
+            WHEN {share} < {asked.validation} THEN 'validation'
+            WHEN {share} < {asked.validation + asked.test} THEN 'test'
+            ELSE 'train'
+        END"""
+    shape = "''"
+    if asked.format == "parquet":
+        shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
+    ordered = f"""
+        SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {asked.seed}) AS place, sort_key, split_key,
+            keys, json::VARCHAR AS json
+        FROM (\n{_grouped(con, step.query, asked, where)}\n)
+        ORDER BY {ORDER}
+    """
+    staged = folder / STAGED
+    _copy(con, ordered, staged)
+    sql.run(con, f"CREATE OR REPLACE VIEW result AS FROM read_parquet({sql.literal(str(staged))})")
+    sql.run(con, f"CREATE OR REPLACE VIEW lines AS {LINES.format(staged=sql.literal(str(staged)))}")
+    return staged
+
+
+def drop_lines(con: sql.Connection, staged: Path, faulty: str) -> None:
+    """Take lines out of the staged file. faulty: a query that returns their split and row."""
+    keep = f"""
+        WITH numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY split ORDER BY shape, place, sort_key) AS row FROM result
+        )
+        SELECT * EXCLUDE (row) FROM numbered ANTI JOIN (\n{faulty}\n) USING (split, row)
+        ORDER BY {ORDER}
+    """
+    fewer = staged.with_name(f"{staged.name}.fewer")
+    _copy(con, keep, fewer)
+    fewer.replace(staged)
+
+
+def _copy(con: sql.Connection, query: str, path: Path) -> None:
+    form = f"FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {ROW_GROUP}"
+    sql.run(con, f"COPY ({query}) TO {sql.literal(str(path))} ({form})")
+
+
+def _grouped(con: sql.Connection, query: str, asked: Asked, where: str) -> str:
+    """The step's query, its split_key being the column that the recipe splits by; where that is NULL, the step's."""
+    if asked.split_by == PROMPT:
+        return query
+    return f"""
+        SELECT made.* REPLACE (coalesce('by ' || g.value, split_key) AS split_key)
+        FROM (\n{query}\n) AS made
+        LEFT JOIN ({_values(con, asked, where)}) AS g
+            ON g.dataset = keys[1].dataset AND g.task_id = keys[1].task_id
+            AND g.policy = keys[1].policy AND g.rollout_index = keys[1].rollout_index
+    """
+
+
+def _values(con: sql.Connection, asked: Asked, where: str) -> str:
+    """The value of the column that the recipe splits by, of each rollout."""
+    known = sql.columns(con, "FROM selected")
+    if asked.split_by not in known:
+        hint = near(asked.split_by, [PROMPT, *known]) or "; a filter that finds near duplicates adds `cluster`"
+        raise UsageError(f"{where} split_by = {asked.split_by!r}: the selection has no such column{hint}")
+    column = '"' + asked.split_by.replace('"', '""') + '"'
+    return f"SELECT {KEY}, min({column}::VARCHAR) AS value FROM selected GROUP BY {KEY}"
+
+
+def check_rows(con: sql.Connection, step: Step, where: str) -> None:
+    """Every line is one JSON object on one line, every row has its keys, and sort_key is unique."""
+    rows = sql.rows(
+        con,
+        """
+        SELECT count(*), count(*) FILTER (json IS NULL OR split_key IS NULL OR sort_key IS NULL OR len(keys) IS NULL),
+            count(*) - count(DISTINCT sort_key),
+            count(*) FILTER (NOT json_valid(json) OR contains(json, chr(10)) OR json[1] <> '{')
+        FROM result
+        """,
+    )
+    total, missing, repeated, invalid = rows[0]
+    for count, fault in (
+        (missing, "with a NULL in json, keys, split_key or sort_key"),
+        (repeated, "whose sort_key another row has"),
+        (invalid, "whose json is not one JSON object on one line"),
+    ):
+        if count:
+            raise StepError(f"{where} {step.path} made {count} of {total} rows {fault}; nothing was written")
+
+
+def refuse_leaks(con: sql.Connection, asked: Asked, where: str) -> None:
+    """No prompt, and no value of the column that the recipe splits by, may lie in two splits."""
+    if len(asked.splits) == 1:
+        return
+    asks = {"prompt": f"SELECT {KEY}, prompt_hash AS value FROM selection.rollouts"}
+    if asked.split_by != PROMPT:
+        asks[asked.split_by] = _values(con, asked, where)
+    for name, values in asks.items():
+        leaks = sql.rows(
+            con,
+            f"""
+            WITH used AS (SELECT split, unnest(keys, recursive := true) FROM result)
+            SELECT value, min(task_id), string_agg(DISTINCT split, ' and ' ORDER BY split DESC)
+            FROM used JOIN ({values}) USING ({KEY})
+            GROUP BY value HAVING count(DISTINCT split) > 1
+            ORDER BY ALL
+            """,
+        )
+        if leaks:
+            raise StepError(
+                f"{where} {len(leaks)} {name}{'' if len(leaks) == 1 else 's'} would lie in two splits, as that of task "
+                f"{leaks[0][1]} in {leaks[0][2]}: the lines of one {name} must share their split_key"
+            )
+
+
+def rollouts_used(con: sql.Connection) -> tuple[int, int]:
+    """Rollouts that the build read, and rollouts that are in its rows."""
+    used = "SELECT unnest(keys, recursive := true) FROM result"
+    return (
+        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT ({KEY}) FROM selected)")[0][0],
+        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT ({KEY}) FROM ({used}))")[0][0],
+    )

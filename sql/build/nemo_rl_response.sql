@@ -1,0 +1,29 @@
+-- Prompts for reinforcement learning as plain text, one line for each selected task: {"input": text, "output": the expected
+-- answer}. For NeMo RL's ResponseDataset with math_hf_data_processor. The input is the task's own user text; system texts
+-- are left to the trainer's prompt file.
+-- target: nemo_rl_response
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS task,
+--     'its prompt is more than one question of plain text, or it has no expected answer'
+--     || '; set drop_unfit = true' AS fault
+--     FROM result WHERE json = '{}'
+WITH chosen AS (
+    SELECT dataset, task_id, list(
+        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
+        ORDER BY policy, rollout_index
+    ) AS keys
+    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index FROM selected)
+    GROUP BY dataset, task_id
+)
+
+SELECT
+    CASE WHEN is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL
+        THEN '{"input":' || to_json(asked_text(t.prompt)) || ',"output":' || to_json(t.answer) || '}'
+        ELSE '{}' END AS json,
+    c.keys,
+    t.prompt_hash AS split_key,
+    concat_ws('/', c.dataset, c.task_id) AS sort_key
+FROM chosen AS c
+JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+WHERE NOT getvariable('drop_unfit')
+    OR (is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL)

@@ -1,0 +1,14 @@
+-- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}.
+-- For TRL's SFTTrainer, which then trains nothing of the prompt, and prime-rl.
+-- target: sft_prompt_completion
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+SELECT
+    '{"prompt":' || prompt || ',"completion":' || completion || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '')
+    || '}' AS json,
+    [{
+        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
+    }] AS keys,
+    prompt_hash AS split_key,
+    concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
+FROM selected
+WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')

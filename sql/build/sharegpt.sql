@@ -1,0 +1,25 @@
+-- Supervised fine-tuning in turns: {"conversations": [{"from", "value"}, ...], "system", "tools": JSON text}.
+-- For LLaMA-Factory; dataset_info.json lies beside it. Tool calls are JSON text of {"name", "arguments"}, reasoning
+-- stands in <think> tags before the answer or call, and the answers of several tools in a row are one turn.
+-- target: sharegpt
+-- dataset_info: {"formatting": "sharegpt",
+--     "columns": {"messages": "conversations", "system": "system", "tools": "tools"}}
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS rollout,
+--     'media, text beside a tool call or a second system message has no place in its turns'
+--     || '; set drop_unfit = true' AS fault
+--     FROM result WHERE json = '{}'
+SELECT
+    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || ']'
+        || coalesce(',"system":' || to_json(system_text(messages)), '')
+        || coalesce(',"tools":' || tools_text(tools), '') || '}'
+        ELSE '{}' END AS json,
+    [{
+        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
+    }] AS keys,
+    prompt_hash AS split_key,
+    concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
+FROM (SELECT *, spoken(prompt, completion) AS messages FROM selected)
+WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
+    AND (NOT getvariable('drop_unfit') OR fits_sharegpt(messages))

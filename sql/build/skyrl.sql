@@ -1,0 +1,31 @@
+-- Prompts for reinforcement learning, one line for each selected task: {"data_source", "prompt": [...], "env_class",
+-- "reward_spec": {"method": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}}.
+-- For SkyRL's PromptDataset, which hands all keys but prompt and env_class to the environment.
+-- The prompt is the task's own, without a policy's system prompt.
+-- target: skyrl
+-- param env_class  VARCHAR = NULL      SkyRL's environment, as `gsm8k`; without it, the data set's name
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS task,
+--     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
+--     FROM result WHERE json = '{}'
+WITH chosen AS (
+    SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
+        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
+        ORDER BY policy, rollout_index
+    ) AS keys
+    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM selected)
+    GROUP BY dataset, task_id
+)
+
+SELECT
+    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
+        || ',"env_class":' || to_json(coalesce(getvariable('env_class'), c.dataset))
+        || ',"reward_spec":{"method":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
+        || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}}'
+        ELSE '{}' END AS json,
+    c.keys,
+    t.prompt_hash AS split_key,
+    concat_ws('/', c.dataset, c.task_id) AS sort_key
+FROM chosen AS c
+JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+WHERE t.answer IS NOT NULL OR NOT getvariable('drop_unfit')

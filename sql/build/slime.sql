@@ -1,0 +1,25 @@
+-- Prompts for reinforcement learning, one line for each selected task: {"prompt": [...], "label", "tools": [...],
+-- "metadata": {"index", "data_source", "solve_rate"}, "datasource"}.
+-- For slime (--input-key prompt --label-key label --metadata-key metadata --tool-key tools) and OpenRLHF's PromptDataset
+-- (--data.input_key prompt --data.label_key label), which reads neither tools nor metadata.
+-- The prompt is the task's own, without a policy's system prompt.
+-- target: slime
+WITH chosen AS (
+    SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
+        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
+        ORDER BY policy, rollout_index
+    ) AS keys
+    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM selected)
+    GROUP BY dataset, task_id
+)
+
+SELECT
+    '{"prompt":' || t.prompt || coalesce(',"label":' || to_json(t.answer), '')
+    || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
+    || ',"metadata":{"index":' || to_json(c.task_id) || ',"data_source":' || to_json(c.dataset)
+    || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '},"datasource":' || to_json(c.dataset) || '}' AS json,
+    c.keys,
+    t.prompt_hash AS split_key,
+    concat_ws('/', c.dataset, c.task_id) AS sort_key
+FROM chosen AS c
+JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id

@@ -1,0 +1,42 @@
+-- Token-level trajectories for offline and asynchronous reinforcement learning: {"trajectory_id", "group_id", "task_id",
+-- "branch", "token_ids", "loss_mask", "logprobs", "reward", "advantage", "finish_reason", "policy", "model",
+-- "temperature"}. Its columns map to those of prime-rl, SkyRL, slime, TRL, Tinker, open-instruct and verifiers.
+-- One line for each branch of a rollout: a call whose prompt does not begin with the tokens of the call before it, as where
+-- a chat template drops earlier reasoning, begins another branch. Generated tokens have loss_mask 1; logprobs are 0 where it
+-- is 0, and absent where they were not captured. advantage is there where a reward step added it.
+-- target: trajectories
+-- columns: token_ids INTEGER[], loss_mask UTINYINT[], logprobs FLOAT[], reward DOUBLE, advantage DOUBLE,
+--     temperature DOUBLE
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS rollout, 'its token ids were not captured: collect with token_ids = true; or set '
+--     || 'drop_unfit = true' AS fault FROM result WHERE json = '{}'
+WITH rollout AS (
+    FROM selected
+    UNION ALL BY NAME
+    SELECT NULL::DOUBLE AS advantage WHERE false
+),
+
+branches AS (
+    SELECT * EXCLUDE (token_turns), unnest(coalesce(nullif(token_branches(token_turns), []), [NULL])) AS tokens,
+        unnest(range(greatest(coalesce(len(branch_starts(token_turns)), 0), 1))) AS branch
+    FROM rollout
+    WHERE len(token_turns) > 0 OR NOT getvariable('drop_unfit')
+)
+
+SELECT
+    CASE WHEN tokens IS NOT NULL
+        THEN '{"trajectory_id":' || to_json(concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch))
+            || ',"group_id":' || to_json(concat_ws('/', dataset, task_id, policy)) || ',"task_id":' || to_json(task_id)
+            || ',"branch":' || branch || ',"token_ids":' || to_json(tokens.token_ids)
+            || ',"loss_mask":' || to_json(tokens.loss_mask) || coalesce(',"logprobs":' || to_json(tokens.logprobs), '')
+            || coalesce(',"reward":' || to_json(reward), '') || coalesce(',"advantage":' || to_json(advantage), '')
+            || coalesce(',"finish_reason":' || to_json(finish_reason), '') || ',"policy":' || to_json(policy)
+            || coalesce(',"model":' || to_json(model), '')
+            || coalesce(',"temperature":' || nullif(json_extract(request, '$.temperature')::VARCHAR, 'null'), '') || '}'
+        ELSE '{}' END AS json,
+    [{
+        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
+    }] AS keys,
+    prompt_hash AS split_key,
+    concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch) AS sort_key
+FROM branches

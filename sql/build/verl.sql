@@ -1,0 +1,35 @@
+-- Prompts for reinforcement learning, one line for each selected task: {"data_source", "prompt": [...], "ability",
+-- "reward_model": {"style": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}, "agent_name"}.
+-- For verl's RLHFDataset, in Parquet with real lists and structs. verl reads tools from its own config.
+-- The prompt is the task's own, without a policy's system prompt.
+-- target: verl
+-- format: parquet
+-- columns: data_source VARCHAR, ability VARCHAR
+-- param ability    VARCHAR = NULL      what the tasks ask for, as `math`; without it, the data set's name
+-- param agent_name VARCHAR = NULL      verl's agent loop, as `tool_agent`; without it, that of its config
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS task,
+--     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
+--     FROM result WHERE json = '{}'
+WITH chosen AS (
+    SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
+        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
+        ORDER BY policy, rollout_index
+    ) AS keys
+    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM selected)
+    GROUP BY dataset, task_id
+)
+
+SELECT
+    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
+        || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
+        || ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
+        || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}'
+        || coalesce(',"agent_name":' || to_json(getvariable('agent_name')), '') || '}'
+        ELSE '{}' END AS json,
+    c.keys,
+    t.prompt_hash AS split_key,
+    concat_ws('/', c.dataset, c.task_id) AS sort_key
+FROM chosen AS c
+JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+WHERE t.answer IS NOT NULL OR NOT getvariable('drop_unfit')

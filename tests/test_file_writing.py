@@ -1,0 +1,269 @@
+"""How data files are written: JSON lines or Parquet, compressed, in shards, in splits that share nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from rolloutops import sql
+from rolloutops.building.build import BuildReport, build
+from rolloutops.errors import StepError, UsageError
+from rolloutops.recipe import StepUse
+from rolloutops.steps.selection import select
+from tests.given import dump, workspace
+
+
+def rows(count: int = 60, **more: Any) -> list[dict[str, Any]]:
+    return [{"task_id": f"t{n}", "reward": 1.0, "text": f"{n} é\u2028 " * (n % 7 + 1), **more} for n in range(count)]
+
+
+def run(con: Any, folder: Path, use: str = "build/sft_messages", *before: StepUse, **keys: Any) -> BuildReport:
+    return build(con, StepUse("build", "it", use, keys), Path(), folder, select(con, before, Path()))
+
+
+def data(folder: Path, split: str = "train") -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.startswith(split))
+
+
+def opened(path: Path) -> bytes:
+    """A data file's lines, read by another program than wrote them."""
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    if path.suffix == ".zst":
+        with duckdb.connect() as con:
+            found = con.sql(f"SELECT json FROM read_json_objects('{path}', compression = 'zstd')").fetchall()
+        return b"".join(line.encode() + b"\n" for (line,) in found)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_shards_hold_the_lines_of_the_one_file(compression: str, tmp_path: Path) -> None:
+    con = workspace(rows())
+    whole = opened(run(con, tmp_path / "whole").files["train"][1])
+    report = run(con, tmp_path / "cut", max_shard_rows=7, max_shard_bytes=900, compression=compression)
+    files = data(tmp_path / "cut")
+    ending = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}[compression]
+    assert [file.name for file in files] == [f"train-{n:05d}-of-{len(files):05d}{ending}" for n in range(len(files))]
+    assert report.files["train"] == (60, tmp_path / "cut" / f"train-*{ending}")
+    assert b"".join(map(opened, files)) == whole
+    for file in files:
+        assert opened(file).count(b"\n") <= 7
+        assert len(opened(file)) <= 900
+    listed = {Path(output["path"]).name: output["rows"] for output in report.outputs}
+    assert sum(listed[file.name] for file in files) == 60
+
+
+def test_a_line_that_is_larger_than_a_shard_has_one_of_its_own(tmp_path: Path) -> None:
+    con = workspace([{"task_id": f"t{n}", "reward": 1.0, "text": "x" * (5000 if n == 3 else 10)} for n in range(6)])
+    run(con, tmp_path / "out", max_shard_bytes=1000)
+    lengths = [[len(line) for line in opened(file).splitlines()] for file in data(tmp_path / "out")]
+    assert sorted(map(len, lengths))[0] == 1
+    assert [max(one) > 5000 for one in lengths].count(True) == 1
+    assert sum(map(len, lengths)) == 6
+    assert all(len(one) == 1 for one in lengths if max(one) > 5000)
+
+
+CALL = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
+
+
+def tools(*names: str) -> str:
+    return dump([{"type": "function", "function": {"name": n, "parameters": {n: {"type": "string"}}}} for n in names])
+
+
+def parquet_rows(folder: Path, split: str = "train") -> list[dict[str, Any]]:
+    return [row for file in data(folder, split) for row in pq.read_table(file).to_pylist()]
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_parquet_has_real_lists_and_one_file_for_each_type_of_tools(tmp_path: Path) -> None:
+    """So nothing is filled up with nulls below a message; pandas, as verl reads files, sees the same tools."""
+    spoken = [
+        {"role": "assistant", "content": "", "tool_calls": CALL},
+        {"role": "tool", "content": "ok", "tool_call_id": "c"},
+        {"role": "assistant", "content": "done", "reasoning_content": "r"},
+    ]
+    given = rows(20)
+    for n, row in enumerate(given):
+        if n % 3:
+            row.update(tools=tools("ab"[n % 2]), completion=dump(spoken))
+    con = workspace(given)
+    run(con, tmp_path / "lines")
+    report = run(con, tmp_path / "parquet", format="parquet", compression="zstd")
+    files = data(tmp_path / "parquet")
+    assert len(files) == 3
+    kinds = [pq.read_schema(file) for file in files]
+    assert ["tools" in kind.names for kind in kinds] == [False, True, True]
+    assert all(str(kind.field("messages").type).startswith("list<") for kind in kinds)
+    assert pq.ParquetFile(files[0]).metadata.row_group(0).column(0).compression == "ZSTD"
+    made = parquet_rows(tmp_path / "parquet")
+    wanted = [json.loads(line) for line in opened(tmp_path / "lines" / "train.jsonl").splitlines()]
+    assert sorted(map(dump, map(without_nulls, made))) == sorted(map(dump, wanted))
+    assert [row["tools"] for row in made if "tools" in row] == sorted(
+        (row["tools"] for row in wanted if "tools" in row), key=lambda t: t[0]["function"]["name"]
+    )
+    traced = sql.rows(con, f"SELECT row, task_id FROM read_parquet('{report.output}/lineage.parquet') ORDER BY row")
+    assert [task for _, task in traced] == [row["messages"][0]["content"][:-1] for row in made]
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "message"),
+    [
+        ({"tools": tools("a", "b")}, {}, "the tools of one line differ in their keys"),
+        (
+            {"tools": '[{"type":"function","function":{"name":"f","parameters":{}}}]'},
+            {},
+            r"tools\[\].function.parameters",
+        ),
+        ({"completion": '[{"role":"assistant","content":[{"type":"x"}]}]'}, {}, r"messages\[\].content has values of"),
+        ({}, {"arguments": "object"}, "the arguments of tool calls differ in their keys"),
+    ],
+)
+def test_parquet_refuses_what_it_would_change(
+    row: dict[str, Any], keys: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    def called(arguments: str) -> str:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        answer = {"role": "tool", "content": "ok", "tool_call_id": "c"}
+        return dump([{"role": "assistant", "content": "", "tool_calls": [call]}, answer,
+                     {"role": "assistant", "content": "x"}])  # fmt: skip
+
+    given = rows(4, **({"completion": called('{"a": 1}')} if keys else {}))
+    given[1].update({"completion": called('{"b": 1}')} if keys else row)
+    con = workspace(given)
+    with pytest.raises(StepError, match=message) as caught:
+        run(con, tmp_path / "out", format="parquet", **keys)
+    assert 'use format = "jsonl"' in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    run(con, tmp_path / "out", **keys)
+
+
+def test_token_files_have_the_types_that_trainers_read(tmp_path: Path) -> None:
+    turns = [{"prompt_token_ids": [1, 2], "generation_token_ids": [3], "generation_log_probs": [-0.1]}]
+    con = workspace([{"task_id": "a", "reward": 1.0, "token_turns": turns}])
+    run(con, tmp_path / "out", "build/trajectories", format="parquet")
+    kind = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "out" / "train.parquet")}
+    assert kind["token_ids"] == "list<element: int32>"
+    assert (kind["loss_mask"], kind["logprobs"]) == ("list<element: uint8>", "list<element: float>")
+    assert parquet_rows(tmp_path / "out")[0]["logprobs"] == pytest.approx([0.0, 0.0, -0.1])
+
+
+def shares(folder: Path) -> dict[str, int]:
+    return {
+        split: sum(opened(file).count(b"\n") for file in data(folder, split))
+        for split in ("train", "validation", "test")
+    }
+
+
+def test_three_splits_are_slices_of_the_same_numbers(tmp_path: Path) -> None:
+    con = workspace([{**row, "rollout_index": n} for row in rows(300) for n in range(2)])
+    run(con, tmp_path / "out", validation=0.1, test=0.2)
+    numbers = [int(hashlib.md5(f"hash of t{n}:42".encode()).hexdigest()[:15], 16) / 16**15 for n in range(300)]
+    validation = sum(number < 0.1 for number in numbers)
+    test = sum(0.1 <= number < 0.1 + 0.2 for number in numbers)
+    assert shares(tmp_path / "out") == {
+        "train": 2 * (300 - validation - test),
+        "validation": 2 * validation,
+        "test": 2 * test,
+    }
+    by_prompt = f"FROM read_parquet('{tmp_path}/out/lineage.parquet') GROUP BY task_id HAVING count(DISTINCT split) > 1"
+    assert sql.rows(con, f"SELECT task_id {by_prompt}") == []
+    run(con, tmp_path / "two", validation=0.1)
+    assert (tmp_path / "two" / "validation.jsonl").read_bytes() == (tmp_path / "out" / "validation.jsonl").read_bytes()
+
+
+def clusters(folder: Path, query: str) -> StepUse:
+    (folder / "cluster.sql").write_text(f"-- Clusters.\nSELECT s.*, {query} AS cluster FROM selected AS s\n")
+    return StepUse("filter", "clusters", str(folder / "cluster.sql"))
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    con = workspace(rows(200))
+    step = clusters(tmp_path, "CASE WHEN task_id = 't0' THEN NULL ELSE task_id[:2] END")
+    run(con, tmp_path / "out", "build/sft_messages", step, validation=0.4, split_by="cluster")
+    found = shares(tmp_path / "out")
+    assert found["train"] > 0 < found["validation"]
+    mixed = sql.rows(
+        con,
+        f"""SELECT task_id[:2] AS c FROM read_parquet('{tmp_path}/out/lineage.parquet') WHERE task_id <> 't0'
+        GROUP BY c HAVING count(DISTINCT split) > 1""",
+    )
+    assert mixed == []
+    with pytest.raises(
+        UsageError, match=r"split_by = 'clusters': the selection has no such column, did you mean 'cluster'"
+    ):
+        run(con, tmp_path / "other", "build/sft_messages", step, validation=0.4, split_by="clusters")
+
+
+def test_a_prompt_that_would_leak_stops_the_build(tmp_path: Path) -> None:
+    """Two tasks with one prompt, split by task."""
+    con = workspace([{**row, "prompt_hash": f"p{n // 2}"} for n, row in enumerate(rows(40))])
+    with pytest.raises(
+        StepError, match=r"prompts would lie in two splits, as that of task t\d+ in validation and train"
+    ):
+        run(con, tmp_path / "out", validation=0.5, split_by="task_id")
+    assert not (tmp_path / "out").exists()
+    run(con, tmp_path / "out", validation=0.5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"format": "json"}, "format must be 'jsonl' or 'parquet', not 'json', did you mean 'jsonl'"),
+        ({"compression": "zip"}, "compression must be 'none' or 'zstd' or 'gzip', not 'zip'"),
+        ({"max_shard_rows": 0}, "max_shard_rows must be 1 or more, not 0"),
+        ({"test": 1.0}, "test must be a share from 0 to below 1, not 1.0"),
+        ({"test": 0.5, "validation": 0.5}, "validation [+] test is 1.0: nothing is left to train on"),
+    ],
+)
+def test_keys_that_make_no_sense(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(workspace(rows(4)), tmp_path / "out", **keys)
+
+
+@pytest.mark.parametrize("use", ["build/sharegpt", "build/alpaca"])
+def test_llamafactory_finds_each_file_and_column(use: str, tmp_path: Path) -> None:
+    con = workspace(rows(40, text="yes", prompt='[{"role":"system","content":"s"},{"role":"user","content":"q"}]'))
+    run(con, tmp_path / "out", use, validation=0.4, max_shard_rows=15)
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_bytes())
+    assert [entry["file_name"] for entry in info.values()] == [
+        file.name for split in ("train", "validation") for file in data(tmp_path / "out", split)
+    ]
+    for name, entry in info.items():
+        assert name == f"it_{entry['file_name'].split('.')[0]}"
+        lines = [json.loads(line) for line in opened(tmp_path / "out" / entry["file_name"]).splitlines()]
+        assert {column for line in lines for column in line} == set(entry["columns"].values())
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_the_same_bytes_however_the_parts_lie(form: str, tmp_path: Path) -> None:
+    """From one Parquet file or many, in any order, with 1 thread or 8: the same files, in every format."""
+    given = rows(5000, text="x")
+    for n, row in enumerate(given):
+        row.update(tools=tools("ab"[n % 2]) if n % 5 else None, reward=None if n % 11 == 0 else 1.0)
+    made = []
+    for number, (parts, threads) in enumerate(((1, 1), (7, 8), (23, 2))):
+        con = workspace(given, threads=threads, shuffle=number)
+        for table in ("task_log", "attempts", "verdicts"):
+            folder = tmp_path / f"{number}-{table}"
+            folder.mkdir()
+            for part in range(parts):
+                kept = f"SELECT * FROM {table} WHERE hash({table}::VARCHAR) % {parts} = {part}"
+                sql.run(con, f"COPY ({kept}) TO '{folder}/{part}.parquet' (FORMAT parquet)")
+            sql.run(con, f"DROP TABLE {table}; CREATE VIEW {table} AS FROM read_parquet('{folder}/*.parquet')")
+        run(con, tmp_path / str(number), validation=0.1, format=form, compression="zstd", max_shard_rows=1500)
+        made.append({path.name: path.read_bytes() for path in sorted((tmp_path / str(number)).iterdir())})
+    assert len(made[0]) > 6
+    assert made[0] == made[1] == made[2]

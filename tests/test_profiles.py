@@ -1,0 +1,70 @@
+"""Profiles: what `profile = "dpo"` brings into a recipe, and how the recipe says otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rolloutops.errors import UsageError
+from rolloutops.recipe import Recipe, StepUse
+from rolloutops.recipe_file import load
+from rolloutops.shipped import shipped
+from rolloutops.stages import refuse_bad_steps
+
+PROFILES = [file.stem for file in sorted(shipped("recipes").glob("profiles/*.toml"))]
+
+
+def recipe(folder: Path, text: str) -> Recipe:
+    (folder / "r.toml").write_text(f'{text}\n[datasets.a]\ninput = "a.jsonl"\n', encoding="utf-8")
+    return load(str(folder / "r.toml"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "repeats", "temperature", "uses"),
+    [
+        ("sft", 1, 0.2, ["filter/finished", "build/sft_messages"]),
+        ("dpo", 2, 0.7, ["filter/finished", "pair/best_worst", "build/dpo_messages"]),
+        ("rl", 1, 0.5, ["build/rl_prompts"]),
+    ],
+)
+def test_a_profile_is_a_whole_recipe_but_for_its_data(
+    profile: str, repeats: int, temperature: float, uses: list[str], tmp_path: Path
+) -> None:
+    made = recipe(tmp_path, f'profile = "{profile}"\n[collect]\nengine = "scripted"')
+    asked = made.collect_of("a", "scripted")
+    assert (asked.num_repeats, asked.responses_create_params) == (repeats, {"temperature": temperature})
+    assert [step.use for step in made.steps] == uses
+    refuse_bad_steps(made)
+    assert profile in PROFILES
+
+
+def test_the_recipe_wins_key_by_key_and_sets_the_order_of_what_it_names(tmp_path: Path) -> None:
+    made = recipe(
+        tmp_path,
+        """
+profile = "dpo"
+[collect]
+num_repeats = 8
+responses_create_params = { max_output_tokens = 64 }
+[filter.solvable]
+use = "filter/solve_rate"
+[pair.best_worst]
+min_margin = 0.5
+[build.dpo]
+use = "build/openrlhf"
+""",
+    )
+    assert made.collect == {"num_repeats": 8, "responses_create_params": {"temperature": 0.7, "max_output_tokens": 64}}
+    assert made.steps == [
+        StepUse("filter", "finished", "filter/finished"),
+        StepUse("filter", "solvable", "filter/solve_rate"),
+        StepUse("pair", "best_worst", "pair/best_worst", {"min_margin": 0.5}),
+        StepUse("build", "dpo", "build/openrlhf"),
+    ]
+
+
+@pytest.mark.parametrize("named", ['"dop"', "[]"])
+def test_an_unknown_profile(named: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no profile .*; there are: dpo, rl, sft"):
+        recipe(tmp_path, f"profile = {named}")
