@@ -1,0 +1,71 @@
+"""The gate of a build: nothing is written that its trainer would reject or silently damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rolloutops import sql
+from rolloutops.building.asked import Asked
+from rolloutops.building.lint import FAULTY, Fault, Linted, find_linter, lint_lines
+from rolloutops.building.staging import drop_lines
+from rolloutops.errors import StepError
+from rolloutops.steps.step import Step
+
+NAMES = """
+SELECT sort_key FROM (
+    SELECT split, row_number() OVER (PARTITION BY split ORDER BY shape, place, sort_key) AS row, sort_key FROM result
+)
+WHERE split = {split} AND row = {row}
+"""
+
+
+def pass_gate(con: sql.Connection, step: Step, folder: Path, staged: Path, asked: Asked, where: str) -> Linted | None:
+    """Lint the staged lines of a build whose header names a target; None where it names none.
+
+    con: has the views `result` and `lines` over the staged file. Lines with an error are taken out of it where
+    `drop_invalid` is asked; else they are a StepError that says which, why and what to do.
+    """
+    if "target" not in step.notes:
+        return None
+    found = lint_lines(con, find_linter(step.notes["target"], folder, where))
+    if not found.faulty:
+        return found
+    if not asked.drop_invalid:
+        raise StepError("\n".join(_refusal(con, found, where)))
+    drop_lines(con, staged, FAULTY)
+    return replace(found, dropped=found.faulty)
+
+
+def report_of(found: Linted | None) -> list[list[dict[str, Any]]]:
+    """The gate's table among a build's reports: each fault, in how many lines, and how many were dropped for it."""
+    if found is None or not found.faults:
+        return []
+    return [
+        [
+            {
+                "target": found.target,
+                "severity": one.severity,
+                "lines": one.lines,
+                "dropped": one.lines if found.dropped and one.severity == "error" else 0,
+                "fault": one.fault,
+            }
+            for one in found.faults
+        ]
+    ]
+
+
+def _refusal(con: sql.Connection, found: Linted, where: str) -> Iterator[str]:
+    yield f"{where} {found.faulty:,} of {found.lines:,} lines would not train as meant, so nothing was written:"
+    for one in found.of("error"):
+        yield f"  {one.lines:,} {'line' if one.lines == 1 else 'lines'}: {one.fault}"
+        yield f"    {', '.join(_names(con, one))}{', …' if one.lines > len(one.first) else ''}"
+    yield "mend the steps before the build, or set drop_invalid = true to drop and count these lines"
+
+
+def _names(con: sql.Connection, fault: Fault) -> Iterator[str]:
+    """The first lines with a fault by the names that their build gave them: data set, task, policy, rollout."""
+    for split, row in fault.first:
+        yield sql.rows(con, NAMES.format(split=sql.literal(split), row=row))[0][0]

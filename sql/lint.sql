@@ -1,0 +1,176 @@
+-- What the linters in sql/lint/ share. A linter is one SELECT over the view `lines`:
+--
+--     split  VARCHAR   the part of the data set, or the file
+--     row    BIGINT    the number of the line, from 1
+--     json   VARCHAR   the line: one JSON object
+--
+-- It returns (split, row, severity, fault): an 'error' stops a build, a 'warning' is reported. A fault is a sentence:
+-- what is there, what the trainer does with it, what to do. In a DuckDB shell: make the view, read this
+-- file, read a linter.
+
+-- How chat messages are read from JSON. A key that is absent or null is NULL; content and arguments stay JSON text.
+CREATE OR REPLACE MACRO chat() AS
+    '[{"role":"VARCHAR","content":"JSON","reasoning_content":"JSON","tool_call_id":"VARCHAR",'
+    || '"tool_calls":[{"id":"VARCHAR","function":{"name":"VARCHAR","arguments":"JSON"}}]}]';
+
+-- A fault where `wrong` holds, else NULL; and the list of those that are faults.
+CREATE OR REPLACE MACRO error_if(wrong, fault) AS CASE WHEN wrong THEN {'severity': 'error', 'fault': fault} END;
+CREATE OR REPLACE MACRO warning_if(wrong, fault) AS CASE WHEN wrong THEN {'severity': 'warning', 'fault': fault} END;
+CREATE OR REPLACE MACRO found(faults) AS list_filter(faults, lambda f: f IS NOT NULL);
+
+-- Whether one of a list of conditions holds.
+CREATE OR REPLACE MACRO any_holds(conditions) AS list_contains(conditions, true);
+
+-- JSON that is there and not empty.
+CREATE OR REPLACE MACRO filled(value) AS value IS NOT NULL AND value::VARCHAR NOT IN ('null', '""', '[]', '{}');
+
+-- The text at a path: of a string its characters, of other JSON its text.
+CREATE OR REPLACE MACRO text_at(json, path) AS json_extract_string(json, path);
+
+-- The JSON type of a key: 'VARCHAR', 'ARRAY', 'OBJECT', 'BOOLEAN', a number's, or NULL where it is absent or null.
+CREATE OR REPLACE MACRO type_of(json, key) AS nullif(json_type(json, key), 'NULL');
+
+-- The keys of a line that are none of these.
+CREATE OR REPLACE MACRO other_keys(json, known) AS
+    list_filter(json_keys(json), lambda k: NOT list_contains(known, k));
+
+-- Who speaks, in order and between blanks: ' system user assistant '.
+CREATE OR REPLACE MACRO roles(messages) AS
+    ' ' || array_to_string([coalesce(m.role, '?') FOR m IN messages], ' ') || ' ';
+
+-- Whether a role is none of these.
+CREATE OR REPLACE MACRO other_roles(messages, known) AS
+    any_holds([NOT list_contains(known, m.role) FOR m IN messages IF m.role IS NOT NULL]);
+
+-- Whether JSON text is a string that holds JSON: a list of tools, or calls as LLaMA-Factory reads them.
+CREATE OR REPLACE MACRO is_tools_text(value) AS
+    starts_with(value::VARCHAR, '"') AND coalesce(
+        text_at(value, '$') = '' OR (starts_with(ltrim(text_at(value, '$')), '[') AND json_valid(text_at(value, '$'))),
+        false
+    );
+CREATE OR REPLACE MACRO is_call_text(value) AS coalesce(
+    json_valid(regexp_replace(text_at(value, '$'), '(?s)<think>.*</think>', ''))
+    AND contains(text_at(value, '$'), '"name"') AND contains(text_at(value, '$'), '"arguments"'), false
+);
+
+-- A message with content or a tool call; reasoning alone is neither.
+CREATE OR REPLACE MACRO says_something(message) AS
+    filled(message.content) OR coalesce(len(message.tool_calls) > 0, false);
+
+-- Whether the last message is an assistant's without content and tool calls.
+CREATE OR REPLACE MACRO ends_empty(messages) AS
+    messages[-1].role = 'assistant' AND NOT says_something(messages[-1]);
+
+-- Whether a message brings its reasoning in a key of its own.
+CREATE OR REPLACE MACRO has_reasoning(messages) AS any_holds([filled(m.reasoning_content) FOR m IN messages]);
+
+-- Whether the arguments of a tool call are an object, or are text.
+CREATE OR REPLACE MACRO object_arguments(messages) AS any_holds(
+    flatten([[NOT starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages])
+);
+CREATE OR REPLACE MACRO text_arguments(messages) AS any_holds(
+    flatten([[starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages])
+);
+
+-- Whether an object or list holds a key with null, as Arrow pads objects whose keys differ from row to row.
+CREATE OR REPLACE MACRO padded(value) AS NOT starts_with(value::VARCHAR, '"') AND contains(value::VARCHAR, ':null');
+
+-- A list of messages that is none.
+CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
+    coalesce(len(messages), 0) = 0,
+    key || ' is no list of chat messages: the loader stops at the row; write such a list'
+);
+
+-- What all trainers that take chat messages make wrong of them.
+CREATE OR REPLACE MACRO message_faults(messages) AS [
+    error_if(
+        any_holds([m.role IS NULL FOR m IN messages]),
+        'a message has no role: every chat template fails on it; give it one'
+    ),
+    error_if(
+        any_holds([m.content IS NULL AND m.tool_calls IS NULL FOR m IN messages]),
+        'a message has null content and no tool call: TRL and verl train an empty turn, others reject it; write '
+        || 'its text'
+    ),
+    error_if(
+        any_holds([m.role = 'tool' AND m.tool_call_id IS NULL FOR m IN messages]),
+        'a tool message has no tool_call_id: templates and endpoints reject it; name the call that it answers'
+    ),
+    warning_if(
+        NOT list_has_all(
+            [m.tool_call_id FOR m IN messages],
+            flatten([[c.id FOR c IN m.tool_calls IF c.id IS NOT NULL] FOR m IN messages[:-2]])
+        ),
+        'a tool call has no answer before the conversation goes on: strict templates fail on it; drop the row'
+    ),
+    warning_if(
+        any_holds(flatten([
+            [NOT json_valid(text_at(c.function.arguments, '$')) FOR c IN m.tool_calls
+                IF starts_with(c.function.arguments::VARCHAR, '"')]
+            FOR m IN messages
+        ])),
+        'the arguments of a tool call are no JSON: templates that parse them fail, others train the mistake; '
+        || 'drop the row'
+    ),
+    warning_if(
+        any_holds(flatten([[padded(c.function.arguments) FOR c IN m.tool_calls] FOR m IN messages])),
+        'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; '
+        || 'write arguments as text'
+    )
+];
+
+-- What trainers make wrong of tools, which are a list of JSON schemas or the JSON text of one.
+CREATE OR REPLACE MACRO tool_faults(tools) AS [
+    error_if(
+        tools IS NOT NULL AND left(tools::VARCHAR, 1) NOT IN ('[', '"'),
+        'tools is neither a list nor JSON text of one: every loader stops at the row; write a list'
+    ),
+    error_if(
+        starts_with(tools::VARCHAR, '"') AND NOT is_tools_text(tools),
+        'tools is text that is no JSON list: every loader stops at the row; write a list'
+    ),
+    warning_if(
+        padded(tools),
+        'tools hold nulls, as Arrow pads them from other rows: templates show them to the model; '
+        || 'write tools as JSON text, or one file for each list of tools'
+    )
+];
+
+-- What trainers make wrong of a pair, where both answers follow the same prompt.
+CREATE OR REPLACE MACRO pair_faults(chosen, rejected) AS [
+    error_if(
+        chosen::VARCHAR = rejected::VARCHAR,
+        'chosen equals rejected: ms-swift rejects it, others train on a pair that says nothing; drop the row'
+    ),
+    error_if(
+        NOT filled(chosen), 'chosen is empty: the model is trained to say nothing; drop the row'
+    ),
+    error_if(rejected IS NULL OR rejected::VARCHAR = 'null', 'rejected is missing: every loader stops at the row')
+];
+
+-- The rows whose columns have another type than in most rows, as a text where the others have a list.
+CREATE OR REPLACE MACRO mixed_types(columns) AS TABLE
+WITH typed AS (
+    SELECT split, row, [
+        CASE
+            WHEN t IN ('UBIGINT', 'BIGINT', 'DOUBLE', 'HUGEINT', 'UHUGEINT') THEN 'a number'
+            WHEN t = 'VARCHAR' THEN 'text' WHEN t = 'ARRAY' THEN 'a list' WHEN t = 'OBJECT' THEN 'an object'
+            WHEN t = 'BOOLEAN' THEN 'true or false'
+        END FOR t IN json_type(json, columns)
+    ] AS types
+    FROM lines
+),
+grouped AS (SELECT types, count(*) AS total FROM typed GROUP BY types),
+cells AS (SELECT unnest(columns) AS key, unnest(types) AS type, types, total FROM grouped),
+usual AS (
+    SELECT key, list(type ORDER BY total DESC, type)[1] AS type
+    FROM (SELECT key, type, sum(total) AS total FROM cells WHERE type IS NOT NULL GROUP BY key, type)
+    GROUP BY key HAVING count(*) > 1
+),
+odd AS (
+    SELECT c.types, c.key || ' is ' || c.type || ' here and ' || u.type
+        || ' in most rows: Parquet and datasets before 4.7 refuse the file, TRL takes one form for all; write one form'
+        AS fault
+    FROM cells AS c JOIN usual AS u ON u.key = c.key AND u.type <> c.type
+)
+SELECT t.split, t.row, 'error' AS severity, o.fault FROM typed AS t JOIN odd AS o ON o.types = t.types;

@@ -1,0 +1,30 @@
+-- TRL's DPOTrainer, CPO, ORPO and RewardTrainer: {"prompt": [...], "chosen": [...], "rejected": [...], "tools"?}.
+SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.chosen)
+|| message_faults(line.rejected) || tool_faults(line.tools) || pair_faults(chosen, rejected) || [
+    no_messages('prompt', line.prompt),
+    no_messages('chosen', line.chosen),
+    no_messages('rejected', line.rejected),
+    error_if(
+        line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
+        'an answer does not end with the assistant: TRL compares turns that are not the model''s; drop the row'
+    ),
+    error_if(ends_empty(line.chosen), 'the chosen answer is empty: the model is trained to say nothing; drop the row'),
+    warning_if(
+        ends_empty(line.rejected), 'the rejected answer is empty: the pair teaches no more than to say something'
+    ),
+    warning_if(
+        contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
+    ),
+    warning_if(
+        line.prompt[-1].role = 'assistant',
+        'the prompt ends with the assistant: TRL opens no new turn, so the answers continue it; move it into both'
+    )
+]), recursive := true)
+FROM (
+    SELECT split, row, json, json_extract(json, '$.chosen') AS chosen, json_extract(json, '$.rejected') AS rejected,
+        from_json(json, '{"prompt":' || chat() || ',"chosen":' || chat() || ',"rejected":' || chat()
+            || ',"tools":"JSON"}') AS line
+    FROM lines
+)
+UNION ALL
+SELECT * FROM mixed_types(['prompt', 'chosen', 'rejected', 'tools'])

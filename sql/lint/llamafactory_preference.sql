@@ -1,0 +1,66 @@
+-- LLaMA-Factory with ranking = true: {"conversations": [..., the question last], "chosen": {"from", "value"},
+-- "rejected": {...}, "system"?, "tools"?}; with kto_tag: {"conversations": [..., the answer last], "kto_tag"}.
+SELECT split, row, unnest(found([
+    error_if(
+        coalesce(len(line.conversations), 0) = 0,
+        'conversations is no list of turns: LLaMA-Factory stops at the row; write [{"from", "value"}]'
+    ),
+    error_if(
+        NOT is_kto AND NOT regexp_full_match(
+            turns, '(system )?((human|observation) (gpt|function_call) )*(human|observation)'
+        ),
+        'turns do not alternate up to a last one of human or observation: LLaMA-Factory skips the row; put the answers '
+        || 'into chosen and rejected only, join turns of one side'
+    ),
+    error_if(
+        is_kto AND NOT regexp_full_match(
+            turns, '(system )?((human|observation) (gpt|function_call) )*(human|observation) (gpt|function_call)'
+        ),
+        'turns do not alternate up to a last one of gpt or function_call: LLaMA-Factory skips the row; drop it'
+    ),
+    error_if(
+        is_kto AND type_of(json, 'kto_tag') IS DISTINCT FROM 'BOOLEAN',
+        'kto_tag is neither true nor false: LLaMA-Factory takes the row for plain SFT; write one of them'
+    ),
+    error_if(
+        NOT is_kto AND (line.chosen."from" IS NULL OR line.rejected."from" IS NULL),
+        'chosen or rejected is no {"from", "value"}: LLaMA-Factory takes the row for plain SFT; write both so'
+    ),
+    error_if(
+        list_contains([speaker NOT IN ('gpt', 'function_call') FOR speaker IN [
+            line.chosen."from", line.rejected."from"
+        ]], true),
+        'chosen or rejected is not from gpt or function_call: LLaMA-Factory stops with a KeyError, or trains it; '
+        || 'write gpt'
+    ),
+    error_if(
+        list_contains([value IS NULL OR NOT starts_with(value::VARCHAR, '"') FOR value IN
+            [turn.value FOR turn IN line.conversations] || CASE WHEN is_kto THEN [] ELSE
+            [line.chosen.value, line.rejected.value] END
+        ], true),
+        'a value is no text: the templates of LLaMA-Factory fail on it; write text'
+    ),
+    error_if(
+        line.chosen.value::VARCHAR = line.rejected.value::VARCHAR,
+        'chosen equals rejected: the pair says nothing; drop the row'
+    ),
+    error_if(line.chosen.value::VARCHAR = '""', 'chosen is empty: the model is trained to say nothing; drop the row'),
+    error_if(
+        type_of(json, 'system') <> 'VARCHAR', 'system is no text: the templates of LLaMA-Factory fail on it; write text'
+    ),
+    error_if(
+        type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),
+        'tools is no JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
+    )
+]), recursive := true)
+FROM (
+    SELECT split, row, json, line, json_exists(json, '$.kto_tag') AS is_kto,
+        array_to_string([coalesce(turn."from", '?') FOR turn IN line.conversations], ' ') AS turns
+    FROM (
+        SELECT split, row, json, from_json(json, '{"conversations":[{"from":"VARCHAR","value":"JSON"}],'
+            || '"chosen":{"from":"VARCHAR","value":"JSON"},"rejected":{"from":"VARCHAR","value":"JSON"}}') AS line
+        FROM lines
+    )
+)
+UNION ALL
+SELECT * FROM mixed_types(['system', 'tools', 'chosen', 'rejected', 'kto_tag'])

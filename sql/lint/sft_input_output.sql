@@ -1,0 +1,21 @@
+-- NeMo RL's ResponseDataset and OpenRLHF with input_key and output_key: {"input": text, "output": text}.
+SELECT split, row, unnest(found([
+    error_if(
+        type_of(json, 'input') IS DISTINCT FROM 'VARCHAR',
+        'input is no text: NeMo RL puts it into a user message as it is, and the template fails; write text'
+    ),
+    error_if(
+        type_of(json, 'output') IS DISTINCT FROM 'VARCHAR',
+        'output is no text: NeMo RL puts it into the assistant''s message as it is, and the template fails; write text'
+    ),
+    error_if(text_at(json, '$.output') = '', 'output is empty: the model is trained to say nothing; drop the row'),
+    warning_if(
+        text_at(json, '$.input') = '',
+        'input is empty: the model is trained to answer nothing at all; drop the row'
+    ),
+    warning_if(
+        len(other_keys(json, ['input', 'output', 'messages'])) > 0,
+        'further keys: NeMo RL drops them without a word, tools and system prompts too'
+    )
+]), recursive := true)
+FROM lines

@@ -1,0 +1,43 @@
+-- LLaMA-Factory, formatting sharegpt: {"conversations": [{"from", "value"}, ...], "system"?: text,
+-- "tools"?: JSON text}.
+-- A row whose turns it does not like it skips, with a line in its log, and trains the others.
+SELECT split, row, unnest(found([
+    error_if(
+        coalesce(len(turns), 0) = 0,
+        'conversations is no list of turns: LLaMA-Factory stops at the row; write [{"from", "value"}]'
+    ),
+    error_if(
+        NOT regexp_full_match(
+            array_to_string([coalesce(t."from", '?') FOR t IN turns], ' '),
+            '(system )?((human|observation) (gpt|function_call) )*(human|observation) (gpt|function_call)'
+        ),
+        'turns do not alternate human or observation with gpt or function_call, up to a last one of these: '
+        || 'LLaMA-Factory skips the row; join turns of one side, drop an open end'
+    ),
+    error_if(
+        any_holds([t.value IS NULL OR NOT starts_with(t.value::VARCHAR, '"') FOR t IN turns]),
+        'a value is no text: the templates of LLaMA-Factory fail on it; write text'
+    ),
+    error_if(
+        any_holds([NOT is_call_text(t.value) FOR t IN turns IF t."from" = 'function_call']),
+        'a function_call is no JSON text of {"name", "arguments"}: LLaMA-Factory stops with a RuntimeError; write it so'
+    ),
+    error_if(
+        turns[-1]."from" = 'gpt' AND NOT filled(turns[-1].value),
+        'the last answer is empty: the model is trained to say nothing; drop the row'
+    ),
+    error_if(
+        type_of(json, 'system') <> 'VARCHAR', 'system is no text: the templates of LLaMA-Factory fail on it; write text'
+    ),
+    error_if(
+        type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),
+        'tools is no JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
+    )
+]), recursive := true)
+FROM (
+    SELECT split, row, json,
+        from_json(json_extract(json, '$.conversations'), '[{"from":"VARCHAR","value":"JSON"}]') AS turns
+    FROM lines
+)
+UNION ALL
+SELECT * FROM mixed_types(['system', 'tools'])
