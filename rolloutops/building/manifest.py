@@ -1,6 +1,6 @@
 """The manifest of a build: everything that is needed to say where its files came from, and to make them again.
 
-It holds no time and no run id: the same workspace, recipe and version give the same manifest.
+It holds no time of its own: the same workspace, recipe and version give the same manifest.
 """
 
 from __future__ import annotations
@@ -8,24 +8,79 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from rolloutops import __version__, sql
+from rolloutops.building.asked import Asked
 from rolloutops.steps.selection import Funnel
 
 NAME = "manifest.json"
 
+INPUTS = """
+WITH rollouts_of AS (
+    SELECT dataset, count(*) AS rollouts,
+        format('{:016x}', bit_xor(md5_number_upper(concat_ws(' ', attempt_id, reward)))) AS hash
+    FROM selection.rollouts
+    GROUP BY dataset
+),
+
+files_of AS (
+    SELECT dataset, origin AS file, count(*) AS tasks,
+        sha256(string_agg(row_hash, chr(10) ORDER BY row_hash)) AS rows_sha256
+    FROM tasks
+    GROUP BY dataset, origin
+)
+
+SELECT r.dataset, r.rollouts, r.hash AS rollouts_hash, f.file, f.tasks, f.rows_sha256
+FROM rollouts_of AS r
+LEFT JOIN files_of AS f USING (dataset)
+ORDER BY r.dataset, f.file
+"""
+"""What a build stands on: the rows of each input file (a hash of their sorted hashes), and the rollouts with their
+rewards (the exclusive or of their hashes): in neither does order matter."""
+
+USED = "SELECT DISTINCT dataset, attempt_id FROM read_parquet({lineage})"
+
 POLICIES = """
 SELECT s.dataset, s.policy, s.engine, s.model, s.verifier, s.verifier_version, count(*) AS rollouts
 FROM selection.rollouts AS s
-SEMI JOIN (SELECT unnest(keys, recursive := true) FROM result) AS u USING (dataset, task_id, policy, rollout_index)
+SEMI JOIN ({used}) AS u USING (dataset, attempt_id)
 GROUP BY ALL
 ORDER BY ALL
 """
+
+REQUESTS = """
+SELECT dataset, policy, request::VARCHAR AS request, count(*) AS rollouts
+FROM attempts
+SEMI JOIN ({used}) AS u USING (dataset, attempt_id)
+WHERE request IS NOT NULL
+GROUP BY dataset, policy, request
+QUALIFY row_number() OVER (PARTITION BY dataset, policy ORDER BY rollouts DESC, request) <= 3
+ORDER BY dataset, policy, rollouts DESC, request
+"""
+"""The sampling parameters that were sent, the three most frequent of each policy and data set."""
+
+RUNS = """
+SELECT s.run_id, any_value(s.rollouts) AS rollouts, any_value(r.command) AS command,
+    any_value(r.git_commit) AS git_commit, any_value(r.versions)::VARCHAR AS versions,
+    any_value(r.recipe_hash) AS recipe_hash
+FROM (
+    SELECT run_id, count(*) AS rollouts FROM selection.rollouts SEMI JOIN ({used}) AS u USING (dataset, attempt_id)
+    GROUP BY run_id
+) AS s
+LEFT JOIN (FROM runs WHERE event = 'start') AS r USING (run_id)
+GROUP BY s.run_id
+ORDER BY s.run_id
+"""
+
+ROLES = "SELECT DISTINCT role FROM read_parquet({lineage}) ORDER BY role"
+"""The parts that rollouts play in the lines: completion, chosen, rejected, evidence."""
 
 SPLITS = """
 SELECT split, dataset, count(*) AS rows
@@ -35,35 +90,65 @@ ORDER BY ALL
 """
 
 
-def write(
+def describe(
     con: sql.Connection,
-    folder: Path,
+    lineage: Path,
     build: Funnel,
     path: Sequence[Funnel],
-    files: Mapping[str, tuple[int, str]],
     rollouts: Mapping[str, int],
-    seed: int,
-    validation: float,
-) -> None:
-    """Write manifest.json. con: has the view `result` of the build. path: the steps before it. files: name -> (rows,
-    sha256). rollouts: how many the build read and used."""
-    splits: dict[str, dict[str, int]] = {}
+    asked: Asked,
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest without its files. con: has the view `result` of the build. lineage: its lineage.parquet.
+
+    path: the steps before it. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and
+    git_commit of the command.
+    """
+    used = USED.format(lineage=sql.literal(str(lineage)))
+    splits: dict[str, dict[str, int]] = {split: {} for split in asked.splits}
     for split, dataset, rows in sql.rows(con, SPLITS):
-        splits.setdefault(split, {})[dataset] = rows
+        splits[split][dataset] = rows
+    own = {name: value for name, value in vars(asked).items() if name not in ("output", "allow_empty")}
+    requests: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sql.records(con, REQUESTS.format(used=used)):
+        sent = {"parameters": json.loads(row["request"]), "rollouts": row["rollouts"]}
+        requests.setdefault((row["dataset"], row["policy"]), []).append(sent)
+    versions = {"python": platform.python_version(), "duckdb": duckdb.__version__, "pyarrow": pa.__version__}
     content = {
         "rolloutops": __version__,
         "duckdb": duckdb.__version__,
-        "build": {**_step(build), "seed": seed, "validation": validation, "reports": build.reports},
+        "versions": {**versions, **made_by.get("versions", {})},
+        "git_commit": made_by.get("git_commit"),
+        "build": {**_step(build), **own, "reports": build.reports},
         "rollouts": rollouts,
         "splits": splits,
-        "files": [
-            {"name": name, "rows": rows, "bytes": (folder / name).stat().st_size, "sha256": sha}
-            for name, (rows, sha) in files.items()
-        ],
-        "policies": sql.records(con, POLICIES),
+        "roles": [role for (role,) in sql.rows(con, ROLES.format(lineage=sql.literal(str(lineage))))],
         "steps": [{**_step(funnel), **_counts(funnel)} for funnel in path],
+        "policies": [
+            {**row, "requests": requests.get((row["dataset"], row["policy"]), [])}
+            for row in sql.records(con, POLICIES.format(used=used))
+        ],
+        "inputs": _inputs(con),
+        "runs": [
+            {**row, "versions": json.loads(row["versions"] or "{}")} for row in sql.records(con, RUNS.format(used=used))
+        ],
+        "recipe_hash": made_by.get("recipe_hash"),
+        "recipe": made_by.get("recipe"),
     }
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _inputs(con: sql.Connection) -> list[dict[str, Any]]:
+    inputs: dict[str, dict[str, Any]] = {}
+    for row in sql.records(con, INPUTS):
+        file = {name: row.pop(name) for name in ("file", "tasks", "rows_sha256")}
+        inputs.setdefault(row["dataset"], {**row, "files": []})["files"].append(file)
+    return list(inputs.values())
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write manifest.json."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str, allow_nan=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
@@ -91,11 +176,32 @@ def files_of(folder: Path) -> set[str]:
     return {NAME, *(file["name"] for file in found["files"])} if found else set()
 
 
+def by_dataset(content: Mapping[str, Any]) -> dict[str, int]:
+    """Data set -> lines, in all splits."""
+    counts: dict[str, int] = {}
+    for rows in content["splits"].values():
+        for name, n in rows.items():
+            counts[name] = counts.get(name, 0) + n
+    return counts
+
+
+def about(source: str) -> str:
+    """What a step does: the comment lines that its file begins with, up to the first that declares something."""
+    said = []
+    for line in source.splitlines():
+        text = line.removeprefix("--").strip()
+        if not line.startswith("--") or text.startswith(("param ", "check:", "report:", "target:", "format:")):
+            break
+        said.append(text)
+    return " ".join(said)
+
+
 def _step(funnel: Funnel) -> dict[str, Any]:
     return {
         "step": funnel.step,
         "kind": funnel.kind,
         "use": funnel.use,
+        "about": about(funnel.source),
         "from": funnel.start,
         "parameters": dict(funnel.parameters),
         "sql_sha256": hashlib.sha256(funnel.source.encode()).hexdigest(),
