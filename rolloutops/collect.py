@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from rolloutops.collecting.flight import Flight, fly
+from rolloutops.collecting.flight import Flight, fly, land
 from rolloutops.collecting.owed import Asked, Ledger
 from rolloutops.engines import Engine
 from rolloutops.errors import FAILURES, UsageError, near
 from rolloutops.jsontext import digest
 from rolloutops.pacing.budgets import Budget
+from rolloutops.pacing.fleet import AnyPace, Fleet, Levels
 from rolloutops.pacing.health import Health
-from rolloutops.pacing.level import FIRST, Level
+from rolloutops.pacing.level import FIRST, MOST, Level, Width
 from rolloutops.pacing.pace import Pace
 from rolloutops.pacing.purse import open_purse
+from rolloutops.pacing.tuning import Point, Tuning
 from rolloutops.plugins import find
 from rolloutops.progress import Meter
 from rolloutops.recipe import Recipe
@@ -35,7 +38,8 @@ ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
 @dataclass(frozen=True)
 class Collected:
     """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
-    rollouts that batches are under way for, jobs: how many batches."""
+    rollouts that batches are under way for, jobs: how many batches. points: what was measured where it was to be, and
+    why no more."""
 
     wanted: int
     owed: int
@@ -47,20 +51,30 @@ class Collected:
     failures: Mapping[str, int]
     in_flight: int = 0
     jobs: int = 0
+    points: Sequence[Point] = ()
+    why: str = ""
 
 
-def collect(workspace: Workspace, recipe: Recipe, run: Run) -> Collected:
-    """Collect what is owed. Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed."""
+def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> Collected:
+    """Collect what is owed. tune: only as much of it as it takes to find the best number in flight.
+
+    Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
+    """
     saved = seal_orphans(workspace)
     retry = {key: asked.retry for group in engine_groups(recipe) for key, asked in group.items() if asked.retry}
-    ledger = Ledger(workspace, recipe.plan(), retry)
+    ledger = Ledger(workspace, recipe.plan(), retry, run.run_id)
     owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
     meter = Meter("rollouts", owed, done_before=wanted - owed)
-    judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter))
+    tuning = Tuning(meter) if tune else None
+    judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+    ledger.close()
     after = Ledger(workspace, recipe.plan())
     left, given_up = after.count("owed_keys"), after.count("given_up")
     flying, jobs = after.count("in_flight"), len(open_jobs(workspace))
-    return Collected(wanted, owed, meter.done, left, given_up, judged, saved, dict(meter.failures), flying, jobs)
+    points, why = (tuning.points, tuning.why) if tuning else ((), "")
+    return Collected(
+        *(wanted, owed, meter.done, left, given_up, judged, saved, dict(meter.failures), flying, jobs), points, why
+    )
 
 
 def engine_groups(recipe: Recipe) -> list[Asked]:
@@ -96,8 +110,11 @@ def make_engine(asked: Collect, recipe: Recipe) -> Engine:
     return engine
 
 
-async def _collect(workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledger, meter: Meter) -> int:
-    """Fly each engine's window, then judge what was left unjudged. Returns how many verdicts that took."""
+async def _collect(
+    workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledger, meter: Meter, tuning: Tuning | None
+) -> int:
+    """Fly each engine's window, or with `tuning` the first one's, then judge what was left unjudged. Returns how many
+    verdicts that took."""
     journal = Journal(workspace, run.run_id)
     judges = verifiers(recipe)
     stopping = asyncio.Event()
@@ -106,6 +123,8 @@ async def _collect(workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledge
     try:
         for asked in groups:
             first = next(iter(asked.values()))
+            if first.engine == "batch" and tuning is not None:
+                raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
             if first.engine == "batch" and not stopping.is_set():
                 from rolloutops.collecting.batch import collect_batch
 
@@ -121,9 +140,11 @@ async def _collect(workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledge
             meter.start_clock()
             budget = _budget(workspace, first)
             try:
-                pace = Pace(_level(first, engine), budget)
+                pace = _pace(first, engine, budget, tuning)
                 health = Health(first.max_failure_rate)
                 flight = Flight(run, journal, engine, judges, meter, pace, health, purse, first.grace_seconds)
+                if tuning is not None:
+                    tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
                 await fly(flight, ledger, asked, parts, stopping)
             finally:
                 await engine.stop()
@@ -131,6 +152,8 @@ async def _collect(workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledge
                     budget.close()
             if flight.stopped:
                 sys.stderr.write(f"{flight.stopped}\n")
+            if tuning is not None:
+                break
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
@@ -148,6 +171,23 @@ def _refuse_nonsense(asked: Collect) -> None:
     for kind in asked.retry or ():
         if kind not in FAILURES:
             raise UsageError(f"retry: no failure {kind!r}{near(kind, FAILURES)}; there are: {', '.join(FAILURES)}")
+
+
+def _pace(asked: Collect, engine: Engine, budget: Budget | None, tuning: Tuning | None = None) -> AnyPace:
+    """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
+    width = asked.num_samples_in_parallel
+    own = [Pace(_level(asked, engine), budget) for _ in getattr(engine, "members", ())]
+    level: Width
+    if tuning is not None:
+        level, tuning.most = tuning, width if isinstance(width, int) else MOST
+    elif not own:
+        level = _level(asked, engine)
+    else:
+        level = Levels(own) if isinstance(width, str) else Level(width or 64 * len(own))
+    pace = Fleet(own, level) if own else Pace(level, budget)
+    if tuning is not None:
+        tuning.refusals = lambda: pace.refusals
+    return pace
 
 
 def _level(asked: Collect, engine: Engine) -> Level:

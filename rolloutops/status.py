@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rolloutops import sql
+from rolloutops.pacing.prices import Spent, spent
+from rolloutops.pacing.purse import price_table
 from rolloutops.recipe import Recipe
 from rolloutops.shipped import shipped
 from rolloutops.tables.workspace import Workspace, connect
@@ -47,12 +49,15 @@ FROM attempts SEMI JOIN newest USING (run_id)
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` tells. progress and failures: one record a row. unsealed: attempts and verdicts of running
-    commands that are safe in a journal and not yet in the tables. faults: rows of the invariant check, none where all
-    is well."""
+    """What `status` tells. progress and failures: one record a row. spending: one a data set, policy, model and tier:
+    the tokens, how many of them on attempts that failed, and, where the recipe names prices, the cost so far, on
+    failures, and at that rate for what is owed; None where a price is not known. unsealed: attempts and verdicts of
+    running commands that are safe in a journal and not yet in the tables. faults: rows of the invariant check, none
+    where all is well."""
 
     progress: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
+    spending: Sequence[Mapping[str, Any]]
     unsealed: int
     rollouts_per_second: float | None
     tokens_per_second: float | None
@@ -70,12 +75,37 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
     return Status(
         progress=progress,
         failures=sql.records(con, FAILURES),
+        spending=list(_spending(con, recipe, progress)),
         unsealed=_unsealed(workspace),
         rollouts_per_second=rate,
         tokens_per_second=tokens / span if tokens and span else None,
         seconds_left=owed / rate if rate and owed else None,
         faults=sql.records(con, sql.read(shipped("sql") / "checks" / "invariant.sql")),
     )
+
+
+def _spending(con: sql.Connection, recipe: Recipe, progress: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What was spent, data set by data set. What is owed is expected to cost as much a rollout as what is done."""
+    stands = {(row["dataset"], row["policy"]): row for row in progress}
+    told: list[tuple[Spent, bool]] = []
+    for table, keys in _by_prices(recipe, stands).items():
+        prices = price_table(recipe.collect_of(*keys[0]), recipe.folder) if table else {}
+        told += [(one, table != "") for one in spent(con, prices) if (one.dataset, one.policy) in keys and one.tokens]
+    for one, priced in sorted(told, key=lambda each: (each[0].dataset, each[0].policy, each[0].model)):
+        row = asdict(one)
+        cost = {name: row.pop(name) for name in ("cost", "cost_failed")}
+        stand = stands[one.dataset, one.policy]
+        known = one.cost is not None and stand["done"]
+        cost["cost_owed"] = one.cost / stand["done"] * stand["owed"] if known else None if stand["owed"] else 0.0
+        yield row | (cost if priced else {})
+
+
+def _by_prices(recipe: Recipe, keys: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """The data sets and policies by their price table; under an empty name those that have none."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for key in keys:
+        found.setdefault(recipe.collect_of(*key).prices or "", []).append(key)
+    return found
 
 
 def _unsealed(workspace: Workspace) -> int:

@@ -313,6 +313,43 @@ def test_a_full_queue_is_waited_for_in_batches_that_fit(tmp_path: Path) -> None:
         assert_paid_once(folder, server)
 
 
+def test_a_budget_is_kept_before_anything_is_submitted(tmp_path: Path) -> None:
+    """Each request is expected to take some 30 tokens of prompt and, as it says, at most 100 of an answer."""
+    limited = RECIPE.replace("temperature = 0.7", "max_output_tokens = 100")
+    with serving(looks=1) as server:
+        folder = project(tmp_path, server, recipe=limited)
+        said = rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", cwd=folder, code=3)
+        assert "no more is submitted" in said
+        asked = rows(folder, "SELECT count(*) FROM under_way")[0][0]
+        assert 5 <= asked <= 8
+        rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", cwd=folder, code=3)
+        assert rows(folder, "SELECT count(*) FROM under_way") == [(asked,)], "what is under way counts as expected"
+        rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", cwd=folder, code=3)
+        spent = rows(folder, "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0]
+        assert spent == 8 * asked, "what has ended counts as it was"
+        rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", WAIT, cwd=folder)
+        assert rows(folder, "SELECT sum(input_tokens + output_tokens), count(*) FROM attempts") == [(128, 16)]
+    assert server.paid == PROMPTS
+
+
+def test_money_is_kept_at_the_price_of_batches(tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text("[m]\ninput = 1000\noutput = 1000\n")
+    given = ("collect", "recipe.toml", "--prices=prices.toml", "--max_cost=0.6")
+    with serving() as server:
+        folder = project(tmp_path, server, recipe=RECIPE.replace("temperature = 0.7", "max_output_tokens = 100"))
+        said = rolloutops(*given, cwd=folder, code=2)
+        assert "needs the price of 'm' at the tier 'batch'" in said
+        assert server.log == []
+        (tmp_path / "prices.toml").write_text("[m.batch]\ninput = 500\noutput = 500\n")
+        rolloutops(*given, cwd=folder, code=3)
+        asked = rows(folder, "SELECT count(*) FROM under_way")[0][0]
+        assert 7 <= asked <= 10
+        rolloutops(*given, cwd=folder, code=3)
+        (one,) = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder))["spending"]
+        assert (one["tier"], one["attempts"]) == ("batch", asked)
+        assert one["cost"] == pytest.approx(asked * 8 * 500 / 1e6)
+
+
 def test_ctrl_c_while_waiting_says_130_and_loses_nothing(tmp_path: Path) -> None:
     with serving(looks=10**6) as server:
         folder = project(tmp_path, server)

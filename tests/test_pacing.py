@@ -103,6 +103,14 @@ def test_an_unknown_limit_is_found() -> None:
         assert provider.refused <= 25
 
 
+def test_a_limit_without_any_burst_is_found() -> None:
+    """One request each 50 ms, strictly: of two that are closer to each other, the second is refused."""
+    for retry_after in (1.0, None):
+        provider = Provider(lambda _: 20, 1, retry_after=retry_after)
+        assert seconds(provider, 600) <= 55
+        assert provider.refused <= 25
+
+
 def test_an_unknown_limit_is_kept_with_a_fixed_number_in_flight() -> None:
     provider = Provider(lambda _: 20, 20)
     assert seconds(provider, 600, Level(64)) <= 33

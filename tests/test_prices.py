@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from rolloutops.pacing.prices import Price, load, price_of, spent
 from rolloutops.pacing.purse import Purse
 from rolloutops.tables.workspace import connect, open_workspace
 from tests.helpers import query, rolloutops, sums, write_jsonl
-from tests.loopback import serving
+from tests.loopback import Loopback, serving
 
 TABLE = """
 ["m"]
@@ -93,6 +95,54 @@ def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) ->
             (one.input_tokens - one.cached_tokens) / 1e6 + one.cached_tokens / 1e7 + one.output_tokens / 1e5
         )
         assert one.cost_failed == 0
+
+
+class Billed(Loopback):
+    """Every third answer was served as flex, as asked; for the others there was no room: they cost the full price."""
+
+    def _reply(
+        self, endpoint: str, body: dict[str, Any], messages: list[dict[str, Any]]
+    ) -> tuple[dict[str, Any], bool]:
+        assert body["service_tier"] == "flex"
+        reply, called = super()._reply(endpoint, body, messages)
+        return {**reply, "service_tier": "default" if self.seen % 3 else "flex"}, called
+
+
+def test_what_counts_is_the_tier_that_was_billed(folder: Path) -> None:
+    words = ("collect", "--data=w", "--engine=openai", "--model=m", "--prices=prices.toml", "--service_tier=flex")
+    with serving(Billed) as server:
+        rolloutops(*words, f"--base_url={server.url}", "--limit=30", cwd=folder)
+        rolloutops(*words[:-1], f"--base_url={server.url}", "--limit=30", cwd=folder)
+    full, flex = spent(connect(open_workspace(folder / "w")), load(folder / "prices.toml"))
+    assert (full.tier, full.attempts, flex.tier, flex.attempts) == ("default", 20, "flex", 10)
+    a_token = [
+        (one.cost or 0) / (one.output_tokens * 10 + one.input_tokens - one.cached_tokens) for one in (full, flex)
+    ]
+    assert a_token[1] == pytest.approx(a_token[0] / 2, rel=0.05)
+
+
+def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Path) -> None:
+    given = ("--data=w", "--engine=scripted", "--model=m", "--retry_seconds=0.01", "--prices=prices.toml")
+    rolloutops("collect", *given, "--limit=40", cwd=folder)
+    told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
+    (row,) = told["spending"]
+    assert (row["attempts"], row["cost_failed"], row["cost_owed"]) == (40, 0, 0)
+    assert row["cost"] == pytest.approx((row["input_tokens"] + 10 * row["output_tokens"]) / 1e6)
+    rolloutops("collect", *given, "--limit=50", "--max_tokens_total=1", cwd=folder, code=3)
+    told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
+    assert told["spending"][0]["cost_owed"] == pytest.approx(row["cost"] / 4)
+    (folder / "prices.toml").write_text("[other]\ninput = 1\noutput = 1\n")
+    said = rolloutops("status", "--data=w", cwd=folder).stdout
+    assert "cost_owed" in said
+    assert said.count("n/a") == 3
+
+
+def test_a_price_that_turns_out_to_be_unknown_ends_a_run_with_max_cost() -> None:
+    purse = Purse(max_cost=1.0, prices={("m", ""): Price(1.0, 1.0, 1.0)})
+    assert purse.allows(0)
+    purse.paid({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
+    assert not purse.allows(0)
+    assert "not known" in purse.why()
 
 
 def test_a_money_budget_needs_a_price_and_holds(folder: Path) -> None:

@@ -8,25 +8,29 @@ import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
 
 from rolloutops.conversations.messages import text_of
 from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.jsontext import dump
-from rolloutops.pacing.pace import Pace, Ticket
+from rolloutops.pacing.fleet import AnyPace
+from rolloutops.pacing.pace import Ticket
 from rolloutops.settings import Collect
+
+COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
+"""What answers tell of tokens: columns of `attempts`."""
 
 Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
-    """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it. tries: the
-    attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final."""
+class Owed(NamedTuple):
+    """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it, with their
+    JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final.
+    """
 
     task: Task
     row_hash: str
@@ -36,6 +40,7 @@ class Owed:
     attempt: int
     asked: Collect
     params: Mapping[str, Any]
+    request: str
     tries: int = 0
     give_up_at: float | None = None
 
@@ -44,8 +49,7 @@ class Owed:
         return f"{self.task.dataset}/{self.task.task_id}/{self.rollout_index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempted:
+class Attempted(NamedTuple):
     """How an attempt ended. row: its columns of `attempts` but for attempt_id and run_id. rollout: where it succeeded.
     retry_after: seconds that the endpoint asked to wait. whole: what a rollout engine gave, its verdict with it."""
 
@@ -67,6 +71,7 @@ class Trace:
     model_seconds: float = 0.0
     tool_seconds: float = 0.0
     waited: float = 0.0
+    server: int | None = None
     whole: RolloutAnswer | None = None
 
 
@@ -77,12 +82,14 @@ def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return {k: v for k, v in {**kept, **overrides}.items() if v is not None}
 
 
-async def attempt(owed: Owed, engine: Engine | RolloutEngine, environment: Any, pace: Pace | None = None) -> Attempted:
+async def attempt(
+    owed: Owed, engine: Engine | RolloutEngine, environment: Any, pace: AnyPace | None = None
+) -> Attempted:
     """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time.
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in the row.
     """
-    started, clock, trace = datetime.now(UTC), time.monotonic(), Trace()
+    started, clock, trace = time.time(), time.monotonic(), Trace()
     prompt, own_prompt = _prompt(owed)
     tools = owed.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
@@ -106,10 +113,10 @@ async def attempt(owed: Owed, engine: Engine | RolloutEngine, environment: Any, 
         "engine": owed.asked.engine,
         "model": (told[-1].model if told else None) or owed.asked.model,
         "final": failure.final if failure else True,
-        "request": dump(owed.params),
+        "request": owed.request,
         "prompt": None if own_prompt else dump(prompt),
         "tools": None if owed.task.tools or not tools else dump(tools),
-        "started_at": int(started.timestamp() * 1e6),
+        "started_at": int(started * 1e6),
         "seconds": time.monotonic() - clock - trace.waited,
         "turns": len(trace.answers) if whole is None else whole.turns,
         "tool_calls": len(trace.tool_names),
@@ -117,6 +124,7 @@ async def attempt(owed: Owed, engine: Engine | RolloutEngine, environment: Any, 
         "tool_names": trace.tool_names,
         "model_seconds": trace.model_seconds,
         "tool_seconds": trace.tool_seconds,
+        "service_tier": trace.answers[-1].service_tier if trace.answers else None,
         **_usage(told),
     }
     if failure:
@@ -157,7 +165,7 @@ async def _converse(
     tools: Sequence[dict[str, Any]] | None,
     engine: Engine | RolloutEngine,
     environment: Any,
-    pace: Pace | None,
+    pace: AnyPace | None,
     limit: asyncio.Timeout,
 ) -> None:
     whole: Callable[[ModelCall], Awaitable[RolloutAnswer]] | None = getattr(engine, "rollout", None)
@@ -165,16 +173,14 @@ async def _converse(
     state = await _begin(environment, owed.task) if whole is None else None
     spent = 0
     for turn in range(owed.asked.max_steps):
-        call = ModelCall([*prompt, *trace.completion], tools, owed.params, owed.key, turn, owed.attempt, owed.task.row)
-        ticket = None
-        if pace is not None:
-            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
+        said = [*prompt, *trace.completion]
+        call = ModelCall(said, tools, owed.params, owed.key, turn, owed.attempt, owed.task.row, trace.server)
         if whole is not None:
-            trace.whole = await _ask(whole, call, trace, pace, ticket)
+            trace.whole = await _ask_in_turn(whole, call, trace, pace, limit)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return
-        answer = await _ask(engine.answer, call, trace, pace, ticket)  # type: ignore[union-attr]
+        answer = await _ask_in_turn(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
         spent += answer.output_tokens or 0
@@ -201,7 +207,31 @@ async def _begin(environment: Any, task: Task) -> Any:
         raise AttemptFailed("environment_error", f"begin raised {type(error).__name__}: {error}") from error
 
 
-async def _stand_in_line(pace: Pace, call: ModelCall, trace: Trace, limit: asyncio.Timeout) -> Ticket:
+async def _ask_in_turn(
+    ask: Callable[[ModelCall], Awaitable[Answer]],
+    call: ModelCall,
+    trace: Trace,
+    pace: AnyPace | None,
+    limit: asyncio.Timeout,
+) -> Answer:
+    """One model call, when the endpoint may be asked; of a fleet's server that died, it goes to another one."""
+    if pace is None:
+        return await _ask(ask, call, trace, None, None)
+    for moved in count():
+        ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
+        if ticket.server is not None:
+            call, trace.server = replace(call, server=ticket.server), ticket.server
+        try:
+            return await _ask(ask, call, trace, pace, ticket)
+        except AttemptFailed as failed:
+            other = pace.elsewhere(ticket, failed.kind, moved)
+            if other is None:
+                raise
+            call = replace(call, server=other)
+    raise AssertionError("it counts without end")
+
+
+async def _stand_in_line(pace: AnyPace, call: ModelCall, trace: Trace, limit: asyncio.Timeout) -> Ticket:
     """Wait until the endpoint may be asked. The rollout's time limit moves on by as much."""
     clock, until = time.monotonic(), limit.when()
     limit.reschedule(None)
@@ -216,7 +246,7 @@ async def _ask(
     ask: Callable[[ModelCall], Awaitable[Answer]],
     call: ModelCall,
     trace: Trace,
-    pace: Pace | None,
+    pace: AnyPace | None,
     ticket: Ticket | None,
 ) -> Answer:
     clock, failure = time.monotonic(), AttemptFailed("timeout", "cut off")
@@ -262,11 +292,10 @@ async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, tra
 
 def _usage(answers: Sequence[ModelAnswer | RolloutAnswer]) -> dict[str, int | None]:
     """Tokens over all model calls; null where no call told."""
-    out: dict[str, int | None] = {}
-    for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens"):
-        told = [count for answer in answers if (count := getattr(answer, name)) is not None]
-        out[name] = sum(told) if told else None
-    return out
+    if len(answers) == 1:
+        return {name: getattr(answers[0], name) for name in COUNTS}
+    told = {name: [count for answer in answers if (count := getattr(answer, name)) is not None] for name in COUNTS}
+    return {name: sum(counts) if counts else None for name, counts in told.items()}
 
 
 def _token_turns(answers: Sequence[ModelAnswer]) -> list[dict[str, Any]] | None:

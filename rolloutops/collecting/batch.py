@@ -23,10 +23,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-from rolloutops.collecting.agent import Owed, attempt
-from rolloutops.collecting.batch_answers import Desk, Offers, collect_answers, write_attempts
+from rolloutops.collecting.agent import Owed
+from rolloutops.collecting.batch_answers import Desk, collect_answers, write_attempts
+from rolloutops.collecting.batch_budget import allowance
+from rolloutops.collecting.batch_requests import body_of, tools_of
 from rolloutops.collecting.owed import Asked, Ledger
-from rolloutops.engines import Engine, ModelAnswer, ModelCall
+from rolloutops.engines import Engine
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
 from rolloutops.engines.decoding import OUT_OF_MONEY
 from rolloutops.errors import AttemptFailed, EngineError
@@ -53,7 +55,7 @@ STORED = ("engine", "model", "endpoint", "responses_create_params", "system_prom
 @dataclass
 class _State:
     """What one run learns on its way. largest: requests that a batch may hold. no_room: the provider's queue was full.
-    stop: why nothing more is submitted, in a sentence."""
+    stop: why nothing more is submitted, in a sentence. spent: as stop, but it is the budget, and may pass."""
 
     desk: Desk
     recipe: Recipe
@@ -61,6 +63,7 @@ class _State:
     largest: int
     no_room: bool = False
     stop: str = ""
+    spent: str = ""
 
 
 async def collect_batch(
@@ -79,6 +82,7 @@ async def collect_batch(
     """
     if not isinstance(engine, BatchEngine):
         raise EngineError(f"{type(engine).__name__} is not the batch engine")
+    allowance(workspace, asked, recipe.folder)  # an unknown price is told before anything is spent
     journal.flush()
     with try_lock(workspace, "batches") as free:
         if not free:
@@ -132,14 +136,7 @@ async def _look_after(state: _State, job: Job) -> None:
         if batch.status in ENDED:
             counts, message = await _end(state, job, batch)
             desk.journal.flush()
-            _note(
-                desk,
-                job,
-                "ended",
-                status=batch.status,
-                message=message or None,
-                counts=dump(counts),
-            )
+            _note(desk, job, "ended", status=batch.status, message=message or None, counts=dump(counts))
 
 
 async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str]:
@@ -212,11 +209,14 @@ async def _find(engine: BatchEngine, job: Job) -> Batch | None:
 
 @dataclass
 class _Draft:
-    """A job that is being written: its file and what it covers. locks: of the parts that it draws from."""
+    """A job that is being written: its file and what it covers. locks: of the parts that it draws from. tokens, cost:
+    what it is expected to spend."""
 
     job_id: str
     file: IO[bytes]
     size: int = 0
+    tokens: float = 0.0
+    cost: float = 0.0
     requests: list[Request] = field(default_factory=list)
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     locks: list[Callable[[], None]] = field(default_factory=list)
@@ -230,6 +230,7 @@ async def _submit(state: _State) -> None:
     state.no_room = False
     desk.journal.flush()
     ledger = await asyncio.to_thread(Ledger, desk.workspace, state.recipe.plan())
+    budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.recipe.folder)
     busy, draft = 0, _new_draft(desk)
     try:
         for part in ledger.parts(state.asked):
@@ -240,7 +241,7 @@ async def _submit(state: _State) -> None:
             owed, release = taken
             draft.locks.append(release)
             for item in owed:
-                body = await _body(desk, item)
+                body = await body_of(desk, item)
                 if body is None:
                     continue
                 if len(draft.requests) >= state.largest or draft.size + len(body) + 200 > desk.engine.bytes_per_batch:
@@ -248,6 +249,14 @@ async def _submit(state: _State) -> None:
                     draft = _new_draft(desk, keep=draft.locks)
                     if state.no_room or one_only:
                         return
+                expected = budget.takes(item, len(body))
+                if expected is None:
+                    await _send(state, draft)
+                    if not state.spent:
+                        state.spent = budget.why()
+                        _say(state.spent)
+                    return
+                draft.tokens, draft.cost = draft.tokens + expected[0], draft.cost + expected[1]
                 _add(desk, draft, item, body)
         await _send(state, draft)
     finally:
@@ -266,44 +275,6 @@ def _new_draft(desk: Desk, keep: list[Callable[[], None]] | None = None) -> _Dra
     return _Draft(desk.run.next_id(), tempfile.TemporaryFile(dir=desk.workspace.root), locks=locks)
 
 
-@dataclass
-class _Listener:
-    """An engine that takes a call down and answers nothing of worth."""
-
-    engine: BatchEngine
-    body: bytes = b""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def answer(self, call: ModelCall) -> ModelAnswer:
-        self.body = self.engine.inner.body(call)
-        if len(self.body) + 200 > self.engine.bytes_per_batch:
-            raise AttemptFailed(
-                "bad_request", f"the request alone is larger than {self.engine.bytes_per_batch:,} bytes"
-            )
-        return ModelAnswer({"role": "assistant", "content": ""}, "stop", self.engine.inner.model)
-
-
-async def _body(desk: Desk, owed: Owed) -> bytes | None:
-    """The request that a rollout asks, taken down from the loop that asks for all engines; None where it cannot be
-    written, which is a failed attempt."""
-    listener = _Listener(desk.engine)
-    ended = await attempt(owed, listener, Offers(_tools(desk, owed.task.dataset)))
-    if ended.row.get("error") is None:
-        return listener.body
-    row = {**ended.row, "attempt_id": desk.run.next_id(), "run_id": desk.run.run_id}
-    desk.journal.append("attempts", row)
-    desk.meter.attempted(row)
-    return None
-
-
-def _tools(desk: Desk, dataset: str) -> list[dict[str, Any]]:
-    verifier = desk.judges.get(dataset)
-    return list(getattr(verifier.environment, "tools", None) or ()) if verifier else []
-
-
 def _add(desk: Desk, draft: _Draft, owed: Owed, body: bytes) -> None:
     line = desk.engine.line(request_id(draft.job_id, len(draft.requests)), body)
     draft.file.write(line)
@@ -315,7 +286,7 @@ def _add(desk: Desk, draft: _Draft, owed: Owed, body: bytes) -> None:
     policies = draft.asked.setdefault(task.dataset, {})
     if owed.policy not in policies:
         kept = {name: value for name, value in resolved(owed.asked).items() if name in STORED}
-        policies[owed.policy] = {"collect": kept, "tools": _tools(desk, task.dataset)}
+        policies[owed.policy] = {"collect": kept, "tools": tools_of(desk, task.dataset)}
 
 
 async def _send(state: _State, draft: _Draft) -> None:
@@ -325,7 +296,8 @@ async def _send(state: _State, draft: _Draft) -> None:
         return
     job = Job(draft.job_id, "intended", engine.url, engine.endpoint, engine.inner.model, len(draft.requests))
     requests = [asdict(request) for request in draft.requests]
-    _note(desk, job, "intended", asked=dump(draft.asked), requests=requests)
+    expected = dump({"expected_tokens": round(draft.tokens), "expected_cost": draft.cost})
+    _note(desk, job, "intended", asked=dump(draft.asked), requests=requests, counts=expected)
     draft.file.seek(0)
     try:
         file_id = await engine.upload(draft.file, f"rolloutops-{draft.job_id}.jsonl")

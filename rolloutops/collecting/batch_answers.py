@@ -22,6 +22,7 @@ from rolloutops.engines import ModelAnswer, ModelCall
 from rolloutops.engines.batch import Batch, BatchEngine, NotThere
 from rolloutops.environments import Task
 from rolloutops.errors import AttemptFailed
+from rolloutops.jsontext import dump
 from rolloutops.progress import Meter
 from rolloutops.settings import Collect
 from rolloutops.tables.jobs import Job, Request, intent, request_id, written
@@ -150,9 +151,8 @@ async def _attempt(
     if isinstance(told, AttemptFailed) and told.kind == "unauthorized":
         told = AttemptFailed(told.kind, told.message, final=False, raw=told.raw)
     params = effective_params(task.row, asked.responses_create_params)
-    owed = Owed(
-        task, request.row_hash, request.part, request.policy, request.rollout_index, request.attempt, asked, params
-    )
+    place = (request.row_hash, request.part, request.policy, request.rollout_index, request.attempt)
+    owed = Owed(task, *place, asked, params, dump(params))
     return await attempt(owed, _Given(told), Offers(tools))
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rolloutops.collecting.agent import Attempted, Owed, attempt
 from rolloutops.collecting.owed import Asked, Ledger, Part
@@ -23,8 +23,8 @@ from rolloutops.environments import Rollout
 from rolloutops.errors import FAILURES, EngineError
 from rolloutops.failpoints import failpoint
 from rolloutops.judging.verdict import verdict_of
+from rolloutops.pacing.fleet import AnyPace
 from rolloutops.pacing.health import Health
-from rolloutops.pacing.pace import Pace
 from rolloutops.pacing.purse import Purse
 from rolloutops.progress import Meter, report
 from rolloutops.tables.journal import Journal
@@ -42,14 +42,15 @@ JUDGING = 1000
 @dataclass
 class Flight:
     """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; room
-    is for those that were not. remaining and release are by part."""
+    is for those that were not. remaining and release are by part. elsewhere: rollouts that only other processes may
+    work on now."""
 
     run: Run
     journal: Journal
     engine: Engine
     verifiers: Mapping[str, Verifier]
     meter: Meter
-    pace: Pace
+    pace: AnyPace
     health: Health
     purse: Purse
     grace: float = 5.0
@@ -57,6 +58,7 @@ class Flight:
     closing: bool = False
     in_flight: int = 0
     workers: int = 0
+    elsewhere: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
@@ -71,7 +73,11 @@ class Flight:
 async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part], stopping: asyncio.Event) -> None:
     """Keep rollouts in flight until the parts are settled, the engine dies, the budget is spent, or Ctrl-C."""
     loop = asyncio.get_running_loop()
-    flight.meter.notes = [lambda: flight.purse.note(flight.meter.owed - flight.meter.done), flight.pace.note]
+    flight.meter.notes = [
+        lambda: flight.purse.note(flight.meter.owed - flight.meter.done),
+        flight.pace.note,
+        lambda: f"{flight.elsewhere:,} wait for another process" if flight.elsewhere else "",
+    ]
     beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight.journal))]
 
     def cancel_all() -> None:
@@ -124,6 +130,13 @@ def _staff(flight: Flight) -> None:
         _spawn(flight, _work(flight))
 
 
+def land(flight: Flight, why: str) -> None:
+    """Let what is in flight end, and start nothing new. why: in a sentence; the first one counts."""
+    if not flight.stopped:
+        flight.stopped = why
+        _start_no_more(flight)
+
+
 def _start_no_more(flight: Flight) -> None:
     """Let what is in flight end, and start nothing new."""
     flight.closing = True
@@ -156,7 +169,8 @@ async def _feed(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Pa
             for item in owed:
                 await flight.room.acquire()
                 flight.queue.put_nowait((item, False))
-        if len(busy) == len(waiting):
+        flight.elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
+        if flight.elsewhere:
             if not flight.remaining:
                 flight.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
             await asyncio.sleep(1.0)
@@ -176,14 +190,12 @@ async def _work(flight: Flight) -> None:
             flight.queue.put_nowait(None)  # for the other workers
             break
         if not flight.purse.allows(flight.in_flight):
-            if not flight.stopped:
-                flight.stopped = flight.purse.why()
-                _start_no_more(flight)
+            land(flight, flight.purse.why())
             break
         owed, tried_before = item
         (flight.parked if tried_before else flight.room).release()
         if not tried_before and owed.asked.deadline is not None:
-            owed = replace(owed, give_up_at=time.monotonic() + owed.asked.deadline)
+            owed = owed._replace(give_up_at=time.monotonic() + owed.asked.deadline)
         verifier = flight.verifiers.get(owed.task.dataset)
         flight.in_flight += 1
         level.started()
@@ -218,7 +230,7 @@ async def _failed(flight: Flight, owed: Owed, ended: Attempted) -> None:
     if flight.closing:
         return  # owed to the next run
     await flight.parked.acquire()
-    again = (replace(owed, attempt=owed.attempt + 1, tries=tries), True)
+    again = (owed._replace(attempt=owed.attempt + 1, tries=tries), True)
     asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, again)
 
 

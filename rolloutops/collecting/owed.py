@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rolloutops import sql
 from rolloutops.collecting.agent import Owed, effective_params
 from rolloutops.environments import Task
 from rolloutops.errors import FAILURES
+from rolloutops.jsontext import dump, read
 from rolloutops.settings import Collect
 from rolloutops.tables.journal import seal_orphans
 from rolloutops.tables.workspace import Workspace, connect, try_lock
@@ -45,9 +45,11 @@ class Ledger:
         workspace: Workspace,
         plan: Sequence[Mapping[str, Any]],
         retry: Mapping[tuple[str, str], Sequence[str]] | None = None,
+        run_id: str = "",
     ) -> None:
-        """retry: (data set, policy) -> failures for which what was given up is owed again, its tries counted anew."""
-        self.workspace = workspace
+        """retry: (data set, policy) -> failures for which what was given up is owed again, its tries counted anew.
+        run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
+        self.workspace, self._run_id = workspace, run_id
         self._seen = self._attempt_files()
         self._con = connect(workspace, plan)
         sql.run(self._con, "CREATE TABLE owed_keys AS SELECT * FROM owed")
@@ -60,6 +62,10 @@ class Ledger:
                     AND list_contains({sql.literal(list(kinds))}, last_error)
                 """,
             )
+
+    def close(self) -> None:
+        """Free the memory that the keys take."""
+        self._con.close()
 
     def count(self, view: str) -> int:
         """Rows of owed_keys, wanted or given_up, over all data sets."""
@@ -91,7 +97,7 @@ class Ledger:
 
     def _read(self, part: Part, asked: Asked) -> list[Owed]:
         con = self._con.cursor()
-        fresh = sorted(self._attempt_files() - self._seen)
+        fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
         written = f"read_parquet({sql.literal(fresh)})" if fresh else "(SELECT * FROM attempts WHERE false)"
         found = sql.rows(
             con,
@@ -127,19 +133,27 @@ class Ledger:
     def _task_file(self, part: Part) -> str:
         return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")
 
+    def _own(self, file: str) -> bool:
+        return bool(self._run_id) and Path(file).name.startswith(self._run_id)
+
     def _attempt_files(self) -> set[str]:
         return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
 
 
 def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: Asked) -> Iterator[Owed]:
     task: Task | None = None
+    as_asked = {
+        policy: dump(effective_params({}, how.responses_create_params))
+        for (dataset, policy), how in asked.items()
+        if dataset == part.dataset
+    }
     for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer in found:
         how = asked.get((part.dataset, policy))
         if how is None or tries >= how.max_attempts:
             continue
         if task is None or task.task_id != task_id:
-            parsed = json.loads(row)
-            messages, offered = json.loads(prompt), json.loads(tools) if tools else None
-            task = Task(part.dataset, task_id, parsed, messages, offered, answer)
+            offered = read(tools) if tools else None
+            task = Task(part.dataset, task_id, read(row), read(prompt), offered, answer)
         params = effective_params(task.row, how.responses_create_params)
-        yield Owed(task, row_hash, part.number, policy, rollout_index, attempt, how, params, tries)
+        request = dump(params) if "responses_create_params" in task.row else as_asked[policy]
+        yield Owed(task, row_hash, part.number, policy, rollout_index, attempt, how, params, request, tries)

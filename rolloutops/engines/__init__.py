@@ -14,12 +14,13 @@ Message = dict[str, Any]
 """One canonical chat message: see messages.py."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it would take three times as long to make, and each rollout makes one
 class ModelCall:
     """What a policy is asked: the conversation so far and the effective parameters.
 
     params: OpenAI Responses names (temperature, top_p, max_output_tokens, seed, ...), as merged for this task.
     key: `dataset/task_id/rollout_index`, for engines that answer by rule. turn: model call of this rollout, from 0.
+    server: which of an engine's several servers is to answer; None where the engine may choose.
     """
 
     messages: Sequence[Message]
@@ -29,6 +30,7 @@ class ModelCall:
     turn: int = 0
     attempt: int = 1
     row: Mapping[str, Any] = field(default_factory=dict)
+    server: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,13 @@ class Limits:
     tokens_left: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as ModelCall
 class ModelAnswer:
     """One assistant message, canonical, and what it cost.
 
     finish_reason: stop, length, tool_calls or content_filter. raw: the answer as received, as JSON text.
     The three token lists are what the engine sampled from and sampled; None where they were not asked for.
-    limits: the endpoint's rate limits, where it tells them.
+    limits: the endpoint's rate limits, where it tells them. service_tier: what it was billed as, where that is told.
     """
 
     message: Message
@@ -62,6 +64,7 @@ class ModelAnswer:
     generation_token_ids: Sequence[int] | None = None
     generation_log_probs: Sequence[float] | None = None
     limits: Limits | None = None
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

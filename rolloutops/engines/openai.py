@@ -11,7 +11,7 @@ import asyncio
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -24,6 +24,7 @@ from rolloutops import __version__
 from rolloutops.engines import Engine, ModelAnswer, ModelCall
 from rolloutops.engines.decoding import failure, rate_limits, read_chat, read_responses
 from rolloutops.engines.encoding import chat_body, encode, responses_body
+from rolloutops.engines.servers import Servers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 
 OPENAI = "https://api.openai.com/v1"
@@ -42,7 +43,7 @@ SECRET = 12
 def make(
     model: str,
     *,
-    base_url: str | None = None,
+    base_url: str | Sequence[str] | None = None,
     endpoint: Literal["responses", "chat"] = "responses",
     api_key_env: str = "OPENAI_API_KEY",
     api_key_required: bool | None = None,
@@ -58,6 +59,7 @@ def make(
 
     model: the name that goes into each request.
     base_url: where the API is, as in http://localhost:8000/v1 (default: the variable OPENAI_BASE_URL, else OpenAI).
+        Several, as a list or separated by commas, are servers of one model that share the work.
     endpoint: `responses`, or `chat` for servers that only have Chat completions.
     api_key_env: the environment variable that holds the key; the key itself is never a setting.
     api_key_required: it is a mistake if that variable is not set (default: for api.openai.com only).
@@ -69,13 +71,8 @@ def make(
     """
     if endpoint not in ("responses", "chat"):
         raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
-    parts = urlsplit((base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/"))
-    host = parts.hostname or ""
-    if "@" in parts.netloc:
-        raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
-    if parts.scheme not in ("http", "https") or not host:
-        raise UsageError(f"base_url {parts.geturl()!r} is no address of an API: one is like http://localhost:8000/v1")
-    openai_itself = host == "api.openai.com" or host.endswith(".api.openai.com")
+    places = [_address(url, endpoint) for url in _urls(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)]
+    openai_itself = any(_is_openai(host) for _, host in places)
     key = os.environ.get(api_key_env, "").strip()
     if not key and (openai_itself if api_key_required is None else api_key_required):
         raise UsageError(f"{api_key_env} is not set: export it, or name another variable with --api_key_env")
@@ -85,23 +82,47 @@ def make(
     if key:
         sent["Authorization"] = f"Bearer {key}"
     sent.update(headers or {})
+    engines = [
+        OpenAIEngine(
+            model=model,
+            url=url,
+            endpoint=endpoint,
+            headers=sent,
+            secrets=_secrets(key, headers or {}),
+            openai=_is_openai(host),
+            # OpenAI and Azure renamed Chat's max_tokens; servers of open models all know the old name.
+            limit="max_completion_tokens" if _is_openai(host) or host.endswith(".azure.com") else "max_tokens",
+            extra_body=dict(extra_body or {}),
+            token_ids=token_ids,
+            request_timeout=float(request_timeout),
+            connect_timeout=float(connect_timeout),
+            first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
+            max_connections=int(max_connections),
+        )
+        for url, host in places
+    ]
+    return Servers(engines) if len(engines) > 1 else engines[0]
+
+
+def _urls(given: str | Sequence[str]) -> list[str]:
+    """The addresses, each once, in the order given."""
+    listed = given.split(",") if isinstance(given, str) else given
+    return list(dict.fromkeys(url.strip().rstrip("/") for url in listed))
+
+
+def _address(base_url: str, endpoint: str) -> tuple[str, str]:
+    """What requests are sent to, and its host."""
+    parts = urlsplit(base_url)
+    if "@" in parts.netloc:
+        raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"base_url {parts.geturl()!r} is no address of an API: one is like http://localhost:8000/v1")
     path = parts.path.rstrip("/") + ("/responses" if endpoint == "responses" else "/chat/completions")
-    return OpenAIEngine(
-        model=model,
-        url=urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")),
-        endpoint=endpoint,
-        headers=sent,
-        secrets=_secrets(key, headers or {}),
-        openai=openai_itself,
-        # OpenAI and Azure renamed Chat's max_tokens; servers of open models all know the old name.
-        limit="max_completion_tokens" if openai_itself or host.endswith(".azure.com") else "max_tokens",
-        extra_body=dict(extra_body or {}),
-        token_ids=token_ids,
-        request_timeout=float(request_timeout),
-        connect_timeout=float(connect_timeout),
-        first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
-        max_connections=int(max_connections),
-    )
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), parts.hostname
+
+
+def _is_openai(host: str) -> bool:
+    return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 FIRST = 16
 """Rollouts in flight at first, where the number is to be found."""
@@ -27,6 +28,27 @@ TIMED_OUT = 0.1
 def loop_time() -> float:
     """The time of the event loop that runs."""
     return asyncio.get_running_loop().time()
+
+
+class Width(Protocol):
+    """What says how many rollouts may be in flight: `Level`, or what takes its place (`fleet.py`, `tuning.py`).
+
+    found: the number changes, and is told what starts and ends.
+    """
+
+    @property
+    def now(self) -> int: ...
+
+    @property
+    def found(self) -> bool: ...
+
+    def held_back(self) -> None: ...
+
+    def started(self) -> None: ...
+
+    def ended(self, in_flight: int, timed_out: bool = False) -> None: ...
+
+    def refused(self, open_requests: int, again: bool = False) -> None: ...
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from rolloutops.engines import Limits, ModelCall
 from rolloutops.pacing.budgets import Budget
-from rolloutops.pacing.level import Level, loop_time
+from rolloutops.pacing.level import Width, loop_time
 
 DOWN = frozenset({"connection", "unreachable", "server_error"})
 """Failures that say that the endpoint is down, where nothing else is heard from it."""
@@ -28,18 +28,24 @@ HOLD = (4.0, 15.0)
 """Seconds, least and most, for which a rate that proved right is kept before more is tried."""
 GROWTH = 0.02
 """How much faster per second a learned rate is tried at first; it doubles each second."""
+CLOSE = 2
+"""Refusals in a row of requests that were to catch up, after which the endpoint is taken for one that allows no two
+close to each other."""
 CHARACTERS = 4
 """of a prompt that make a token, until the answer says how many it was."""
 
 
 @dataclass(slots=True)
 class Ticket:
-    """One request that was let through: when, how much had been sent before it, and the tokens estimated for it."""
+    """One request that was let through: when, how much had been sent before it, and the tokens estimated for it.
+    server: of a fleet, which is to be asked."""
 
     at: float
     requests: int
     tokens: float
     estimate: float
+    close: bool = False
+    server: int | None = None
 
 
 @dataclass(slots=True)
@@ -76,11 +82,14 @@ class Told:
 
 @dataclass(slots=True)
 class Learned:
-    """A rate of requests learned from refusals.
+    """A rate of requests learned from refusals. close: refusals in a row of requests that were to catch up.
 
     A limiter that refuses is out of allowance. Between two such moments it let through what it was given meanwhile, so
     what was sent between them, by the time between them, is its rate; or less, if it could not save up all of it. The
     rate is kept for a while, then carefully exceeded, so that a limit that was raised is found.
+
+    A limiter that saves up nothing refuses the second of two that are close to each other. It is known by that; from
+    then on nothing is sent to catch up, and a refusal says that the rate was exceeded just then.
     """
 
     rate: float | None = None
@@ -90,16 +99,21 @@ class Learned:
     hold: float = 0.0
     credit: float = 0.0
     stamp: float = 0.0
+    last: float = -1.0
+    close: int = 0
 
-    def refused(self, now: float) -> None:
-        """A new refusal, not one of a burst that is known already."""
+    def refused(self, now: float, close: bool) -> None:
+        """A new refusal, not one of a burst that is known already. close: of a request that was to catch up."""
+        self.close = self.close + 1 if close or self.close >= CLOSE else 0
         span = max(now - self.since, MOMENT)
         found = max(self.let_through, 1) / span
         if self.rate is None:
             self.hold = 0.0
         else:
             tried = self._tried()
-            if found < 0.75 * tried:  # allowance was wasted, so the average says too little
+            if self.close >= CLOSE:  # nothing can be saved up: the refusal came as soon as the limit was exceeded
+                found = 0.97 * tried
+            elif found < 0.75 * tried:  # allowance was wasted, so the average says too little
                 found = math.sqrt(found * tried)
             known = abs(found - self.rate) < 0.15 * self.rate
             self.hold = min(HOLD[1], max(HOLD[0], self.hold * 2)) if known else 0.0
@@ -110,16 +124,21 @@ class Learned:
         """Seconds until the next request may be sent."""
         if self.rate is None:
             return 0.0
-        rate, passed, most = self._tried(), now - self.stamp, 1.0 + self.rate * 0.05
-        self.credit = min(most, self.credit + rate * passed)
-        self.used += passed * (self.credit < most)
+        rate, passed = self._tried(), now - self.stamp
+        most = 1.0 + (0.0 if self.close >= CLOSE or not self.let_through else self.rate * 0.05)
+        saved = self.credit + rate * passed
+        self.credit = min(most, saved)
+        self.used += passed * (saved < most + 0.1)
         self.stamp = now
         return max(0.0, (1 - self.credit) / rate)
 
-    def sent(self) -> None:
-        """A request goes out."""
+    def sent(self, now: float) -> bool:
+        """A request goes out. Returns whether it is closer to the one before than the rate has it, to catch up."""
+        close = self.rate is not None and now - self.last < 0.95 / self._tried()
         self.let_through += 1
         self.credit -= 1
+        self.last = now
+        return close
 
     def _tried(self) -> float:
         """The rate at which requests go out: what was learned, and more after it was used for long unrefused."""
@@ -129,11 +148,13 @@ class Learned:
 
 @dataclass(slots=True)
 class Pace:
-    """One endpoint's pace, shared by all that ask it. budget: what the user allows a minute."""
+    """One endpoint's pace, shared by all that ask it. budget: what the user allows a minute. lone: there is no other
+    endpoint, so this one is taken for down only when nothing else is heard from it."""
 
-    level: Level
+    level: Width
     budget: Budget | None = None
     clock: Callable[[], float] = loop_time
+    lone: bool = True
     refusals: int = 0
     _learned: Learned = field(default_factory=Learned)
     _requests: Told = field(default_factory=Told)
@@ -144,8 +165,29 @@ class Pace:
     _paused_until: float = 0.0
     _refused_in_a_row: int = 0
     _down_in_a_row: int = 0
+    _down_since: float = 0.0
     _open: int = 0
     _door: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the endpoint is taken for down."""
+        return self._down_in_a_row >= DOWN_AFTER
+
+    @property
+    def open(self) -> int:
+        """Requests that are not answered yet."""
+        return self._open
+
+    def elsewhere(self, ticket: Ticket, kind: str, moved: int) -> int | None:
+        """Another server that a request that failed may go to at once: there is none. See `Fleet`."""
+        return None
+
+    def wait(self) -> float:
+        """Seconds until a request may be sent, as far as is known now."""
+        if self.budget is not None:  # asking it would spend it
+            return max(0.02, self._paused_until - self.clock())
+        return self._wait(0.0)
 
     def at_once(self, call: ModelCall | None = None) -> Ticket | None:
         """A ticket, if a request may be sent now."""
@@ -164,7 +206,7 @@ class Pace:
     def answered(self, ticket: Ticket, prompt: int, output: int, limits: Limits | None) -> None:
         """The endpoint answered: the tokens of the prompt and of the answer."""
         self._open -= 1
-        if self._down_in_a_row >= DOWN_AFTER:
+        if self.is_down:
             self._paused_until = self.clock()
         self._refused_in_a_row = self._down_in_a_row = 0
         self._output += (output - self._output) / 50
@@ -185,16 +227,14 @@ class Pace:
             self._paused_until = max(self._paused_until, now + retry_after)
         if kind == "rate_limited":
             self._refuse(ticket, now, retry_after)
-        elif kind in DOWN:
-            self._down_in_a_row += 1
-            if self._down_in_a_row >= DOWN_AFTER:
-                self._paused_until = max(self._paused_until, now + self._down_wait())
+        elif kind in DOWN or (kind == "timeout" and not self.lone):
+            self._count_down(ticket, kind, now)
 
     def note(self) -> str:
         """What holds requests up, for the line of progress; empty where nothing does."""
         wait = self._paused_until - self.clock()
         if wait > 0.5:
-            return f"paused {wait:.0f} s: {'endpoint down' if self._down_in_a_row >= DOWN_AFTER else 'rate limit'}"
+            return f"paused {wait:.0f} s: {'endpoint down' if self.is_down else 'rate limit'}"
         rate = self._requests.per_second or self._learned.rate
         return f"limit {rate:,.1f} requests/s" if rate else ""
 
@@ -213,15 +253,15 @@ class Pace:
         now = self.clock()
         if self._sent == 0:
             self._learned.since = now
-        if self._down_in_a_row >= DOWN_AFTER:
+        if self.is_down:
             self._paused_until = now + self._down_wait()  # one looks whether it is back, the others wait
-        self._learned.sent()
+        close = self._learned.sent(now)
         self._requests.left -= 1
         self._tokens.left -= estimate
         self._open += 1
         self._sent += 1
         self._sent_tokens += estimate
-        return Ticket(now, self._sent, self._sent_tokens, estimate)
+        return Ticket(now, self._sent, self._sent_tokens, estimate, close)
 
     def _refuse(self, ticket: Ticket, now: float, retry_after: float | None) -> None:
         self.refusals += 1
@@ -233,13 +273,25 @@ class Pace:
         if retry_after is None:
             wait = min(PROBE_SECONDS, 0.25 * 2 ** min(self._refused_in_a_row, 10))
             self._paused_until = max(self._paused_until, now + wait)
-        self._learned.refused(now)
+        self._learned.refused(now, ticket.close)
         self.level.refused(self._open)
 
     def _hear(self, ticket: Ticket, limits: Limits) -> None:
         now, sent, tokens = self.clock(), self._sent - ticket.requests, self._sent_tokens - ticket.tokens
         self._requests.hear(limits.requests, limits.requests_left, ticket.at, now, sent)
         self._tokens.hear(limits.tokens, limits.tokens_left, ticket.at, now, tokens)
+
+    def _count_down(self, ticket: Ticket, kind: str, now: float) -> None:
+        """One more sign that the endpoint is down; once it is, only what was sent since tells anything new."""
+        if self.is_down and ticket.at < self._down_since:
+            return
+        was_down = self.is_down
+        self._down_in_a_row += 1
+        if kind == "unreachable" and not self.lone:
+            self._down_in_a_row = max(self._down_in_a_row, DOWN_AFTER)
+        if self.is_down:
+            self._down_since = self._down_since if was_down else now
+            self._paused_until = max(self._paused_until, now + self._down_wait())
 
     def _down_wait(self) -> float:
         return min(PROBE_SECONDS, 2.0 ** min(self._down_in_a_row - DOWN_AFTER, 10))

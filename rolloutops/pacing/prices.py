@@ -4,11 +4,15 @@
     input = 0.25              # per million tokens
     cached = 0.025            # prompt tokens from a prefix cache (default: as input)
     output = 2.0
-    ["gpt-5-mini".flex]       # with service_tier = "flex"
+    ["gpt-5-mini".flex]       # answers that say that they were served as "flex"
+    input = 0.125
+    output = 1.0
+    ["gpt-5-mini".batch]      # what the batch engine asked
     input = 0.125
     output = 1.0
 
-A model without a price costs an unknown amount, never nothing.
+What counts is the tier that the answer names; where it names none, the one that was asked for. A model, or a tier of
+it, without a price costs an unknown amount, never nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +33,12 @@ DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 
 SPENT = """
 -- What each data set and policy has spent, by model and service tier: on rollouts, and on attempts that failed.
-SELECT dataset, policy, model, json_extract_string(request, '$.service_tier') AS tier, count(*) AS attempts,
+SELECT dataset, policy, model,
+    CASE
+        WHEN engine = 'batch' THEN 'batch'
+        ELSE coalesce(service_tier, json_extract_string(request, '$.service_tier'))
+    END AS tier,
+    count(*) AS attempts,
     coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens, coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
     coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
     coalesce(sum(input_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_input_tokens,
@@ -61,7 +70,8 @@ Prices = Mapping[tuple[str, str], Price]
 
 @dataclass(frozen=True)
 class Spent:
-    """What a data set and policy has spent with one model. cost and cost_failed are None where no price is known."""
+    """What a data set and policy has spent with one model at one tier. failed_tokens: of attempts that failed. cost and
+    cost_failed are None where no price is known."""
 
     dataset: str
     policy: str
@@ -71,6 +81,7 @@ class Spent:
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    failed_tokens: int
     cost: float | None
     cost_failed: float | None
 
@@ -115,6 +126,7 @@ def spent(con: sql.Connection, prices: Prices | None = None) -> list[Spent]:
         found.append(
             Spent(
                 **{name: row[name] for name in ("dataset", "policy", "model", "tier", "attempts", *kinds)},
+                failed_tokens=row["failed_input_tokens"] + row["failed_output_tokens"],
                 cost=price.of(*(row[kind] for kind in kinds)) if price else None,
                 cost_failed=price.of(*(row[f"failed_{kind}"] for kind in kinds)) if price else None,
             )

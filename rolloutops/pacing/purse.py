@@ -10,6 +10,7 @@ from typing import Any
 from rolloutops.collecting.owed import Asked
 from rolloutops.errors import UsageError
 from rolloutops.pacing.prices import Price, Prices, load, price_of, spent
+from rolloutops.settings import Collect
 from rolloutops.tables.workspace import Workspace, connect
 
 
@@ -37,16 +38,16 @@ class Purse:
         grown = 1 + (in_flight + 1) / max(self.attempts, 1)
         if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
             return False
-        return self.max_cost is None or (self.cost or 0.0) * grown <= self.max_cost
+        return self.max_cost is None or (self.cost is not None and self.cost * grown <= self.max_cost)
 
     def paid(self, row: Mapping[str, Any], tier: str | None) -> None:
-        """Count an attempt's row."""
+        """Count an attempt's row. tier: the one asked for; the one that the answer names goes before it."""
         prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
         self.attempts += 1
         self.tokens += prompt + output
         if not self.prices or not prompt + output:
             return
-        named = (row["model"], tier)
+        named = (row["model"], row.get("service_tier") or tier)
         if named not in self._looked_up:
             self._looked_up[named] = price_of(self.prices, *named)
         price = self._looked_up[named]
@@ -69,10 +70,25 @@ class Purse:
 
     def why(self) -> str:
         """Why no more may be spent."""
+        if self.max_cost is not None and self.cost is None:
+            return "max_cost is set, and what was spent is not known: add the prices of all models that answered"
         cost = f", cost {self.cost:,.2f}" if self.max_cost is not None and self.cost is not None else ""
         limits = {"max_tokens_total": self.max_tokens, "max_cost": self.max_cost}
         told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
         return f"the budget is spent ({self.tokens:,} tokens{cost}; {told}): raise it and run the command again"
+
+
+def price_table(asked: Collect, folder: Path) -> Prices:
+    """The prices that [collect] names, none where it names none. folder: where a relative path is looked for too."""
+    if asked.prices is None:
+        return {}
+    path = Path(asked.prices)
+    return load(path if path.exists() else folder / path)
+
+
+def tier_of(asked: Collect) -> str | None:
+    """The service tier that is asked for; what goes through the batch engine is billed as `batch`."""
+    return "batch" if asked.engine == "batch" else asked.responses_create_params.get("service_tier")
 
 
 def open_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:
@@ -81,10 +97,7 @@ def open_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:
     Raises UsageError where money is limited and a price is not known.
     """
     first = next(iter(asked.values()))
-    prices: Prices = {}
-    if first.prices is not None:
-        path = Path(first.prices)
-        prices = load(path if path.exists() else folder / path)
+    prices = price_table(first, folder)
     limited = first.max_tokens_total is not None or first.max_cost is not None
     before = spent(connect(workspace), prices) if limited or prices else []
     purse = Purse(first.max_tokens_total, first.max_cost, prices)
@@ -97,8 +110,10 @@ def open_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:
                 purse.cost_failed += one.cost_failed or 0.0
     if first.max_cost is not None:
         for how in asked.values():
-            if price_of(prices, how.model, how.responses_create_params.get("service_tier")) is None:
-                raise UsageError(f"max_cost needs the price of {how.model!r}: name a table that has it with prices = …")
+            tier = tier_of(how)
+            if price_of(prices, how.model, tier) is None:
+                named = f"{how.model!r}" + (f" at the tier {tier!r}" if tier else "")
+                raise UsageError(f"max_cost needs the price of {named}: name a table that has it with prices = …")
         if purse.cost is None:
             raise UsageError("max_cost needs the prices of all models that answered so far: add them to the table")
     return purse
