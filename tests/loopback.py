@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,20 +74,34 @@ answer. refuse: hang up at once."""
 
 
 @dataclass
+class Exchange:
+    """One request for an answer: the last user text, the key that came with it, when it was read, when it was over, and
+    the status delivered in full; None where the client hung up first, or was cut off. Times are those of
+    `time.monotonic`."""
+
+    key: str
+    who: str
+    asked: float
+    over: float = math.inf
+    status: int | None = None
+
+
+@dataclass
 class Loopback:
     """The endpoint: what it is told, and what it has seen.
 
     answer: the text for the last text that was sent. faults: one for each request in turn (a name, a whole reply, or
     None for none), or a schedule such as `429:0.02,reset:100`: a share of the prompts below 1, else every Nth request.
-    latency: seconds. finish: Chat's finish reason for texts. reasoning: what to think first. token_ids: give token ids
-    and log-probs also where nobody asked.
+    latency: seconds. spread: seconds more at most, by the prompt. finish: Chat's finish reason for texts. reasoning:
+    what to think first. token_ids: give token ids and log-probs also where nobody asked.
     log: one entry for each answer delivered in full: endpoint, key (the last user text), status, tool (whether it was
-    a tool call). bodies: the requests as received, if kept.
+    a tool call). exchanges: all requests, with their times. bodies: the requests as received, if kept.
     """
 
     answer: Callable[[str], str] = "Answer: {}".format
     faults: Sequence[str | Reply | None] | str = ()
     latency: float = 0.0
+    spread: float = 0.0
     finish: str = "stop"
     reasoning: str = ""
     token_ids: bool = False
@@ -93,6 +109,7 @@ class Loopback:
     url: str = ""
     seen: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     failed: set[tuple[str, str]] = field(default_factory=set)
@@ -108,8 +125,27 @@ class Loopback:
             self.headers.append(dict(request.headers))
         endpoint, messages = self._asked(request.path, body)
         key = next((_text(m["content"]) for m in reversed(messages) if m.get("role") == "user"), "")
-        if self.latency:
-            await asyncio.sleep(self.latency)
+        exchange = Exchange(key, request.headers.get("Authorization", ""), time.monotonic())
+        self.exchanges.append(exchange)
+        try:
+            response = await self._answer(request, number, body, endpoint, messages, key)
+            if isinstance(response, web.Response) and response.prepared:  # else it was cut off
+                exchange.status = response.status
+            return response
+        finally:
+            exchange.over = time.monotonic()
+
+    async def _answer(
+        self,
+        request: web.BaseRequest,
+        number: int,
+        body: dict[str, Any],
+        endpoint: str,
+        messages: list[dict[str, Any]],
+        key: str,
+    ) -> web.StreamResponse:
+        if self.latency or self.spread:
+            await asyncio.sleep(self.latency + self.spread * _hash(key))
         fault = self._fault(number, key)
         entry = {"endpoint": endpoint, "key": key, "status": 200, "tool": False}
         if isinstance(fault, tuple) or fault in REPLIES:
@@ -298,7 +334,8 @@ def _hash(text: str) -> float:
 
 
 async def _listen(server: Loopback, port: int) -> web.ServerRunner:
-    runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)
+    web_server = web.Server(server.handle, access_log=None, handler_cancellation=True)
+    runner = web.ServerRunner(web_server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
     await site.start()

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from rolloutops.cli import main
 from rolloutops.conversations.messages import answer_of_row, prompt_of_row
 from rolloutops.engines import ModelAnswer, ModelCall, smollm2
 from rolloutops.engines.vllm import VllmEngine, make
 from rolloutops.engines.vllm_text import sampling_values, template_messages
 from rolloutops.environments import Rollout, Task, exact_match, mcqa, multi_step
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
+from tests.helpers import query, write_jsonl
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "examples"
 HAS_MODEL = all(importlib.util.find_spec(name) for name in ("vllm", *smollm2.NEEDED))
@@ -154,23 +156,86 @@ def test_a_cancelled_call_leaves_the_engine(ask: Ask, loop: asyncio.AbstractEven
     assert isinstance(answer, ModelAnswer)
 
 
-@needs_model
-def test_an_engine_that_dies_says_so_to_all_and_can_be_started_again(
-    ask: Ask, loop: asyncio.AbstractEventLoop, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(_: Any) -> None:
-        raise RuntimeError("out of memory")
+class Lent:
+    """The engine of this file, for collections that neither load nor unload it."""
 
+    engine: VllmEngine
+    parallel = 8
+
+    async def start(self) -> None:
+        """It runs already."""
+
+    async def stop(self) -> None:
+        """It is still needed."""
+
+    async def answer(self, call: ModelCall) -> ModelAnswer:
+        """One answer."""
+        return await Lent.engine.answer(call)
+
+
+def lent(model: str) -> Lent:
+    """The engine, as a plug-in."""
+    return Lent()
+
+
+DYING = """
+data = "w"
+[datasets.sums]
+input = "tasks.jsonl"
+environment = "exact_match"
+[collect]
+engine = "tests.test_vllm_engine:lent"
+model = "smollm2-135m"
+responses_create_params = { max_output_tokens = 8, ignore_eos = true }
+"""
+
+
+@needs_model
+def test_an_overlong_prompt_and_an_engine_that_dies_cost_only_what_was_in_flight(
+    engine: VllmEngine,
+    loop: asyncio.AbstractEventLoop,
+    ask: Ask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    Lent.engine, step, ended = engine, LLMEngine.step, 0
+
+    def dying(self: Any) -> Any:
+        nonlocal ended
+        if ended >= 12:
+            raise RuntimeError("out of memory")
+        outputs = step(self)
+        ended += sum(output.finished for output in outputs)
+        return outputs
+
+    def counted() -> list[tuple[Any, ...]]:
+        return query(tmp_path / "w", "SELECT state, last_error, count(*) FROM wanted_states GROUP BY ALL ORDER BY ALL")
+
+    rows: list[dict[str, Any]] = [{"prompt": f"What is {i} + 3?", "answer": str(i + 3)} for i in range(30)]
+    rows[4]["prompt"] = "long " * 2000
+    write_jsonl(tmp_path / "tasks.jsonl", rows)
+    (tmp_path / "recipe.toml").write_text(DYING)
+    monkeypatch.chdir(tmp_path)
+    assert main(["chunk", "recipe.toml"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("vllm.v1.engine.llm_engine.LLMEngine.step", die)
-        answers = ask(*(said("hi", i) for i in range(3)))
-    answers += ask(said("hi"))
-    assert [type(answer) for answer in answers] == [EngineError] * 4
-    assert all("out of memory" in str(answer) for answer in answers)
+        patch.setattr(LLMEngine, "step", dying)
+        assert main(["collect", "recipe.toml"]) == 2
+    assert "vLLM died on smollm2-135m: RuntimeError: out of memory" in capsys.readouterr().err.splitlines()[-1]
+    states = {(state, error): count for state, error, count in counted()}
+    assert states.pop(("given_up", "context_length")) == 1
+    done = states.pop(("done", None))
+    assert 12 - Lent.parallel <= done <= 12 + Lent.parallel, "what had ended and was read is kept"
+    assert states == {("owed", None): 29 - done}, "what was in flight is owed, and counts as no try"
+    assert [type(answer) for answer in ask(said("hi"))] == [EngineError]
+
     loop.run_until_complete(engine.stop())
     loop.run_until_complete(engine.start())
-    [answer] = ask(said("What is 2 + 2?"))
-    assert isinstance(answer, ModelAnswer)
+    assert main(["collect", "recipe.toml"]) == 0
+    assert counted() == [("done", None, 29), ("given_up", "context_length", 1)]
+    assert query(tmp_path / "w", "SELECT count(*), count(DISTINCT task_id) FROM attempts") == [(30, 30)]
 
 
 @needs_model
