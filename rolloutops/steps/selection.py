@@ -1,13 +1,21 @@
-"""Selections: which rollouts a recipe's filter, reward and mix steps keep.
+"""Selections: which rollouts a recipe's filter, reward, mix and pair steps keep.
 
 A step reads the view `selected`: the rollouts that the step before it kept, one row each, and `copy` (0, or more where
 a mix repeats a rollout). What it returns is stored as keys, with the columns that it adds (and `reward`, which a reward
 step may change), never with payload; `selected` is then bound to those keys. So a selection of a million rollouts is
 small, and what was kept and dropped is counted by one query for all steps.
+
+A step says why it drops rows by returning them all the same, with the reason in a column `dropped`: rows where it is
+not NULL go no further, and are counted by reason.
+
+A pair step returns two rows a pair, with the columns `pair` (its name), `role` (chosen or rejected) and `margin`. A
+rollout in several pairs occurs once for each; the copies are numbered here. That each pair is one is checked here too,
+after the pair step and after each step that follows it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +31,24 @@ if TYPE_CHECKING:
 ALL = "rollouts"
 """The name of the selection that holds every rollout."""
 
+DROPPED = "dropped"
+"""The column in which a step gives its reason to drop a row; NULL in the rows that it keeps."""
+
 KEYS = ("dataset", "task_id", "policy", "rollout_index")
 
-ATTEMPT_PAYLOAD = {name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")}
+PAIR = ("pair", "role", "margin")
+"""The columns that a pair step adds."""
+
+MEASURED = {"text_length": "length(a.text)", "completion_hash": "hash(a.completion::VARCHAR)"}
+"""Small columns of `rollouts` that are computed from payload: read once for all steps where answers are compared."""
+
+ANSWERS = re.compile(r"\banswers\s*\(")
+"""The macro of sql/macros.sql that compares answers."""
+
+ATTEMPT_PAYLOAD = {
+    **{name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")},
+    **MEASURED,
+}
 TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
 PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, "details")
 """Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
@@ -33,12 +56,16 @@ PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, "details")
 
 @dataclass(frozen=True)
 class Kept:
-    """What a step kept of one data set. rows: rows that went on, more than kept where a mix repeats rollouts."""
+    """What a step kept of one data set. rows: rows that went on, more than kept where a mix repeats rollouts.
+
+    reasons: why rows were dropped and how many, the most frequent first; only of steps that say it.
+    """
 
     dataset: str
     rows_in: int
     kept: int
     rows: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dropped(self) -> int:
@@ -81,12 +108,13 @@ class Funnel:
 
 
 def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[Funnel]:
-    """Run the filter, reward and mix steps in order; `selected` is bound to the last one's rollouts.
+    """Run the filter, reward, mix and pair steps in order; `selected` is bound to the last one's rollouts.
 
     con: has a workspace's views. folder: the recipe's. Every step is checked before the first one runs.
     """
     checked = [check_step(use, folder) for use in steps]
-    prepare(con)
+    measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
+    prepare(con, MEASURED if measured else ())
     funnels: list[Funnel] = []
     for use, step in zip(steps, checked, strict=True):
         start = start_of(use, funnels)
@@ -117,10 +145,18 @@ def chain(funnels: Sequence[Funnel], start: str) -> list[Funnel]:
     return path
 
 
-def prepare(con: sql.Connection) -> None:
-    """Read every rollout's key and small columns once, into `selection.rollouts`."""
-    sql.run(con, "CREATE SCHEMA IF NOT EXISTS selection")
-    sql.run(con, f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({', '.join(PAYLOAD)}) FROM rollouts")
+def prepare(con: sql.Connection, measured: Iterable[str] = ()) -> None:
+    """Read every rollout's key and small columns once, into `selection.rollouts`. measured: which of MEASURED too."""
+    sql.run(con, preparation(measured))
+
+
+def preparation(measured: Iterable[str] = ()) -> str:
+    """What `prepare` runs."""
+    left_out = ", ".join(column for column in PAYLOAD if column not in set(measured))
+    return (
+        "CREATE SCHEMA IF NOT EXISTS selection;\n"
+        f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({left_out}) FROM rollouts;"
+    )
 
 
 def prepared(con: sql.Connection) -> bool:
@@ -142,12 +178,13 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> st
     """
     columns, source = "s.*, 0 AS copy", "selection.rollouts AS s"
     if name != ALL:
-        table = _table(name)
+        table = table_of(name)
         own = [column for column in sql.columns(con, f"FROM {table}") if column not in KEYS]
         reward = " REPLACE (k.reward AS reward)" if "reward" in own else ""
         columns = ", ".join([f"s.*{reward}", *(f"k.{_quoted(column)}" for column in own if column != "reward")])
         source = f"{table} AS k\nJOIN selection.rollouts AS s USING ({', '.join(KEYS)})"
-    wanted = [column for column in PAYLOAD if column in set(payload)]
+    there = sql.columns(con, "FROM selection.rollouts")
+    wanted = [column for column in PAYLOAD if column in set(payload) and column not in there]
     read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, "details": "d.details"}
     columns = ", ".join([columns, *(f"{read[column]} AS {column}" for column in wanted)])
     if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
@@ -165,35 +202,57 @@ def payload_of(step: Step) -> list[str]:
     return [column for column in PAYLOAD if step.mentions(column)]
 
 
+def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
+    """Raise StepError where a step joins the two sides of pairs, and what it starts from are none."""
+    reads = re.search(r"\bUSING\s*\(\s*pair\s*\)", step.query, re.IGNORECASE)
+    if reads and "pair" not in sql.columns(con, "FROM selected"):
+        raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
+
+
 def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> Funnel:
-    where, table = f"[{use.kind}.{use.name}]", _table(use.name)
+    where, table = f"[{use.kind}.{use.name}]", table_of(use.name)
     bind(con, start, payload_of(step))
+    if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
+        raise StepError(
+            f"{where} starts from pairs, those of {start!r}: say from = the step before them, or 'rollouts'"
+        )
     with bound(con, step, use.settings, where):
-        columns = _stored(con, step, start, where)
+        columns = stored(con, step, start, where, use.kind)
         sql.run(con, f"CREATE OR REPLACE TABLE {table} AS\nSELECT {columns}\nFROM (\n{step.query}\n)")
         _check_keys(con, table, where, step)
+        reasons = _take_out(con, table)
+        if "pair" in sql.columns(con, f"FROM {table}"):
+            _check_pairs(con, table, where, step)
         sql.run(con, f"CREATE OR REPLACE VIEW result AS FROM {table}")
         reports = findings(con, step, where)
         values = parameters(con, step)
-    return Funnel(use.name, use.kind, use.use, start, step.source, values, _counts(con, table), reports)
+    return Funnel(
+        use.name, use.kind, use.use, start, step.source, values, _counts(con, table, use.kind, reasons), reports
+    )
 
 
-def _stored(con: sql.Connection, step: Step, start: str, where: str) -> str:
+def stored(con: sql.Connection, step: Step, start: str, where: str, kind: str) -> str:
     """The columns of a step's result that are stored: keys, copy, reward, and what the step or an earlier one added."""
     made = sql.columns(con, step.query)
     known = set(sql.columns(con, "FROM selection.rollouts")) | set(PAYLOAD)
     missing = [key for key in KEYS if key not in made]
+    if kind == "pair" and not missing and (lacking := [column for column in PAIR if column not in made]):
+        raise StepError(f"{where} {step.path} does not return {', '.join(lacking)}, which make rollouts pairs")
     if missing:
         raise StepError(
             f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s"
         )
-    earlier = [] if start == ALL else [c for c in sql.columns(con, f"FROM {_table(start)}") if c not in (*KEYS, "copy")]
+    earlier = (
+        [] if start == ALL else [c for c in sql.columns(con, f"FROM {table_of(start)}") if c not in (*KEYS, "copy")]
+    )
     lost = [column for column in earlier if column not in made]
     if lost:
         raise StepError(f"{where} {step.path} leaves out {', '.join(lost)}, which an earlier step made: SELECT s.*")
     added = [column for column in made if column not in known and column != "copy"]
     reward = ["reward"] if "reward" in made else []
     copy = "copy::INTEGER AS copy" if "copy" in made else "0 AS copy"
+    if kind == "pair":
+        copy = f"(row_number() OVER (PARTITION BY {', '.join(KEYS)} ORDER BY pair, role) - 1)::INTEGER AS copy"
     return ", ".join([*KEYS, copy, *map(_quoted, reward + added)])
 
 
@@ -211,15 +270,52 @@ def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None
             raise StepError(f"{where} {step.path} {fault}, as {example}")
 
 
-def _counts(con: sql.Connection, table: str) -> list[Kept]:
+def _check_pairs(con: sql.Connection, table: str, where: str, step: Step) -> None:
+    """Each pair is two rollouts of one task that were asked the same and did not say the same."""
+    rows = sql.records(
+        con,
+        f"""
+        SELECT pair, CASE
+            WHEN count(*) <> 2 OR count(*) FILTER (role = 'chosen') <> 1 OR count(*) FILTER (role = 'rejected') <> 1
+                THEN 'not one rollout as chosen and one as rejected'
+            WHEN min(dataset) <> max(dataset) OR min(task_id) <> max(task_id) THEN 'rollouts of two tasks'
+            WHEN min(context_hash) <> max(context_hash) THEN 'rollouts that were asked differently'
+            WHEN min(completion_hash) = max(completion_hash) THEN 'rollouts that said the same'
+        END AS fault
+        FROM {table} JOIN selection.rollouts USING ({", ".join(KEYS)})
+        GROUP BY pair
+        HAVING fault IS NOT NULL
+        ORDER BY pair
+        LIMIT 1
+        """,
+    )
+    if rows:
+        raise StepError(f"{where} {step.path} leaves pairs that are none: {rows[0]['pair']} has {rows[0]['fault']}")
+
+
+def _take_out(con: sql.Connection, table: str) -> dict[str, dict[str, int]]:
+    """Leave out of a step's result the rows that it gives a reason to drop. Returns data set -> reason -> rows."""
+    if DROPPED not in sql.columns(con, f"FROM {table}"):
+        return {}
+    found: dict[str, dict[str, int]] = {}
+    counted = f"SELECT dataset, {DROPPED}, count(*) AS n FROM {table} WHERE {DROPPED} IS NOT NULL GROUP BY ALL"
+    for dataset, reason, number in sql.rows(con, f"{counted} ORDER BY dataset, n DESC, {DROPPED}"):
+        found.setdefault(dataset, {})[str(reason)] = number
+    kept = f"SELECT * EXCLUDE ({DROPPED}) FROM {table} WHERE {DROPPED} IS NULL"
+    sql.run(con, f"CREATE OR REPLACE TABLE {table} AS {kept}")
+    return found
+
+
+def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Mapping[str, int]]) -> list[Kept]:
     """Rows in, kept and out, for each data set, of the step between `selected` and its result."""
+    key = KEYS if kind == "pair" else (*KEYS, "copy")
     rows = sql.rows(
         con,
         f"""
         WITH asked AS (SELECT dataset, count(*) AS rows_in FROM selected GROUP BY dataset),
         kept AS (
             SELECT dataset, count(*) AS kept
-            FROM selected SEMI JOIN {table} USING ({", ".join(KEYS)}, copy)
+            FROM selected SEMI JOIN {table} USING ({", ".join(key)})
             GROUP BY dataset
         ),
         made AS (SELECT dataset, count(*) AS rows_out FROM {table} GROUP BY dataset)
@@ -228,10 +324,11 @@ def _counts(con: sql.Connection, table: str) -> list[Kept]:
         ORDER BY dataset
         """,
     )
-    return [Kept(*row) for row in rows]
+    return [Kept(name, asked, kept, made, reasons.get(name, {})) for name, asked, kept, made in rows]
 
 
-def _table(name: str) -> str:
+def table_of(name: str) -> str:
+    """The table that holds what a step kept."""
     return f"selection.{_quoted(f'step {name}')}"
 
 

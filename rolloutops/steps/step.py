@@ -4,9 +4,13 @@
     -- param low DOUBLE = 0.1   lowest mean reward kept
     -- check: SELECT ... FROM result ...     must return no row, else nothing is written
     -- report: SELECT ... FROM result ...    a small table for the reader and the manifest
+    -- target: NAME                          of a build, what its lines are for: sql/lint/NAME.sql is their linter
+    -- format: parquet                       of a build, the format where the recipe names none
+    -- columns: NAME TYPE, NAME TYPE ...     of a build, types of columns in Parquet; others come from their values
+    -- dataset_info: {...}                   of a build, its entry in LLaMA-Factory's dataset_info.json
     SELECT s.* FROM selected AS s ...
 
-A `check:` or `report:` goes on in comment lines that are indented by three spaces or more. A parameter without a
+Each of these but a parameter goes on in comment lines that are indented by three spaces or more. A parameter without a
 default must be given. Both kinds of query see `selected` (what the step read) and `result` (what it made).
 """
 
@@ -27,16 +31,35 @@ from rolloutops.shipped import shipped
 if TYPE_CHECKING:
     from rolloutops.recipe import StepUse
 
-BUILD_KEYS = {"output": "VARCHAR", "validation": "DOUBLE", "seed": "BIGINT", "allow_empty": "BOOLEAN"}
+BUILD_KEYS = {
+    "output": "VARCHAR",
+    "format": "VARCHAR",
+    "compression": "VARCHAR",
+    "max_shard_rows": "BIGINT",
+    "max_shard_bytes": "BIGINT",
+    "validation": "DOUBLE",
+    "test": "DOUBLE",
+    "split_by": "VARCHAR",
+    "seed": "BIGINT",
+    "allow_empty": "BOOLEAN",
+    "drop_invalid": "BOOLEAN",
+    "report": "BOOLEAN",
+}
 """The keys of every build, which build.py handles. A step that declares one as its parameter is given it too."""
 
-KINDS = ("metrics", "filter", "reward", "mix", "build")
+LINE = ("json", "keys", "split_key", "sort_key")
+"""The columns of a build step: a line of the training file, where it comes from, and its place."""
+
+KINDS = ("metrics", "filter", "reward", "mix", "pair", "build")
 PARAM = re.compile(
     r"-- param\s+(?P<name>[a-z_]\w*)\s+(?P<kind>[A-Z]\w*(?:\([^)]*\))?(?:\[\])*)"
     r"(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S(?:\S| (?! ))*))?(?:\s{2,}(?P<about>\S.*))?"
 )
-QUERY = re.compile(r"-- (check|report): *(.*)")
+QUERIES = ("check", "report")
+NOTES = ("target", "format", "columns", "dataset_info")
+NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
 TEXT_OR_COMMENT = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|--[^\n]*|/\*.*?\*/", re.DOTALL)
+TEXT = re.compile(r"'(?:[^']|'')*'")
 VARIABLE = re.compile(r"getvariable\(\s*'([^']*)'\s*\)", re.IGNORECASE)
 
 
@@ -52,7 +75,10 @@ class Param:
 
 @dataclass(frozen=True)
 class Step:
-    """A step as read. query: its SELECT without comments and semicolon. checks, reports: queries of its header."""
+    """A step as read. query: its SELECT without comments and semicolon. checks, reports: queries of its header.
+
+    notes: what a build's header says of its lines: target, format, columns, dataset_info.
+    """
 
     name: str
     path: Path
@@ -62,10 +88,11 @@ class Step:
     params: Mapping[str, Param] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
     reports: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def mentions(self, column: str) -> bool:
         """Whether the step or one of its queries names a column."""
-        text = " ".join((self.query, *self.checks, *self.reports))
+        text = TEXT.sub("''", " ".join((self.query, *self.checks, *self.reports)))
         return re.search(rf"\b{column}\b", text, re.IGNORECASE) is not None
 
 
@@ -106,24 +133,25 @@ def read_step(name: str, path: Path) -> Step:
     source = path.read_text(encoding="utf-8")
     about: list[str] = []
     params: dict[str, Param] = {}
-    queries: list[tuple[str, list[str]]] = []
+    named: list[tuple[str, list[str]]] = []
     for number, line in enumerate(source.splitlines(), 1):
-        asked, declared = QUERY.fullmatch(line), PARAM.fullmatch(line.rstrip())
+        asked, declared = NAMED.fullmatch(line), PARAM.fullmatch(line.rstrip())
         if asked:
-            queries.append((asked[1], [asked[2]]))
-        elif queries and re.match(r"--\s{3,}\S", line):
-            queries[-1][1].append(line[2:].strip())
+            named.append((asked[1], [asked[2]]))
+        elif named and re.match(r"--\s{3,}\S", line):
+            named[-1][1].append(line[2:].strip())
         elif declared:
             params[declared["name"]] = Param(**{**declared.groupdict(), "about": declared["about"] or ""})
         elif line.startswith("-- param"):
             raise StepError(f"{path} line {number}: write `-- param NAME TYPE = DEFAULT   meaning`, not {line!r}")
-        elif line.startswith("--") and not params and not queries:
+        elif line.startswith("--") and not params and not named:
             about.append(line[2:].strip())
         elif line.strip() and not line.startswith("--"):
             break
-    made = {kind: tuple(" ".join(text) for k, text in queries if k == kind) for kind in ("check", "report")}
+    made = {kind: tuple(" ".join(text) for k, text in named if k == kind) for kind in QUERIES}
+    notes = {kind: " ".join(text) for kind, text in named if kind in NOTES}
     query = TEXT_OR_COMMENT.sub(lambda found: found[1] or " ", source).strip().rstrip("; \n")
-    return Step(name, path, source, " ".join(about), query, params, made["check"], made["report"])
+    return Step(name, path, source, " ".join(about), query, params, made["check"], made["report"], notes)
 
 
 def check_step(use: StepUse, folder: Path) -> Step:
@@ -186,6 +214,13 @@ def bound(con: sql.Connection, step: Step, settings: Mapping[str, Any], where: s
     finally:
         for name in step.params:
             sql.run(con, f"RESET VARIABLE {name}")
+
+
+def require_line(con: sql.Connection, step: Step) -> None:
+    """Raise StepError where a build step, which is bound, does not return the columns LINE."""
+    made = tuple(sql.columns(con, step.query))
+    if made != LINE:
+        raise StepError(f"{step.path} must return the columns {', '.join(LINE)}, not {', '.join(made)}")
 
 
 def variables(step: Step, settings: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Golden tests of steps: rows that are given, and what a step must make of them."""

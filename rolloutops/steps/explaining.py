@@ -1,0 +1,99 @@
+"""A recipe's steps as one script, and as a trial: each is bound to tables that are empty, and described, not run.
+
+What a step reads and adds is known from its SQL and the tables' columns alone. So a whole recipe is checked before
+there is a rollout, and what it will run can be read, pasted and run in any DuckDB shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rolloutops import schema, sql
+from rolloutops.recipe import Recipe, StepUse
+from rolloutops.steps.selection import (
+    ALL,
+    DROPPED,
+    KEYS,
+    MEASURED,
+    Funnel,
+    bind,
+    payload_of,
+    preparation,
+    prepare,
+    require_pairs,
+    selected_query,
+    start_of,
+    stored,
+    table_of,
+)
+from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, variables
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One step of a recipe. start: the selection that it reads. adds: the columns that it adds to it; of a build, the
+    columns of its rows. script: its statements for a DuckDB shell that has the views and the steps before it."""
+
+    kind: str
+    name: str
+    use: str
+    path: str
+    start: str
+    adds: Sequence[str]
+    script: str
+
+
+def explain(recipe: Recipe) -> list[Explained]:
+    """The recipe's filter, reward, mix, pair and build steps, in order, each fitted to those before it.
+
+    Raises UsageError or StepError for the first step that does not fit: a key that it does not take, a column that is
+    not there, a step that is none.
+    """
+    with sql.connect(threads=1) as con:
+        sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
+        prepare(con, MEASURED)
+        funnels: list[Funnel] = []
+        done = []
+        for use in recipe.steps:
+            step = check_step(use, recipe.folder)
+            start = start_of(use, funnels)
+            done.append(_fitted(con, use, step, start))
+            if use.kind != "build":
+                funnels.append(Funnel(use.name, use.kind, use.use, start, step.source, {}, []))
+        return done
+
+
+def script(steps: Sequence[Explained]) -> str:
+    """All steps as one script, to be run after the one of `sql --print`."""
+    return "\n\n".join([preparation(MEASURED), *(step.script for step in steps)])
+
+
+def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> Explained:
+    where = f"[{use.kind}.{use.name}]"
+    bind(con, start, payload_of(step))
+    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step))};"
+    settings = {name: value for name, value in use.settings.items() if name in step.params}
+    with bound(con, step, settings, where):
+        if use.kind == "build":
+            require_pairs(con, step, where)
+            require_line(con, step)
+            adds, made = list(LINE), _text(step)
+        else:
+            before = set(sql.columns(con, "FROM selected"))
+            kept = stored(con, step, start, where, use.kind)
+            made = f"SELECT {kept}\nFROM (\n{_text(step)}\n)"
+            columns = sql.columns(con, made)
+            if columns.pop(DROPPED, None):
+                made = f"SELECT * EXCLUDE ({DROPPED})\nFROM (\n{made}\n)\nWHERE {DROPPED} IS NULL"
+            listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+            sql.run(con, f"CREATE OR REPLACE TABLE {table_of(use.name)} ({listed})")
+            adds = [name for name in columns if name not in before and name not in KEYS]
+    told = f"-- {where} {use.use}, of {'all rollouts' if start == ALL else start}"
+    lines = [told, selected, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
+    return Explained(use.kind, use.name, use.use, str(step.path), start, adds, "\n".join(filter(None, lines)))
+
+
+def _text(step: Step) -> str:
+    """The step as it was written, comments and all, as one can put it into brackets."""
+    return step.source.rstrip().rstrip(";")

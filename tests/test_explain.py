@@ -1,0 +1,81 @@
+"""`explain` and `--dry_run`: the script does what the steps do, and a misfit is refused before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rolloutops import sql
+from rolloutops.building.build import build
+from rolloutops.recipe_file import load
+from rolloutops.steps.explaining import explain, script
+from rolloutops.steps.selection import select
+from tests import given
+from tests.helpers import rolloutops
+
+RECIPE = """
+data = "w"
+[datasets.d]
+input = "tasks.jsonl"
+[datasets.e]
+input = "tasks.jsonl"
+
+[filter.good]
+use = "filter/reward"
+min_reward = 0.1
+
+[mix.half]
+use = "mix/shares"
+shares = { d = 0.5, e = 0.5 }
+on_shortage = "shrink"
+
+[build.sft]
+use = "build/sft_messages"
+min_reward = 0.5
+
+[pair.best]
+use = "pair/best_worst"
+from = "rollouts"
+
+[build.dpo]
+use = "build/dpo_messages"
+"""
+
+
+def test_the_script_makes_what_the_steps_make(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "tasks.jsonl").write_text('{"prompt": "?"}\n')
+    recipe = load(str(tmp_path / "recipe.toml"))
+    rows = [
+        {"dataset": name, "task_id": f"t{n % 7}", "rollout_index": n // 7, "reward": n % 3 / 2, "text": f"answer {n}"}
+        for name in ("d", "e")
+        for n in range(40 if name == "d" else 30)
+    ]
+    ours, shell = given.workspace(rows), given.workspace(rows)
+    funnels = select(ours, [step for step in recipe.steps if step.kind != "build"], recipe.folder)
+    sql.run(shell, script(explain(recipe)))
+    for funnel in funnels:
+        assert sql.rows(shell, f'SELECT count(*) FROM selection."step {funnel.step}"') == [(funnel.rows,)]
+    for name, before in (("sft", 2), ("dpo", 3)):
+        use = next(step for step in recipe.steps if step.name == name)
+        report = build(ours, use, recipe.folder, tmp_path / name, funnels[:before])
+        lines = (report.files["train"][1]).read_text(encoding="utf-8").splitlines()
+        assert len(lines) > 5
+        assert sorted(lines) == [
+            line for (line,) in sql.rows(shell, f'SELECT json::VARCHAR AS line FROM selection."step {name}" ORDER BY 1')
+        ]
+
+
+def test_a_dry_run_needs_no_rollouts_and_names_what_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    fits = rolloutops("run", "recipe.toml", "--dry_run", cwd=tmp_path)
+    assert "5 steps fit together; nothing was run" in fits.stdout
+    assert not (tmp_path / "w").exists()
+    (tmp_path / "filter").mkdir()
+    (tmp_path / "filter" / "mine.sql").write_text(
+        "-- Keep what is sweet.\nSELECT s.* FROM selected AS s WHERE s.sugar\n"
+    )
+    (tmp_path / "recipe.toml").write_text(RECIPE + '[filter.sweet]\nuse = "filter/mine"\nfrom = "good"\n')
+    bad = rolloutops("run", "recipe.toml", "--dry_run", cwd=tmp_path, code=2)
+    assert "[filter.sweet] filter/mine" in bad.stderr
+    assert "sugar" in bad.stderr
+    assert "Traceback" not in bad.stderr
