@@ -5,10 +5,10 @@ PYTHON := .venv/bin/python
 ROLLOUTOPS := $(PYTHON) -m rolloutops
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run check chunk collect verify metrics filter mix build status test lint clean
+.PHONY: help setup demo run check chunk collect verify metrics filter mix build status test conformance lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.ready ## make .venv, with vLLM for the CPU and a small model
 
@@ -58,10 +58,17 @@ test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on 
 	.venv/bin/uv pip install --quiet --python .venv-duckdb15 --editable . 'duckdb<2' pytest pytest-timeout hypothesis
 	@touch $@
 
+conformance: .venv-conformance/.ready ## every file read by its trainer's own loader
+	HF_HUB_OFFLINE=1 DISABLE_VERSION_CHECK=1 .venv-conformance/bin/python -m pytest tests/conformance -rs
+
+.venv-conformance/.ready: .venv/.ready scripts/conformance.sh
+	scripts/conformance.sh .venv-conformance
+	@touch $@
+
 lint: .venv/.ready ## format, style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
 clean: ## remove the virtual environments and the demo's workspace
-	rm -rf .venv .venv-duckdb15 data/demo
+	rm -rf .venv .venv-duckdb15 .venv-conformance data/demo

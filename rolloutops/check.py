@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rolloutops import sql
+from rolloutops.building.asked import asked_of
 from rolloutops.collect import engine_groups, make_engine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
 from rolloutops.files.inputs import find_inputs
 from rolloutops.recipe import Recipe
 from rolloutops.settings import Collect
+from rolloutops.steps.measuring import asked as measured
 from rolloutops.steps.step import check_step
 from rolloutops.tables.workspace import connect, open_workspace
 from rolloutops.text import count
@@ -42,9 +44,16 @@ def check(recipe: Recipe) -> Iterator[Finding]:
             yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
         except RolloutopsError as error:
             yield Finding(False, f"{name}: {error}")
+    try:
+        for use in measured(recipe.metrics, recipe.metrics_settings, recipe.folder):
+            check_step(use, recipe.folder)
+    except RolloutopsError as error:
+        yield Finding(False, str(error))
     for step in recipe.steps:
         try:
-            check_step(step, recipe.folder)
+            found = check_step(step, recipe.folder)
+            if step.kind == "build":
+                asked_of(step, found, recipe.data / "exports" / step.name)
             yield Finding(True, f"[{step.kind}.{step.name}] {step.use}")
         except RolloutopsError as error:
             yield Finding(False, str(error))

@@ -62,15 +62,19 @@ def chunk(workspace: Workspace, recipe: Recipe, run_id: str) -> list[Chunked]:
 
 
 def find_sources(recipe: Recipe) -> dict[str, list[Path]]:
-    """data set -> its input files. Raises UsageError or InputError where one has none, before anything is written."""
+    """data set -> its input files; a data set without any, whose tasks were imported, is not among them.
+
+    Raises UsageError or InputError where one has none, before anything is written.
+    """
     if not recipe.datasets:
         raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
+    imported = {name for name in recipe.datasets if (recipe.data / "tasks" / name).is_dir()}
     for name, dataset in recipe.datasets.items():
-        if not dataset.input:
+        if not dataset.input and name not in imported:
             raise UsageError(
                 f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE"
             )
-    return {name: find_inputs(dataset.input, *recipe.places) for name, dataset in recipe.datasets.items()}
+    return {n: find_inputs(dataset.input, *recipe.places) for n, dataset in recipe.datasets.items() if dataset.input}
 
 
 def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path], run_id: str) -> Chunked:

@@ -36,6 +36,11 @@ def parse(data: bytes | str) -> Any:
     return value
 
 
+def read(text: str) -> Any:
+    """JSON that we have stored, as Python values: read several times as fast as with json, integers exact."""
+    return jiter.from_json(text.encode())
+
+
 def canonical(value: Any) -> str:
     """JSON text that is equal for equal values: keys sorted, compact, integers exact, characters as themselves.
 

@@ -17,7 +17,7 @@ from rolloutops.plugins import find
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
 from rolloutops.shipped import shipped
 
-STEP_KINDS = ("filter", "reward", "mix", "build")
+STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SOURCE = ("input", "environment", "id")
 """The flags that say where one data set comes from."""
@@ -44,7 +44,8 @@ class StepUse:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read and checked; `given` are the flags of the command line, which win over its tables."""
+    """A recipe as read and checked; `given` are the flags of the command line, which win over its tables. aside: the
+    data sets and policies that the command line leaves out of this command, in the recipe's order with the others."""
 
     data: Path
     datasets: Mapping[str, Dataset]
@@ -55,8 +56,10 @@ class Recipe:
     collect: Mapping[str, Any] = field(default_factory=dict)
     verify: Verify = field(default_factory=Verify)
     metrics: Sequence[str] = ()
+    metrics_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     steps: Sequence[StepUse] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
+    aside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -66,7 +69,12 @@ class Recipe:
     def collect_of(self, dataset: str, policy: str) -> Collect:
         """[collect], then the policy's table, then the data set's, then the command line."""
         own = self.datasets[dataset].collect
-        return Collect(**merged(self.collect, self.policies.get(policy, {}), own, self.given))
+        asked = Collect(**merged(self.collect, self.policies.get(policy, {}), own, self.given))
+        if asked.service_tier is None:
+            return asked
+        return replace(
+            asked, responses_create_params={**asked.responses_create_params, "service_tier": asked.service_tier}
+        )
 
     def policy_names(self) -> list[str]:
         """The policies that collect: the `[policies.*]`, else the one of `[collect]`."""
@@ -107,12 +115,19 @@ class Recipe:
         asked = self.collect_of(dataset, policy)
         said = ("engine", "model", "responses_create_params", "system_prompt", "max_steps", "token_budget", "endpoint")
         print_ = {name: getattr(asked, name) for name in said}
+        print_["responses_create_params"] = {
+            k: v for k, v in asked.responses_create_params.items() if k != "service_tier"
+        }
         print_["engine_args"] = {k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL}
         return print_
 
     def as_json(self) -> dict[str, Any]:
-        """The resolved recipe, as recorded with each run, and enough to make it again; without secrets."""
-        datasets = {name: resolved(dataset) for name, dataset in self.datasets.items()}
+        """The resolved recipe, as recorded with each run, and enough to make it again; without secrets.
+
+        Whole, also where the command line chose among its data sets or policies. Leave to run code without a sandbox
+        is given to one command, so it is not recorded.
+        """
+        datasets = {name: resolved(dataset) for name, dataset in self._whole("datasets", self.datasets).items()}
         for table in datasets.values():
             if "collect" in table:
                 table["collect"] = _without_secrets(table["collect"])
@@ -120,14 +135,18 @@ class Recipe:
             "data": str(self.data),
             "folder": str(self.folder.absolute()),
             "datasets": datasets,
-            "policies": {name: _without_secrets(table) for name, table in self.policies.items()},
+            "policies": {n: _without_secrets(table) for n, table in self._whole("policies", self.policies).items()},
             "chunk": resolved(self.chunk),
             "collect": _without_secrets(self.collect),
             "given": _without_secrets(self.given),
-            "verify": resolved(replace(self.verify, against=None)),
+            "verify": resolved(replace(self.verify, against=None, unsafe_code=False)),
             "metrics": list(self.metrics),
+            "metrics_settings": {name: dict(table) for name, table in self.metrics_settings.items()},
             "steps": [{**vars(step), "settings": dict(step.settings)} for step in self.steps],
         }
+
+    def _whole(self, table: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.aside.get(table, {}), **chosen}
 
 
 def _without_secrets(collect: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +169,7 @@ def from_json(stored: Mapping[str, Any]) -> Recipe:
         given=stored["given"],
         verify=Verify(**stored["verify"]),
         metrics=stored["metrics"],
+        metrics_settings=stored.get("metrics_settings", {}),
         steps=[StepUse(**step) for step in stored["steps"]],
     )
 
@@ -174,15 +194,20 @@ def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
     if "data" in flags:
         recipe = replace(recipe, data=Path(flags["data"]))
     if "dataset" in flags:
-        recipe = replace(recipe, datasets=_chosen(recipe.datasets, str(flags["dataset"]), "data set"))
+        aside = {**recipe.aside, "datasets": recipe.datasets}
+        chosen = _chosen(recipe.datasets, str(flags["dataset"]), "data set")
+        recipe = replace(recipe, datasets=chosen, aside=aside)
     if any(name in flags for name in SOURCE):
         recipe = replace(recipe, datasets=_sourced(recipe.datasets, flags))
     recipe = replace(recipe, steps=_stepped(recipe.steps, flags))
+    recipe = replace(recipe, metrics_settings=_measured(recipe.metrics_settings, flags.get("metrics", {})))
     if "unsafe_code" in flags:
         recipe = replace(recipe, verify=replace(recipe.verify, unsafe_code=flags["unsafe_code"]))
     if table == "collect":
         if recipe.policies and "policy" in own:
-            recipe = replace(recipe, policies=_chosen(recipe.policies, str(own.pop("policy")), "policy"))
+            aside = {**recipe.aside, "policies": recipe.policies}
+            chosen = _chosen(recipe.policies, str(own.pop("policy")), "policy")
+            recipe = replace(recipe, policies=chosen, aside=aside)
         return replace(recipe, given=merged(recipe.given, own))
     settings = getattr(recipe, table)
     return replace(recipe, **{table: replace(settings, **own)})
@@ -211,6 +236,14 @@ def _stepped(steps: Sequence[StepUse], flags: Mapping[str, Any]) -> list[StepUse
         replace(step, settings=_merged_settings(step.settings, flags.get(step.kind, {}).get(step.name, {})))
         for step in steps
     ]
+
+
+def _measured(own: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of metrics steps with what the command line says of them: `--metrics.pass_at_k.success=0.5`."""
+    for name, given in flags.items():
+        if not isinstance(given, Mapping):
+            raise UsageError(f"--metrics.{name} sets no key of a step; write --metrics.{name}.KEY={given}")
+    return {**own, **{name: _merged_settings(own.get(name, {}), given) for name, given in flags.items()}}
 
 
 def _merged_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from rolloutops.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, typed
 from rolloutops.shipped import shipped
 
-TABLES = ("data", "datasets", "policies", "chunk", "collect", "verify", "metrics", *STEP_KINDS)
+TABLES = ("data", "profile", "datasets", "policies", "chunk", "collect", "verify", "metrics", *STEP_KINDS)
 STRINGS = re.compile(r'("""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\')|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
-STEP_HEADER = re.compile(r"^\s*\[\s*(filter|reward|mix|build)\s*\.\s*[\"']?([A-Za-z0-9._-]+?)[\"']?\s*\]", re.MULTILINE)
+STEP_HEADER = re.compile(rf"^\s*\[\s*({'|'.join(STEP_KINDS)})\s*\.\s*[\"']?([A-Za-z0-9._-]+?)[\"']?\s*\]", re.MULTILINE)
 
 
 def find_recipe(name: str) -> Path:
@@ -46,6 +46,7 @@ def load(name: str) -> Recipe:
     for table in tables:
         if table not in TABLES:
             raise UsageError(f"{path}: no table or key {table!r}{near(table, TABLES)}")
+    tables, text = _profiled(tables, text, path)
     collect = typed(Collect, _table(tables, "collect", path), f"{path} [collect]")
     policies = {
         checked_name(policy, f"{path} [policies]"): typed(Collect, own, f"{path} [policies.{policy}]")
@@ -70,8 +71,34 @@ def load(name: str) -> Recipe:
         collect=collect,
         verify=Verify(**typed(Verify, _table(tables, "verify", path), f"{path} [verify]")),
         metrics=_metrics(tables, path),
+        metrics_settings={k: v for k, v in _table(tables, "metrics", path).items() if k != "steps"},
         steps=_steps(tables, text, path),
     )
+
+
+def _profiled(tables: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """A recipe's tables over those of its profile, and its text with the heads of the profile's steps before it.
+
+    A step that the recipe names as well stands where the recipe has it; with another `use` it is the recipe's alone.
+    """
+    if "profile" not in tables:
+        return tables, text
+    profiles = {file.stem: file for file in sorted(shipped("recipes").glob("profiles/*.toml"))}
+    name = tables["profile"]
+    if not isinstance(name, str) or name not in profiles:
+        known = ", ".join(profiles)
+        raise UsageError(f"{path}: no profile {name!r}{near(str(name), profiles)}; there are: {known}")
+    base = profiles[name].read_text(encoding="utf-8")
+    own = STEP_HEADER.findall(_without_strings(text))
+    heads = [f"[{kind}.{step}]" for kind, step in STEP_HEADER.findall(base) if (kind, step) not in own]
+    return _over(tomllib.loads(base), tables), "\n".join([*heads, text])
+
+
+def _over(base: Any, own: Any) -> Any:
+    """Tables over tables, key by key. A table that uses another step takes nothing over."""
+    if not isinstance(base, dict) or not isinstance(own, dict) or own.get("use", base.get("use")) != base.get("use"):
+        return own
+    return {**base, **{key: _over(base.get(key), value) for key, value in own.items()}}
 
 
 def _table(tables: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
@@ -92,8 +119,10 @@ def _tables(tables: Mapping[str, Any], name: str, path: Path) -> dict[str, dict[
 def _metrics(tables: Mapping[str, Any], path: Path) -> list[str]:
     table = _table(tables, "metrics", path)
     steps = table.get("steps", [])
-    if set(table) - {"steps"} or not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-        raise UsageError(f'{path} [metrics] holds one key, steps = ["metrics/rewards", ...]')
+    strange = [name for name, settings in table.items() if name != "steps" and not isinstance(settings, dict)]
+    if strange or not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+        holds = 'one key, steps = ["metrics/rewards", ...], and tables, [metrics.NAME], of what a step is asked'
+        raise UsageError(f"{path} [metrics] holds {holds}")
     return steps
 
 

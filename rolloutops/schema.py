@@ -6,8 +6,6 @@ with nulls, which changes what trainers tokenise.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 TEXT, INT, LONG, REAL, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -73,6 +71,7 @@ ATTEMPTS = _schema(
     ("output_tokens", LONG, "generated tokens, over all model calls"),
     ("reasoning_tokens", LONG, "generated tokens that were reasoning"),
     ("cached_tokens", LONG, "prompt tokens that a prefix cache served"),
+    ("service_tier", TEXT, "the service tier that the last answer says it was billed at"),
     ("token_turns", pa.list_(TOKEN_TURN), "token ids and log-probs of each model call, where captured"),
     ("started_at", TIME, "when the attempt began"),
     ("seconds", REAL, "how long it took"),
@@ -141,7 +140,7 @@ JOBS = _schema(
     ("batch_id", TEXT, "the provider's name for the batch"),
     ("status", TEXT, "how the batch ended: completed, failed, expired or cancelled"),
     ("message", TEXT, "why it was refused or dropped"),
-    ("counts", JSON, "what became of its requests"),
+    ("counts", JSON, "what became of its requests; of an intent: the tokens and the cost that were expected"),
     ("asked", JSON, "of an intent: {data set: {policy: how it is collected, and the environment's tools}}"),
     ("requests", pa.list_(JOB_REQUEST), "of an intent: the rollouts that the job covers, in the order of its file"),
 )
@@ -165,15 +164,19 @@ def about(schema: pa.Schema, column: str) -> str:
 
 def table_of(schema: pa.Schema, rows: list[dict[str, object]]) -> pa.Table:
     """Rows as an Arrow table; absent keys are null, unknown keys are an error."""
-    unknown = {key for row in rows for key in row} - set(schema.names)
+    unknown = set().union(*rows) - set(schema.names)
     if unknown:
         raise KeyError(f"no such column: {sorted(unknown)}")
-    columns = []
-    for field in schema:
-        storage = pa.string() if field.type == JSON else field.type
-        values: list[Any] = [row.get(field.name) for row in rows]
-        if pa.types.is_map(field.type):  # whose entries Arrow wants as tuples, and JSON brings back as lists
-            values = [entries and [tuple(entry) for entry in entries] for entries in values]
-        array = pa.array(values, storage)
-        columns.append(pa.ExtensionArray.from_storage(JSON, array) if field.type == JSON else array)
+    maps = [field for field in schema if pa.types.is_map(field.type)]
+    # As one array of structs: Arrow reads each row once, and in C.
+    plain = [pa.field(f.name, pa.string() if f.type == JSON else f.type) for f in schema if f not in maps]
+    made = dict(zip((f.name for f in plain), pa.array(rows, pa.struct(plain)).flatten(), strict=True))
+    for field in maps:  # whose entries Arrow wants as tuples, and JSON brings back as lists
+        values = [row.get(field.name) for row in rows]
+        pairs = [entries and [tuple(entry) for entry in entries] for entries in values]  # type: ignore[attr-defined]
+        made[field.name] = pa.array(pairs, field.type)
+    columns = [
+        pa.ExtensionArray.from_storage(JSON, made[field.name]) if field.type == JSON else made[field.name]
+        for field in schema
+    ]
     return pa.Table.from_arrays(columns, schema=schema)

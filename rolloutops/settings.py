@@ -50,6 +50,9 @@ class Collect:
         None, "rollouts in flight at once, or auto: as many as bring more (default: what suits the engine)", least=1
     )
     responses_create_params: dict[str, Any] = key({}, "sampling parameters, merged over each task's own")
+    service_tier: str | None = key(
+        None, "how the provider serves and bills: flex costs about half and may take its time; no part of the policy"
+    )
     system_prompt: str | None = key(None, "put before prompts that have no system message")
     max_steps: int = key(20, "model calls in one rollout, at most", least=1)
     token_budget: int | None = key(None, "generated tokens in one rollout, at most", least=1)
@@ -69,7 +72,7 @@ class Collect:
     verify: str = key("now", "now, or later: leave verification to the verify command", one_of="now later")
     keep_response: bool = key(True, "keep each answer verbatim beside its canonical form")
     token_ids: bool = key(False, "capture token ids and log-probs")
-    base_url: str | None = key(None, "the endpoint of the openai engine")
+    base_url: str | list[str] | None = key(None, "the endpoint of the openai engine; several are a fleet: a,b")
     endpoint: str | None = key(None, "responses or chat")
     api_key_env: str | None = key(None, "the environment variable that holds the key")
     engine_args: dict[str, Any] = key({}, "further arguments of the engine")
@@ -125,7 +128,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         if origin is list and isinstance(value, str):
             return [value]
         if origin is list and isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return value
+            return value[0] if len(value) == 1 and str in options else value
         if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         if origin in (str, dict, int, bool) and type(value) is origin:

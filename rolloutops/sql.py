@@ -178,7 +178,8 @@ def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str,
         table_view("task_log" if name == "tasks" else name, table, patterns.get(name))
         for name, table in schema.TABLES.items()
     ]
-    return "\n\n".join([*bases, plan_view(plan), (shipped("sql") / "views.sql").read_text(encoding="utf-8")])
+    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
+    return "\n\n".join([*bases, plan_view(plan), *files])
 
 
 def read(path: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rolloutops import sql
+from rolloutops.building import aggregates, report
+from rolloutops.building.asked import asked_of
 from rolloutops.building.build import BuildReport, build
 from rolloutops.chunk import Chunked, chunk, find_sources
 from rolloutops.collect import Collected, collect
@@ -16,10 +18,14 @@ from rolloutops.export import export
 from rolloutops.jsontext import dump
 from rolloutops.recipe import Recipe
 from rolloutops.status import Status, status
-from rolloutops.steps.selection import Funnel, select
-from rolloutops.steps.step import check_step, find_step, measure
+from rolloutops.steps.explaining import Explained, explain, script
+from rolloutops.steps.measuring import Table, asked, measure_all, require_policies
+from rolloutops.steps.selection import Funnel, prepare, select
+from rolloutops.steps.step import available, check_step
 from rolloutops.tables.runs import recorded, refuse_changed_policies
 from rolloutops.tables.workspace import connect, open_workspace, patterns, require_tasks
+from rolloutops.text import collected
+from rolloutops.tune import refuse_name, told, write
 from rolloutops.verify import Verified, agreement, verify
 
 AVERAGES = """
@@ -50,16 +56,32 @@ def chunk_stage(recipe: Recipe) -> list[Chunked]:
         return done
 
 
+def explain_stage(recipe: Recipe, name: str | None = None) -> list[Explained]:
+    """The recipe's steps, each fitted to those before it on empty tables; or only the one named."""
+    refuse_bad_steps(recipe)
+    steps = explain(recipe)
+    if name is not None and name not in (known := [step.name for step in steps]):
+        raise UsageError(f"no step {name!r}{near(name, known)}; the recipe has: {', '.join(known) or 'none'}")
+    return [step for step in steps if name in (None, step.name)]
+
+
+def script_stage(recipe: Recipe) -> str:
+    """The recipe's steps as one script, for a DuckDB shell that ran the one of `views_stage`."""
+    return script(explain_stage(recipe))
+
+
 def refuse_bad_steps(recipe: Recipe) -> None:
     """Raise a mistake in the recipe's steps before anything is spent on rollouts for them."""
-    for name in recipe.metrics:
-        find_step(name, recipe.folder, "[metrics]")
+    for use in asked(recipe.metrics, recipe.metrics_settings, recipe.folder):
+        check_step(use, recipe.folder)
     for step in recipe.steps:
-        check_step(step, recipe.folder)
+        found = check_step(step, recipe.folder)
+        if step.kind == "build":
+            asked_of(step, found, recipe.data / "exports" / step.name)
 
 
-def collect_stage(recipe: Recipe, allow_policy_change: bool = False) -> Collected:
-    """Owed -> attempts, and verdicts."""
+def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> Collected:
+    """Owed -> attempts, and verdicts. tune: as many as it takes to find the best number in flight."""
     workspace = open_workspace(recipe.data)
     require_tasks(workspace, recipe.datasets)
     prints: dict[str, dict[str, Any]] = {}
@@ -71,10 +93,24 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False) -> Collecte
     if not allow_policy_change:
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:
-        done = collect(workspace, recipe, run)
+        done = collect(workspace, recipe, run, tune)
         run.counts = {**asdict(done), "failures": dict(done.failures)}
-        run.exit_code = 3 if done.left or done.in_flight else 0
+        run.exit_code = 3 if (done.left or done.in_flight) and not tune else 0
         return done
+
+
+def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
+    """Collect only as much as it takes to find the best number in flight. output: a file for the plot, or True.
+
+    Returns what is to be said. Raises UsageError for a file of an unknown kind, before anything is spent.
+    """
+    if isinstance(output, str):
+        refuse_name(Path(output))
+    done = collect_stage(recipe, allow_policy_change, tune=True)
+    yield from collected(done)
+    yield from told(done.points, done.why)
+    if isinstance(output, str) and done.points:
+        yield f"plotted in {write(done.points, Path(output))}"
 
 
 def verify_stage(recipe: Recipe) -> Verified:
@@ -101,24 +137,37 @@ def averages(recipe: Recipe) -> dict[str, dict[str, float]]:
     return out
 
 
-def metrics_stage(recipe: Recipe, names: Sequence[str] = ()) -> dict[str, tuple[list[str], list[tuple[Any, ...]]]]:
-    """metrics step -> its columns and rows."""
+def metrics_stage(
+    recipe: Recipe, names: Sequence[str] = (), group_by: str | None = None, compare: Sequence[str] = ()
+) -> dict[str, Table]:
+    """metrics step -> its columns and rows. See measuring.asked for what can be asked."""
+    chosen = names or (() if compare or group_by else recipe.metrics)
+    uses = asked(chosen, recipe.metrics_settings, recipe.folder, group_by, compare)
     con = connect(open_workspace(recipe.data), recipe.plan())
-    return {name: measure(con, name, recipe.folder) for name in names or recipe.metrics or DEFAULT_METRICS}
+    require_policies(con, compare)
+    return measure_all(con, uses, recipe.folder)
 
 
-DEFAULT_METRICS = (
-    "metrics/rewards",
-    "metrics/pass_at_k",
-    "metrics/tokens",
-    "metrics/tools",
-    "metrics/errors",
-    "metrics/throughput",
-)
+def further_metrics(recipe: Recipe, shown: Collection[str]) -> list[str]:
+    """The short names of the metrics steps that were not shown."""
+    return [
+        name.partition("/")[2] for name in available(recipe.folder) if name.startswith("metrics/") and name not in shown
+    ]
+
+
+def report_stage(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> Path:
+    """A page with the figures of a workspace, and the tables of its metrics. Returns where it lies."""
+    con = connect(open_workspace(recipe.data), recipe.plan())
+    prepare(con)
+    aggregates.prepare(con)
+    page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf-8")
+    return output
 
 
 def select_stage(recipe: Recipe, until: str) -> list[Funnel]:
-    """Run the filter, reward and mix steps, up to and with the last one of the kind `until`."""
+    """Run the filter, reward, mix and pair steps, up to and with the last one of the kind `until`."""
     kinds = [step.kind for step in recipe.steps]
     if until not in kinds:
         raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
@@ -144,7 +193,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
             if step.kind == "build" and name in (None, step.name):
                 output = Path(step.settings.get("output") or recipe.data / "exports" / step.name)
                 before = sum(earlier.kind != "build" for earlier in recipe.steps[:place])
-                done.append(build(con, step, recipe.folder, output, funnels[:before]))
+                done.append(build(con, step, recipe.folder, output, funnels[:before], run.made_by))
         run.outputs = [dict(output) for report in done for output in report.outputs]
         return done
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rolloutops.errors import UsageError
+
 if TYPE_CHECKING:
     from rolloutops.building.build import BuildReport
+    from rolloutops.building.lint import Linted
     from rolloutops.chunk import Chunked
     from rolloutops.collect import Collected
     from rolloutops.importing import Imported
     from rolloutops.status import Status
+    from rolloutops.steps.explaining import Explained
     from rolloutops.steps.selection import Funnel
     from rolloutops.verify import Verified
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An aligned table: numbers to the right, text to the left, missing values as a dash."""
+    """An aligned table: numbers to the right, text to the left, missing values as a dash. "" is an empty cell."""
     cells = [[cell(value) for value in row] for row in rows]
-    right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
+    right = [
+        bool(rows) and all(row[i] == "" or isinstance(row[i], int | float | None) for row in rows)
+        for i in range(len(columns))
+    ]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     lines = [list(columns), ["─" * width for width in widths], *cells]
     return "\n".join(
@@ -55,6 +63,9 @@ def count(number: int, noun: str) -> str:
 
 def chunked(done: Sequence[Chunked], skip_bad_lines: bool) -> Iterator[str]:
     """What became of each input."""
+    if not done:
+        yield "no data set has an input: tasks that were imported stay as they are"
+        return
     columns = ("dataset", "read", "new", "edited", "returned", "removed", "unchanged", "duplicates", "rejected")
     yield table(columns, [[getattr(one, name) for name in columns] for one in done])
     for one in done:
@@ -112,6 +123,31 @@ def collected(done: Collected) -> Iterator[str]:
         yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
 
 
+def _money(column: str, value: Any) -> Any:
+    """A cost with cents, or more of it where it is less; an unknown one is n/a."""
+    if not column.startswith("cost"):
+        return value
+    return "n/a" if value is None else f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
+
+
+def measured(found: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> str:
+    """The tables of metrics steps, each under its name; one without rows says so."""
+    return "\n\n".join(f"{name}\n{table(*result) if result[1] else '(nothing)'}" for name, result in found.items())
+
+
+def further(names: Sequence[str]) -> Iterator[str]:
+    """How to come by the metrics that are not shown."""
+    yield f"more with --step=NAME: {', '.join(names)}"
+    yield "and with --group_by=agent, or --compare=POLICY,POLICY"
+
+
+def only_table(found: Mapping[str, tuple[list[str], list[tuple[Any, ...]]]]) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The table of the one metrics step that was asked for: CSV holds one."""
+    if len(found) != 1:
+        raise UsageError(f"--csv prints one table: name it with --step, as --step={next(iter(found)).split('/')[-1]}")
+    return next(iter(found.values()))
+
+
 def means(found: Mapping[str, Mapping[str, float]]) -> str:
     """The mean of each numeric field as JSON: of the one data set, or by data set where there are several."""
     return json.dumps(found if len(found) != 1 else next(iter(found.values())), indent=4)
@@ -125,15 +161,66 @@ def verified(done: Verified) -> str:
 
 
 def funnels(found: Sequence[Funnel]) -> str:
-    """Rows in, kept and dropped, step by step."""
-    rows = [(f.step, one.dataset, one.rows_in, one.kept, one.dropped) for f in found for one in f.datasets]
-    return table(("step", "dataset", "rows in", "kept", "dropped"), rows)
+    """Rows in, kept and dropped, step by step, and why; then the steps' own reports."""
+    repeats = any(one.rows != one.kept for f in found for one in f.datasets)
+    columns = ("step", "dataset", "rows in", "kept", "dropped", "kept %", *(["rows out"] if repeats else []))
+    before, rows = "rollouts", list[tuple[Any, ...]]()
+    for f in found:
+        rows += _funnel(f, f.step if f.start == before else f"{f.step} (from {f.start})", repeats)
+        before = f.step
+    tables = [table(columns, rows)]
+    for f in found:
+        tables += [
+            f"{f.step}: {f.use}\n{table(list(report[0]), [list(r.values()) for r in report])}"
+            for report in f.reports
+            if report
+        ]
+    return "\n\n".join(tables)
+
+
+def _funnel(f: Funnel, name: str, repeats: bool) -> Iterator[tuple[Any, ...]]:
+    """One step: a row for each data set, one for all of them, and one for each reason to drop rows."""
+    lines = [(one.dataset, one.rows_in, one.kept, one.dropped, one.rows) for one in f.datasets]
+    if len(lines) != 1:
+        lines.append(("all", f.rows_in, f.kept, f.dropped, f.rows))
+    for place, (dataset, rows_in, kept, dropped, rows) in enumerate(lines):
+        share = round(100 * kept / rows_in, 1) if rows_in else None
+        yield ("" if place else name, dataset, rows_in, kept, dropped, share, *([rows] if repeats else []))
+    counted = Counter[str]()
+    for one in f.datasets:
+        counted.update(one.reasons)
+    for reason, number in counted.most_common():
+        yield ("", f"└ {reason}", "", "", number, "", *([""] if repeats else []))
 
 
 def built(done: Sequence[BuildReport]) -> str:
     """Each training file that was written, with its rows."""
     rows = [(one.step, split, rows, str(path)) for one in done for split, (rows, path) in one.files.items()]
-    return table(("build", "split", "rows", "file"), rows)
+    shown = [table(("build", "split", "rows", "file"), rows)]
+    for one in done:
+        for fault in one.linted.faults if one.linted else ():
+            done_with_it = "dropped" if fault.severity == "error" else "warning"
+            shown.append(f"{one.step}: {done_with_it}, {count(fault.lines, 'line')}: {fault.fault}")
+    return "\n".join(shown)
+
+
+def explained(steps: Sequence[Explained]) -> str:
+    """What each step of a recipe reads and adds."""
+    names = ("step", "use", "reads", "adds")
+    rows = [(f"{one.kind}.{one.name}", one.use, one.start, ", ".join(one.adds)) for one in steps]
+    return f"{table(names, rows)}\n\n{count(len(steps), 'step')} fit together; nothing was run"
+
+
+def linted(found: Linted) -> Iterator[str]:
+    """Each fault of a training file, with the lines that have it."""
+    for one in found.faults:
+        shown = ", ".join(f"{split}:{row}" for split, row in one.first)
+        yield f"{one.severity:<7}  {count(one.lines, 'line')}: {one.fault}"
+        yield f"         {shown}{', …' if one.lines > len(one.first) else ''}"
+    if found.faulty:
+        yield f"{found.faulty:,} of {count(found.lines, 'line')} would not train as meant: {found.target}"
+    else:
+        yield f"{count(found.lines, 'line')} without an error: {found.target}"
 
 
 def status(now: Status) -> Iterator[str]:
@@ -144,6 +231,12 @@ def status(now: Status) -> Iterator[str]:
         yield table(list(now.progress[0]), [list(row.values()) for row in now.progress])
     if now.failures:
         yield "\n" + table(list(now.failures[0]), [list(row.values()) for row in now.failures])
+    for priced in (False, True):  # a data set without a price table has no columns of cost
+        spending = [row for row in now.spending if ("cost" in row) == priced]
+        if spending:
+            yield "\n" + table(
+                list(spending[0]), [[_money(name, value) for name, value in r.items()] for r in spending]
+            )
     if now.unsealed:
         yield f"\n{count(now.unsealed, 'row')} safe in a journal, not yet in the tables"
     if now.rollouts_per_second:
@@ -155,3 +248,51 @@ def status(now: Status) -> Iterator[str]:
     else:
         yield f"\nthe tables disagree about {count(len(now.faults), 'rollout')}: please report this"
         yield table(list(now.faults[0]), [list(row.values()) for row in now.faults[:10]])
+
+
+def traced(found: Mapping[str, Any]) -> Iterator[str]:
+    """Where a row of a training file came from."""
+    build = found["build"]
+    yield f"{found['file']} row {found['row']:,}: line {found['row_of_split']:,} of {found['split']}"
+    yield f"  {_short(json.dumps(found['line'], ensure_ascii=False))}"
+    yield f"\nmade by {build['step']} ({build['use']}) after"
+    for step in found["steps"]:
+        said = ", ".join(f"{name} = {value}" for name, value in step["parameters"].items())
+        kept = f"kept {step['kept']:,} of {step['rows_in']:,} rows"
+        yield f"  {step['step']} ({step['use']}): {kept}{f'; {said}' if said else ''}"
+    if not found["steps"]:
+        yield "  no other step: it read all rollouts"
+    for one in found["rollouts"]:
+        key = f"rollout {one['rollout_index']} of {one['policy']} on {one['dataset']} {one['task_id']}"
+        yield f"\n{one['role']}: {key}, reward {cell(one['reward'])}"
+        yield from (f"  {name:<9}{said}" for name, said in _origin(one))
+
+
+def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known of one rollout, by the table that knows it."""
+    if one["attempt_lost"]:
+        yield "attempt", f"{one['attempt_id']}, which the workspace no longer holds"
+        return
+    changed = " (since edited or removed)" if one["task_changed"] else ""
+    yield "task", f"{one['file']} line {cell(one['line'])}, row {one['row_hash']}{changed}"
+    sent = ", ".join(f"{name} = {cell(value)}" for name, value in (one["request"] or {}).items())
+    yield "policy", f"{one['policy']}: {one['engine']} {one['model'] or ''}{f', {sent}' if sent else ''}"
+    tries = f", after {count(one['earlier_attempts'], 'other')}" if one["earlier_attempts"] else ""
+    parts = (f"{one['finish_reason']}", f"{cell(one['output_tokens'])} tokens", f"{cell(one['turns'])} turns")
+    yield "attempt", f"{one['attempt_id']}{tries}: {', '.join(parts)}"
+    run = one["run"]
+    if run:
+        commit = f", commit {run['git_commit'][:12]}" if run["git_commit"] else ""
+        yield "run", f"{run['run_id']}: {run['command']}, {run['began'][:19]}{commit}"
+    verdict = one["verdict"]
+    if verdict:
+        more = ", ".join(f"{name} = {cell(value)}" for name, value in verdict["metrics"].items() if name != "reward")
+        judge = f"{verdict['verifier']} {verdict['verifier_version'] or ''}".strip()
+        yield "verdict", f"{judge}: reward {cell(verdict['reward'])}{f' ({more})' if more else ''}"
+    yield "answer", _short(one["text"] or "(no text)")
+
+
+def _short(text: str) -> str:
+    """Text on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:299] + "…"

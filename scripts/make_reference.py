@@ -54,13 +54,25 @@ ABOUT_STEP_KINDS = {
     "filter": "Each reads `selected` and returns the rows to keep.",
     "reward": "Each reads `selected` and returns it with further columns.",
     "mix": "Each reads `selected` and returns rows of it, repeated where asked.",
+    "pair": "Each reads `selected` and returns pairs: two rows each, with the columns `pair`, `role` and `margin`.",
     "build": "Each returns the lines of a training file. Every build also takes the keys of the first table.",
 }
 BUILD_ABOUT = {
     "output": ("data/…/exports/NAME", "the folder to write, under `exports/` of the workspace unless given"),
+    "format": ("jsonl", "jsonl, or parquet; some steps, as `build/verl`, have parquet as their default"),
+    "compression": ("none", "none, zstd or gzip"),
+    "max_shard_rows": ("", "lines of one file, at most; more go to `train-00000-of-00002.jsonl` and so on"),
+    "max_shard_bytes": ("", "bytes of the lines of one file, before compression, at most"),
     "validation": ("0", "share of the prompts whose lines go to `validation.jsonl`"),
+    "test": ("0", "share of the prompts whose lines go to `test.jsonl`"),
+    "split_by": ("prompt", "what stays on one side: `prompt`, or a column of the selection, as `cluster`"),
     "seed": ("42", "seed of the split and of the order of lines"),
     "allow_empty": ("false", "write a file without a line, where else the build stops"),
+    "drop_invalid": (
+        "false",
+        "drop and count the lines that their trainer would reject or damage, where else the build stops",
+    ),
+    "report": ("true", "false leaves out `report.html`"),
 }
 
 

@@ -41,7 +41,15 @@ GROUP BY v.dataset, v.attempt_id;
 
 -- rollouts: one row for each rollout, with its task and its reward.
 CREATE OR REPLACE VIEW rollouts AS
-WITH verdict AS (
+WITH attempt AS (
+    -- Rollouts of one context_hash were asked the very same: the task's prompt and tools, unless the policy changed
+    -- them. What is made of payload is made here, so that joins carry the numbers only.
+    SELECT *, length(text) AS text_length, hash(completion::VARCHAR) AS completion_hash,
+        md5(nullif(concat_ws(chr(31), prompt::VARCHAR, tools::VARCHAR), '')) AS context_hash
+    FROM attempts
+),
+
+verdict AS (
     SELECT verdicts.attempt_id, verdicts.reward, verdicts.metrics, verdicts.details, verdicts.verifier,
         verdicts.verifier_version, verdicts.error AS verdict_error, verdicts.seconds AS verify_seconds
     FROM verdicts
@@ -52,10 +60,11 @@ SELECT
     v.reward, v.metrics, a.text, a.finish_reason, a.turns, a.tool_calls, a.tool_errors, a.tool_names,
     a.input_tokens, a.output_tokens, a.reasoning_tokens, a.cached_tokens,
     t.agent, t.answer, coalesce(a.prompt, t.prompt) AS prompt, a.completion, coalesce(a.tools, t.tools) AS tools, t.row, t.prompt_hash,
+    coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.completion_hash,
     a.token_turns, a.request, a.response, a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id,
     a.started_at, a.seconds, a.model_seconds, a.tool_seconds,
     v.verify_seconds, v.verifier, v.verifier_version, v.verdict_error, v.details
-FROM attempts AS a
+FROM attempt AS a
 SEMI JOIN good_attempts AS g ON g.dataset = a.dataset AND g.attempt_id = a.attempt_id
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id
 LEFT JOIN verdict AS v ON v.attempt_id = a.attempt_id;

@@ -40,6 +40,8 @@ use = "build/sft_messages"
 output = "out/sft"
 min_reward = 1.0
 validation = 0.1
+[pair.best]
+use = "pair/best_worst"
 [build.dpo]
 use = "build/dpo_messages"
 output = "out/dpo"

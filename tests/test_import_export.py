@@ -406,6 +406,21 @@ def test_imported_rollouts_are_continued_by_collect(tmp_path: Path) -> None:
     ]
 
 
+def test_imported_tasks_stay_where_the_recipe_names_no_input_for_them(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "r.jsonl", [gym_row("q", "a")])
+    write_jsonl(tmp_path / "tasks.jsonl", sums(2))
+    (tmp_path / "w.toml").write_text('data = "w"\n[datasets.old]\n[datasets.new]\ninput = "tasks.jsonl"\n')
+    assert "'old' names no input" in rolloutops("chunk", "w.toml", cwd=tmp_path, code=2).stderr
+    rolloutops("import", "r.jsonl", "--recipe=w.toml", "--dataset=old", cwd=tmp_path)
+    rolloutops("chunk", "w.toml", cwd=tmp_path)
+    assert query(tmp_path / "w", "SELECT dataset, count(*) FROM tasks GROUP BY ALL ORDER BY ALL") == [
+        ("new", 2),
+        ("old", 1),
+    ]
+    alone = rolloutops("chunk", "--data=w", "--dataset=old", cwd=tmp_path).stderr
+    assert "imported stay" in alone
+
+
 def test_what_rolloutops_collected_goes_out_in_gyms_shape_and_comes_back(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "tasks.jsonl", sums(6))
     words = ["--input=tasks.jsonl", "--environment=exact_match", "--engine=scripted", "--num_repeats=2", "--data=w"]

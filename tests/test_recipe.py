@@ -200,7 +200,7 @@ def test_what_is_recorded_is_read_back_as_it_was(recipe: Recipe) -> None:
     assert again.plan() == recipe.plan()
     assert prints(again) == prints(recipe)
     assert [vars(step) for step in again.steps] == [vars(step) for step in recipe.steps]
-    verify = replace(recipe.verify, against=None)  # which is asked anew each time
+    verify = replace(recipe.verify, against=None, unsafe_code=False)  # which are asked anew each time
     assert (again.chunk, again.verify, list(again.metrics)) == (recipe.chunk, verify, list(recipe.metrics))
     assert again.as_json() == stored
 
@@ -226,6 +226,18 @@ def test_flags_alone_make_a_recipe_that_is_recorded_and_extended() -> None:
     assert (asked.engine, asked.num_repeats, later.datasets["my_tasks"].environment) == ("scripted", 3, "mcqa")
     with pytest.raises(UsageError, match="no data set 'my_task', did you mean 'my_tasks'"):
         with_flags(from_json(recipe.as_json()), "collect", {"dataset": "my_task"})
+
+
+def test_a_choice_among_data_sets_and_policies_is_for_one_command(tmp_path: Path) -> None:
+    text = "".join(f"[{table}.{name}]\n" for table in ("datasets", "policies") for name in ("a", "b", "c"))
+    flags = {"dataset": "b", "policy": "c", "environment": "mcqa", "unsafe_code": True}
+    chosen = with_flags(written(tmp_path, text), "collect", flags)
+    assert [(row["dataset"], row["policy"]) for row in chosen.plan()] == [("b", "c")]
+    assert chosen.verify.unsafe_code
+    later = from_json(json.loads(dump(chosen.as_json())))
+    assert (list(later.datasets), list(later.policies)) == (["a", "b", "c"], ["a", "b", "c"])
+    assert [dataset.environment for dataset in later.datasets.values()] == [None, "mcqa", None]
+    assert not later.verify.unsafe_code, "leave to run code unsafely is given anew each time"
 
 
 def test_flags_reach_into_steps(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_recipes_own_step_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert available(tmp_path / "recipes")["filter/reward"] == ("Mine, beside the recipe.", beside)
     assert set(available()) == {
         path.relative_to(shipped("sql")).with_suffix("").as_posix()
-        for kind in ("metrics", "filter", "mix", "reward", "build")
+        for kind in ("metrics", "filter", "mix", "reward", "pair", "build")
         for path in (shipped("sql") / kind).glob("*.sql")
     }
 
@@ -96,7 +96,7 @@ def test_the_recipes_own_step_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("mix/shares", {"shares": {"a": 1}, "rows": 10.5}, "[mix.f] rows must be a whole number, not 10.5"),
         ("mix/shares", {"shares": {"a": 1}, "max_copies": 2**40}, "max_copies must be a INTEGER, not 1099511627776"),
         ("mix/shares", {"shares": {"a": 1}, "on_shortage": 1}, "[mix.f] on_shortage must be text, not 1"),
-        ("build/dpo_messages", {"same_policy": "yes"}, "[build.f] same_policy must be true or false, not 'yes'"),
+        ("pair/best_worst", {"same_policy": "yes"}, "[pair.f] same_policy must be true or false, not 'yes'"),
         ("build/sft_messages", {"validaton": 0.1}, "no key 'validaton', did you mean 'validation'?"),
         ("build/sft_messages", {"seed": 1.5}, "[build.f] seed must be a whole number, not 1.5"),
     ],

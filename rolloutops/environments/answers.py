@@ -8,11 +8,16 @@ from decimal import Decimal
 TAIL = 10_000
 """Characters at the end of a text that are searched: the answer stands at the end, and 10 MB cost nothing."""
 
+NEAR = 200
+"""Characters at the end of a text where a mark is looked for first."""
+
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,9})?")
+_DIGIT = re.compile("[0-9]")
 _WRAP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit)\s*\{([^{}]*)\}")
 _MARK = re.compile(r"(?i)\banswer\**\s*(?::|\bis\b:?)\**|####")
 _FENCES = (("\\(", "\\)"), ("\\[", "\\]"), ("$", "$"), ("**", "**"), ("`", "`"), ("{", "}"))
+_OPENING = frozenset(left[0] for left, _ in _FENCES)
 
 
 def without_reasoning(text: str) -> str:
@@ -48,24 +53,31 @@ def boxes(text: str) -> list[str]:
 def stated(text: str) -> str | None:
     """What a text states last as its answer: the last box, or the line after the last `Answer:`, `answer is` or `####`,
     whichever comes last; without any the whole text. None where nothing is there."""
-    marks = list(_MARK.finditer(text))
-    after = text[marks[-1].end() :] if marks else text
-    if found := boxes(after):
+    mark = _last_mark(text)
+    after = text[mark.end() :] if mark else text
+    if ("boxed" in after or "fbox" in after) and (found := boxes(after)):
         return bare(found[-1])
-    if marks:
+    if mark:
         lines = [line for line in after.splitlines() if line.strip(" \t*")]
         return bare(lines[0]) if lines else None
     return bare(text) or None
+
+
+def _last_mark(text: str) -> re.Match[str] | None:
+    """The last mark of an answer. It mostly stands near the end, where it is looked for first."""
+    marks = list(_MARK.finditer(text, max(0, len(text) - NEAR))) or list(_MARK.finditer(text))
+    return marks[-1] if marks else None
 
 
 def bare(text: str) -> str:
     """A text without the marks around it: `**B**`, `$B$`, `\\text{B}`, `{B}`, white space, a full stop at its end."""
     while True:
         stripped = text.strip()
-        for left, right in _FENCES:
-            inner = stripped[len(left) : -len(right)]
-            if inner and stripped == left + inner + right and left not in inner and right not in inner:
-                stripped = inner.strip()
+        if stripped[:1] in _OPENING:
+            for left, right in _FENCES:
+                inner = stripped[len(left) : -len(right)]
+                if inner and stripped == left + inner + right and left not in inner and right not in inner:
+                    stripped = inner.strip()
         if match := _WRAP.fullmatch(stripped):
             stripped = match[1].strip()
         if stripped.endswith(".") and not stripped.endswith(".."):
@@ -78,7 +90,7 @@ def bare(text: str) -> str:
 def number(text: str) -> Decimal | None:
     """The number that a text is, as `1,234`, `-0.5`, `1e400` or `$7`; None where it is not one number."""
     text = text.strip().removeprefix("$")
-    if len(text) > 1000 or not any("0" <= c <= "9" for c in text) or not _NUMBER.fullmatch(text):
+    if len(text) > 1000 or not _NUMBER.fullmatch(text) or not _DIGIT.search(text):
         return None
     try:
         return Decimal(text.replace(",", ""))

@@ -62,10 +62,9 @@ class ExactMatch:
         if self.pattern:
             found = list(self.pattern.finditer(text))
             return found[-1][1 if self.pattern.groups else 0] if found else None
-        lines = [line for line in text.splitlines() if line.strip()]
-        if not lines:
+        if not (whole := text.strip()):
             return None
-        return bare(lines[-1]) if self.extract == "last_line" else stated(text)
+        return bare(whole.splitlines()[-1]) if self.extract == "last_line" else stated(text)
 
     def _normal(self, text: str) -> str:
         text = text.strip() if self.strip else text

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
+from rolloutops.jsontext import read
 from rolloutops.judging.pool import Pool
 from rolloutops.judging.verdict import Verdict, failed, raised, stopped, verdict_of
 from rolloutops.plugins import Plugin
@@ -33,9 +34,9 @@ BATCH = 64
 """Verdicts that are made here before other work of the event loop has a turn."""
 TRIED, WORTH = 0.05, 4.0
 """Seconds of a plain verify after which it is known, and seconds of it to come that are worth starting workers."""
-SLOW, HELD_UP, THREADS = 0.05, 0.5, 64
-"""Seconds of a plain verify from which it is slow, seconds of slow ones (a busy machine makes a few) after which it has
-held up the event loop for long enough, and threads that then run it."""
+SLOW, HELD_UP, SHARE, THREADS = 0.05, 0.5, 0.1, 64
+"""Seconds of a plain verify from which it is slow; seconds of slow ones, and their share of the time since the first
+(a busy machine makes a few), after which they have held up the event loop for long enough; threads that then run it."""
 
 Key = TypeVar("Key")
 
@@ -55,9 +56,9 @@ class Stored(NamedTuple):
 
     def read(self) -> tuple[Task, Rollout]:
         """What verify is given."""
-        tools = _parsed(self.tools) if self.tools else None
-        task = Task(self.dataset, self.task_id, _parsed(self.row), _parsed(self.prompt), tools, self.answer)
-        return task, Rollout(_parsed(self.completion), self.text, self.finish_reason)
+        tools = read(self.tools) if self.tools else None
+        task = Task(self.dataset, self.task_id, read(self.row), read(self.prompt), tools, self.answer)
+        return task, Rollout(read(self.completion), self.text, self.finish_reason)
 
 
 class Judge:
@@ -85,7 +86,7 @@ class Judge:
         self._pooled = cpu_bound if callable(cpu_bound) else None  # of a task
         self._always_pooled = cpu_bound is True
         self._may_spread = processes != 0
-        self._held_up = 0.0
+        self._held_up = self._slow_since = 0.0
         self._threads: ThreadPoolExecutor | None = None
         self._async = inspect.iscoroutinefunction(self._verify)
         self.is_plain = not (self._pooled or self._always_pooled or self._async)
@@ -105,13 +106,19 @@ class Judge:
         no sandbox, the key of a judge is refused. Nothing else."""
         if self.is_plain and self._preflight is None:
             verdict = _judged(self._verify, task, rollout)
-            self._held_up += verdict.seconds if verdict.seconds >= SLOW else 0.0
-            if self._held_up >= HELD_UP:
-                self.is_plain = False
-                self._threads = ThreadPoolExecutor(int(getattr(self.environment, "parallel", None) or THREADS))
+            if verdict.seconds >= SLOW:
+                self._slow(verdict.seconds)
             return verdict
         started = self._start((task, rollout))
         return started if isinstance(started, Verdict) else await asyncio.shield(started)
+
+    def _slow(self, seconds: float) -> None:
+        """A plain verify was slow. If such ones take too much of the event loop's time, all go to threads."""
+        self._held_up += seconds
+        self._slow_since = self._slow_since or time.perf_counter() - seconds
+        if self._held_up >= max(HELD_UP, SHARE * (time.perf_counter() - self._slow_since)):
+            self.is_plain = False
+            self._threads = ThreadPoolExecutor(int(getattr(self.environment, "parallel", None) or THREADS))
 
     async def judge_all(
         self, stored: Iterable[tuple[Key, Stored]], count: int
@@ -301,13 +308,6 @@ def _key(item: tuple[Task, Rollout] | Stored) -> bytes | None:
         return hashlib.blake2b(orjson.dumps(seen), digest_size=16).digest()
     except TypeError:
         return None
-
-
-def _parsed(text: str) -> Any:
-    """JSON that we have stored: its integers stay exact, and it is read several times as fast as with json."""
-    import jiter
-
-    return jiter.from_json(text.encode())
 
 
 def _copy(known: asyncio.Future[Verdict]) -> Verdict | asyncio.Future[Verdict]:

