@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 venv=${1:-.venv-conformance}
 .venv/bin/uv venv --quiet --clear --python .venv/bin/python "$venv"
 install=(.venv/bin/uv pip install --quiet --python "$venv")
-IFS=':' read -ra places <<<"${PIP_FIND_LINKS:-}"
+read -ra places <<<"${PIP_FIND_LINKS:-}"
 for place in "${places[@]}"; do install+=(--find-links "$place"); done
 
 "${install[@]}" 'torch==2.13.0+cpu' || "${install[@]}" --torch-backend cpu 'torch==2.13.0'

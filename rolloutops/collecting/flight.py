@@ -56,6 +56,7 @@ class Flight:
     grace: float = 5.0
     stopped: str = ""
     closing: bool = False
+    died: EngineError | None = None
     in_flight: int = 0
     workers: int = 0
     elsewhere: int = 0
@@ -80,18 +81,13 @@ async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part
     ]
     beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight.journal))]
 
-    def cancel_all() -> None:
-        for task in flight.tasks:
-            task.cancel()
-
     def interrupted() -> None:
         if stopping.is_set():
-            cancel_all()
+            _cancel_all(flight)
             return
         stopping.set()
         sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
-        _start_no_more(flight)
-        loop.call_later(flight.grace, cancel_all)
+        _end_soon(flight)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
@@ -103,6 +99,8 @@ async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part
             feeding = _spawn(flight, _feed(flight, ledger, asked, parts))
             feeding.set_name("feed")
             _staff(flight)
+        if flight.died is not None:
+            raise flight.died
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
@@ -146,6 +144,17 @@ def _start_no_more(flight: Flight) -> None:
     while not flight.queue.empty():
         flight.queue.get_nowait()
     flight.queue.put_nowait(None)
+
+
+def _end_soon(flight: Flight) -> None:
+    """Start nothing new, and give what is in flight a short while to end."""
+    _start_no_more(flight)
+    asyncio.get_running_loop().call_later(flight.grace, _cancel_all, flight)
+
+
+def _cancel_all(flight: Flight) -> None:
+    for task in flight.tasks:
+        task.cancel()
 
 
 async def _feed(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part]) -> None:
@@ -201,6 +210,11 @@ async def _work(flight: Flight) -> None:
         level.started()
         try:
             ended = await attempt(owed, flight.engine, verifier.environment if verifier else None, flight.pace)
+        except EngineError as error:  # others have answers that were made before it died: they are kept
+            if flight.died is None:
+                flight.died = error
+                _end_soon(flight)
+            break
         finally:
             flight.in_flight -= 1
         if level.found:

@@ -65,3 +65,9 @@ SELECT * FROM mixed_types([
     'data_source', 'prompt', 'messages', 'ability', 'reward_model', '$.reward_model.ground_truth', 'extra_info',
     '$.extra_info.index'
 ])
+UNION ALL
+SELECT split, row, 'error',
+    'no tools where other rows have them: verl makes a NaN of them and stops with a TypeError; write an empty list'
+FROM (SELECT split, row, json_exists(json, '$.messages') AS is_sft, type_of(json, 'tools') AS tools FROM lines)
+WHERE is_sft AND tools IS NULL
+    AND (SELECT bool_or(type_of(json, 'tools') IS NOT NULL AND json_exists(json, '$.messages')) FROM lines)
