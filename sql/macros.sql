@@ -259,6 +259,20 @@ CREATE OR REPLACE MACRO token_branches(turns) AS [
     FOR b IN range(1, len(branch_starts(turns)) + 1)
 ];
 
+-- line_key(dataset, task_id, policy, rollout_index, role): a rollout that a line was made of, as builds name it in `keys`.
+CREATE OR REPLACE MACRO line_key(dataset, task_id, policy, rollout_index, role) AS {
+    'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': role
+};
+
+-- tasks_of(rollouts): the tasks of rollouts, for builds with a line for each task: how often it was solved, and the
+-- rollouts that speak for it. rollouts: the name of a view, as text.
+CREATE OR REPLACE MACRO tasks_of(rollouts) AS TABLE
+SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
+    line_key(dataset, task_id, policy, rollout_index, 'evidence') ORDER BY policy, rollout_index
+) AS keys
+FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM query_table(rollouts))
+GROUP BY dataset, task_id;
+
 -- Pairs. Macros over rows take the name of a view or of a WITH query, as text.
 
 -- answers(rollouts, same_policy, ties, seed): what pairs are made of: each rollout once, however often a mix repeats it.
@@ -438,5 +452,5 @@ ORDER BY grouping(dataset), dataset;
 
 -- cells(rollouts, names): the rows with a column `cell`: their data set and the values of the columns so named.
 CREATE OR REPLACE MACRO cells(rollouts, names) AS TABLE
-SELECT *, concat_ws('/', *COLUMNS(lambda name: name = 'dataset' OR list_contains(names, name))) AS cell
+SELECT *, row(*COLUMNS(lambda name: name = 'dataset' OR list_contains(names, name))) AS cell
 FROM query_table(rollouts);

@@ -34,9 +34,7 @@ SELECT
             FOR i IN range(1, len(said) // 2 + 1)
         ], ',') || ']' ELSE '' END || '}'
         ELSE '{}' END AS json,
-    [{
-        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
-    }] AS keys,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM told

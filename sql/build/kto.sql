@@ -15,9 +15,7 @@ SELECT
     '{"prompt":' || prompt || ',"completion":' || completion
     || ',"label":' || CASE WHEN reward >= getvariable('min_reward') THEN 'true' ELSE 'false' END
     || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
-    [{
-        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
-    }] AS keys,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected

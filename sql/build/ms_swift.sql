@@ -7,9 +7,7 @@ SELECT
     '{"messages":[' || array_to_string(
         swift_messages(messages_of(prompt), ',"loss":false') || swift_messages(messages_of(completion), ''), ','
     ) || ']' || coalesce(',"tools":' || tools_text(tools), '') || '}' AS json,
-    [{
-        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
-    }] AS keys,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected

@@ -7,15 +7,6 @@
 --     'its prompt is more than one question of plain text, or it has no expected answer'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
-WITH chosen AS (
-    SELECT dataset, task_id, list(
-        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
-        ORDER BY policy, rollout_index
-    ) AS keys
-    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index FROM selected)
-    GROUP BY dataset, task_id
-)
-
 SELECT
     CASE WHEN is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL
         THEN '{"input":' || to_json(asked_text(t.prompt)) || ',"output":' || to_json(t.answer) || '}'
@@ -23,7 +14,7 @@ SELECT
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM chosen AS c
+FROM tasks_of('selected') AS c
 JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
 WHERE NOT getvariable('drop_unfit')
     OR (is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL)

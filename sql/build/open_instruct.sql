@@ -8,15 +8,6 @@
 -- check: SELECT sort_key AS task,
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
-WITH chosen AS (
-    SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
-        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
-        ORDER BY policy, rollout_index
-    ) AS keys
-    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM selected)
-    GROUP BY dataset, task_id
-)
-
 SELECT
     CASE WHEN t.answer IS NOT NULL THEN '{"messages":' || t.prompt || ',"ground_truth":' || to_json(t.answer)
         || ',"dataset":' || to_json(coalesce(getvariable('verifier'), c.dataset))
@@ -25,6 +16,6 @@ SELECT
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM chosen AS c
+FROM tasks_of('selected') AS c
 JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
 WHERE t.answer IS NOT NULL OR NOT getvariable('drop_unfit')

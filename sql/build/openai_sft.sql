@@ -14,9 +14,7 @@ SELECT
             ELSE chat_message(m, role_of(m), 'text', 'drop') END
         FOR m IN messages_of(completion)
     ], ',') || ']' || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
-    [{
-        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
-    }] AS keys,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected

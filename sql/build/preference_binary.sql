@@ -14,10 +14,8 @@ SELECT
             || ',"rejected":' || json_extract(r.completion, '$[0].content') || '}'
         ELSE '{}' END AS json,
     [
-        {'dataset': c.dataset, 'task_id': c.task_id, 'policy': c.policy, 'rollout_index': c.rollout_index,
-            'role': 'chosen'},
-        {'dataset': r.dataset, 'task_id': r.task_id, 'policy': r.policy, 'rollout_index': r.rollout_index,
-            'role': 'rejected'}
+        line_key(c.dataset, c.task_id, c.policy, c.rollout_index, 'chosen'),
+        line_key(r.dataset, r.task_id, r.policy, r.rollout_index, 'rejected')
     ] AS keys,
     c.prompt_hash AS split_key,
     c.pair AS sort_key

@@ -5,15 +5,6 @@
 -- target: rl_prompts
 -- param ability VARCHAR = NULL   what the tasks ask for, as `math`; without it, the data set's name
 -- check: SELECT sort_key AS task, 'no prompt' AS fault FROM result WHERE json_array_length(json, '$.prompt') = 0
-WITH chosen AS (
-    SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
-        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
-        ORDER BY policy, rollout_index
-    ) AS keys
-    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM selected)
-    GROUP BY dataset, task_id
-)
-
 SELECT
     '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
     || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
@@ -25,5 +16,5 @@ SELECT
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM chosen AS c
+FROM tasks_of('selected') AS c
 JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id

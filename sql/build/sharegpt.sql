@@ -15,9 +15,7 @@ SELECT
         || coalesce(',"system":' || to_json(system_text(messages)), '')
         || coalesce(',"tools":' || tools_text(tools), '') || '}'
         ELSE '{}' END AS json,
-    [{
-        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
-    }] AS keys,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM (SELECT *, spoken(prompt, completion) AS messages FROM selected)

@@ -4,15 +4,6 @@
 -- (--data.input_key prompt --data.label_key label), which reads neither tools nor metadata.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: slime
-WITH chosen AS (
-    SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_rate, list(
-        {'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'evidence'}
-        ORDER BY policy, rollout_index
-    ) AS keys
-    FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM selected)
-    GROUP BY dataset, task_id
-)
-
 SELECT
     '{"prompt":' || t.prompt || coalesce(',"label":' || to_json(t.answer), '')
     || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
@@ -21,5 +12,5 @@ SELECT
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM chosen AS c
+FROM tasks_of('selected') AS c
 JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id

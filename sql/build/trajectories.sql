@@ -34,9 +34,7 @@ SELECT
             || coalesce(',"model":' || to_json(model), '')
             || coalesce(',"temperature":' || nullif(json_extract(request, '$.temperature')::VARCHAR, 'null'), '') || '}'
         ELSE '{}' END AS json,
-    [{
-        'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'completion'
-    }] AS keys,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch) AS sort_key
 FROM branches
