@@ -1,11 +1,12 @@
 """Metrics, pairs and mixes over many rollouts, beside the raw query and beside today's ways.
 
-    python -m benchmarks.steps ROLLOUTS.jsonl [--runs=3] [--mix=100000] [--today]
+    python -m benchmarks.steps ROLLOUTS.jsonl [--data=WORKSPACE] [--runs=3] [--mix=100000] [--today]
 
-ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once; then each of ours is a whole process (`metrics`,
-`build`), and so is the raw DuckDB query over the same Parquet tables that gives the same rows. --today adds a Python
-loop, orjson, jq and polars over the JSONL, which each take the mean reward and its histogram. Wall and CPU seconds,
-medians; peak memory.
+ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once, or lie in WORKSPACE as the data set `all` already; then
+each of ours is a whole process (`metrics`, `build`), and so is the raw DuckDB query over the same Parquet tables that
+gives the same rows. Raw queries trust the tables: each rollout is there once, and nothing is linted, hashed or
+described. --today adds a Python loop, orjson, jq and polars over the JSONL, which each take the mean reward and its
+histogram. Wall and CPU seconds, medians; peak memory. Every process finds its bytecode compiled, as an installed one.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+ENV["PYTHONPATH"] = str(CHECKOUT)
 
 RECIPE = """
-data = "w"
+data = "{data}"
 [datasets.all]
 input = "{input}"
 
@@ -47,12 +49,12 @@ report = false
 ROLLOUTS = """
 WITH judged AS (
     SELECT a.attempt_id, a.dataset, a.task_id, a.policy, a.rollout_index, a.completion, a.output_tokens, v.reward
-    FROM 'w/attempts/*/*.parquet' AS a JOIN 'w/verdicts/*/*.parquet' AS v USING (attempt_id)
+    FROM '{data}/attempts/*/*.parquet' AS a JOIN '{data}/verdicts/*/*.parquet' AS v USING (attempt_id)
 ),
-asked AS (SELECT task_id, prompt, tools FROM 'w/tasks/*/*.parquet')
+asked AS (SELECT task_id, prompt, tools FROM '{data}/tasks/*/*.parquet')
 """
 RAW = {
-    "metrics": f"""{ROLLOUTS}
+    "metrics: rewards, their histogram, tokens": f"""{ROLLOUTS}
         SELECT dataset, policy, count(*), avg(reward), max(reward), min(reward), median(reward), stddev_samp(reward),
             avg(output_tokens), histogram(reward) FROM judged GROUP BY ALL""",
     "pairs": f"""COPY ({ROLLOUTS},
@@ -63,16 +65,23 @@ RAW = {
         )
         SELECT asked.prompt, c.completion AS chosen, r.completion AS rejected, asked.tools
         FROM ends JOIN judged AS c ON c.attempt_id = best JOIN judged AS r ON r.attempt_id = worst
-        JOIN asked ON asked.task_id = ends.task_id ORDER BY md5(best)
+        JOIN asked ON asked.task_id = ends.task_id WHERE c.completion <> r.completion ORDER BY md5(best)
         ) TO 'raw.jsonl' (FORMAT json)""",
     "mix": f"""COPY ({ROLLOUTS},
         taken AS (SELECT attempt_id FROM judged ORDER BY md5(attempt_id) LIMIT {{mix}})
-        SELECT asked.prompt, completion FROM judged JOIN taken USING (attempt_id) JOIN asked USING (task_id)
-        ORDER BY md5(attempt_id)
+        SELECT asked.prompt, completion, asked.tools
+        FROM judged JOIN taken USING (attempt_id) JOIN asked USING (task_id) ORDER BY md5(attempt_id)
         ) TO 'raw.jsonl' (FORMAT json)""",
 }
 OURS = {
-    "metrics": ("metrics", "bench.toml"),
+    "metrics: rewards, their histogram, tokens": (
+        "metrics",
+        "bench.toml",
+        "--step=rewards",
+        "--step=reward_histogram",
+        "--step=tokens",
+    ),
+    "metrics: the seven of the command": ("metrics", "bench.toml"),
     "pairs": ("build", "bench.toml", "--only=dpo"),
     "mix": ("build", "bench.toml", "--only=sft"),
 }
@@ -120,6 +129,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("rollouts", type=Path)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--mix", type=int, default=100_000)
     parser.add_argument("--today", action="store_true")
@@ -128,14 +138,22 @@ def main() -> None:
     ours = [sys.executable, "-m", "rolloutops"]
     with tempfile.TemporaryDirectory(dir=given.rollouts.parent) as name:
         folder = Path(name)
-        (folder / "bench.toml").write_text(RECIPE.format(input=given.rollouts, mix=given.mix))
-        took = timed([*ours, "import", str(given.rollouts), "--data=w", "--dataset=all"], folder)
-        print(f"import: {shown(took)}\n")
+        ENV["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+        data = (given.data or folder / "w").resolve()
+        (folder / "bench.toml").write_text(RECIPE.format(data=data, input=given.rollouts, mix=given.mix))
+        if given.data is None:
+            took = timed([*ours, "import", str(given.rollouts), f"--data={data}", "--dataset=all"], folder)
+            print(f"import: {shown(took)}\n")
+        timed([sys.executable, "-c", "import rolloutops.stages, rolloutops.commands"], folder)
         print("| | rolloutops: wall / CPU / peak MB | raw DuckDB | CPU ratio |\n|---|---|---|---|")
         for what, words in OURS.items():
             mine = measured([*ours, *words], folder, given.runs)
-            raw = measured([sys.executable, "-c", SHELL, RAW[what].format(mix=given.mix)], folder, given.runs)
-            print(f"| {what} | {shown(mine)} | {shown(raw)} | {mine[1] / raw[1]:.2f} |", flush=True)
+            if what in RAW:
+                query = RAW[what].format(data=data, mix=given.mix)
+                raw = measured([sys.executable, "-c", SHELL, query], folder, given.runs)
+                print(f"| {what} | {shown(mine)} | {shown(raw)} | {mine[1] / raw[1]:.2f} |", flush=True)
+            else:
+                print(f"| {what} | {shown(mine)} | | |", flush=True)
         if given.today:
             print("\n| mean reward and histogram | wall / CPU / peak MB |\n|---|---|")
             ways = {way: [sys.executable, "-c", code, str(given.rollouts)] for way, code in TODAY.items()}

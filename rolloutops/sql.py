@@ -44,14 +44,20 @@ def _damage_told() -> Iterator[None]:
         ) from error
 
 
-def connect(threads: int | None = None, memory_limit: str | None = None) -> Connection:
-    """A fresh in-memory database. Results do not depend on `threads`."""
+def connect(threads: int | None = None, memory_limit: str | None = None, spill: Path | None = None) -> Connection:
+    """A fresh in-memory database. Results do not depend on `threads`.
+
+    spill: the folder for what does not fit into memory, of this connection alone; by default `.tmp`, here. DuckDB makes
+    it when it needs it, and takes it away with the connection.
+    """
     con = duckdb.connect()
     con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
     if threads:
         con.execute(f"SET threads = {int(threads)}")
     if memory_limit:
         con.execute(f"SET memory_limit = {literal(memory_limit)}")
+    if spill is not None:
+        con.execute(f"SET temp_directory = {literal(str(spill))}")
     return con
 
 

@@ -20,6 +20,7 @@ from rolloutops.recipe import Recipe
 from rolloutops.status import Status, status
 from rolloutops.steps.explaining import Explained, explain, script
 from rolloutops.steps.measuring import Table, asked, measure_all, require_policies
+from rolloutops.steps.needed import needed
 from rolloutops.steps.selection import Funnel, prepare, select
 from rolloutops.steps.step import available, check_step
 from rolloutops.tables.runs import recorded, refuse_changed_policies
@@ -188,11 +189,12 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
     with recorded(workspace, "build", recipe) as run:
         con = connect(workspace, recipe.plan())
         done = []
-        funnels = select(con, [step for step in recipe.steps if step.kind != "build"], recipe.folder)
-        for place, step in enumerate(recipe.steps):
-            if step.kind == "build" and name in (None, step.name):
+        steps = recipe.steps if name is None else needed(recipe.steps, [name])
+        funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
+        for place, step in enumerate(steps):
+            if step.kind == "build":
                 output = Path(step.settings.get("output") or recipe.data / "exports" / step.name)
-                before = sum(earlier.kind != "build" for earlier in recipe.steps[:place])
+                before = sum(earlier.kind != "build" for earlier in steps[:place])
                 done.append(build(con, step, recipe.folder, output, funnels[:before], run.made_by))
         run.outputs = [dict(output) for report in done for output in report.outputs]
         return done

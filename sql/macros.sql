@@ -200,6 +200,10 @@ CREATE OR REPLACE MACRO pass_at_k(n, c, k) AS
         ELSE 1.0 - coalesce(list_product([1.0 - k / j FOR j IN range(n - c + 1, n + 1)]), 1.0)
     END;
 
+-- ks_up_to(most): the values of k that are measured where none are asked for: 1, 2, 4, ... and the largest.
+CREATE OR REPLACE MACRO ks_up_to(most) AS
+    list_append([(2 ** e)::INTEGER FOR e IN range(0, 20) IF 2 ** e <= most], most);
+
 -- poisson(u): a number in [0, 1) as a number of the Poisson distribution with mean 1, by its distribution function.
 CREATE OR REPLACE MACRO poisson(u) AS
     CASE

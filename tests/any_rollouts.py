@@ -28,19 +28,23 @@ PROMPTS = ["What is 2 + 2?", NEAR, f"{NEAR} more", NEAR.upper(), ODD, "", "Name 
 SAID = ["4", "four", ODD, "no. " * 30, "<think>hm</think>4", "a\n\nb\n\na", ""]
 REWARDS = [None, 0.0, 1.0, 1.0, 0.5, 1 / 3, 0.1 + 0.2, -1.0]
 KINDS = ["plain", "plain", "reasoning", "tools", "bad tools", "cut off", "masked", "unjudged", "twice", "failed"]
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "number"}}}},
+}
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task as drawn. fate: whether the input still holds it as it was tried."""
+    """A task as drawn. fate: whether the input still holds it as it was tried. sure: solved once, and once not."""
 
     dataset: str
     prompt: str
     tools: bool
     answer: str | None
     fate: str
+    sure: bool
     rollouts: list[tuple[str, float | None, str, str]]
 
 
@@ -52,13 +56,18 @@ TASKS = st.lists(
         st.booleans(),
         st.sampled_from(["4", "4", None]),
         st.sampled_from(["stays", "stays", "stays", "edited", "removed"]),
+        st.sampled_from([True, True, False]),
         st.lists(
-            st.tuples(*map(st.sampled_from, (["p", "p", "q"], REWARDS, KINDS, SAID))), min_size=1, max_size=5
+            st.tuples(st.sampled_from("ppq"), st.sampled_from(REWARDS), st.sampled_from(KINDS), st.sampled_from(SAID)),
+            min_size=2,
+            max_size=6,
         ),
     ),
     min_size=3,
     max_size=8,
 )
+
+SURE = [("p", 1.0, "plain", "4"), ("p", 0.0, "plain", "four")]
 
 
 def tables_of(tasks: list[Task]) -> Tables:
@@ -72,7 +81,7 @@ def tables_of(tasks: list[Task]) -> Tables:
             versions.append(_version(task, 1, number))
         tables["tasks"] += [{**name, **version} for version in versions]
         indexes = {policy: count() for policy in "pq"}
-        for policy, reward, kind, said in task.rollouts:
+        for policy, reward, kind, said in [*(SURE if task.sure else []), *task.rollouts]:
             key = {**name, "policy": policy, "rollout_index": next(indexes[policy])}
             for version in versions:  # what was tried before the edit counts no more
                 _try(tables, ids, key, version, reward, kind, said)
@@ -101,7 +110,13 @@ def _version(task: Task, version: int, number: int) -> dict[str, Any]:
 
 
 def _try(
-    tables: Tables, ids: Any, key: Mapping[str, Any], task: Mapping[str, Any], reward: float | None, kind: str, said: str
+    tables: Tables,
+    ids: Any,
+    key: Mapping[str, Any],
+    task: Mapping[str, Any],
+    reward: float | None,
+    kind: str,
+    said: str,
 ) -> None:
     """Add the attempts at a rollout, and their verdicts."""
     told = {"role": "assistant", "content": said}

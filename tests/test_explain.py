@@ -79,3 +79,13 @@ def test_a_dry_run_needs_no_rollouts_and_names_what_does_not_fit(tmp_path: Path)
     assert "[filter.sweet] filter/mine" in bad.stderr
     assert "sugar" in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+def test_a_dry_run_binds_checks_and_reports_too(tmp_path: Path) -> None:
+    """What a step's header asks of its result is known before there is one: `result` has no payload."""
+    (tmp_path / "filter").mkdir()
+    (tmp_path / "recipe.toml").write_text(RECIPE + '[filter.mine]\nuse = "filter/mine"\nfrom = "good"\n')
+    for header in ("report: SELECT min(length(text)) AS shortest FROM result", "check: SELECT sugar FROM selected"):
+        (tmp_path / "filter" / "mine.sql").write_text(f"-- Keep all.\n-- {header}\nSELECT s.* FROM selected AS s\n")
+        bad = rolloutops("run", "recipe.toml", "--dry_run", cwd=tmp_path, code=2)
+        assert "[filter.mine] filter/mine" in bad.stderr

@@ -26,7 +26,7 @@ engines.decoding engines.encoding engines.servers engines.smollm2 environments.a
 engines.openai engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.batch engines.gym engines.vllm environments.*
 collecting.agent steps.selection building.asked
-steps.measuring steps.explaining
+steps.measuring steps.explaining steps.needed
 building.manifest collecting.owed verify chunk
 building.folder building.staging building.write building.aggregates building.card building.lint
 building.gate

@@ -90,7 +90,7 @@ def build(
             linted = linted or pass_gate(con, found, folder, staged, asked, where)
             reports += report_of(linted)
             values = parameters(con, found)
-            rollouts_in, used = rollouts_used(con)
+            rollouts_in, used = rollouts_used(con, start)
             _refuse_empty(con, asked, where, found, path, rollouts_in, used)
             refuse_leaks(con, asked, where)
             lineage = f"{sql.literal(str(fresh / 'lineage.parquet'))} (FORMAT parquet, COMPRESSION zstd)"

@@ -68,7 +68,11 @@ def fields_of(con: sql.Connection, folder: Path, content: Mapping[str, Any]) -> 
     data = [file for file in content["files"] if "split" in file]
     whole = sum(file["bytes"] for file in data) <= WHOLE
     limit = "" if whole else f"LIMIT {SOME}"
+    # With one thread, because several find the keys in any order.
+    threads = sql.rows(con, "SELECT current_setting('threads')")[0][0]
+    sql.run(con, "SET threads = 1")
     found = sql.rows(con, f"SELECT json_group_structure(json::JSON)::VARCHAR FROM (SELECT json FROM result {limit})")
+    sql.run(con, f"SET threads = {threads}")
     structure = json.loads(found[0][0] or "{}")
     ranges, before = list[tuple[str, str, int, int]](), dict[str, int]()
     for file in data:
@@ -220,7 +224,7 @@ def _body(content: Mapping[str, Any], fields: Fields) -> Iterator[str]:
         ],
     )
     for step in (*content["steps"], build):
-        for rows in step["reports"]:
+        for rows in filter(None, step["reports"]):
             yield f"Report of {_md(step['step'])}:\n"
             yield _table(tuple(rows[0]), [list(row.values()) for row in rows])
     yield "## Decontamination\n"

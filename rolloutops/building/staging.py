@@ -17,6 +17,7 @@ from pathlib import Path
 from rolloutops import sql
 from rolloutops.building.asked import PROMPT, Asked
 from rolloutops.errors import StepError, UsageError, near
+from rolloutops.steps.selection import ALL, reads_pairs, table_of
 from rolloutops.steps.step import Step, require_line
 
 STAGED = ".staged.parquet.tmp"
@@ -60,7 +61,10 @@ def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: st
     shape = "''"
     if asked.format == "parquet":
         shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
+    # Both sides of a pair are read in one pass: payload is what takes time.
+    once = "WITH selected AS MATERIALIZED (FROM main.selected)" if reads_pairs(step) else ""
     ordered = f"""
+        {once}
         SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {asked.seed}) AS place, sort_key, split_key,
             keys, json::VARCHAR AS json
         FROM (\n{_grouped(con, step.query, asked, where)}\n)
@@ -161,10 +165,11 @@ def refuse_leaks(con: sql.Connection, asked: Asked, where: str) -> None:
             )
 
 
-def rollouts_used(con: sql.Connection) -> tuple[int, int]:
-    """Rollouts that the build read, and rollouts that are in its rows."""
+def rollouts_used(con: sql.Connection, start: str) -> tuple[int, int]:
+    """Rollouts that the build read, those of the selection `start`, and rollouts that are in its rows."""
+    read = "selection.rollouts" if start == ALL else table_of(start)
     used = "SELECT unnest(keys, recursive := true) FROM result"
     return (
-        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT ({KEY}) FROM selected)")[0][0],
-        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT ({KEY}) FROM ({used}))")[0][0],
+        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT {KEY} FROM {read})")[0][0],
+        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT {KEY} FROM ({used}))")[0][0],
     )

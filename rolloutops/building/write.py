@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rolloutops import sql
@@ -98,6 +97,8 @@ class _Shards:
         if most_rows is None and most_bytes is None:
             yield batch, 0, False
             return
+        import pyarrow.compute as pc  # which takes long, and most commands need none of it
+
         start, rows, total = 0, self.rows, self.bytes
         sizes = pc.add(pc.binary_length(batch), 1).to_pylist()
         for end, size in enumerate(sizes):
@@ -117,6 +118,8 @@ class _Shards:
                 self.file = pq.ParquetWriter(self._path, piece.schema, compression=codec)
             self.file.write_table(piece)
         elif len(piece):
+            import pyarrow.compute as pc
+
             if self.file is None:
                 self.file = _opened(self._path, self.asked.compression)
             ended = pc.binary_join_element_wise(piece, *(pa.scalar(text, pa.large_string()) for text in ("", "\n")))

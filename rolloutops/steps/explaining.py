@@ -79,6 +79,7 @@ def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> Explai
             require_pairs(con, step, where)
             require_line(con, step)
             adds, made = list(LINE), _text(step)
+            _fit_header(con, step, f"SELECT 'train' AS split, '' AS shape, '' AS place, * FROM (\n{step.query}\n)")
         else:
             before = set(sql.columns(con, "FROM selected"))
             kept = stored(con, step, start, where, use.kind)
@@ -88,10 +89,18 @@ def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> Explai
                 made = f"SELECT * EXCLUDE ({DROPPED})\nFROM (\n{made}\n)\nWHERE {DROPPED} IS NULL"
             listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             sql.run(con, f"CREATE OR REPLACE TABLE {table_of(use.name)} ({listed})")
+            _fit_header(con, step, f"FROM {table_of(use.name)}")
             adds = [name for name in columns if name not in before and name not in KEYS]
     told = f"-- {where} {use.use}, of {'all rollouts' if start == ALL else start}"
     lines = [told, selected, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
     return Explained(use.kind, use.name, use.use, str(step.path), start, adds, "\n".join(filter(None, lines)))
+
+
+def _fit_header(con: sql.Connection, step: Step, made: str) -> None:
+    """Bind the checks and reports of a step's header to what it reads and makes."""
+    sql.run(con, f"CREATE OR REPLACE VIEW result AS {made}")
+    for query in (*step.checks, *step.reports):
+        sql.columns(con, query)
 
 
 def _text(step: Step) -> str:

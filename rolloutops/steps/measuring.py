@@ -83,6 +83,8 @@ def measure_all(con: sql.Connection, uses: Sequence[StepUse], folder: Path = Pat
 
 def require_policies(con: sql.Connection, names: Sequence[str]) -> None:
     """Raise UsageError where the workspace has no rollouts of a policy."""
+    if not names:
+        return
     known = [name for (name,) in sql.rows(con, "SELECT DISTINCT policy FROM good_attempts ORDER BY policy")]
     for name in names:
         if name not in known:

@@ -202,10 +202,14 @@ def payload_of(step: Step) -> list[str]:
     return [column for column in PAYLOAD if step.mentions(column)]
 
 
+def reads_pairs(step: Step) -> bool:
+    """Whether a step joins the two sides of pairs, and so reads `selected` twice."""
+    return re.search(r"\bUSING\s*\(\s*pair\s*\)", step.query, re.IGNORECASE) is not None
+
+
 def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
     """Raise StepError where a step joins the two sides of pairs, and what it starts from are none."""
-    reads = re.search(r"\bUSING\s*\(\s*pair\s*\)", step.query, re.IGNORECASE)
-    if reads and "pair" not in sql.columns(con, "FROM selected"):
+    if reads_pairs(step) and "pair" not in sql.columns(con, "FROM selected"):
         raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
 
 

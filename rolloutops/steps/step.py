@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,16 +163,16 @@ def check_step(use: StepUse, folder: Path) -> Step:
     """
     where = f"[{use.kind}.{use.name}]"
     step = find_step(use.use, folder, where)
-    with _scratch() as con:
-        lint(con, step)
-        known = {**{name: param.kind for name, param in step.params.items()}}
-        if use.kind == "build":
-            known = {**BUILD_KEYS, **known}
-        for name, value in use.settings.items():
-            if name not in known:
-                keys = ", ".join(known) or "none"
-                raise UsageError(f"{where} no key {name!r}{near(name, known)}; {use.use} takes: {keys}")
-            _checked(con, f"{where} {name}", value, known[name])
+    con = _scratch()
+    lint(con, step)
+    known = {**{name: param.kind for name, param in step.params.items()}}
+    if use.kind == "build":
+        known = {**BUILD_KEYS, **known}
+    for name, value in use.settings.items():
+        if name not in known:
+            keys = ", ".join(known) or "none"
+            raise UsageError(f"{where} no key {name!r}{near(name, known)}; {use.use} takes: {keys}")
+        _checked(con, f"{where} {name}", value, known[name])
     for param in step.params.values():
         if param.default is None and param.name not in use.settings:
             raise UsageError(f"{where} {param.name} is missing: {param.about or f'a {param.kind}'}")
@@ -263,13 +264,10 @@ def _listed(rows: list[dict[str, Any]], found: int) -> str:
     return shown + ("; …" if found > 3 else "")
 
 
-@contextmanager
-def _scratch() -> Iterator[sql.Connection]:
-    con = sql.connect()
-    try:
-        yield con
-    finally:
-        con.close()
+@cache
+def _scratch() -> sql.Connection:
+    """An empty database, without threads, in which values and the forms of steps are checked."""
+    return sql.connect(threads=1)
 
 
 def _checked(con: sql.Connection, where: str, value: Any, kind: str) -> None:

@@ -4,6 +4,7 @@
     verdicts/<dataset>/<run>-0000.parquet   runs/<run>-start.parquet   jobs/<job>-intended.parquet
     journals/<run>-0000.jsonl               what a running command has not yet sealed into parts
     locks/  rejected/<dataset>.jsonl        who works on what; input lines that are no tasks
+    .spill-<host>-<pid>-0/                  what a running query does not hold in memory
 
 A part is written under a name that no reader takes (leading dot and foreign suffix: DuckDB's glob matches dot files,
 pyarrow reads `x.parquet.tmp`), synced, and renamed. A reader never sees half a file.
@@ -15,9 +16,12 @@ import errno
 import fcntl
 import os
 import re
+import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -68,9 +72,26 @@ def connect(
     workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None
 ) -> sql.Connection:
     """A DuckDB connection with the workspace's views, as it stands now."""
-    con = sql.connect(threads)
+    con = sql.connect(threads, spill=_spill(workspace))
     sql.run(con, sql.views_script(patterns(workspace), plan))
     return con
+
+
+CONNECTIONS = count()
+"""Numbers the connections of this process: two that spill must not share a folder."""
+
+
+def _spill(workspace: Workspace) -> Path:
+    """A folder for one connection to spill to. What killed processes of this machine left is taken away first."""
+    root, prefix = workspace.root.absolute(), f".spill-{socket.gethostname()}-"
+    for left in root.glob(f"{prefix}*"):
+        try:
+            os.kill(int(left.name.removeprefix(prefix).split("-")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue
+    return root / f"{prefix}{os.getpid()}-{next(CONNECTIONS)}"
 
 
 def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:

@@ -11,15 +11,16 @@
 -- report: SELECT (SELECT count(DISTINCT (dataset, task_id)) FROM selected) AS tasks,
 --     count(DISTINCT cluster) AS clusters, count(DISTINCT (dataset, task_id)) AS tasks_kept FROM result
 WITH RECURSIVE asked AS MATERIALIZED (
-    SELECT dataset, task_id, regexp_extract_all(lower(min(asked_text(prompt))), '[\pL\pN]+') AS tokens
+    SELECT dataset, task_id, min(prompt_hash) AS prompt_hash,
+        regexp_extract_all(lower(min(asked_text(prompt))), '[\pL\pN]+') AS tokens
     FROM selected
     GROUP BY dataset, task_id
 ),
 
--- One node for each different text; a task without any text is a cluster of its own.
+-- One node for each different text; a prompt without any words, as of images only, meets none but its equals.
 named AS MATERIALIZED (
     SELECT dataset, task_id, tokens,
-        md5(CASE len(tokens) WHEN 0 THEN concat_ws('/', dataset, task_id) ELSE array_to_string(tokens, ' ') END) AS node
+        md5(CASE len(tokens) WHEN 0 THEN prompt_hash ELSE array_to_string(tokens, ' ') END) AS node
     FROM asked
 ),
 

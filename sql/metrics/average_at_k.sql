@@ -15,10 +15,7 @@ alike AS (
 ),
 
 ks AS (
-    SELECT DISTINCT unnest(coalesce(
-        getvariable('k'),
-        list_append([(2 ** e)::INTEGER FOR e IN range(0, 20) IF 2 ** e <= most], most)
-    )) AS k
+    SELECT DISTINCT unnest(coalesce(getvariable('k'), ks_up_to(most))) AS k
     FROM (SELECT max(len(rewards))::INTEGER AS most FROM alike)
 ),
 

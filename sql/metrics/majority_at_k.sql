@@ -19,10 +19,7 @@ telling AS (
 sizes AS (SELECT dataset, policy, task_id, count(*) AS n FROM judged GROUP BY dataset, policy, task_id),
 
 ks AS (
-    SELECT DISTINCT unnest(coalesce(
-        getvariable('k'),
-        list_append([(2 ** e)::INTEGER FOR e IN range(0, 20) IF 2 ** e <= most], most)
-    )) AS k
+    SELECT DISTINCT unnest(coalesce(getvariable('k'), ks_up_to(most))) AS k
     FROM (SELECT max(n)::INTEGER AS most FROM sizes)
 ),
 

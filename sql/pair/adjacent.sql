@@ -1,11 +1,11 @@
 -- Pairs of neighbours: for each reward of a task one answer, against one with the next lower reward.
 -- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
--- param pairs_per_task      INTEGER = NULL     pairs of one task, at most, the best first; else all
+-- param pairs_per_task      INTEGER = NULL     pairs of one task and prompt, at most, the best first; else all
 -- param min_margin          DOUBLE = 0         least difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
 -- param max_rejected_reward DOUBLE = 'inf'     highest reward of a rejected answer
 -- param max_length_gap      DOUBLE = 1         most that the lengths may differ, as a share of the longer answer's
--- param same_policy         BOOLEAN = false    pair only answers of one policy
+-- param same_policy         BOOLEAN = false    pair only answers of one policy, each by itself
 -- param ties                VARCHAR = 'seed'   which of equal rewards: by seed, the first, or the shortest
 -- param seed                BIGINT = 42        decides between what is still equal
 -- check: SELECT getvariable('ties') AS ties, 'seed, first, shortest' AS must_be_one_of

@@ -3,7 +3,7 @@
 -- pair.
 -- param chosen_policy   VARCHAR             the strong policy
 -- param rejected_policy VARCHAR             the weak policy
--- param pairs_per_task  INTEGER = 1         pairs of one task, at most; no rollout is in two of them
+-- param pairs_per_task  INTEGER = 1         pairs of one task and prompt, at most; no rollout is in two of them
 -- param min_margin      DOUBLE = NULL       least difference of the two rewards; without it rewards do not matter
 -- param max_length_gap  DOUBLE = 1          most that the lengths may differ, as a share of the longer answer's
 -- param seed            BIGINT = 42         decides which rollouts of a task
