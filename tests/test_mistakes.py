@@ -271,7 +271,7 @@ rolloutops collect recipe.toml --limit=3 > /dev/null 2>&1
 mount -o remount,ro small
 for command in chunk collect verify build; do rolloutops $command recipe.toml; done
 rolloutops chunk recipe.toml --data=small/other
-for command in status metrics; do rolloutops $command recipe.toml > /dev/null || echo "$command failed"; done
+for command in status metrics; do rolloutops $command recipe.toml > /dev/null 2>&1 || echo "$command failed"; done
 rolloutops sql --data=small/w --csv 'SELECT count(*) FROM rollouts' || echo "sql failed"
 rolloutops check recipe.toml | grep BAD
 """
