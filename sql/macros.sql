@@ -355,6 +355,26 @@ SELECT count(*) AS pairs, round(avg(chosen), 2) AS chosen_length, round(avg(reje
     (SELECT rank_correlation FROM correlation) AS reward_length_rank_correlation
 FROM compared;
 
+-- pair_sizes(used): how long both sides of each pair of a training file are: in tokens, where all sides have them, else
+-- in characters. used: (split, row, part, output_tokens, characters), a row for each side.
+CREATE OR REPLACE MACRO pair_sizes(used) AS TABLE
+WITH sides AS (
+    SELECT split, row, max(output_tokens) FILTER (part = 'chosen') AS chosen_tokens,
+        max(output_tokens) FILTER (part = 'rejected') AS rejected_tokens,
+        max(characters) FILTER (part = 'chosen') AS chosen_characters,
+        max(characters) FILTER (part = 'rejected') AS rejected_characters
+    FROM query_table(used)
+    GROUP BY split, row
+),
+
+unit AS (
+    SELECT bool_and(coalesce(chosen_tokens, 0) > 0 AND coalesce(rejected_tokens, 0) > 0) AS tokens FROM sides
+)
+
+SELECT if(tokens, 'tokens', 'characters') AS unit, if(tokens, chosen_tokens, chosen_characters) AS chosen,
+    if(tokens, rejected_tokens, rejected_characters) AS rejected
+FROM sides, unit;
+
 -- Mixes. Each says in its own way how many rows a data set is to give; the rest is the same for all.
 
 -- sizes(rollouts): the rows that each data set has, and their tokens.
@@ -374,6 +394,24 @@ SELECT dataset, available, floor(exact + 1e-9)::BIGINT + (
     <= round(sum(exact) OVER ()) - sum(floor(exact + 1e-9)) OVER ()
 )::INTEGER AS wanted
 FROM query_table(parts);
+
+-- by_share(sources, rows, on_shortage): (dataset, available, share) -> wanted, out of so many rows in all; without a
+-- number, or where all may shrink, at most as many as leave no data set short.
+CREATE OR REPLACE MACRO by_share(sources, rows, on_shortage) AS TABLE
+WITH most AS (
+    SELECT min(floor(available / share + 1e-9)) AS most FROM query_table(sources)
+),
+
+exact AS (
+    SELECT dataset, available, share * CASE
+        WHEN rows IS NULL THEN most
+        WHEN on_shortage = 'shrink' THEN least(rows, most)
+        ELSE rows
+    END AS exact
+    FROM query_table(sources), most
+)
+
+FROM rounded('exact');
 
 -- supplied(quotas, on_shortage, max_copies): (dataset, available, wanted) as they can be had. A data set that is short
 -- ends the query with a sentence, unless it may give what it has (shrink) or repeat its rows (repeat).

@@ -23,23 +23,8 @@ WITH sources AS (
     LEFT JOIN sizes('selected') AS z ON z.dataset = e.dataset
 ),
 
--- The total: as asked, or the largest in which no data set is short.
-total AS (
-    SELECT CASE
-        WHEN getvariable('rows') IS NULL THEN min(floor(available / share + 1e-9))
-        WHEN getvariable('on_shortage') = 'shrink'
-            THEN least(getvariable('rows'), min(floor(available / share + 1e-9)))
-        ELSE getvariable('rows')
-    END AS total
-    FROM sources
-),
-
-exact AS (
-    SELECT dataset, available, share * total AS exact FROM sources, total
-),
-
 quotas AS (
-    FROM rounded('exact')
+    FROM by_share('sources', getvariable('rows'), getvariable('on_shortage'))
 ),
 
 supply AS (

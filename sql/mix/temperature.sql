@@ -32,23 +32,8 @@ sources AS (
     SELECT dataset, available, round(weight / sum(weight) OVER (), 12) AS share FROM weights
 ),
 
--- The total: as asked, or the largest in which no data set is short.
-total AS (
-    SELECT CASE
-        WHEN getvariable('rows') IS NULL THEN min(floor(available / share + 1e-9))
-        WHEN getvariable('on_shortage') = 'shrink'
-            THEN least(getvariable('rows'), min(floor(available / share + 1e-9)))
-        ELSE getvariable('rows')
-    END AS total
-    FROM sources
-),
-
-exact AS (
-    SELECT dataset, available, share * total AS exact FROM sources, total
-),
-
 quotas AS (
-    FROM rounded('exact')
+    FROM by_share('sources', getvariable('rows'), getvariable('on_shortage'))
 ),
 
 supply AS (

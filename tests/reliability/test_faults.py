@@ -21,34 +21,20 @@ from rolloutops.errors import FAILURES
 from rolloutops.shipped import shipped
 from tests.helpers import command, environ, query, rolloutops, write_jsonl
 from tests.loopback import Loopback, serving
+from tests.reliability import storm
 from tests.reliability.storm import tasks
 
 FAULTS = ("400", "429", "500", "truncated", "reset", "hang")
 MEANT = {"400": "bad_request", "429": "rate_limited", "500": "server_error", "truncated": "bad_response"}
 MEANT |= {"reset": "connection", "hang": "timeout"}
 INVARIANT = sql.read(shipped("sql") / "checks" / "invariant.sql").rstrip().rstrip(";")
-RECIPE = """
-data = "w"
-[datasets.sums]
-input = "tasks.jsonl"
-environment = "exact_match"
-[chunk]
-rows_per_part = {part}
-[collect]
-engine = "openai"
-endpoint = "chat"
-model = "m"
-base_url = "{url}"
-num_samples_in_parallel = 64
-retry_seconds = 0.05
-request_timeout = {timeout}
-"""
+RECIPE = storm.RECIPE + "request_timeout = {timeout}\n"
 
 
 def project(folder: Path, wanted: int, server: Loopback, timeout: float, part: int = 1000) -> None:
     """A folder with so many tasks, chunked."""
     write_jsonl(folder / "tasks.jsonl", tasks(range(wanted)))
-    (folder / "recipe.toml").write_text(RECIPE.format(url=server.url, timeout=timeout, part=part))
+    (folder / "recipe.toml").write_text(RECIPE.format(url=server.url, timeout=timeout, part=part, width=64))
     rolloutops("chunk", "recipe.toml", cwd=folder)
 
 
