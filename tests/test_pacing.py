@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from rolloutops.engines import Limits, ModelCall
@@ -245,7 +246,9 @@ def test_two_processes_under_one_budget_stay_under_it(tmp_path: Path) -> None:
     two = [subprocess.Popen(given, env=environ(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     times = sorted(float(line) for process in two for line in process.communicate(timeout=60)[0].split())
     assert len(times) <= 1200 * (times[-1] - times[0]) / 60 + 20, "a second's worth may be saved up"
-    assert len(times) >= 0.8 * 1200 * (times[-1] - times[0]) / 60
+    # What a machine that stood still for longer could have saved up is lost, and no fault of the budget.
+    could = sum(min(later - at, 1.0) for at, later in pairwise(times)) * 1200 / 60
+    assert len(times) >= 0.8 * could
     for n, start in enumerate(times):
         assert sum(1 for at in times[n:] if at < start + 1) <= 20 + 20
 

@@ -24,6 +24,8 @@ FAILPOINTS = sorted(
     }
 )
 SMALL, WIDTH = 100, 32
+LINES = 5
+"""Writes to the journal before a kill. One may hold the lines of all rollouts in flight, if the machine is slow."""
 
 
 def collecting(folder: Path, **more: str) -> subprocess.Popen[str]:
@@ -46,10 +48,10 @@ def test_killed_at_a_failpoint(tmp_path: Path, name: str) -> None:
     folder = project(tmp_path, sums(SMALL))
     rolloutops("chunk", "recipe.toml", cwd=folder)
     if name.startswith("orphan"):  # which takes a journal that a killed run left
-        killed = collecting(folder, ROLLOUTOPS_FAILPOINT="journal-after-line:20")
+        killed = collecting(folder, ROLLOUTOPS_FAILPOINT=f"journal-after-line:{LINES}")
         killed.communicate(timeout=60)
-    spot = f"{name}:15" if name.startswith(("journal", "attempt")) else f"{name}:{2 if name.startswith('part') else 1}"
-    process = collecting(folder, ROLLOUTOPS_FAILPOINT=spot)
+    passage = {"journal": LINES, "attempt": 15, "part": 2}.get(name.partition("-")[0], 1)
+    process = collecting(folder, ROLLOUTOPS_FAILPOINT=f"{name}:{passage}")
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, f"{name} was not passed: {err}"
     rolloutops("collect", "recipe.toml", cwd=folder)
@@ -61,7 +63,7 @@ def test_killed_at_a_failpoint(tmp_path: Path, name: str) -> None:
 def test_torn_tails_are_recovered(tmp_path: Path) -> None:
     folder = project(tmp_path, sums(SMALL))
     rolloutops("chunk", "recipe.toml", cwd=folder)
-    process = collecting(folder, ROLLOUTOPS_FAILPOINT="journal-after-line:20")
+    process = collecting(folder, ROLLOUTOPS_FAILPOINT=f"journal-after-line:{LINES}")
     process.communicate(timeout=60)
     (journal,) = (folder / "w" / "journals").glob("*.jsonl")
     whole = journal.read_bytes()
