@@ -361,6 +361,7 @@ def test_openai_batch_files(tmp_path: Path) -> None:
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         usage = {"prompt_tokens": 7, "completion_tokens": 2}
         body = {"id": f"chatcmpl-{name}", "model": "gpt-x-1", "choices": [choice], "usage": usage}
+        body["service_tier"] = "flex"
         return {
             "id": f"batch_req_{name}",
             "custom_id": name,
@@ -377,9 +378,12 @@ def test_openai_batch_files(tmp_path: Path) -> None:
     done = imported(tmp_path / "w", tmp_path / "*.jsonl")
     assert (done.asked, done.rollouts, done.failures, done.tasks, done.rejected) == (4, 3, 1, 2, 1)
     assert "its task is in no file" in done.examples[0]
-    found = "SELECT json_extract_string(prompt, '$[0].content'), text, rollout_index, finish_reason, input_tokens, "
-    found += "request ->> 'temperature', model, policy FROM rollouts ORDER BY text"
-    same = ("length", 7, "0.3", "gpt-x-1", "gpt-x-1")
+    found = "SELECT json_extract_string(rollouts.prompt, '$[0].content'), text, rollout_index, finish_reason, "
+    found += (
+        "input_tokens, a.request ->> 'temperature', a.model, a.policy, a.service_tier FROM rollouts JOIN attempts AS a "
+    )
+    found += "USING (attempt_id, text, rollout_index, finish_reason, input_tokens) ORDER BY text"
+    same = ("length", 7, "0.3", "gpt-x-1", "gpt-x-1", "flex")
     assert look(tmp_path / "w", found) == [("a", "1", 0, *same), ("a", "2", 1, *same), ("b", "3", 1, *same)]
     failed = "SELECT policy, rollout_index, error, final FROM attempts WHERE error IS NOT NULL"
     assert look(tmp_path / "w", failed) == [("gpt-x-1", 0, "bad_request", True)]

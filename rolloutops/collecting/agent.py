@@ -124,7 +124,7 @@ async def attempt(
         "tool_names": trace.tool_names,
         "model_seconds": trace.model_seconds,
         "tool_seconds": trace.tool_seconds,
-        "service_tier": trace.answers[-1].service_tier if trace.answers else None,
+        "service_tier": told[-1].service_tier if told else None,
         **_usage(told),
     }
     if failure:

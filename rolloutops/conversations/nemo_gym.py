@@ -86,6 +86,7 @@ def read_rollout(row: Mapping[str, Any], raw: str, token_ids: bool = True) -> Ro
         reasoning_tokens=_count(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
         cached_tokens=_count(_object(usage.get("input_tokens_details")).get("cached_tokens")),
         token_turns=_token_turns(items) if token_ids and isinstance(items, list) else None,
+        service_tier=tier if isinstance(tier := response.get("service_tier"), str) else None,
     )
 
 

@@ -34,7 +34,7 @@ TASK_COLUMNS = ("row_hash", "row", "prompt", "tools", "prompt_hash", "answer", "
 ATTEMPT_COLUMNS = (
     *("engine", "model", "error", "error_message", "final", "request", "response", "prompt", "tools", "completion"),
     *("text", "finish_reason", "turns", "tool_calls", "tool_names", "input_tokens", "output_tokens"),
-    *("reasoning_tokens", "cached_tokens", "token_turns", "started_at"),
+    *("reasoning_tokens", "cached_tokens", "token_turns", "service_tier", "started_at"),
 )
 VERDICT_COLUMNS = ("verifier", "reward", "metrics", "details")
 
@@ -236,7 +236,7 @@ class Reader:
             verdict = {"verifier": answer.verifier, "reward": made.reward, "metrics": list(made.metrics.items())}
             verdict |= {"details": dump(made.details or answer.returned)}
             verdict |= {"verdict_error": made.error, "verdict_error_message": made.error_message}
-        tokens = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens", "token_turns")
+        told = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens", "token_turns", "service_tier")
         return {
             "policy": self.policy or (answer.model.rstrip("/").rpartition("/")[2] if answer.model else None),
             "model": answer.model,
@@ -248,7 +248,7 @@ class Reader:
             "turns": answer.turns,
             "tool_calls": len(answer.tool_names),
             "tool_names": list(answer.tool_names),
-            **{name: getattr(answer, name) for name in tokens},
+            **{name: getattr(answer, name) for name in told},
             **verdict,
         }
 
@@ -290,6 +290,7 @@ def _one_turn(answer: ModelAnswer, raw: str) -> RolloutAnswer:
         reasoning_tokens=answer.reasoning_tokens,
         cached_tokens=answer.cached_tokens,
         token_turns=[turn] if answer.generation_token_ids else None,
+        service_tier=answer.service_tier,
     )
 
 
