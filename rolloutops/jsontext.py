@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jiter
@@ -68,10 +69,35 @@ def dump(value: Any) -> str:
         return orjson.dumps(value).decode()
     except TypeError:  # an integer beyond 64 bits, half a surrogate pair, a key that is no string, or no JSON at all
         try:
-            text = json.dumps(_without_infinities(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            text = json.dumps(
+                _mapped(value, _null_for_infinite), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+            )
         except (TypeError, RecursionError) as error:
             raise ValueError(f"not a JSON value: {error}") from None
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def spelled(value: Any) -> Any:
+    """Settings as JSON can hold them: infinities and NaN become the texts `inf`, `-inf` and `nan`."""
+    return _mapped(value, lambda item: str(item) if isinstance(item, float) and not math.isfinite(item) else item)
+
+
+def meant(value: Any) -> Any:
+    """The settings that `spelled` made these of. A text `inf` comes back as a number, which SQL casts to it."""
+    return _mapped(value, lambda item: float(item) if item in ("inf", "-inf", "nan") else item)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with each of its leaves changed."""
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(item, change) for item in value]
+    return change(value)
+
+
+def _null_for_infinite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _finite(value: Any) -> bool:
@@ -85,14 +111,6 @@ def _finite(value: Any) -> bool:
         if (kind is dict or kind is list or kind is float) and not _finite(item):
             return False
     return True
-
-
-def _without_infinities(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _reason(data: bytes, error: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.errors import UsageError, near
+from rolloutops.jsontext import meant, spelled
 from rolloutops.plugins import find
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
 from rolloutops.shipped import shipped
@@ -141,8 +142,8 @@ class Recipe:
             "given": _without_secrets(self.given),
             "verify": resolved(replace(self.verify, against=None, unsafe_code=False)),
             "metrics": list(self.metrics),
-            "metrics_settings": {name: dict(table) for name, table in self.metrics_settings.items()},
-            "steps": [{**vars(step), "settings": dict(step.settings)} for step in self.steps],
+            "metrics_settings": spelled(self.metrics_settings),
+            "steps": [{**vars(step), "settings": spelled(step.settings)} for step in self.steps],
         }
 
     def _whole(self, table: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,8 +170,8 @@ def from_json(stored: Mapping[str, Any]) -> Recipe:
         given=stored["given"],
         verify=Verify(**stored["verify"]),
         metrics=stored["metrics"],
-        metrics_settings=stored.get("metrics_settings", {}),
-        steps=[StepUse(**step) for step in stored["steps"]],
+        metrics_settings=meant(stored.get("metrics_settings", {})),
+        steps=[StepUse(**{**step, "settings": meant(step["settings"])}) for step in stored["steps"]],
     )
 
 

@@ -93,7 +93,8 @@ def test_the_same_bytes_every_time(use: str, steps: list[StepUse], tmp_path: Pat
 
 def test_lines_hold_the_texts_as_they_were(tmp_path: Path) -> None:
     rows = rollouts()
-    run(workspace(rows), "build/sft_messages", tmp_path / "out", min_reward=0.0)
+    run(workspace(rows), "build/sft_messages", tmp_path / "out", min_reward=-math.inf)
+    assert manifest.read(tmp_path / "out")["build"]["parameters"]["min_reward"] == "-inf"
     found = Counter(row["messages"][-1]["content"] for row in lines(tmp_path / "out"))
     assert found == Counter(row["text"] for row in rows)
     assert "\u2028".encode() in (tmp_path / "out" / "train.jsonl").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rolloutops import sql
 from rolloutops.errors import UsageError
-from rolloutops.jsontext import dump
+from rolloutops.jsontext import canonical, dump, spelled
 from rolloutops.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
 from rolloutops.recipe_file import load
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, typed
@@ -199,10 +201,21 @@ def test_what_is_recorded_is_read_back_as_it_was(recipe: Recipe) -> None:
     again = from_json(stored)
     assert again.plan() == recipe.plan()
     assert prints(again) == prints(recipe)
-    assert [vars(step) for step in again.steps] == [vars(step) for step in recipe.steps]
+    assert [spelled(vars(step)) for step in again.steps] == [spelled(vars(step)) for step in recipe.steps]
     verify = replace(recipe.verify, against=None, unsafe_code=False)  # which are asked anew each time
     assert (again.chunk, again.verify, list(again.metrics)) == (recipe.chunk, verify, list(recipe.metrics))
     assert again.as_json() == stored
+
+
+def test_settings_may_be_infinite() -> None:
+    steps = [
+        StepUse("build", "sft", "build/sft_messages", {"min_reward": -math.inf, "edges": [-math.inf, 0.5, math.inf]})
+    ]
+    recipe = Recipe(Path("w"), {}, steps=steps, metrics_settings={"reward_histogram": {"edges": [0, math.inf]}})
+    again = from_json(json.loads(canonical(recipe.as_json())))
+    assert (again.steps, again.metrics_settings) == (recipe.steps, recipe.metrics_settings)
+    edges = sql.literal(again.steps[0].settings["edges"])
+    assert sql.rows(sql.connect(), f"SELECT CAST({edges} AS DOUBLE[])") == [([-math.inf, 0.5, math.inf],)]
 
 
 def test_a_record_holds_no_key(tmp_path: Path) -> None:

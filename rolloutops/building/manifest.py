@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from rolloutops import __version__, sql
 from rolloutops.building.asked import Asked
+from rolloutops.jsontext import spelled
 from rolloutops.steps.selection import Funnel
 
 NAME = "manifest.json"
@@ -45,12 +45,13 @@ ORDER BY r.dataset, f.file
 """What a build stands on: the rows of each input file (a hash of their sorted hashes), and the rollouts with their
 rewards (the exclusive or of their hashes): in neither does order matter."""
 
-USED = "SELECT DISTINCT dataset, attempt_id FROM read_parquet({lineage})"
+USED = "CREATE OR REPLACE TEMP TABLE in_lines AS SELECT DISTINCT dataset, attempt_id FROM read_parquet({lineage})"
+"""The rollouts behind the lines."""
 
 POLICIES = """
 SELECT s.dataset, s.policy, s.engine, s.model, s.verifier, s.verifier_version, count(*) AS rollouts
 FROM selection.rollouts AS s
-SEMI JOIN ({used}) AS u USING (dataset, attempt_id)
+SEMI JOIN in_lines USING (dataset, attempt_id)
 GROUP BY ALL
 ORDER BY ALL
 """
@@ -58,7 +59,7 @@ ORDER BY ALL
 REQUESTS = """
 SELECT dataset, policy, request::VARCHAR AS request, count(*) AS rollouts
 FROM attempts
-SEMI JOIN ({used}) AS u USING (dataset, attempt_id)
+SEMI JOIN in_lines USING (dataset, attempt_id)
 WHERE request IS NOT NULL
 GROUP BY dataset, policy, request
 QUALIFY row_number() OVER (PARTITION BY dataset, policy ORDER BY rollouts DESC, request) <= 3
@@ -71,7 +72,7 @@ SELECT s.run_id, any_value(s.rollouts) AS rollouts, any_value(r.command) AS comm
     any_value(r.git_commit) AS git_commit, any_value(r.versions)::VARCHAR AS versions,
     any_value(r.recipe_hash) AS recipe_hash
 FROM (
-    SELECT run_id, count(*) AS rollouts FROM selection.rollouts SEMI JOIN ({used}) AS u USING (dataset, attempt_id)
+    SELECT run_id, count(*) AS rollouts FROM selection.rollouts SEMI JOIN in_lines USING (dataset, attempt_id)
     GROUP BY run_id
 ) AS s
 LEFT JOIN (FROM runs WHERE event = 'start') AS r USING (run_id)
@@ -104,13 +105,13 @@ def describe(
     path: the steps before it. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and
     git_commit of the command.
     """
-    used = USED.format(lineage=sql.literal(str(lineage)))
+    sql.run(con, USED.format(lineage=sql.literal(str(lineage))))
     splits: dict[str, dict[str, int]] = {split: {} for split in asked.splits}
     for split, dataset, rows in sql.rows(con, SPLITS):
         splits[split][dataset] = rows
     own = {name: value for name, value in vars(asked).items() if name not in ("output", "allow_empty")}
     requests: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in sql.records(con, REQUESTS.format(used=used)):
+    for row in sql.records(con, REQUESTS):
         sent = {"parameters": json.loads(row["request"]), "rollouts": row["rollouts"]}
         requests.setdefault((row["dataset"], row["policy"]), []).append(sent)
     versions = {"python": platform.python_version(), "duckdb": duckdb.__version__, "pyarrow": pa.__version__}
@@ -125,17 +126,14 @@ def describe(
         "roles": [role for (role,) in sql.rows(con, ROLES.format(lineage=sql.literal(str(lineage))))],
         "steps": [{**_step(funnel), **_counts(funnel)} for funnel in path],
         "policies": [
-            {**row, "requests": requests.get((row["dataset"], row["policy"]), [])}
-            for row in sql.records(con, POLICIES.format(used=used))
+            {**row, "requests": requests.get((row["dataset"], row["policy"]), [])} for row in sql.records(con, POLICIES)
         ],
         "inputs": _inputs(con),
-        "runs": [
-            {**row, "versions": json.loads(row["versions"] or "{}")} for row in sql.records(con, RUNS.format(used=used))
-        ],
+        "runs": [{**row, "versions": json.loads(row["versions"] or "{}")} for row in sql.records(con, RUNS)],
         "recipe_hash": made_by.get("recipe_hash"),
         "recipe": made_by.get("recipe"),
     }
-    return {name: _plain(value) for name, value in content.items()}
+    return dict(spelled(content))
 
 
 def _inputs(con: sql.Connection) -> list[dict[str, Any]]:
@@ -150,15 +148,6 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Write manifest.json."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str, allow_nan=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it: infinities and NaN as text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(folder: Path) -> dict[str, Any]:
