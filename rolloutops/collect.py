@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rolloutops.collecting.flight import Flight, fly, land
-from rolloutops.collecting.owed import Asked, Ledger
+from rolloutops.collecting.owed import Asked, Ledger, standing
 from rolloutops.engines import Engine
 from rolloutops.errors import FAILURES, UsageError, near
 from rolloutops.jsontext import digest
@@ -67,13 +67,11 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     meter = Meter("rollouts", owed, done_before=wanted - owed)
     tuning = Tuning(meter) if tune else None
     judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
-    ledger.close()
-    after = Ledger(workspace, recipe.plan())
-    left, given_up = after.count("owed_keys"), after.count("given_up")
-    flying, jobs = after.count("in_flight"), len(open_jobs(workspace))
+    now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     return Collected(
-        *(wanted, owed, meter.done, left, given_up, judged, saved, dict(meter.failures), flying, jobs), points, why
+        *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
+        *(now["in_flight"], jobs, points, why),
     )
 
 
@@ -157,7 +155,8 @@ async def _collect(
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
-        return await judge_unjudged(workspace, recipe, run, journal, {d: v for d, v in judges.items() if d in now})
+        ledger.forget()
+        return await judge_unjudged(ledger.con, recipe, run, journal, {d: v for d, v in judges.items() if d in now})
     finally:
         for judge in judges.values():
             await judge.close()

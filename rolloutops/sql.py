@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import glob
+from itertools import groupby
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,13 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
         return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
+def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """A small result: its columns and all of its rows, as tuples."""
+    with _damage_told():
+        relation = con.sql(query)
+        return list(relation.columns), relation.fetchall()
+
+
 def columns(con: Connection, query: str) -> dict[str, str]:
     """Column name -> DuckDB type of a query, without running it."""
     return {name: kind for name, kind, *_ in rows(con, f"DESCRIBE {query}")}
@@ -112,7 +123,7 @@ def literal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return repr(value)
+        return repr(value) if isfinite(value) else f"'{value}'::DOUBLE"
     if isinstance(value, Mapping):
         keys, values = list(value.keys()), list(value.values())
         return f"MAP({literal(keys)}, {literal(values)})"
@@ -159,10 +170,36 @@ def duckdb_type(kind: pa.DataType) -> str:
 
 def table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
     """The view of one Parquet table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
-    if pattern is not None:
+    if pattern is not None and not (missing := _missing(table, pattern)):
         return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)});"
+    if pattern is not None:
+        columns = ", ".join(
+            f"NULL::{duckdb_type(field.type)} AS {field.name}" if missing.get(field.name) else field.name
+            for field in table
+        )
+        files = f"read_parquet({literal(pattern)}, union_by_name = true)"
+        return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns}\nFROM {files};"
     empty = ", ".join(f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in table)
     return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {empty} WHERE false;"
+
+
+def _missing(table: pa.Schema, pattern: str) -> dict[str, bool]:
+    """The columns that parts written by an earlier version lack, and whether all parts lack them.
+
+    A folder's parts are named by time, so that the first one of each folder tells whether there is anything to ask.
+    """
+    import pyarrow.parquet as pq
+
+    files = sorted(glob(pattern))
+    first = [next(group) for _, group in groupby(files, os.path.dirname)]
+    if all(set(table.names) <= set(pq.read_schema(file).names) for file in first):
+        return {}
+    there = [set(pq.read_schema(file).names) for file in files]
+    return {
+        column: not any(column in names for names in there)
+        for column in table.names
+        if any(column not in names for names in there)
+    }
 
 
 def plan_view(plan: Sequence[Mapping[str, object]]) -> str:

@@ -113,7 +113,7 @@ async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> Verified:
     judges = verifiers(recipe)
     journal = Journal(workspace, run.run_id)
     try:
-        return await _judge(workspace, recipe, run, journal, judges)
+        return await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges)
     finally:
         for judge in judges.values():
             await judge.close()
@@ -121,16 +121,17 @@ async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> Verified:
 
 
 async def judge_unjudged(
-    workspace: Workspace, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+    con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
 ) -> int:
-    """Judge what earlier runs collected and did not live to judge. Returns the number of verdicts."""
-    return (await _judge(workspace, recipe, run, journal, judges)).judged
+    """Judge what earlier runs collected and did not live to judge. Returns the number of verdicts.
+
+    con: with the workspace's views as they stand now."""
+    return (await _judge(con, recipe, run, journal, judges)).judged
 
 
 async def _judge(
-    workspace: Workspace, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+    con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
 ) -> Verified:
-    con = connect(workspace, recipe.plan())
     query = "SELECT dataset, attempt_id FROM unjudged"
     if recipe.verify.retry_errors:
         query += (

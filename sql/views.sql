@@ -6,15 +6,16 @@
 
 -- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
 CREATE OR REPLACE VIEW tasks AS
-WITH newest AS (
+WITH edited AS (
     SELECT dataset, task_id, max(version) AS version
     FROM task_log
+    WHERE version > 0
     GROUP BY dataset, task_id
 )
-SELECT task_log.* EXCLUDE (removed)
-FROM task_log
-SEMI JOIN newest USING (dataset, task_id, version)
-WHERE NOT removed;
+SELECT t.* EXCLUDE (removed)
+FROM task_log AS t
+ANTI JOIN edited AS e ON e.dataset = t.dataset AND e.task_id = t.task_id AND e.version > t.version
+WHERE NOT t.removed;
 
 -- judges: the verifier of each data set.
 CREATE OR REPLACE VIEW judges AS
@@ -22,64 +23,93 @@ SELECT DISTINCT dataset, verifier, verifier_version
 FROM plan
 WHERE verifier IS NOT NULL;
 
--- good_attempts: the one attempt that counts for each rollout, out of a log in which a rollout may occur twice.
+-- repeated_attempts: in the log a rollout may occur twice. Its first attempt counts; these are the others, and few.
+CREATE OR REPLACE VIEW repeated_attempts AS
+WITH repeated AS (
+    SELECT dataset, task_id, policy, rollout_index
+    FROM attempts
+    WHERE error IS NULL
+    GROUP BY dataset, task_id, policy, rollout_index
+    HAVING count(*) > 1
+),
+good AS (
+    SELECT dataset, task_id, policy, rollout_index, attempt_id
+    FROM attempts
+    SEMI JOIN repeated USING (dataset, task_id, policy, rollout_index)
+    SEMI JOIN tasks USING (dataset, task_id, row_hash)
+    WHERE error IS NULL
+)
+SELECT *
+FROM good
+ANTI JOIN (SELECT dataset, min(attempt_id) AS attempt_id FROM good GROUP BY dataset, task_id, policy, rollout_index)
+    USING (dataset, attempt_id);
+
+-- good_attempts: the one attempt that counts for each rollout.
 CREATE OR REPLACE VIEW good_attempts AS
-SELECT dataset, task_id, policy, rollout_index, min(attempt_id) AS attempt_id
+SELECT dataset, task_id, policy, rollout_index, attempt_id
 FROM attempts
 SEMI JOIN tasks USING (dataset, task_id, row_hash)
-WHERE error IS NULL
-GROUP BY dataset, task_id, policy, rollout_index;
+ANTI JOIN repeated_attempts USING (dataset, attempt_id)
+WHERE error IS NULL;
 
 -- good_verdicts: the verdict that counts for each attempt. Where the recipe names the verifier, that verifier in its
 -- present version; else the newest.
 CREATE OR REPLACE VIEW good_verdicts AS
-SELECT v.dataset, v.attempt_id, max(v.verdict_id) AS verdict_id
-FROM verdicts AS v
-LEFT JOIN judges AS j ON j.dataset = v.dataset
-WHERE j.dataset IS NULL OR (v.verifier = j.verifier AND v.verifier_version = j.verifier_version)
-GROUP BY v.dataset, v.attempt_id;
+WITH present AS NOT MATERIALIZED (
+    SELECT v.*
+    FROM verdicts AS v
+    LEFT JOIN judges AS j ON j.dataset = v.dataset
+    WHERE j.dataset IS NULL OR (v.verifier = j.verifier AND v.verifier_version = j.verifier_version)
+),
+repeated AS (
+    SELECT dataset, attempt_id FROM verdicts GROUP BY dataset, attempt_id HAVING count(*) > 1
+),
+newest AS (
+    SELECT dataset, attempt_id, max(verdict_id) AS verdict_id
+    FROM present
+    SEMI JOIN repeated USING (dataset, attempt_id)
+    GROUP BY dataset, attempt_id
+)
+SELECT p.*
+FROM present AS p
+ANTI JOIN newest AS n ON n.dataset = p.dataset AND n.attempt_id = p.attempt_id AND n.verdict_id > p.verdict_id;
 
 -- rollouts: one row for each rollout, with its task and its reward.
 CREATE OR REPLACE VIEW rollouts AS
 WITH attempt AS (
     -- Rollouts of one context_hash were asked the very same: the task's prompt and tools, unless the policy changed
     -- them. What is made of payload is made here, so that joins carry the numbers only.
-    SELECT *, length(text) AS text_length, hash(completion::VARCHAR) AS completion_hash,
+    SELECT *, length(text) AS text_length, hash(text) AS text_hash, hash(completion::VARCHAR) AS completion_hash,
         md5(nullif(concat_ws(chr(31), prompt::VARCHAR, tools::VARCHAR), '')) AS context_hash
     FROM attempts
-),
-
-verdict AS (
-    SELECT verdicts.attempt_id, verdicts.reward, verdicts.metrics, verdicts.details, verdicts.verifier,
-        verdicts.verifier_version, verdicts.error AS verdict_error, verdicts.seconds AS verify_seconds
-    FROM verdicts
-    SEMI JOIN good_verdicts USING (dataset, verdict_id)
 )
 SELECT
     a.dataset, a.task_id, a.policy, a.rollout_index,
     v.reward, v.metrics, a.text, a.finish_reason, a.turns, a.tool_calls, a.tool_errors, a.tool_names,
     a.input_tokens, a.output_tokens, a.reasoning_tokens, a.cached_tokens,
     t.agent, t.answer, coalesce(a.prompt, t.prompt) AS prompt, a.completion, coalesce(a.tools, t.tools) AS tools, t.row, t.prompt_hash,
-    coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.completion_hash,
+    coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.text_hash, a.completion_hash,
     a.token_turns, a.request, a.response, a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id,
     a.started_at, a.seconds, a.model_seconds, a.tool_seconds,
-    v.verify_seconds, v.verifier, v.verifier_version, v.verdict_error, v.details
+    v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details
 FROM attempt AS a
-SEMI JOIN good_attempts AS g ON g.dataset = a.dataset AND g.attempt_id = a.attempt_id
-JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id
-LEFT JOIN verdict AS v ON v.attempt_id = a.attempt_id;
+JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
+ANTI JOIN repeated_attempts AS r ON r.dataset = a.dataset AND r.attempt_id = a.attempt_id
+LEFT JOIN good_verdicts AS v ON v.attempt_id = a.attempt_id
+WHERE a.error IS NULL;
 
 -- wanted: every rollout that the recipe asks for, as keys.
 CREATE OR REPLACE VIEW wanted AS
 WITH places AS (
-    SELECT dataset, task_id, row_hash, part, line,
-        row_number() OVER (PARTITION BY dataset ORDER BY part, line, task_id) AS place
+    SELECT dataset, task_id, row_number() OVER (PARTITION BY dataset ORDER BY part, line, task_id) AS place
     FROM tasks
+    WHERE dataset IN (SELECT dataset FROM plan WHERE row_limit IS NOT NULL)
 )
-SELECT s.dataset, s.task_id, s.row_hash, s.part, s.place, p.policy, p.max_attempts,
+SELECT t.dataset, t.task_id, t.row_hash, t.part, t.line, p.policy, p.max_attempts,
     unnest(range(p.num_repeats))::INTEGER AS rollout_index
-FROM places AS s
-JOIN plan AS p ON p.dataset = s.dataset
+FROM tasks AS t
+JOIN plan AS p ON p.dataset = t.dataset
+LEFT JOIN places AS s ON s.dataset = t.dataset AND s.task_id = t.task_id
 WHERE p.row_limit IS NULL OR s.place <= p.row_limit;
 
 -- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
@@ -106,71 +136,112 @@ SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_has
     r.rollout_index AS rollout_index, r.attempt AS attempt
 FROM asked;
 
--- wanted_states: each wanted rollout is done, in flight, owed or given up. `attempt` is the number of its next
+-- unfinished: the wanted rollouts that are not done: in flight, owed or given up. `attempt` is the number of the next
 -- attempt, `tries` how many count: an endpoint that was not reached, or refused for now, has not tried it.
-CREATE OR REPLACE VIEW wanted_states AS
-WITH tried AS (
+CREATE OR REPLACE VIEW unfinished AS
+WITH done AS (
+    SELECT dataset, task_id, row_hash, policy, rollout_index
+    FROM attempts
+    WHERE error IS NULL
+),
+failed AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index,
-        bool_or(error IS NULL) AS succeeded,
-        bool_or(final AND error IS NOT NULL) AS refused,
+        bool_or(final) AS refused,
         max(attempt) AS last_attempt,
-        count(*) FILTER (WHERE error IS NULL OR error NOT IN ('rate_limited', 'unreachable')) AS tries,
+        count(*) FILTER (WHERE error NOT IN ('rate_limited', 'unreachable')) AS tries,
         max_by(error, attempt) AS last_error
     FROM attempts
+    WHERE error IS NOT NULL
     GROUP BY dataset, task_id, row_hash, policy, rollout_index
 ),
 sent AS (
     SELECT DISTINCT dataset, task_id, row_hash, policy, rollout_index
     FROM under_way
 )
-SELECT w.dataset, w.task_id, w.row_hash, w.part, w.place, w.policy, w.rollout_index,
-    coalesce(t.last_attempt, 0)::INTEGER + 1 AS attempt, coalesce(t.tries, 0)::INTEGER AS tries, t.last_error,
+SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_index,
+    coalesce(f.last_attempt, 0)::INTEGER + 1 AS attempt, coalesce(f.tries, 0)::INTEGER AS tries, f.last_error,
     CASE
-        WHEN t.succeeded THEN 'done'
         WHEN sent.task_id IS NOT NULL THEN 'in_flight'
-        WHEN t.last_attempt IS NULL THEN 'owed'
-        WHEN t.refused OR t.tries >= w.max_attempts THEN 'given_up'
+        WHEN f.refused OR f.tries >= w.max_attempts THEN 'given_up'
         ELSE 'owed'
     END AS state
 FROM wanted AS w
-LEFT JOIN tried AS t
-    ON t.dataset = w.dataset AND t.task_id = w.task_id AND t.row_hash = w.row_hash
-    AND t.policy = w.policy AND t.rollout_index = w.rollout_index
+ANTI JOIN done AS d
+    ON d.dataset = w.dataset AND d.task_id = w.task_id AND d.row_hash = w.row_hash
+    AND d.policy = w.policy AND d.rollout_index = w.rollout_index
+LEFT JOIN failed AS f
+    ON f.dataset = w.dataset AND f.task_id = w.task_id AND f.row_hash = w.row_hash
+    AND f.policy = w.policy AND f.rollout_index = w.rollout_index
 LEFT JOIN sent
     ON sent.dataset = w.dataset AND sent.task_id = w.task_id AND sent.row_hash = w.row_hash
     AND sent.policy = w.policy AND sent.rollout_index = w.rollout_index;
 
 -- in_flight: what a batch is under way for. What a running collect waits for is owed until its attempt is written.
 CREATE OR REPLACE VIEW in_flight AS
-SELECT * EXCLUDE (state) FROM wanted_states WHERE state = 'in_flight';
+SELECT * EXCLUDE (state) FROM unfinished WHERE state = 'in_flight';
 
 -- owed: what collect has to do.
 CREATE OR REPLACE VIEW owed AS
-SELECT * EXCLUDE (state) FROM wanted_states WHERE state = 'owed';
+SELECT * EXCLUDE (state) FROM unfinished WHERE state = 'owed';
 
 -- given_up: refused for good, or tried as often as allowed.
 CREATE OR REPLACE VIEW given_up AS
-SELECT * EXCLUDE (state) FROM wanted_states WHERE state = 'given_up';
+SELECT * EXCLUDE (state) FROM unfinished WHERE state = 'given_up';
+
+-- wanted_states: all wanted rollouts, those that are done too.
+CREATE OR REPLACE VIEW wanted_states AS
+SELECT * FROM unfinished
+UNION ALL
+SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_index, NULL, NULL, NULL, 'done'
+FROM wanted AS w
+SEMI JOIN attempts AS a
+    ON a.dataset = w.dataset AND a.task_id = w.task_id AND a.row_hash = w.row_hash
+    AND a.policy = w.policy AND a.rollout_index = w.rollout_index AND a.error IS NULL;
 
 -- unjudged: rollouts without a verdict of their data set's verifier in its present version.
 CREATE OR REPLACE VIEW unjudged AS
-WITH due AS (
-    SELECT g.dataset, g.task_id, g.policy, g.rollout_index, g.attempt_id, j.verifier, j.verifier_version
-    FROM good_attempts AS g
-    JOIN judges AS j ON j.dataset = g.dataset
+WITH judged AS (
+    SELECT dataset, attempt_id
+    FROM verdicts
+    SEMI JOIN judges USING (dataset, verifier, verifier_version)
+),
+lacking AS (
+    SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.attempt_id, j.verifier, j.verifier_version
+    FROM attempts AS a
+    JOIN judges AS j ON j.dataset = a.dataset
+    ANTI JOIN judged ON judged.dataset = a.dataset AND judged.attempt_id = a.attempt_id
+    WHERE a.error IS NULL
+),
+good AS (
+    SELECT a.dataset, a.task_id, a.policy, a.rollout_index, min(a.attempt_id) AS attempt_id
+    FROM attempts AS a
+    SEMI JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
+    SEMI JOIN lacking AS l
+        ON l.dataset = a.dataset AND l.task_id = a.task_id AND l.policy = a.policy
+        AND l.rollout_index = a.rollout_index
+    WHERE a.error IS NULL
+    GROUP BY a.dataset, a.task_id, a.policy, a.rollout_index
 )
-SELECT due.*
-FROM due
-ANTI JOIN verdicts USING (dataset, attempt_id, verifier, verifier_version);
+SELECT lacking.*
+FROM lacking
+SEMI JOIN good USING (dataset, attempt_id);
 
 -- failures: the attempts that failed, and whether their rollout came in the end.
 CREATE OR REPLACE VIEW failures AS
+WITH healed AS (
+    SELECT DISTINCT dataset, task_id, policy, rollout_index
+    FROM attempts
+    SEMI JOIN (SELECT dataset, task_id, policy, rollout_index FROM attempts WHERE error IS NOT NULL)
+        USING (dataset, task_id, policy, rollout_index)
+    SEMI JOIN tasks USING (dataset, task_id, row_hash)
+    WHERE error IS NULL
+)
 SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.attempt, a.error, a.error_message, a.final,
-    g.attempt_id IS NOT NULL AS healed, a.engine, a.model, a.request, a.response, a.attempt_id, a.run_id,
+    h.task_id IS NOT NULL AS healed, a.engine, a.model, a.request, a.response, a.attempt_id, a.run_id,
     a.started_at, a.seconds
 FROM attempts AS a
-LEFT JOIN good_attempts AS g
-    ON g.dataset = a.dataset AND g.task_id = a.task_id AND g.policy = a.policy AND g.rollout_index = a.rollout_index
+LEFT JOIN healed AS h
+    ON h.dataset = a.dataset AND h.task_id = a.task_id AND h.policy = a.policy AND h.rollout_index = a.rollout_index
 WHERE a.error IS NOT NULL;
 
 -- task_stats: each task's rewards under each policy.

@@ -125,6 +125,19 @@ def test_an_empty_workspace_has_every_view(workspace: Workspace) -> None:
         assert bare == {field.name: sql.duckdb_type(field.type) for field in table}, "as the files will have them"
 
 
+def test_parts_of_an_earlier_version_lack_columns(workspace: Workspace) -> None:
+    put(workspace, "tasks", "part-00000", task(1), task(2))
+    old = put(workspace, "attempts", "a-old", attempt(1, model="m"))
+    pq.write_table(pq.read_table(old).drop_columns(["service_tier", "tool_names"]), old)
+    told = "SELECT a.task_id, a.model, a.service_tier, a.tool_names FROM rollouts JOIN attempts AS a USING (attempt_id)"
+    assert sql.rows(connect(workspace, PLAN), told) == [("1", "m", None, None)]
+    put(workspace, "attempts", "b-new", attempt(2, model="m", service_tier="flex", tool_names=["add"]))
+    assert sorted(sql.rows(connect(workspace, PLAN), told)) == [("1", "m", None, None), ("2", "m", "flex", ["add"])]
+    kinds = sql.columns(connect(workspace, PLAN), "FROM attempts")
+    assert list(kinds) == schema.ATTEMPTS.names
+    assert kinds["tool_names"] == "VARCHAR[]"
+
+
 def test_a_lock_is_held_by_one(workspace: Workspace) -> None:
     with try_lock(workspace, "d.0") as mine, try_lock(workspace, "d.1") as other, try_lock(workspace, "d.0") as again:
         assert (mine, other, again) == (True, True, False)

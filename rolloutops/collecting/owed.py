@@ -15,7 +15,7 @@ from rolloutops.errors import FAILURES
 from rolloutops.jsontext import dump, read
 from rolloutops.settings import Collect
 from rolloutops.tables.journal import seal_orphans
-from rolloutops.tables.workspace import Workspace, connect, try_lock
+from rolloutops.tables.workspace import Workspace, connect, look_again, try_lock
 
 Asked = Mapping[tuple[str, str], Collect]
 """(data set, policy) -> how it is collected."""
@@ -33,11 +33,18 @@ class Part:
     owed: int
 
 
+def standing(con: sql.Connection) -> dict[str, int]:
+    """State (in_flight, owed, given_up) -> how many of the rollouts that the plan asks for are in it."""
+    found = dict(sql.rows(con, "SELECT state, count(*) FROM unfinished GROUP BY state"))
+    return {state: found.get(state, 0) for state in ("in_flight", "owed", "given_up")}
+
+
 class Ledger:
     """The keys that were owed when the ledger was opened, and what has been written since, by whomever.
 
     The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
-    appeared in between, so that two processes on one workspace share the work and repeat none of it.
+    appeared in between, so that two processes on one workspace share the work and repeat none of it. con: its
+    connection, with the workspace's views.
     """
 
     def __init__(
@@ -51,11 +58,11 @@ class Ledger:
         run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
         self.workspace, self._run_id = workspace, run_id
         self._seen = self._attempt_files()
-        self._con = connect(workspace, plan)
-        sql.run(self._con, "CREATE TABLE owed_keys AS SELECT * FROM owed")
+        self.con = connect(workspace, plan)
+        sql.run(self.con, "CREATE TABLE owed_keys AS SELECT * FROM owed")
         for (dataset, policy), kinds in (retry or {}).items():
             sql.run(
-                self._con,
+                self.con,
                 f"""
                 INSERT INTO owed_keys SELECT * REPLACE (0 AS tries) FROM given_up
                 WHERE dataset = {sql.literal(dataset)} AND policy = {sql.literal(policy)}
@@ -63,18 +70,19 @@ class Ledger:
                 """,
             )
 
-    def close(self) -> None:
-        """Free the memory that the keys take."""
-        self._con.close()
+    def forget(self) -> None:
+        """Free the memory that the keys take, and let the views see all that was written since."""
+        sql.run(self.con, "DROP TABLE owed_keys")
+        look_again(self.con, self.workspace)
 
     def count(self, view: str) -> int:
-        """Rows of owed_keys, wanted or given_up, over all data sets."""
-        return int(sql.rows(self._con, f"SELECT count(*) FROM {view}")[0][0])
+        """Rows of owed_keys or wanted, over all data sets."""
+        return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
 
     def parts(self, asked: Asked) -> list[Part]:
         """The parts with work for these data sets and policies, data sets in the order given."""
         found = sql.rows(
-            self._con, "SELECT dataset, part, policy, count(*) FROM owed_keys GROUP BY ALL ORDER BY dataset, part"
+            self.con, "SELECT dataset, part, policy, count(*) FROM owed_keys GROUP BY ALL ORDER BY dataset, part"
         )
         totals: dict[tuple[str, int], int] = {}
         for dataset, part, policy, count in found:
@@ -96,7 +104,7 @@ class Ledger:
             return self._read(part, asked), stack.pop_all().close
 
     def _read(self, part: Part, asked: Asked) -> list[Owed]:
-        con = self._con.cursor()
+        con = self.con.cursor()
         fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
         written = f"read_parquet({sql.literal(fresh)})" if fresh else "(SELECT * FROM attempts WHERE false)"
         found = sql.rows(
@@ -124,7 +132,7 @@ class Ledger:
             FROM still AS s
             JOIN read_parquet({sql.literal(self._task_file(part))}) AS t
                 ON t.task_id = s.task_id AND t.row_hash = s.row_hash
-            ORDER BY s.place, s.policy, s.rollout_index
+            ORDER BY s.line, s.task_id, s.policy, s.rollout_index
             """,
         )
         con.close()

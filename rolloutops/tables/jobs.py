@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rolloutops import schema, sql
-from rolloutops.tables.workspace import Workspace, connect, patterns, write_part
+from rolloutops.tables.workspace import Workspace, connect, look_again, write_part
 
 OPEN = """
 SELECT job_id, state, url, endpoint, model, requests, file_id, batch_id, epoch(began_at) AS began_at
@@ -98,7 +98,5 @@ def _fresh(con: sql.Connection | None, workspace: Workspace) -> sql.Connection:
     """A connection that knows the tables that had no file when it was made."""
     if con is None:
         return connect(workspace)
-    files = patterns(workspace)
-    for name in ("jobs", "attempts"):
-        sql.run(con, sql.table_view(name, schema.TABLES[name], files[name]))
+    look_again(con, workspace)
     return con

@@ -77,6 +77,12 @@ def connect(
     return con
 
 
+def look_again(con: sql.Connection, workspace: Workspace) -> None:
+    """Let a connection's views see the tables that had no file when it was made."""
+    for name, files in patterns(workspace).items():
+        sql.run(con, sql.table_view("task_log" if name == "tasks" else name, schema.TABLES[name], files))
+
+
 CONNECTIONS = count()
 """Numbers the connections of this process: two that spill must not share a folder."""
 
