@@ -1,26 +1,32 @@
 """Metrics, pairs and mixes over many rollouts, beside the raw query and beside today's ways.
 
-    python -m benchmarks.steps ROLLOUTS.jsonl [--data=WORKSPACE] [--runs=3] [--mix=100000] [--today]
+    python -m benchmarks.steps ROLLOUTS.jsonl [--data=WORKSPACE] [--runs=3] [--mix=100000] [--today] [--python=PATH]
 
 ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once, or lie in WORKSPACE as the data set `all` already; then
-each of ours is a whole process (`metrics`, `build`), and so is the raw DuckDB query over the same Parquet tables that
-gives the same rows. Raw queries trust the tables: each rollout is there once, and nothing is linted, hashed or
-described. --today adds a Python loop, orjson, jq and polars over the JSONL, which each take the mean reward and its
-histogram. Wall and CPU seconds, medians; peak memory. Every process finds its bytecode compiled, as an installed one.
+each of ours is a whole process (`metrics`, `build`), and so is DuckDB with the raw queries over the same Parquet tables
+that give the same numbers and rows: of the seven metrics the very same seven, over a view that joins attempts and
+verdicts. Raw queries trust the tables: each rollout is there once, and nothing is linted, hashed or described. --today
+adds what people use today over the JSON lines, with the packages that PATH (by default this Python) has. Wall and CPU
+seconds, medians; peak memory. Every process finds its bytecode compiled, as an installed one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import today
+from rolloutops.shipped import shipped
+from rolloutops.steps.measuring import DEFAULT
+from rolloutops.steps.step import find_step, variables
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -43,6 +49,7 @@ from = "rollouts"
 counts = {{ all = {mix} }}
 [build.sft]
 use = "build/sft_messages"
+min_reward = 0
 report = false
 """
 
@@ -73,6 +80,7 @@ RAW = {
         FROM judged JOIN taken USING (attempt_id) JOIN asked USING (task_id) ORDER BY md5(attempt_id)
         ) TO 'raw.jsonl' (FORMAT json)""",
 }
+SEVEN = "metrics: the seven of the command"
 OURS = {
     "metrics: rewards, their histogram, tokens": (
         "metrics",
@@ -81,25 +89,30 @@ OURS = {
         "--step=reward_histogram",
         "--step=tokens",
     ),
-    "metrics: the seven of the command": ("metrics", "bench.toml"),
+    SEVEN: ("metrics", "bench.toml"),
     "pairs": ("build", "bench.toml", "--only=dpo"),
     "mix": ("build", "bench.toml", "--only=sft"),
 }
-SHELL = "import sys, duckdb; con = duckdb.connect(); con.execute(sys.argv[1]).fetchall()"
+SHELL = "import sys, duckdb; con = duckdb.connect(); [con.execute(query).fetchall() for query in sys.argv[1:]]"
 
-TODAY = {
-    "Python's json, a loop": """
-import collections, json, sys
-seen = collections.Counter(json.loads(line)["reward"] for line in open(sys.argv[1]))
-print(sum(k * n for k, n in seen.items()) / sum(seen.values()), sorted(seen.items()))""",
-    "orjson, a loop": """
-import collections, orjson, sys
-seen = collections.Counter(orjson.loads(line)["reward"] for line in open(sys.argv[1], "rb"))
-print(sum(k * n for k, n in seen.items()) / sum(seen.values()), sorted(seen.items()))""",
-    "polars.scan_ndjson": """
-import polars, sys
-print(polars.scan_ndjson(sys.argv[1]).group_by("reward").len().collect())""",
-}
+VIEWS = """
+CREATE VIEW attempts AS FROM '{data}/attempts/*/*.parquet';
+CREATE VIEW rollouts AS
+SELECT a.*, v.reward, v.metrics, v.seconds AS verify_seconds
+FROM attempts AS a JOIN '{data}/verdicts/*/*.parquet' AS v USING (attempt_id) WHERE a.error IS NULL;
+CREATE VIEW failures AS SELECT *, false AS healed FROM attempts WHERE error IS NOT NULL
+"""
+
+
+def seven(data: Path) -> list[str]:
+    """The raw side of the seven metrics: a view over the tables, the macros that the queries name, and the queries."""
+    steps = [find_step(name, Path()) for name in DEFAULT]
+    queries = [query for step in steps for query in (variables(step, {}), step.query) if query]
+    macros = re.finditer(
+        r"CREATE OR REPLACE MACRO (\w+\().*?;\n", (shipped("sql") / "macros.sql").read_text(), re.DOTALL
+    )
+    named = [macro[0] for macro in macros if macro[1] in "".join(queries)]
+    return [VIEWS.format(data=data), *named, *queries]
 
 
 def timed(words: list[str], folder: Path) -> tuple[float, float, float]:
@@ -133,6 +146,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--mix", type=int, default=100_000)
     parser.add_argument("--today", action="store_true")
+    parser.add_argument("--python", default=sys.executable)
     given = parser.parse_args()
     given.rollouts = given.rollouts.resolve()
     ours = [sys.executable, "-m", "rolloutops"]
@@ -148,19 +162,14 @@ def main() -> None:
         print("| | rolloutops: wall / CPU / peak MB | raw DuckDB | CPU ratio |\n|---|---|---|---|")
         for what, words in OURS.items():
             mine = measured([*ours, *words], folder, given.runs)
-            if what in RAW:
-                query = RAW[what].format(data=data, mix=given.mix)
-                raw = measured([sys.executable, "-c", SHELL, query], folder, given.runs)
-                print(f"| {what} | {shown(mine)} | {shown(raw)} | {mine[1] / raw[1]:.2f} |", flush=True)
-            else:
-                print(f"| {what} | {shown(mine)} | | |", flush=True)
+            queries = seven(data) if what == SEVEN else [RAW[what].format(data=data, mix=given.mix)]
+            raw = measured([sys.executable, "-c", SHELL, *queries], folder, given.runs)
+            print(f"| {what} | {shown(mine)} | {shown(raw)} | {mine[1] / raw[1]:.2f} |", flush=True)
         if given.today:
-            print("\n| mean reward and histogram | wall / CPU / peak MB |\n|---|---|")
-            ways = {way: [sys.executable, "-c", code, str(given.rollouts)] for way, code in TODAY.items()}
-            if shutil.which("jq"):
-                ways["jq -s, the mean alone"] = ["jq", "-s", "map(.reward) | add / length", str(given.rollouts)]
-            for way, command in ways.items():
-                print(f"| {way} | {shown(measured(command, folder, given.runs))} |", flush=True)
+            print("\n| from JSON lines: wall / CPU / peak MB | mean reward and histogram | pairs |\n|---|---|---|")
+            for way, commands in today.commands(given.python, str(given.rollouts)).items():
+                cells = [shown(measured(words, folder, given.runs)) if words else "" for words in commands or ()]
+                print(f"| {way} | {' | '.join(cells or ['not installed', ''])} |", flush=True)
     print(f"\nmost memory of any of them: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:,.0f} MB")
 
 

@@ -53,10 +53,15 @@ def question(number: int, words: int = 0) -> str:
     return f"{preface} What is {number} + {number}? Think step by step.".strip()
 
 
-class Timed:
-    """The vllm engine, and when it was ready and was told to stop."""
+def clock() -> tuple[float, float]:
+    """Seconds: the time, and what this process has computed."""
+    return time.perf_counter(), time.process_time()
 
-    ready = stopping = stopped = cpu_ready = 0.0
+
+class Timed:
+    """The vllm engine, and when it was ready, was told to stop, and had stopped."""
+
+    ready = stopping = stopped = (0.0, 0.0)
 
     def __init__(self, inner: VllmEngine) -> None:
         self.inner = inner
@@ -67,7 +72,7 @@ class Timed:
         self.parallel = self.inner.parallel
         first = [{"role": "user", "content": "Hello"}]
         await self.inner.answer(ModelCall(first, None, {"max_output_tokens": 8}, key="warm/up/0"))
-        Timed.ready, Timed.cpu_ready = time.perf_counter(), time.process_time()
+        Timed.ready = clock()
 
     async def answer(self, call: ModelCall) -> Any:
         """One answer."""
@@ -75,9 +80,9 @@ class Timed:
 
     async def stop(self) -> None:
         """Give the model back."""
-        Timed.stopping = time.perf_counter()
+        Timed.stopping = clock()
         await self.inner.stop()
-        Timed.stopped = time.perf_counter()
+        Timed.stopped = clock()
 
 
 def make(model: str) -> Timed:
@@ -115,14 +120,14 @@ def collected(chats: int, repeats: int = 1, words: int = 0, tokens: int = 0) -> 
 
         threading.Thread(target=watch, daemon=True).start()
         done = collect_stage(load(str(folder / "recipe.toml")))
-        ended, cpu = time.perf_counter(), time.process_time()
+        ended = clock()
         assert done.done == chats * repeats, done
         cached, asked, out = query(
             folder / "w", "SELECT sum(cached_tokens), sum(input_tokens), sum(output_tokens) FROM rollouts"
         )[0]
-    wall = Timed.stopping - Timed.ready + ended - Timed.stopped
-    figures = {"wall": wall, "cpu": cpu - Timed.cpu_ready, "first": first[0] - Timed.ready, "tokens": out}
-    return {**figures, "cached": cached / asked}
+    moments = zip(Timed.ready, Timed.stopping, Timed.stopped, ended, strict=True)
+    wall, cpu = (stopping - ready + end - stopped for ready, stopping, stopped, end in moments)
+    return {"wall": wall, "cpu": cpu, "first": first[0] - Timed.ready[0], "tokens": out, "cached": cached / asked}
 
 
 def chatted(chats: int, chunk: int) -> dict[str, float]:
@@ -136,12 +141,13 @@ def chatted(chats: int, chunk: int) -> dict[str, float]:
     llm.chat([{"role": "user", "content": "Hello"}], vllm.SamplingParams(max_tokens=8), use_tqdm=False)
     conversations: list[Any] = [[{"role": "user", "content": question(n)}] for n in range(chats)]
     params = [vllm.SamplingParams(max_tokens=n, temperature=0.7, seed=7, ignore_eos=True) for n in lengths(chats)]
-    wall, cpu, first, tokens = time.perf_counter(), time.process_time(), 0.0, 0
+    began, first, tokens = clock(), 0.0, 0
     for at in range(0, chats, chunk):
         for output in llm.chat(conversations[at : at + chunk], params[at : at + chunk], use_tqdm=False):
             tokens += len(output.outputs[0].token_ids)
-        first = first or time.perf_counter() - wall
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "first": first, "tokens": tokens}
+        first = first or time.perf_counter() - began[0]
+    wall, cpu = (now - before for before, now in zip(began, clock(), strict=True))
+    return {"wall": wall, "cpu": cpu, "first": first, "tokens": tokens}
 
 
 def run(kind: str, chats: int) -> dict[str, float]:

@@ -1,23 +1,22 @@
-"""The stages as the command line calls them: open the workspace, record the run, do the work."""
+"""The stages as the command line calls them: open the workspace, record the run, do the work.
+
+What only one stage needs is imported by it: that measuring and building start at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rolloutops import sql
 from rolloutops.building import aggregates, report
 from rolloutops.building.asked import asked_of
 from rolloutops.building.build import BuildReport, build
-from rolloutops.chunk import Chunked, chunk, find_sources
-from rolloutops.collect import Collected, collect
 from rolloutops.errors import UsageError, near
-from rolloutops.export import export
 from rolloutops.jsontext import dump
 from rolloutops.recipe import Recipe
-from rolloutops.status import Status, status
 from rolloutops.steps.explaining import Explained, explain, script
 from rolloutops.steps.measuring import Table, asked, measure_all, require_policies
 from rolloutops.steps.needed import needed
@@ -26,8 +25,12 @@ from rolloutops.steps.step import available, check_step
 from rolloutops.tables.runs import recorded, refuse_changed_policies
 from rolloutops.tables.workspace import connect, open_workspace, patterns, require_tasks
 from rolloutops.text import collected
-from rolloutops.tune import refuse_name, told, write
-from rolloutops.verify import Verified, agreement, verify
+
+if TYPE_CHECKING:
+    from rolloutops.chunk import Chunked
+    from rolloutops.collect import Collected
+    from rolloutops.status import Status
+    from rolloutops.verify import Verified
 
 AVERAGES = """
 WITH fields AS (
@@ -48,6 +51,8 @@ GROUP BY dataset, name ORDER BY dataset, name <> 'reward', name
 
 def chunk_stage(recipe: Recipe) -> list[Chunked]:
     """Input files -> tasks."""
+    from rolloutops.chunk import chunk, find_sources
+
     find_sources(recipe)  # a mistake in them leaves no workspace behind
     workspace = open_workspace(recipe.data, create=True)
     with recorded(workspace, "chunk", recipe) as run:
@@ -83,6 +88,8 @@ def refuse_bad_steps(recipe: Recipe) -> None:
 
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> Collected:
     """Owed -> attempts, and verdicts. tune: as many as it takes to find the best number in flight."""
+    from rolloutops.collect import collect
+
     workspace = open_workspace(recipe.data)
     require_tasks(workspace, recipe.datasets)
     prints: dict[str, dict[str, Any]] = {}
@@ -105,6 +112,8 @@ def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) ->
 
     Returns what is to be said. Raises UsageError for a file of an unknown kind, before anything is spent.
     """
+    from rolloutops.tune import refuse_name, told, write
+
     if isinstance(output, str):
         refuse_name(Path(output))
     done = collect_stage(recipe, allow_policy_change, tune=True)
@@ -116,6 +125,8 @@ def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) ->
 
 def verify_stage(recipe: Recipe) -> Verified:
     """Unjudged -> verdicts."""
+    from rolloutops.verify import verify
+
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "verify", recipe) as run:
         done = verify(workspace, recipe, run)
@@ -125,6 +136,8 @@ def verify_stage(recipe: Recipe) -> Verified:
 
 def agreement_stage(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
     """How far the present verdicts agree with those of [verify] against: columns and rows."""
+    from rolloutops.verify import agreement
+
     return agreement(open_workspace(recipe.data), recipe)
 
 
@@ -221,11 +234,15 @@ def query_stage(recipe: Recipe, query: str, output: Path | None = None) -> tuple
 
 def status_stage(recipe: Recipe) -> Status:
     """Where the workspace stands."""
+    from rolloutops.status import status
+
     return status(open_workspace(recipe.data), recipe)
 
 
 def export_stage(recipe: Recipe, output: Path, companions: bool = False) -> int:
     """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines."""
+    from rolloutops.export import export
+
     return export(open_workspace(recipe.data), recipe, output, companions)
 
 

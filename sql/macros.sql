@@ -57,6 +57,9 @@ CREATE OR REPLACE MACRO covered_share(words, places, n, size) AS
 CREATE OR REPLACE MACRO messages_of(conversation) AS coalesce(json_extract(conversation, '$[*]'), []);
 CREATE OR REPLACE MACRO spoken(prompt, completion) AS messages_of(prompt) || messages_of(completion);
 
+-- items_text(list): the items of a JSON list as they stand, without its brackets.
+CREATE OR REPLACE MACRO items_text(list) AS substring(list::VARCHAR, 2, length(list::VARCHAR) - 2);
+
 -- has_media(messages): whether a message holds something that is not text.
 CREATE OR REPLACE MACRO has_media(messages) AS
     list_contains([json_type(m, '$.content') = 'ARRAY' FOR m IN messages], true);

@@ -14,18 +14,13 @@ from rolloutops.building.staging import drop_lines
 from rolloutops.errors import StepError
 from rolloutops.steps.step import Step
 
-NAMES = """
-SELECT sort_key FROM (
-    SELECT split, row_number() OVER (PARTITION BY split ORDER BY shape, place, sort_key) AS row, sort_key FROM result
-)
-WHERE split = {split} AND row = {row}
-"""
+NAMES = "SELECT sort_key FROM numbered WHERE split = {split} AND row = {row}"
 
 
 def pass_gate(con: sql.Connection, step: Step, folder: Path, staged: Path, asked: Asked, where: str) -> Linted | None:
     """Lint the staged lines of a build whose header names a target; None where it names none.
 
-    con: has the views `result` and `lines` over the staged file. Lines with an error are taken out of it where
+    con: has the views over the staged file. Lines with an error are taken out of it where
     `drop_invalid` is asked; else they are a StepError that says which, why and what to do.
     """
     if "target" not in step.notes:

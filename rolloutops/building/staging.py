@@ -1,9 +1,10 @@
 """The lines of a build before they are written: made once by its step, split, ordered and checked.
 
-They lie in one Parquet file in the order of the files to come, and are seen as two views:
+They lie in one Parquet file in the order of the files to come, and are seen as three views:
 
-    result    split, shape, place, sort_key, split_key, keys, json     what checks, reports and the lineage read
-    lines     split, row (from 1), json                                what a linter reads
+    result      split, shape, place, sort_key, split_key, keys, json     what checks and reports read
+    numbered    the same, and row: the number of the line, from 1        what the lineage reads
+    lines       split, row, json                                         what a linter reads
 
 The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
 where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
@@ -26,10 +27,7 @@ KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
 
 LINEAGE = f"""
-WITH numbered AS (
-    SELECT split, row_number() OVER (PARTITION BY split ORDER BY shape, place, sort_key) AS row, keys FROM result
-),
-used AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
+WITH used AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
 SELECT u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index, s.attempt_id, s.reward
 FROM used AS u
 JOIN selection.rollouts AS s USING ({KEY})
@@ -37,19 +35,23 @@ ORDER BY u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index
 """
 """Which rollouts each line came from: split, number of the line from 1, role, key, attempt and verifier's reward."""
 
+VIEWS = """
+CREATE OR REPLACE VIEW result AS FROM read_parquet({staged});
 
-LINES = """
-SELECT split, file_row_number - first_row + 1 AS row, json
-FROM read_parquet({staged}, file_row_number = true)
+CREATE OR REPLACE VIEW numbered AS
+SELECT r.* EXCLUDE (file_row_number), r.file_row_number - f.first_row + 1 AS row
+FROM read_parquet({staged}, file_row_number = true) AS r
 JOIN (
     SELECT split, min(file_row_number) AS first_row FROM read_parquet({staged}, file_row_number = true) GROUP BY split
-) USING (split)
+) AS f ON f.split = r.split;
+
+CREATE OR REPLACE VIEW lines AS SELECT split, row, json FROM numbered;
 """
-"""The numbered lines, without sorting them once more: they are staged in order."""
+"""Lines are numbered without sorting them once more: they are staged in order."""
 
 
 def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: str) -> Path:
-    """Run the step, which is bound, once. Returns the staged file; makes the views `result` and `lines` over it."""
+    """Run the step, which is bound, once. Returns the staged file; makes the views over it."""
     require_line(con, step)
     # The share is a number in [0, 1): the first 60 bits of the hash.
     share = f"('0x' || md5(split_key || ':' || {asked.seed})[1:15])::BIGINT / 1152921504606846976.0"
@@ -58,6 +60,8 @@ def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: st
             WHEN {share} < {asked.validation + asked.test} THEN 'test'
             ELSE 'train'
         END"""
+    if len(asked.splits) == 1:
+        split = "'train'"
     shape = "''"
     if asked.format == "parquet":
         shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
@@ -72,20 +76,13 @@ def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: st
     """
     staged = folder / STAGED
     _copy(con, ordered, staged)
-    sql.run(con, f"CREATE OR REPLACE VIEW result AS FROM read_parquet({sql.literal(str(staged))})")
-    sql.run(con, f"CREATE OR REPLACE VIEW lines AS {LINES.format(staged=sql.literal(str(staged)))}")
+    sql.run(con, VIEWS.format(staged=sql.literal(str(staged))))
     return staged
 
 
 def drop_lines(con: sql.Connection, staged: Path, faulty: str) -> None:
     """Take lines out of the staged file. faulty: a query that returns their split and row."""
-    keep = f"""
-        WITH numbered AS (
-            SELECT *, row_number() OVER (PARTITION BY split ORDER BY shape, place, sort_key) AS row FROM result
-        )
-        SELECT * EXCLUDE (row) FROM numbered ANTI JOIN (\n{faulty}\n) USING (split, row)
-        ORDER BY {ORDER}
-    """
+    keep = f"SELECT * EXCLUDE (row) FROM numbered ANTI JOIN (\n{faulty}\n) USING (split, row) ORDER BY {ORDER}"
     fewer = staged.with_name(f"{staged.name}.fewer")
     _copy(con, keep, fewer)
     fewer.replace(staged)

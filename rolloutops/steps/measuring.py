@@ -68,7 +68,7 @@ def asked(
 def measure_all(con: sql.Connection, uses: Sequence[StepUse], folder: Path = Path()) -> dict[str, Table]:
     """step -> its table. con: has a workspace's views. All steps are checked before the first one runs."""
     steps = [(use, check_step(use, folder)) for use in uses]
-    columns = [name for name in sql.columns(con, "FROM rollouts") if name not in PAYLOAD]
+    columns = {name: kind for name, kind in sql.columns(con, "FROM rollouts").items() if name not in PAYLOAD}
     shared = [(use, step) for use, step in steps if _shares(con, use, step, columns)]
     found = {use.use: _run(con, use, step) for use, step in steps if (use, step) not in shared}
     if shared:
@@ -94,15 +94,15 @@ def require_policies(con: sql.Connection, names: Sequence[str]) -> None:
 
 def _run(con: sql.Connection, use: StepUse, step: Step) -> Table:
     with bound(con, step, use.settings, f"[metrics.{use.name}]"):
-        return list(sql.columns(con, step.query)), sql.rows(con, step.query)
+        return sql.table(con, step.query)
 
 
-def _shares(con: sql.Connection, use: StepUse, step: Step, columns: Sequence[str]) -> bool:
+def _shares(con: sql.Connection, use: StepUse, step: Step, columns: Mapping[str, str]) -> bool:
     """Whether a step reads of `rollouts` only these columns, each by its name: it runs where there are no others."""
-    named = [name for name in columns if step.mentions(name)]
+    named = [f"{name} {kind}" for name, kind in columns.items() if step.mentions(name)]
     if STAR.search(step.query) or not named or not step.mentions("rollouts"):
         return False
-    sql.run(con, f"CREATE TEMP TABLE rollouts AS SELECT {', '.join(named)} FROM rollouts LIMIT 0")
+    sql.run(con, f"CREATE TEMP TABLE rollouts ({', '.join(named)})")
     try:
         with bound(con, step, use.settings):
             sql.columns(con, step.query)

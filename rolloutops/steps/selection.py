@@ -39,15 +39,21 @@ KEYS = ("dataset", "task_id", "policy", "rollout_index")
 PAIR = ("pair", "role", "margin")
 """The columns that a pair step adds."""
 
-MEASURED = {"text_length": "length(a.text)", "completion_hash": "hash(a.completion::VARCHAR)"}
-"""Small columns of `rollouts` that are computed from payload: read once for all steps where answers are compared."""
+SAME_TEXT = """
+-- Answers whose last texts differ are told apart by these; only those with one text are read in full.
+UPDATE selection.rollouts AS s
+SET completion_hash = hash(a.completion::VARCHAR)
+FROM attempts AS a
+WHERE a.dataset = s.dataset AND a.attempt_id = s.attempt_id AND s.completion_hash IN (
+    SELECT completion_hash FROM selection.rollouts GROUP BY completion_hash HAVING count(*) > 1
+);"""
 
 ANSWERS = re.compile(r"\banswers\s*\(")
 """The macro of sql/macros.sql that compares answers."""
 
 ATTEMPT_PAYLOAD = {
     **{name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")},
-    **MEASURED,
+    **{"text_length": "length(a.text)", "text_hash": "hash(a.text)", "completion_hash": "hash(a.completion::VARCHAR)"},
 }
 TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
 PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, "details")
@@ -114,7 +120,7 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     """
     checked = [check_step(use, folder) for use in steps]
     measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
-    prepare(con, MEASURED if measured else ())
+    prepare(con, measured)
     funnels: list[Funnel] = []
     for use, step in zip(steps, checked, strict=True):
         start = start_of(use, funnels)
@@ -145,25 +151,27 @@ def chain(funnels: Sequence[Funnel], start: str) -> list[Funnel]:
     return path
 
 
-def prepare(con: sql.Connection, measured: Iterable[str] = ()) -> None:
-    """Read every rollout's key and small columns once, into `selection.rollouts`. measured: which of MEASURED too."""
+def prepare(con: sql.Connection, measured: bool = False) -> None:
+    """Read every rollout's key and small columns once, into `selection.rollouts`.
+
+    measured: also text_length and completion_hash, which here is that of the last text where no other rollout has it.
+    """
     sql.run(con, preparation(measured))
 
 
-def preparation(measured: Iterable[str] = ()) -> str:
+def preparation(measured: bool = False) -> str:
     """What `prepare` runs."""
-    left_out = ", ".join(column for column in PAYLOAD if column not in set(measured))
-    return (
-        "CREATE SCHEMA IF NOT EXISTS selection;\n"
-        f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({left_out}) FROM rollouts;"
-    )
+    kept = ("text_length", "completion_hash") if measured else ()
+    left_out = ", ".join(column for column in PAYLOAD if column not in kept)
+    columns = f"* EXCLUDE ({left_out})" + (" REPLACE (text_hash AS completion_hash)" if measured else "")
+    made = f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT {columns} FROM rollouts;"
+    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{made}{SAME_TEXT if measured else ''}"
 
 
 def prepared(con: sql.Connection) -> bool:
     """Whether `prepare` ran on this connection."""
-    return bool(
-        sql.rows(con, "SELECT 1 FROM duckdb_tables() WHERE schema_name = 'selection' AND table_name = 'rollouts'")
-    )
+    found = "SELECT 1 FROM duckdb_tables() WHERE schema_name = 'selection' AND table_name = 'rollouts'"
+    return bool(sql.rows(con, found))
 
 
 def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> None:

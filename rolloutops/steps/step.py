@@ -244,7 +244,7 @@ def measure(
     step = find_step(use, folder)
     lint(con, step)
     with bound(con, step, settings or {}):
-        return list(sql.columns(con, step.query)), sql.rows(con, step.query)
+        return sql.table(con, step.query)
 
 
 def findings(con: sql.Connection, step: Step, where: str) -> list[list[dict[str, Any]]]:

@@ -18,7 +18,7 @@ SELECT
     -- Spliced as text: every message, tool and number stays as it was, and nothing is padded with nulls.
     '{"messages":[' || CASE
         WHEN getvariable('arguments') = 'text' AND getvariable('reasoning') = 'key'
-            THEN concat_ws(',', nullif(trim(prompt::VARCHAR, '[]'), ''), nullif(trim(completion::VARCHAR, '[]'), ''))
+            THEN concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), ''))
         ELSE array_to_string([
             chat_message(m, json_extract_string(m, '$.role'), getvariable('arguments'), getvariable('reasoning'))
             FOR m IN spoken(prompt, completion)

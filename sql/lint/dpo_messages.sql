@@ -1,6 +1,6 @@
 -- TRL's DPOTrainer, CPO, ORPO and RewardTrainer: {"prompt": [...], "chosen": [...], "rejected": [...], "tools"?}.
 SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.chosen)
-|| message_faults(line.rejected) || tool_faults(line.tools) || pair_faults(chosen, rejected) || [
+|| message_faults(line.rejected) || tool_faults(line.tools) || pair_faults(sides[1], sides[2]) || [
     no_messages('prompt', line.prompt),
     no_messages('chosen', line.chosen),
     no_messages('rejected', line.rejected),
@@ -21,7 +21,7 @@ SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(li
     )
 ]), recursive := true)
 FROM (
-    SELECT split, row, json, json_extract(json, '$.chosen') AS chosen, json_extract(json, '$.rejected') AS rejected,
+    SELECT split, row, json_extract(json, ['$.chosen', '$.rejected']) AS sides,
         from_json(json, '{"prompt":' || chat() || ',"chosen":' || chat() || ',"rejected":' || chat()
             || ',"tools":"JSON"}') AS line
     FROM lines
