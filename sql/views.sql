@@ -212,15 +212,17 @@ lacking AS (
     ANTI JOIN judged ON judged.dataset = a.dataset AND judged.attempt_id = a.attempt_id
     WHERE a.error IS NULL
 ),
+asked AS (
+    SELECT dataset, task_id, row_hash
+    FROM tasks
+    SEMI JOIN lacking USING (dataset, task_id)
+),
 good AS (
-    SELECT a.dataset, a.task_id, a.policy, a.rollout_index, min(a.attempt_id) AS attempt_id
-    FROM attempts AS a
-    SEMI JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
-    SEMI JOIN lacking AS l
-        ON l.dataset = a.dataset AND l.task_id = a.task_id AND l.policy = a.policy
-        AND l.rollout_index = a.rollout_index
-    WHERE a.error IS NULL
-    GROUP BY a.dataset, a.task_id, a.policy, a.rollout_index
+    SELECT dataset, task_id, policy, rollout_index, min(attempt_id) AS attempt_id
+    FROM attempts
+    SEMI JOIN asked USING (dataset, task_id, row_hash)
+    WHERE error IS NULL
+    GROUP BY dataset, task_id, policy, rollout_index
 )
 SELECT lacking.*
 FROM lacking

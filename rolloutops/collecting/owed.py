@@ -59,12 +59,14 @@ class Ledger:
         self.workspace, self._run_id = workspace, run_id
         self._seen = self._attempt_files()
         self.con = connect(workspace, plan)
-        sql.run(self.con, "CREATE TABLE owed_keys AS SELECT * FROM owed")
+        # No more than a part cannot tell by itself: all keys of the workspace are in memory.
+        kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
+        sql.run(self.con, f"CREATE TABLE owed_keys AS SELECT {kept} FROM owed")
         for (dataset, policy), kinds in (retry or {}).items():
             sql.run(
                 self.con,
                 f"""
-                INSERT INTO owed_keys SELECT * REPLACE (0 AS tries) FROM given_up
+                INSERT INTO owed_keys SELECT {kept.replace("tries", "0")} FROM given_up
                 WHERE dataset = {sql.literal(dataset)} AND policy = {sql.literal(policy)}
                     AND list_contains({sql.literal(list(kinds))}, last_error)
                 """,
@@ -111,7 +113,11 @@ class Ledger:
             con,
             f"""
             WITH keys AS (
-                SELECT * FROM owed_keys WHERE dataset = {sql.literal(part.dataset)} AND part = {part.number}
+                SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line, t.row::VARCHAR AS row,
+                    t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
+                FROM owed_keys AS o
+                JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
+                WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
             ),
             since AS (
                 SELECT task_id, row_hash, policy, rollout_index, bool_or(error IS NULL OR final) AS settled,
@@ -127,12 +133,7 @@ class Ledger:
                 FROM keys LEFT JOIN since USING (task_id, row_hash, policy, rollout_index)
                 WHERE NOT coalesce(since.settled, false)
             )
-            SELECT s.task_id, s.row_hash, s.policy, s.rollout_index, s.attempt, s.tries,
-                t.row::VARCHAR, t.prompt::VARCHAR, t.tools::VARCHAR, t.answer
-            FROM still AS s
-            JOIN read_parquet({sql.literal(self._task_file(part))}) AS t
-                ON t.task_id = s.task_id AND t.row_hash = s.row_hash
-            ORDER BY s.line, s.task_id, s.policy, s.rollout_index
+            SELECT * EXCLUDE (line) FROM still ORDER BY line, task_id, policy, rollout_index
             """,
         )
         con.close()
