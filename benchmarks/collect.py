@@ -21,6 +21,7 @@ ENV = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 
 COLLECT = """
 import json, resource, sys, time
+import rolloutops.collect, rolloutops.engines.openai  # as bare aiohttp is imported before its clock runs
 from rolloutops.recipe_file import load
 from rolloutops.stages import collect_stage
 recipe = load(sys.argv[1])

@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -28,7 +28,7 @@ from rolloutops import schema, sql
 from rolloutops.shipped import shipped
 from rolloutops.tables import journal as journals
 from rolloutops.tables.journal import Journal, seal_orphans
-from rolloutops.tables.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
+from rolloutops.tables.workspace import Workspace, connect, open_workspace, patterns, sweep, try_lock, write_part
 
 PLAN = [{"dataset": "d", "policy": "p", "num_repeats": 2, "row_limit": None, "max_attempts": 2}]
 INVARIANT = sql.read(shipped("sql") / "checks" / "invariant.sql")
@@ -73,10 +73,12 @@ def test_a_reader_never_sees_a_file_that_is_being_written(
     put(workspace, "attempts", "a", attempt(1))
     half, go_on = threading.Event(), threading.Event()
 
-    def torn(table: Any, where: Path, **options: Any) -> None:
-        where.write_bytes(b"PAR1 and then")
+    def torn(table: Any, where: BinaryIO, **options: Any) -> None:
+        where.write(b"PAR1 and then")
+        where.flush()
         half.set()
         go_on.wait(10)
+        where.seek(0)
         write_table(table, where, **options)
 
     write_table = pq.write_table
@@ -84,6 +86,7 @@ def test_a_reader_never_sees_a_file_that_is_being_written(
     writer = threading.Thread(target=put, args=(workspace, "attempts", "b", attempt(2)))
     writer.start()
     assert half.wait(10)
+    sweep(workspace)  # which leaves what a living writer holds
     seen = [rows(workspace, "SELECT count(*) FROM attempts")[0][0]]
     seen.append(ds.dataset(workspace.root / "attempts", format="parquet").count_rows())
     seen.append(len(list((workspace.root / "attempts").glob("*/*.parquet"))))
@@ -100,8 +103,8 @@ def test_a_write_that_fails_leaves_nothing_and_what_was_there_stays(
     part = put(workspace, "attempts", "a", attempt(1))
     before = part.read_bytes()
 
-    def torn(table: Any, where: Path, **options: Any) -> None:
-        where.write_bytes(b"PAR1 and then")
+    def torn(table: Any, where: BinaryIO, **options: Any) -> None:
+        where.write(b"PAR1 and then")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", torn)

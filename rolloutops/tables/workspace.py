@@ -7,7 +7,8 @@
     .spill-<host>-<pid>-0/                  what a running query does not hold in memory
 
 A part is written under a name that no reader takes (leading dot and foreign suffix: DuckDB's glob matches dot files,
-pyarrow reads `x.parquet.tmp`), synced, and renamed. A reader never sees half a file.
+pyarrow reads `x.parquet.tmp`), locked, synced, and renamed. A reader never sees half a file, and one that nobody holds
+the lock of is what a killed writer left.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,18 +120,39 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
     hidden = folder / f".{name}.parquet.tmp"
-    try:
-        pq.write_table(rows, hidden, compression="zstd", row_group_size=8192)
-        failpoint("part-before-sync")
-        sync(hidden)
-        failpoint("part-before-rename")
-        os.replace(hidden, path)
-        failpoint("part-after-rename")
-        sync(folder)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
+    with _locked(hidden) as file:
+        try:
+            pq.write_table(rows, file, compression="zstd", row_group_size=8192)
+            failpoint("part-before-sync")
+            file.flush()
+            os.fsync(file.fileno())
+            failpoint("part-before-rename")
+            os.replace(hidden, path)
+            failpoint("part-after-rename")
+            sync(folder)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
     return path
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A new file, open and locked by this process."""
+    while True:
+        file = path.open("wb")
+        if lock_file(file.fileno()) and path.exists():
+            return file
+        file.close()  # before it was locked, `sweep` took it for a dead writer's
+        time.sleep(0.001)
+
+
+def sweep(workspace: Workspace) -> None:
+    """Take away the half-written files of writers that are no more."""
+    for table in schema.TABLES:
+        for hidden in (workspace.root / table).rglob(".*.tmp"):
+            with suppress(FileNotFoundError), hidden.open("rb") as file:
+                if lock_file(file.fileno()):
+                    hidden.unlink()
 
 
 @contextmanager
