@@ -170,17 +170,14 @@ def duckdb_type(kind: pa.DataType) -> str:
 
 def table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
     """The view of one Parquet table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
-    if pattern is not None and not (missing := _missing(table, pattern)):
+    missing = dict.fromkeys(table.names, True) if pattern is None else _missing(table, pattern)
+    if not missing:
         return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)});"
-    if pattern is not None:
-        columns = ", ".join(
-            f"NULL::{duckdb_type(field.type)} AS {field.name}" if missing.get(field.name) else field.name
-            for field in table
-        )
-        files = f"read_parquet({literal(pattern)}, union_by_name = true)"
-        return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns}\nFROM {files};"
-    empty = ", ".join(f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in table)
-    return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {empty} WHERE false;"
+    columns = ", ".join(
+        f"NULL::{duckdb_type(field.type)} AS {field.name}" if missing.get(field.name) else field.name for field in table
+    )
+    files = "WHERE false" if pattern is None else f"FROM read_parquet({literal(pattern)}, union_by_name = true)"
+    return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns} {files};"
 
 
 def _missing(table: pa.Schema, pattern: str) -> dict[str, bool]:

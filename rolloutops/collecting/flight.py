@@ -35,10 +35,10 @@ AHEAD = 64
 """Rollouts that wait in the queue, at least: what comes back for another try stands behind no more than these."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
-GARBAGE = 20_000
-"""Objects that may come to be before cycles among them are looked for."""
 JUDGING = 1000
 """Rollouts that may wait outside the window for their verdict."""
+GARBAGE = 20_000
+"""Objects that may come to be before cycles among them are looked for."""
 
 
 @dataclass
