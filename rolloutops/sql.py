@@ -43,9 +43,13 @@ def _damage_told() -> Iterator[None]:
         file = re.search(r"""['"]([^'"\n]+\.parquet)['"]""", str(error))
         if file is None or not re.search("No magic bytes|too small to be|Could not read enough", str(error)):
             raise
-        raise WorkspaceError(
-            f"{file[1]} is damaged: put a copy in its place, or move it away and run the commands again that filled it"
-        ) from error
+        raise _damaged(file[1]) from error
+
+
+def _damaged(file: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{file} is damaged: put a copy in its place, or move it away and run the commands again that filled it"
+    )
 
 
 def connect(threads: int | None = None, memory_limit: str | None = None, spill: Path | None = None) -> Connection:
@@ -185,18 +189,25 @@ def _missing(table: pa.Schema, pattern: str) -> dict[str, bool]:
 
     A folder's parts are named by time, so that the first one of each folder tells whether there is anything to ask.
     """
-    import pyarrow.parquet as pq
-
     files = sorted(glob(pattern))
     first = [next(group) for _, group in groupby(files, os.path.dirname)]
-    if all(set(table.names) <= set(pq.read_schema(file).names) for file in first):
+    if all(set(table.names) <= _columns_of(file) for file in first):
         return {}
-    there = [set(pq.read_schema(file).names) for file in files]
+    there = [_columns_of(file) for file in files]
     return {
         column: not any(column in names for names in there)
         for column in table.names
         if any(column not in names for names in there)
     }
+
+
+def _columns_of(file: str) -> set[str]:
+    import pyarrow.parquet as pq
+
+    try:
+        return set(pq.read_schema(file).names)
+    except pa.ArrowInvalid as error:
+        raise _damaged(file) from error
 
 
 def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
