@@ -172,33 +172,39 @@ def duckdb_type(kind: pa.DataType) -> str:
     return names[kind]
 
 
-def table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
-    """The view of one Parquet table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
-    missing = dict.fromkeys(table.names, True) if pattern is None else _missing(table, pattern)
-    if not missing:
+def table_views(patterns: Mapping[str, str | None]) -> list[str]:
+    """The views of the Parquet tables, each under its own name; `tasks` as task_log, of which the view tasks is made.
+
+    patterns: table -> glob of its files, None where there are none.
+    """
+    return [
+        _table_view("task_log" if name == "tasks" else name, table, patterns.get(name))
+        for name, table in schema.TABLES.items()
+    ]
+
+
+def _table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
+    """The view of one table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
+    there = _columns(table, pattern) if pattern is not None else set()
+    if there is None:
         return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)});"
     columns = ", ".join(
-        f"NULL::{duckdb_type(field.type)} AS {field.name}" if missing.get(field.name) else field.name for field in table
+        field.name if field.name in there else f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in table
     )
     files = "WHERE false" if pattern is None else f"FROM read_parquet({literal(pattern)}, union_by_name = true)"
     return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns} {files};"
 
 
-def _missing(table: pa.Schema, pattern: str) -> dict[str, bool]:
-    """The columns that parts written by an earlier version lack, and whether all parts lack them.
+def _columns(table: pa.Schema, pattern: str) -> set[str] | None:
+    """The columns that any part has; None where all parts have all columns of the table, as this version writes them.
 
-    A folder's parts are named by time, so that the first one of each folder tells whether there is anything to ask.
+    A folder's parts are named by time, so that the first one of each folder tells whether there are older ones.
     """
     files = sorted(glob(pattern))
     first = [next(group) for _, group in groupby(files, os.path.dirname)]
     if all(set(table.names) <= _columns_of(file) for file in first):
-        return {}
-    there = [_columns_of(file) for file in files]
-    return {
-        column: not any(column in names for names in there)
-        for column in table.names
-        if any(column not in names for names in there)
-    }
+        return None
+    return set[str]().union(*map(_columns_of, files))
 
 
 def _columns_of(file: str) -> set[str]:
@@ -225,12 +231,8 @@ def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str,
 
     patterns: table -> glob of its files, None where there are none. plan: rows for `plan`.
     """
-    bases = [
-        table_view("task_log" if name == "tasks" else name, table, patterns.get(name))
-        for name, table in schema.TABLES.items()
-    ]
     files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
-    return "\n\n".join([*bases, plan_view(plan), *files])
+    return "\n\n".join([*table_views(patterns), plan_view(plan), *files])
 
 
 def read(path: Path) -> str:

@@ -66,7 +66,7 @@ class Ledger:
             sql.run(
                 self.con,
                 f"""
-                INSERT INTO owed_keys SELECT {kept.replace("tries", "0")} FROM given_up
+                INSERT INTO owed_keys SELECT {kept} FROM (SELECT * REPLACE (0 AS tries) FROM given_up)
                 WHERE dataset = {sql.literal(dataset)} AND policy = {sql.literal(policy)}
                     AND list_contains({sql.literal(list(kinds))}, last_error)
                 """,

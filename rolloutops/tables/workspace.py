@@ -82,8 +82,7 @@ def connect(
 
 def look_again(con: sql.Connection, workspace: Workspace) -> None:
     """Let a connection's views see the tables that had no file when it was made."""
-    for name, files in patterns(workspace).items():
-        sql.run(con, sql.table_view("task_log" if name == "tasks" else name, schema.TABLES[name], files))
+    sql.run(con, "\n".join(sql.table_views(patterns(workspace))))
 
 
 CONNECTIONS = count()

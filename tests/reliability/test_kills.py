@@ -43,17 +43,22 @@ def test_failpoints_are_found() -> None:
     assert len(FAILPOINTS) >= 10
 
 
-@pytest.mark.parametrize("name", FAILPOINTS)
-def test_killed_at_a_failpoint(tmp_path: Path, name: str) -> None:
+def spots() -> list[str]:
+    """Each failpoint, and at which of its passages. The first part that a command writes is the record of its start."""
+    passages = {"journal": [LINES], "attempt": [15], "part": [1, 2]}
+    return [f"{name}:{passage}" for name in FAILPOINTS for passage in passages.get(name.partition("-")[0], [1])]
+
+
+@pytest.mark.parametrize("spot", spots())
+def test_killed_at_a_failpoint(tmp_path: Path, spot: str) -> None:
     folder = project(tmp_path, sums(SMALL))
     rolloutops("chunk", "recipe.toml", cwd=folder)
-    if name.startswith("orphan"):  # which takes a journal that a killed run left
+    if spot.startswith("orphan"):  # which takes a journal that a killed run left
         killed = collecting(folder, ROLLOUTOPS_FAILPOINT=f"journal-after-line:{LINES}")
         killed.communicate(timeout=60)
-    passage = {"journal": LINES, "attempt": 15}.get(name.partition("-")[0], 1)
-    process = collecting(folder, ROLLOUTOPS_FAILPOINT=f"{name}:{passage}")
+    process = collecting(folder, ROLLOUTOPS_FAILPOINT=spot)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, f"{name} was not passed: {err}"
+    assert process.returncode == -signal.SIGKILL, f"{spot} was not passed: {err}"
     rolloutops("collect", "recipe.toml", cwd=folder)
     assert_exact(folder, 2 * SMALL)
     assert asked_again(folder) <= 2 * WIDTH
