@@ -1,6 +1,8 @@
-"""A rate-limited endpoint and `num_samples_in_parallel=auto`: `python -m benchmarks.limits [--runs 3]`.
+"""A rate-limited endpoint and `num_samples_in_parallel=auto`, in real time: `python -m benchmarks.limits [--runs 3]`.
 
-Limit 20 requests a second at 1 s latency, 600 tasks; 29 s of work and 1 s for the last answer are ideal.
+`fixed`: 20 requests a second at 1 s latency, 600 tasks; 29 s of work and 1 s for the last answer are ideal.
+`changing`: 20 a second, halved after 40 s, doubled after 80 s, 2,000 tasks: which share of what could be had was had.
+`shared`: two collectors, 600 tasks, requests_per_minute = 1200 and no limit of the server's: how fast they sent.
 """
 
 from __future__ import annotations
@@ -12,46 +14,95 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.helpers import query
 from tests.limited import Limited
 from tests.loopback import serving
 
+Rate = float | Callable[[float], float]
 
-def collect(folder: Path, tell: bool, tasks: int) -> tuple[float, int, int]:
-    """One collection. Returns the seconds between the first and last request and answer, answers 429, rollouts."""
+RECIPE = """
+data = "w"
+[chunk]
+rows_per_part = 50
+[datasets.sums]
+input = "tasks.jsonl"
+[collect]
+engine = "openai"
+endpoint = "chat"
+model = "m"
+num_samples_in_parallel = "auto"
+"""
+
+
+def collect(
+    tasks: int, rate: Rate, tell: bool = False, collectors: int = 1, *more: str
+) -> tuple[list[float], int, int]:
+    """One collection. Returns when requests were let through, answers 429, and rollouts that lack."""
     lines = [json.dumps({"prompt": f"What is {n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(tasks)]
-    (folder / "tasks.jsonl").write_text("".join(lines))
-    with serving(Limited, rate=20.0, burst=20.0, latency=1.0, tell=tell, keep_bodies=False) as server:
-        given = [f"--base_url={server.url}", "--engine=openai", "--endpoint=chat", "--model=m", "--data=w"]
-        words = ["collect", "--input=tasks.jsonl", "--num_samples_in_parallel=auto", *given]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(Limited, rate=rate, burst=20.0, latency=1.0, tell=tell, keep_bodies=False) as server,
+    ):
+        folder = Path(name)
+        (folder / "tasks.jsonl").write_text("".join(lines))
+        (folder / "recipe.toml").write_text(RECIPE)
         env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        subprocess.run(
-            [sys.executable, "-m", "rolloutops", *words], cwd=folder, env=env, capture_output=True, check=True
-        )
-        first, last = min(server.admitted + server.refused), max(server.admitted)
+
+        def start(command: str, *flags: str) -> subprocess.Popen[bytes]:
+            words = [sys.executable, "-m", "rolloutops", command, "recipe.toml", *flags]
+            return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        started = [start("chunk")]
+        started[0].wait()
+        started += [start("collect", f"--base_url={server.url}", *more) for _ in range(collectors)]
+        if any(process.wait() for process in started):
+            raise SystemExit("a command failed")
         done = query(folder / "w", "SELECT count(*) FROM rollouts")[0][0]
-        return last + server.latency - first, len(server.refused), done
+        first = min(server.admitted + server.refused)
+        return [at - first for at in sorted(server.admitted)], len(server.refused), tasks - done
+
+
+def fixed(runs: int) -> None:
+    """A limit that stays, told in headers or not."""
+    print("| limit told in headers | seconds, median (all) | answers 429 | rollouts lost |\n|---|---|---|---|")
+    for tell in (False, True):
+        found = [collect(600, 20.0, tell) for _ in range(runs)]
+        seconds = [times[-1] + 1.0 for times, *_ in found]
+        told = ", ".join(f"{one:.1f}" for one in seconds)
+        refused = ", ".join(str(number) for _, number, _ in found)
+        lost = sum(lacking for *_, lacking in found)
+        print(f"| {'yes' if tell else 'no'} | {statistics.median(seconds):.1f} ({told}) | {refused} | {lost} |")
+
+
+def changing(runs: int) -> None:
+    """A limit that is halved and doubled again, and told nowhere."""
+    print("| requests let through, of those that could be | answers 429 | rollouts lost |\n|---|---|---|")
+    for _ in range(runs):
+        times, refused, lost = collect(2000, lambda at: 10.0 if 40 <= at < 80 else 20.0)
+        end = times[-1]
+        could = 20 + 20 * end - 10 * max(0.0, min(end, 80.0) - 40)
+        print(f"| {len(times):,} of {could:,.0f} ({len(times) / could:.0%}) | {refused} | {lost} |")
+
+
+def shared(runs: int) -> None:
+    """Two collectors of one workspace under one budget."""
+    print("| requests, in seconds | most in 10 s | rollouts lost |\n|---|---|---|")
+    for _ in range(runs):
+        times, _, lost = collect(600, 1e6, False, 2, "--requests_per_minute=1200")
+        most = max(sum(start <= at < start + 10 for at in times) for start in times)
+        print(f"| {len(times)} in {times[-1]:.1f} | {most} | {lost} |")
 
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("fixed", "changing", "shared"), nargs="?", default="fixed")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--tasks", type=int, default=600)
     told = parser.parse_args()
-    print("| limit told in headers | seconds, median (all) | answers 429 | rollouts lost |\n|---|---|---|---|")
-    for tell in (False, True):
-        runs = []
-        for _ in range(told.runs):
-            with tempfile.TemporaryDirectory() as folder:
-                runs.append(collect(Path(folder), tell, told.tasks))
-        seconds = [f"{run[0]:.1f}" for run in runs]
-        lost = told.tasks * told.runs - sum(run[2] for run in runs)
-        median = statistics.median(run[0] for run in runs)
-        refused = ", ".join(str(run[1]) for run in runs)
-        print(f"| {'yes' if tell else 'no'} | {median:.1f} ({', '.join(seconds)}) | {refused} | {lost} |", flush=True)
+    {"fixed": fixed, "changing": changing, "shared": shared}[told.what](told.runs)
 
 
 if __name__ == "__main__":
