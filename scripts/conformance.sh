@@ -13,7 +13,7 @@ for place in "${places[@]}"; do install+=(--find-links "$place"); done
 
 "${install[@]}" 'torch==2.13.0+cpu' || "${install[@]}" --torch-backend cpu 'torch==2.13.0'
 "${install[@]}" --editable . pytest pytest-timeout hypothesis 'trl>=1.16' 'datasets>=5' transformers accelerate peft
-"${install[@]}" --no-deps verl llamafactory ms-swift openrlhf skyrl
+"${install[@]}" --no-deps verl llamafactory ms-swift openrlhf skyrl axolotl
 "${install[@]}" omegaconf ray tensordict codetiming hydra-core cachetools av fire pylatexenc loguru modelscope \
     json_repair dacite colorama pandas addict blobfile mlcroissant tinker-cookbook mistral-common
 

@@ -64,13 +64,15 @@ CREATE OR REPLACE MACRO ends_empty(messages) AS
 -- Whether a message brings its reasoning in a key of its own.
 CREATE OR REPLACE MACRO has_reasoning(messages) AS any_holds([filled(m.reasoning_content) FOR m IN messages]);
 
--- Whether the arguments of a tool call are an object, or are text.
+-- Whether the arguments of a tool call are an object, or are the text of one.
 CREATE OR REPLACE MACRO object_arguments(messages) AS any_holds(
     flatten([[NOT starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages])
 );
-CREATE OR REPLACE MACRO text_arguments(messages) AS any_holds(
-    flatten([[starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages])
-);
+CREATE OR REPLACE MACRO text_arguments(messages) AS any_holds(flatten([
+    [starts_with(c.function.arguments::VARCHAR, '"') AND json_valid(text_at(c.function.arguments, '$'))
+        FOR c IN m.tool_calls]
+    FOR m IN messages
+]));
 
 -- Whether an object or list holds a key with null, as Arrow pads objects whose keys differ from row to row.
 CREATE OR REPLACE MACRO padded(value) AS NOT starts_with(value::VARCHAR, '"') AND contains(value::VARCHAR, ':null');
@@ -116,6 +118,15 @@ CREATE OR REPLACE MACRO message_faults(messages) AS [
         any_holds(flatten([[padded(c.function.arguments) FOR c IN m.tool_calls] FOR m IN messages])),
         'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; '
         || 'write arguments as text'
+    )
+];
+
+-- What chat templates make wrong of arguments that are text, as endpoints send them.
+CREATE OR REPLACE MACRO argument_faults(messages) AS [
+    warning_if(
+        text_arguments(messages),
+        'the arguments of a tool call are text: the chat templates of Qwen2.5, Llama 3 and gpt-oss quote it once more, '
+        || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object: arguments = "object"'
     )
 ];
 

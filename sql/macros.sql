@@ -29,6 +29,18 @@ CREATE OR REPLACE MACRO written_text(completion) AS
         lambda m: concat_ws(chr(10) || chr(10), m.reasoning_content, content_text(m.content))
     ), chr(10) || chr(10));
 
+-- rows_of(files): the rows of JSONL, Parquet, CSV and TSV files or globs, each as JSON, with the name of its file. Each file
+-- is read by the function for the ending of its name; paths are those of the working directory.
+CREATE OR REPLACE MACRO rows_of(files) AS TABLE
+FROM query(array_to_string([
+    'SELECT filename, ' || CASE
+        WHEN ends_with(file, '.parquet') THEN 'to_json(r) AS json FROM read_parquet'
+        WHEN regexp_matches(file, '\.[ct]sv(\.gz|\.zst)?$') THEN 'to_json(r) AS json FROM read_csv'
+        ELSE 'json FROM read_ndjson_objects'
+    END || '(''' || replace(file, '''', '''''') || ''', filename = true) AS r'
+    FOR file IN files
+], ' UNION ALL '));
+
 -- spaced_words(text): the lower-cased words between white space, punctuation and all; none of an empty text.
 CREATE OR REPLACE MACRO spaced_words(text) AS
     list_filter(regexp_split_to_array(lower(text), '\s+'), lambda word: word <> '');
@@ -59,6 +71,10 @@ CREATE OR REPLACE MACRO spoken(prompt, completion) AS messages_of(prompt) || mes
 
 -- items_text(list): the items of a JSON list as they stand, without its brackets.
 CREATE OR REPLACE MACRO items_text(list) AS substring(list::VARCHAR, 2, length(list::VARCHAR) - 2);
+
+-- joined(prompt, completion): the whole conversation.
+CREATE OR REPLACE MACRO joined(prompt, completion) AS
+    ('[' || concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), '')) || ']')::JSON;
 
 -- has_media(messages): whether a message holds something that is not text.
 CREATE OR REPLACE MACRO has_media(messages) AS
@@ -122,6 +138,15 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     || coalesce(',"tool_call_id":' || json_extract(message, '$.tool_call_id'), '')
     || coalesce(',"name":' || json_extract(message, '$.name'), '') || '}';
 
+-- chat_text(conversation, arguments): its messages as JSON text, the arguments of tool calls as 'text' or 'object'.
+CREATE OR REPLACE MACRO chat_text(conversation, arguments) AS
+    CASE
+        WHEN arguments = 'text' THEN conversation::VARCHAR
+        ELSE '[' || array_to_string([
+            chat_message(m, json_extract_string(m, '$.role'), arguments, 'key') FOR m IN messages_of(conversation)
+        ], ',') || ']'
+    END;
+
 -- role_of(message): its role, with the developer being the system, as trainers know no other.
 CREATE OR REPLACE MACRO role_of(message) AS
     replace(json_extract_string(message, '$.role'), 'developer', 'system');
@@ -149,6 +174,16 @@ CREATE OR REPLACE MACRO sharegpt_calls(message) AS
         WHEN 1 THEN plain_call(json_extract(message, '$.tool_calls[0]'))
         ELSE '[' || array_to_string([plain_call(c) FOR c IN json_extract(message, '$.tool_calls[*]')], ', ') || ']'
     END;
+
+-- typed_message(message, weight): LLaMA-Factory v1's message of typed parts, of which none is empty.
+CREATE OR REPLACE MACRO typed_message(message, weight) AS
+    '{"role":' || to_json(role_of(message)) || ',"content":[' || concat_ws(
+        ',', '{"type":"reasoning","value":' || nullif(json_extract(message, '$.reasoning_content')::VARCHAR, '""') || '}',
+        '{"type":"text","value":' || to_json(nullif(content_text(json_extract(message, '$.content')), '')) || '}',
+        CASE WHEN json_exists(message, '$.tool_calls') THEN array_to_string([
+            '{"type":"tool_call","value":' || to_json(plain_call(c)) || '}' FOR c IN json_extract(message, '$.tool_calls[*]')
+        ], ',') END
+    ) || '],"loss_weight":' || weight || '}';
 
 -- fits_sharegpt(messages): whether turns of text can hold them all: no media, no text beside a tool call, and the system
 -- only speaks first.
@@ -189,6 +224,11 @@ CREATE OR REPLACE MACRO swift_messages(messages, loss) AS flatten([
 CREATE OR REPLACE MACRO is_plain_answer(completion) AS
     json_array_length(completion) = 1 AND json_type(completion, '$[0].content') = 'VARCHAR'
     AND NOT json_exists(completion, '$[0].tool_calls');
+
+-- answer_text(completion): what a plain answer says, its reasoning in <think> tags, without white space around it.
+CREATE OR REPLACE MACRO answer_text(completion) AS regexp_replace(
+    think_tags(json_extract(completion, '$[0]')) || json_extract_string(completion, '$[0].content'), '^\s+|\s+$', '', 'g'
+);
 
 -- is_question(prompt): one message of the user's, of text, with or without a system's before it.
 CREATE OR REPLACE MACRO is_question(prompt) AS
@@ -280,6 +320,19 @@ SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_ra
 FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM query_table(rollouts))
 GROUP BY dataset, task_id;
 
+-- kto_weights(lines): of the lines of a KTO build, named as text, how many are desirable, and weights of the losses that
+-- make both sides count the same.
+CREATE OR REPLACE MACRO kto_weights(lines) AS TABLE
+SELECT desirable, undesirable, round(least(1.0, 1.0 * undesirable / desirable), 4) AS desirable_weight,
+    round(least(1.0, 1.0 * desirable / undesirable), 4) AS undesirable_weight
+FROM (
+    SELECT count(*) FILTER (tag = 'true') AS desirable, count(*) FILTER (tag = 'false') AS undesirable
+    FROM (
+        SELECT coalesce(json_extract_string(json, '$.label'), json_extract_string(json, '$.kto_tag')) AS tag
+        FROM query_table(lines)
+    )
+);
+
 -- Pairs. Macros over rows take the name of a view or of a WITH query, as text.
 
 -- answers(rollouts, same_policy, ties, seed): what pairs are made of: each rollout once, however often a mix repeats it.
@@ -338,7 +391,8 @@ sizes AS (
 ),
 
 correlation AS (
-    SELECT round(corr(r.place, s.place), 4) AS rank_correlation
+    -- Without any spread in one of them there is none (NaN).
+    SELECT round(if(isnan(corr(r.place, s.place)), NULL, corr(r.place, s.place)), 4) AS rank_correlation
     FROM lengths AS l
     JOIN rewards AS r ON r.reward = l.reward
     JOIN sizes AS s ON s.length = l.length
@@ -460,10 +514,10 @@ JOIN query_table(quotas) AS q ON q.dataset = d.dataset;
 
 -- mix_report(result, rollouts, targets): what was asked against what came of it, for each data set and all together.
 -- targets: (dataset, target_rows, target_tokens), of which one may be NULL: it is then reckoned from the other, and
--- nothing is short of it. An epoch is all rows of a data set.
+-- nothing is short of it. An epoch is all rows of a data set. There are no tokens where nobody counted any.
 CREATE OR REPLACE MACRO mix_report(result, rollouts, targets) AS TABLE
 WITH made AS (
-    SELECT r.dataset, count(*) AS rows, sum(coalesce(s.output_tokens, 0))::BIGINT AS tokens
+    SELECT r.dataset, count(*) AS rows, sum(s.output_tokens)::BIGINT AS tokens
     FROM query_table(result) AS r
     JOIN query_table(rollouts) AS s
         ON s.dataset = r.dataset AND s.task_id = r.task_id AND s.policy = r.policy
@@ -475,8 +529,8 @@ WITH made AS (
 compared AS (
     SELECT coalesce(t.dataset, z.dataset) AS dataset, coalesce(z.available, 0) AS available,
         coalesce(t.target_rows, round(t.target_tokens * z.available / nullif(z.tokens, 0)))::BIGINT AS target_rows,
-        coalesce(t.target_tokens, round(t.target_rows * z.tokens / z.available))::BIGINT AS target_tokens,
-        coalesce(m.rows, 0) AS rows, coalesce(m.tokens, 0) AS tokens,
+        coalesce(t.target_tokens, round(t.target_rows * nullif(z.tokens, 0) / z.available))::BIGINT AS target_tokens,
+        coalesce(m.rows, 0) AS rows, if(m.rows > 0, m.tokens, 0) AS tokens,
         t.target_rows - coalesce(m.rows, 0) AS missing_rows, t.target_tokens - coalesce(m.tokens, 0) AS missing_tokens
     FROM query_table(targets) AS t
     FULL JOIN sizes(rollouts) AS z ON z.dataset = t.dataset

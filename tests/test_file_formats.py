@@ -95,8 +95,8 @@ WHERE coalesce(tools::VARCHAR, '[]') = '[]' AND is_plain_answer(completion) AND 
 PLAIN_ONLY = ("sft_input_output", "dpo_strings", "preference_ranked")
 """These stop at what is not plain text."""
 PROMPTS_ONLY = ("verl", "skyrl", "slime", "open_instruct", "nemo_rl_response", "rl_prompts")
-ONE_MESSAGE = ("dpo_strings", "llamafactory_preference", "nemo_rl_response", "openai_preference", "openrlhf",
-               "preference_binary", "preference_ranked", "tinker")  # fmt: skip
+ONE_MESSAGE = ("axolotl_preference", "dpo_strings", "llamafactory_preference", "nemo_rl_response",
+               "openai_preference", "openrlhf", "preference_binary", "preference_ranked", "tinker")  # fmt: skip
 """Formats that may have no place for any pair among these rollouts, which call tools."""
 NO_TEXT = ("trajectories", "pretokenized", "rl_gym")
 
@@ -106,7 +106,7 @@ def built(con: sql.Connection, name: str, folder: Path, form: str = "jsonl") -> 
     step = STEPS[name]
     keys: dict[str, Any] = {"drop_invalid": True, "allow_empty": True, "format": form}
     keys |= {key: True for key in ("drop_unfit", "drop_unfinished") if key in step.params}
-    keys |= {"min_reward": -math.inf} if "min_reward" in step.params and name != "kto" else {}
+    keys |= {"min_reward": -math.inf} if "min_reward" in step.params and not name.endswith("kto") else {}
     keys |= {"agent_name": "agent"} if name == "rl_gym" else {}
     before = [StepUse("pair", "pairs", "pair/best_worst")] if "role = 'chosen'" in step.query else []
     if name in PLAIN_ONLY:

@@ -2,7 +2,8 @@
 -- The prompt is its system and user texts, with an empty line between them. Reasoning is left out.
 -- It reads the pairs that a pair step made.
 -- target: dpo_strings
--- check: SELECT sort_key AS pair, 'more than plain text in one turn: use build/dpo_messages' AS fault
+-- check: SELECT sort_key AS pair,
+--     'more than plain text in one turn: use build/dpo_messages; or set drop_invalid = true' AS fault
 --     FROM result
 --     WHERE json <> '{}'
 --         AND list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])], true)

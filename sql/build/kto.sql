@@ -2,17 +2,15 @@
 -- For TRL's KTOTrainer, unpaired. An answer is desirable where its reward is `min_reward` or more; what is between
 -- `max_undesirable` and that is neither, and left out.
 -- target: kto
--- param min_reward      DOUBLE = 0.5   lowest reward of a desirable answer
--- param max_undesirable DOUBLE = 0.5   an answer is undesirable where its reward is below this, and below min_reward
--- report: SELECT desirable, undesirable, round(least(1.0, 1.0 * undesirable / desirable), 4) AS desirable_weight,
---     round(least(1.0, 1.0 * desirable / undesirable), 4) AS undesirable_weight
---     FROM (
---         SELECT count(*) FILTER (json_extract_string(json, '$.label') = 'true') AS desirable,
---             count(*) FILTER (json_extract_string(json, '$.label') = 'false') AS undesirable
---         FROM result
---     )
+-- param min_reward      DOUBLE = 0.5       lowest reward of a desirable answer
+-- param max_undesirable DOUBLE = 0.5       an answer is undesirable where its reward is below this, and below min_reward
+-- param arguments       VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
+--     WHERE getvariable('arguments') NOT IN ('text', 'object')
+-- report: SELECT * FROM kto_weights('result')
 SELECT
-    '{"prompt":' || prompt || ',"completion":' || completion
+    '{"prompt":' || chat_text(prompt, getvariable('arguments'))
+    || ',"completion":' || chat_text(completion, getvariable('arguments'))
     || ',"label":' || CASE WHEN reward >= getvariable('min_reward') THEN 'true' ELSE 'false' END
     || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,

@@ -1,6 +1,7 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"messages": [...], "ground_truth", "dataset":
--- the verifier's name, "tools": [...]}. For open-instruct's RLVR, ms-swift's GRPO (its reward functions get the other
--- columns) and OpenAI's reinforcement fine-tuning (graders read them as {{item.ground_truth}}).
+-- the verifier's name, "tools": [...]}. For open-instruct's RLVR, ms-swift's GRPO (its own reward functions read a column
+-- solution: --columns '{"ground_truth": "solution"}') and OpenAI's reinforcement fine-tuning (graders read
+-- {{item.ground_truth}}).
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: open_instruct
 -- param verifier   VARCHAR = NULL      open-instruct's verifier, as `gsm8k`; without it, the data set's name

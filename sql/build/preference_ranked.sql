@@ -1,7 +1,8 @@
 -- Preference pairs ranked: {"context": [...], "completions": [{"rank": 0, "completion": [...]}, {"rank": 1, ...}]}
 -- (NeMo RL PreferenceDataset; rank 0 is the better one). It reads the pairs that a pair step made.
 -- target: preference_ranked
--- check: SELECT sort_key AS pair, 'this format has no place for tools: use build/dpo_messages' AS fault
+-- check: SELECT sort_key AS pair,
+--     'this format has no place for tools: use build/dpo_messages; or set drop_invalid = true' AS fault
 --     FROM result WHERE json = '{"tools":true}'
 -- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
 --     FROM result WHERE json = '{}'

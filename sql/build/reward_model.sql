@@ -1,16 +1,19 @@
 -- Preference pairs as whole conversations: {"chosen": [...], "rejected": [...], "margin", "chosen_rating",
 -- "rejected_rating", "tools": [...]}. For TRL's RewardTrainer, OpenRLHF's reward models and open-instruct. margin is the
--- difference of the ratings, which are the two rewards; a pair without rewards has neither.
+-- difference of the ratings, which are the two rewards; pairs that do not go by rewards have neither.
 -- It reads the pairs that a pair step made.
 -- target: reward_model
+-- param arguments VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
+--     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN c.context_hash = r.context_hash AND c.completion::VARCHAR <> r.completion::VARCHAR
-        THEN '{"chosen":[' || array_to_string(spoken(c.prompt, c.completion), ',') || '],"rejected":['
-            || array_to_string(spoken(r.prompt, r.completion), ',') || ']'
-            || coalesce(',"margin":' || to_json(c.margin), '') || coalesce(',"chosen_rating":' || to_json(c.reward), '')
-            || coalesce(',"rejected_rating":' || to_json(r.reward), '')
+        THEN '{"chosen":' || chat_text(joined(c.prompt, c.completion), getvariable('arguments'))
+            || ',"rejected":' || chat_text(joined(r.prompt, r.completion), getvariable('arguments'))
+            || coalesce(',"margin":' || to_json(c.margin) || ',"chosen_rating":' || to_json(c.reward)
+                || ',"rejected_rating":' || to_json(r.reward), '')
             || coalesce(',"tools":' || nullif(c.tools::VARCHAR, '[]'), '') || '}'
         ELSE '{}' END AS json,
     [

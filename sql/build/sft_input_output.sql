@@ -3,7 +3,8 @@
 -- target: sft_input_output
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
--- check: SELECT sort_key AS rollout, 'more than plain text in one turn: use build/sft_messages' AS fault
+-- check: SELECT sort_key AS rollout,
+--     'more than plain text in one turn: use build/sft_messages; or set drop_invalid = true' AS fault
 --     FROM result WHERE json_extract_string(json, '$.input') IS NULL OR json_extract_string(json, '$.output') IS NULL
 SELECT
     -- What is not plain text becomes null, which the check finds.

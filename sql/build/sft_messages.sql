@@ -1,7 +1,7 @@
 -- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
--- For TRL's SFTTrainer, NeMo RL's OpenAIFormatDataset, verl's MultiTurnSFTDataset (format = "parquet"), OpenRLHF's
--- SFTDataset (--data.input_key messages), Axolotl (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants
--- reasoning = "part".
+-- For TRL's SFTTrainer, NeMo RL's OpenAIFormatDataset, OpenRLHF's SFTDataset (--data.input_key messages), Axolotl
+-- (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants reasoning = "part". Most chat templates want
+-- arguments = "object"; Axolotl parses the text itself.
 -- target: sft_messages
 -- param min_reward      DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfinished BOOLEAN = false   leave out what does not end with the assistant, rather than stop at it

@@ -2,15 +2,15 @@
 -- space, of the user's messages. Rule `any`: one shared sequence is enough (open-r1). Rule `coverage`: the sequences
 -- that one task shares with one benchmark text cover more than `threshold` of that text's words (Tulu 3,
 -- open-instruct). Texts of fewer than n words cannot be found; the report counts them.
--- param files     VARCHAR[]                  the benchmark's JSONL files (.gz and .zst too) or globs
--- param field     VARCHAR = '$.question'     where the text stands in each line, as a JSON path
+-- param files     VARCHAR[]                  the benchmark's files or globs: JSONL (.gz and .zst too), Parquet, CSV, TSV
+-- param field     VARCHAR = '$.question'     where the text stands in each row, as a JSON path
 -- param rule      VARCHAR = 'any'            any or coverage
 -- param n         INTEGER = 8                words in a row that are compared
 -- param threshold DOUBLE = 0.5               rule coverage: the largest share of a text that may be covered
 -- check: SELECT getvariable('rule') AS rule, 'any, coverage' AS must_be_one_of
 --     WHERE getvariable('rule') NOT IN ('any', 'coverage')
 -- check: SELECT filename AS file, getvariable('field') AS no_line_has_text_at
---     FROM read_json_objects(getvariable('files'), format = 'newline_delimited', filename = true)
+--     FROM rows_of(getvariable('files'))
 --     GROUP BY filename HAVING count(json->>getvariable('field')) = 0
 -- report: WITH lost AS (SELECT DISTINCT dataset, task_id FROM selected ANTI JOIN result USING (dataset, task_id)),
 --     asked AS (SELECT dataset, task_id, unnest(list_distinct(word_grams(words, getvariable('n')))) AS gram
@@ -18,7 +18,7 @@
 --     FROM selected SEMI JOIN lost USING (dataset, task_id) GROUP BY dataset, task_id)),
 --     texts AS MATERIALIZED (SELECT filename, row_number() OVER () AS text_id,
 --     coalesce(spaced_words(json->>getvariable('field')), []) AS words
---     FROM read_json_objects(getvariable('files'), format = 'newline_delimited', filename = true)),
+--     FROM rows_of(getvariable('files'))),
 --     places AS (SELECT text_id, unnest(word_grams(words, getvariable('n'))) AS gram,
 --     unnest(range(1, len(words) - getvariable('n') + 2)) AS place FROM texts),
 --     covered AS (SELECT DISTINCT text_id, dataset, task_id, unnest(range(place, place + getvariable('n'))) AS word
@@ -40,7 +40,7 @@ WITH asked AS (
 
 texts AS (
     SELECT filename, row_number() OVER () AS text_id, spaced_words(json->>getvariable('field')) AS words
-    FROM read_json_objects(getvariable('files'), format = 'newline_delimited', filename = true)
+    FROM rows_of(getvariable('files'))
 ),
 
 benchmark AS (

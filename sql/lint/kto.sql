@@ -1,6 +1,6 @@
 -- TRL's KTOTrainer: {"prompt", "completion", "label": true or false}, prompt and completion both text or both messages.
 SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.completion)
-|| tool_faults(line.tools) || [
+|| argument_faults(flatten([line.prompt, line.completion])) || tool_faults(line.tools) || [
     error_if(
         coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR') OR coalesce(completion, '') NOT IN ('ARRAY', 'VARCHAR'),
         'prompt or completion is neither text nor a list of messages: TRL stops at the row; write one of them'

@@ -44,6 +44,10 @@ SELECT split, row, unnest(found([
         line.chosen.value::VARCHAR = line.rejected.value::VARCHAR,
         'chosen equals rejected: the pair says nothing; drop the row'
     ),
+    error_if(
+        json_extract_string(json, '$.kto_tag') = 'true' AND line.conversations[-1].value::VARCHAR = '""',
+        'a desirable answer is empty: LLaMA-Factory takes it for an undesirable one; drop the row'
+    ),
     error_if(line.chosen.value::VARCHAR = '""', 'chosen is empty: the model is trained to say nothing; drop the row'),
     error_if(
         type_of(json, 'system') <> 'VARCHAR', 'system is no text: the templates of LLaMA-Factory fail on it; write text'

@@ -13,7 +13,7 @@ SELECT split, row, unnest(found(message_faults(line.messages) || tool_faults(lin
         || 'write it into content, in <think> tags'
     ),
     error_if(
-        line.messages[-1].role = 'assistant' AND ends_empty(line.messages),
+        ends_empty(line.messages) AND json_extract(json, '$.label') IS DISTINCT FROM 'false'::JSON,
         'the last answer is empty: the model is trained to say nothing; drop the row'
     ),
     warning_if(
@@ -31,7 +31,11 @@ SELECT split, row, unnest(found(message_faults(line.messages) || tool_faults(lin
         text_at(json, '$.rejected_messages') = text_at(json, '$.messages'),
         'rejected_messages equal messages: the pair says nothing; drop the row'
     ),
-    error_if(type_of(json, 'label') <> 'BOOLEAN', 'label is neither true nor false: KTO cannot read it; write one')
+    error_if(type_of(json, 'label') <> 'BOOLEAN', 'label is neither true nor false: KTO cannot read it; write one'),
+    error_if(
+        json_exists(json, '$.label') AND line.messages[-1].role <> 'assistant',
+        'the last turn of an answer with a label is not the assistant''s: KTO stops with an AssertionError; drop the row'
+    )
 ]), recursive := true)
 FROM (SELECT split, row, json, from_json(json, '{"messages":' || chat() || ',"tools":"JSON"}') AS line FROM lines)
 UNION ALL

@@ -1,7 +1,8 @@
 -- Reward models of TRL and OpenRLHF: {"prompt"?, "chosen", "rejected", "margin"?: number, "tools"?}, all text or all
 -- messages; without a prompt chosen and rejected are whole conversations.
 SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.chosen)
-|| message_faults(line.rejected) || tool_faults(line.tools) || pair_faults(chosen, rejected) || [
+|| message_faults(line.rejected) || argument_faults(flatten([line.prompt, line.chosen, line.rejected]))
+|| tool_faults(line.tools) || pair_faults(chosen, rejected) || [
     error_if(
         coalesce(chosen_type, '') NOT IN ('ARRAY', 'VARCHAR') OR chosen_type IS DISTINCT FROM rejected_type
         OR chosen_type <> prompt_type,
@@ -15,6 +16,11 @@ SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(li
     error_if(
         prompt_type IS NULL AND line.chosen[1] <> line.rejected[1],
         'chosen and rejected begin differently: a pair has one prompt; drop the row'
+    ),
+    warning_if(
+        prompt_type IS NULL AND line.chosen[:-2] <> line.rejected[:-2],
+        'chosen and rejected differ before the last turn: TRL judges the whole, OpenRLHF and open-instruct train the '
+        || 'last turns as if on one prompt; drop the row for them'
     ),
     error_if(
         line.margin IS NOT NULL AND TRY_CAST(line.margin::VARCHAR AS DOUBLE) IS NULL,

@@ -1,6 +1,6 @@
 -- TRL's SFTTrainer, trained on the completion only: {"prompt", "completion", "tools"?}, both text or both messages.
 SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.completion)
-|| tool_faults(line.tools) || [
+|| argument_faults(flatten([line.prompt, line.completion])) || tool_faults(line.tools) || [
     error_if(
         prompt IS NULL OR prompt NOT IN ('ARRAY', 'VARCHAR'),
         'prompt is neither text nor a list of messages: TRL stops with a KeyError or TypeError; write one of them'

@@ -1,6 +1,6 @@
 -- verl. RLHFDataset: {"data_source", "prompt": [...], "ability", "reward_model": {"style", "ground_truth"},
 -- "extra_info"?}; MultiTurnSFTDataset, in Parquet: {"messages": [...], "tools"?: list, "enable_thinking"?: boolean}.
-SELECT split, row, unnest(found(message_faults(talk) || tool_faults(line.tools) || [
+SELECT split, row, unnest(found(message_faults(talk) || argument_faults(talk) || tool_faults(line.tools) || [
     error_if(
         NOT is_sft AND coalesce(len(line.prompt), 0) = 0,
         'prompt is no list of chat messages: verl stops with a TypeError; write messages, not text'
@@ -40,6 +40,12 @@ SELECT split, row, unnest(found(message_faults(talk) || tool_faults(line.tools) 
     error_if(
         is_sft AND line.enable_thinking::VARCHAR NOT IN ('true', 'false'),
         'enable_thinking is neither true nor false: the template takes it for true; write one of them'
+    ),
+    warning_if(
+        is_sft AND line.tools::VARCHAR = '[]'
+        AND (SELECT bool_or(json_array_length(json, '$.tools') > 0 AND json_exists(json, '$.messages')) FROM lines),
+        'no tools, where other rows have some: the chat templates of Llama 3 announce tools all the same; '
+        || 'train such rows apart'
     ),
     warning_if(
         NOT is_sft AND line.tools IS NOT NULL,

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet
 import pytest
 
 from tests.conformance.made import ODD, built, read, tokenizer
@@ -48,33 +47,26 @@ def test_verl_rl(tmp_path: Path) -> None:
 
 
 def test_verl_sft_sees_no_padded_tools(tmp_path: Path) -> None:
-    """One file for each list of tools; the tokens are those of the JSON lines.
-
-    Lines without tools are read on their own: beside others verl makes a NaN of their tools, and fails on it.
-    """
+    """One file for each list of tools, and one for lines without; the tokens are those of the JSON lines."""
     module, config = needed("verl.utils.dataset.multiturn_sft_dataset"), needed("omegaconf").OmegaConf
-    paths = built("sft_messages", tmp_path, format="parquet")
+    paths = [str(path) for path in built("verl_sft", tmp_path)]
     asked = config.create({"max_length": 30_000, "truncation": "error", "pad_mode": "no_padding"})
-    with_tools = [path for path in paths if "tools" in pyarrow.parquet.read_schema(path).names]
-    groups = with_tools, [path for path in paths if path not in with_tools]
-    made = [
-        row for files in groups for row in module.MultiTurnSFTDataset([str(path) for path in files], tokenizer(), asked)
-    ]
+    assert len(paths) == 3
+    made = list(module.MultiTurnSFTDataset(paths, tokenizer(), asked))
     lines = read(built("sft_messages", tmp_path / "lines")[0])
     wanted = [
         len(tokenizer().apply_chat_template(one["messages"], tools=one.get("tools"), return_dict=True)["input_ids"])
         for one in lines
     ]
-    assert all(groups)
     assert sorted(len(row["input_ids"]) for row in made) == sorted(wanted)
     assert all(row["loss_mask"].sum() > 0 for row in made)
 
 
-@pytest.mark.parametrize("name", ["sharegpt", "alpaca", "llamafactory_preference"])
+@pytest.mark.parametrize("name", ["sharegpt", "alpaca", "llamafactory_preference", "llamafactory_kto"])
 def test_llama_factory_skips_no_row(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
     converter, parser = needed("llamafactory.data.converter"), needed("llamafactory.data.parser")
-    (path,) = built(name, tmp_path, plain=name != "sharegpt")
+    (path,) = built(name, tmp_path, plain=name in ("alpaca", "llamafactory_preference"))
     entries = json.loads((path.parent / "dataset_info.json").read_text())
     (entry,) = [entry for entry in entries.values() if entry["file_name"] == path.name]
     attributes = parser.DatasetAttr("file", dataset_name=path.name)
@@ -83,22 +75,87 @@ def test_llama_factory_skips_no_row(name: str, tmp_path: Path, monkeypatch: pyte
         attributes.formatting, attributes, needed("llamafactory.hparams").DataArguments()
     )
     rows = load(path, tmp_path / "cache")
-    assert len(rows) == GOOD
+    assert len(rows) == (2 * GOOD if name == "llamafactory_kto" else GOOD)
     for row in rows:
         made = convert(row)
         assert made["_prompt"], "LLaMA-Factory skips the row"
-        assert len(made["_response"]) == (2 if name == "llamafactory_preference" else 1)
+        assert len(made["_response"]) == (2 if "_" in name else 1)
+        if name == "llamafactory_kto":
+            good, bad = (message["content"] for message in made["_response"])
+            assert (good[:3], bad) == ("yes", "") if row["kto_tag"] else (good, bad[:2]) == ("", "no")
 
 
-@pytest.mark.parametrize("name", ["ms_swift", "ms_swift_preference"])
+def test_llama_factory_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3's renderer of v1 trains what the rollout said, and nothing else."""
+    monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
+    engine, rendering = needed("llamafactory.v1.core.data_engine"), needed("llamafactory.v1.core.utils.rendering")
+    (path,) = built("llamafactory_v1", tmp_path)
+    data = engine.DataEngine(str(path))
+    samples = [data[i] for i in range(len(data))]
+    made = rendering.Renderer("qwen3", tokenizer()).process_samples(samples)
+    assert len(made) == GOOD
+    for sample, ids in zip(samples, made, strict=True):
+        trained = tokenizer().decode([token for token in ids["labels"] if token != -100])
+        spoken = [part["value"] for m in sample["messages"] if m["role"] == "assistant" for part in m["content"]]
+        assert all(json.dumps(json.loads(one)["arguments"], ensure_ascii=False) in trained if one[:1] == "{" else
+                   one.strip("\n") in trained for one in spoken)  # fmt: skip
+        assert trained.count("<|im_start|>") == sum(m["role"] == "assistant" for m in sample["messages"])
+
+
+@pytest.mark.parametrize("name", ["ms_swift", "ms_swift_preference", "ms_swift_kto"])
 def test_ms_swift_keeps_every_row(name: str, tmp_path: Path) -> None:
     processor = needed("swift.dataset").AutoPreprocessor
     rows = load(built(name, tmp_path)[0], tmp_path / "cache")
     made = processor()(rows, strict=True, num_proc=1, load_from_cache_file=False)
-    assert len(made) == GOOD
+    assert len(made) == (2 * GOOD if name == "ms_swift_kto" else GOOD)
     assert all(message["content"] is not None for row in made for message in row["messages"])
-    if name == "ms_swift":
+    if name != "ms_swift_preference":
         assert any("<think>" in message["content"] for row in made for message in row["messages"])
+    if name == "ms_swift_kto":  # what its KTO asks of a row; its pipelines patch the trainers of transformers
+        assert sorted(row["label"] for row in made) == [False] * GOOD + [True] * GOOD
+        assert {row["messages"][-1]["role"] for row in made} == {"assistant"}
+
+
+def test_ms_swift_grpo_gets_the_answer_as_solution(tmp_path: Path) -> None:
+    processor = needed("swift.dataset").AutoPreprocessor
+    rows = load(built("open_instruct", tmp_path)[0], tmp_path / "cache")
+    made = processor(columns={"ground_truth": "solution"})(rows, strict=True, num_proc=1, load_from_cache_file=False)
+    assert [row["solution"] for row in made] == ["4"] * GOOD
+    assert {row["messages"][-1]["role"] for row in made} == {"user"}
+
+
+def test_axolotl_finds_every_answer(tmp_path: Path) -> None:
+    strategy = needed("axolotl.prompt_strategies.dpo.chat_template").default
+    words = {"chat_template": "jinja", "chat_template_jinja": tokenizer().chat_template, "datasets": [{"path": "it"}]}
+    convert, _ = strategy(needed("axolotl.utils.dict").DictDefault(words))
+    rows = load(built("axolotl_preference", tmp_path, plain=True)[0], tmp_path / "cache")
+    assert len(rows) == GOOD
+    for row in rows:
+        made = convert(row, tokenizer=tokenizer())
+        assert all(message["content"] in made["prompt"] for message in row["messages"])
+        for side in ("chosen", "rejected"):
+            assert made[side] == f"{row[side]['content']}<|im_end|>"
+
+
+def test_axolotl_chat_template(tmp_path: Path) -> None:
+    """It parses arguments that are text, and sees the reasoning that its config maps."""
+    module = needed("axolotl.prompt_strategies.chat_template")
+    prompter = module.ChatTemplatePrompter(
+        tokenizer(),
+        chat_template=tokenizer().chat_template,
+        message_property_mappings={"role": "role", "content": "content", "reasoning_content": "reasoning_content"},
+        field_messages="messages",
+    )
+    made = module.ChatTemplateStrategy(
+        prompter, tokenizer(), train_on_inputs=False, sequence_len=30_000, roles_to_train=["assistant"]
+    )
+    for line in read(built("sft_messages", tmp_path)[0]):
+        ids = made.tokenize_prompt(line)
+        text = tokenizer().decode([token for token in ids["labels"] if token != -100])
+        for message in line["messages"]:
+            if message["role"] == "assistant":
+                assert message["content"] in text
+                assert message.get("reasoning_content", "") in text
 
 
 def strategy(**keys: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.made import built, rollouts, tokenizer
+from tests.conformance.made import built, read, rollouts, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trainers are theirs
 trl = pytest.importorskip("trl", reason="TRL is not installed: make conformance")
@@ -94,6 +94,15 @@ def test_kto(tmp_path: Path) -> None:
     config = getattr(trl, "KTOConfig", None) or pytest.importorskip("trl.experimental.kto").KTOConfig
     args = settings(config, tmp_path)
     kind(model(), ref_model=model(), args=args, train_dataset=data, processing_class=tokenizer()).train()
+
+
+@pytest.mark.parametrize("name", ["sft_messages", "sft_prompt_completion", "dpo_messages", "kto", "reward_model"])
+def test_arguments_as_objects_come_back_without_padding(name: str, tmp_path: Path) -> None:
+    """No two calls have the same keys, and `datasets` gives each back as its line has it."""
+    (path,) = built(name, tmp_path, arguments="object")
+    lines = read(path)
+    assert '"arguments":{' in path.read_text()
+    assert [{key: value for key, value in row.items() if value is not None} for row in load(path, tmp_path)] == lines
 
 
 def test_reward_model(tmp_path: Path) -> None:

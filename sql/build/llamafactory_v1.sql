@@ -1,0 +1,21 @@
+-- Supervised fine-tuning in typed parts: {"messages": [{"role", "content": [{"type", "value"}], "loss_weight"}],
+-- "tools": JSON text}. For LLaMA-Factory v1 (USE_V1=1, without a converter, which would lose history, system and
+-- reasoning). A part is of type text, reasoning or tool_call, the JSON text of {"name", "arguments"}. Only the rollout is
+-- trained.
+-- target: llamafactory_v1
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS rollout, 'media have no place among its parts; set drop_unfit = true' AS fault
+--     FROM result WHERE json = '{}'
+SELECT
+    CASE WHEN has_media(spoken(prompt, completion)) THEN '{}'
+        ELSE '{"messages":[' || array_to_string(
+            [typed_message(m, 0) FOR m IN messages_of(prompt)]
+            || [typed_message(m, (role_of(m) = 'assistant')::INTEGER) FOR m IN messages_of(completion)], ','
+        ) || ']' || coalesce(',"tools":' || tools_text(tools), '') || '}' END AS json,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
+    prompt_hash AS split_key,
+    concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
+FROM selected
+WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
+    AND NOT (getvariable('drop_unfit') AND has_media(spoken(prompt, completion)))

@@ -1,0 +1,16 @@
+-- Single answers with a verdict: {"messages": [...], "label": true or false, "tools": JSON text}. For ms-swift's KTO.
+-- Messages are those of build/ms_swift, with reasoning in <think> tags. An answer is desirable where its reward is
+-- `min_reward` or more; what is between `max_undesirable` and that is neither, and left out.
+-- target: ms_swift
+-- param min_reward      DOUBLE = 0.5   lowest reward of a desirable answer
+-- param max_undesirable DOUBLE = 0.5   an answer is undesirable where its reward is below this, and below min_reward
+-- report: SELECT * FROM kto_weights('result')
+SELECT
+    '{"messages":[' || array_to_string(swift_messages(spoken(prompt, completion), ''), ',')
+    || '],"label":' || CASE WHEN reward >= getvariable('min_reward') THEN 'true' ELSE 'false' END
+    || coalesce(',"tools":' || tools_text(tools), '') || '}' AS json,
+    [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
+    prompt_hash AS split_key,
+    concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
+FROM selected
+WHERE reward >= getvariable('min_reward') OR reward < getvariable('max_undesirable')
