@@ -26,7 +26,7 @@ def listing() -> Iterator[tuple[str, Rows]]:
 
 
 def copy_shipped(name: str, into: Path) -> list[Path]:
-    """Copy a recipe, the SQL of its steps and its example inputs. Refuses to overwrite."""
+    """Copy a recipe, the SQL of its steps and its example inputs. Refuses to overwrite what differs."""
     source = find_recipe(name)
     recipe = load(name)
     copies = {source: into / "recipes" / source.name}
@@ -37,9 +37,10 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
         for item in dataset.input:
             if (shipped(item)).is_file():
                 copies[shipped(item)] = into / item
-    for path in copies.values():
-        if path.exists():
-            raise InputError(f"{path} is there already: copy into another folder with --into=FOLDER, or remove it")
+    for origin, path in copies.items():  # recipes share steps, so a copy of one may be there
+        if path.exists() and (not path.is_file() or path.read_bytes() != origin.read_bytes()):
+            what_next = "copy into another folder with --into=FOLDER, or remove it"
+            raise InputError(f"{path} is there already, and differs: {what_next}")
     for origin, path in copies.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin, path)

@@ -95,7 +95,7 @@ SELECT
 FROM attempt AS a
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
 ANTI JOIN repeated_attempts AS r ON r.dataset = a.dataset AND r.attempt_id = a.attempt_id
-LEFT JOIN good_verdicts AS v ON v.attempt_id = a.attempt_id
+LEFT JOIN good_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE a.error IS NULL;
 
 -- wanted: every rollout that the recipe asks for, as keys.

@@ -91,7 +91,7 @@ STEPS: dict[str, st.SearchStrategy[Settings]] = {
 }
 OF_PAIRS = {
     *("dpo_messages", "dpo_strings", "llamafactory_preference", "ms_swift_preference", "openai_preference", "openrlhf"),
-    *("preference_binary", "preference_ranked", "reward_model", "tinker"),
+    *("axolotl_preference", "preference_binary", "preference_ranked", "reward_model", "tinker"),
 }
 BUILDS = sorted(f"build/{path.stem}" for path in (shipped("sql") / "build").glob("*.sql"))
 PAIR_BUILDS = [name for name in BUILDS if name.removeprefix("build/") in OF_PAIRS]

@@ -200,6 +200,9 @@ def test_an_empty_build_tells_which_step_dropped_what(tmp_path: Path) -> None:
         "build/sft_messages used 0 of 0; loosen a step, or set allow_empty = true"
     )
     assert not (tmp_path / "out").exists()
+    unjudged = workspace([row | {"reward": None, "metrics": None} for row in rollouts()])
+    with pytest.raises(StepError, match=r"no row is left: 160 rollouts, 160 of them unjudged \(verify judges them\);"):
+        run(unjudged, "build/sft_messages", tmp_path / "out")
     assert run(con, "build/sft_messages", tmp_path / "out", SOLVABLE, high, allow_empty=True).files["train"][0] == 0
     assert tree(tmp_path / "out")["train.jsonl"] == b""
     with pytest.raises(StepError, match=r"validation = 0.001 of 80 rows left validation empty"):

@@ -127,6 +127,19 @@ def test_the_command_prints_it(made: Path) -> None:
     assert len(found["rollouts"]) == 2
 
 
+def test_what_nobody_told_is_said_so(tmp_path: Path) -> None:
+    """A rollout of a chat log: neither model nor tokens, and it ends with a tool's answer."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    told = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c"}]
+    log = [{"messages": [{"role": "user", "content": "q"}, told[0], told[1] | {"content": "a"}], "reward": 1}]
+    rolloutops("import", str(write_jsonl(tmp_path / "d.jsonl", log)), "--data=w", cwd=tmp_path)
+    (tmp_path / "r.toml").write_text('data = "w"\n[datasets.d]\n[build.rl]\nuse = "build/rl_prompts"\n')
+    rolloutops("build", "r.toml", cwd=tmp_path)
+    said = rolloutops("trace", "w/exports/rl/train.jsonl", cwd=tmp_path).stdout.splitlines()
+    assert "  policy   imported: import:chat" in said
+    assert any(line.endswith(": no finish reason, tokens not counted, 1 turn") for line in said), said
+
+
 def test_what_cannot_be_traced_is_a_sentence(made: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(exports(made, "dpo"), copy)

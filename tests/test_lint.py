@@ -139,6 +139,22 @@ def test_drop_invalid_drops_and_counts(tmp_path: Path) -> None:
     assert text.built([report]).splitlines()[-1] == f"it: dropped, 1 line: {fault}"
 
 
+def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -> None:
+    """A dropped line is not warned of, nor counted among those that stay."""
+    called = '{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}'
+    answered = '{"role":"tool","tool_call_id":"c","content":"4"}'
+    ends_with_tool = f'[{{"role":"assistant","content":"","tool_calls":[{called}]}},{answered}]'
+    con = workspace(rollouts(completion=ends_with_tool))
+    report = build(con, StepUse("build", "it", "build/kto", {"drop_invalid": True}), Path(), tmp_path / "out")
+    assert report.files["train"][0] == 7
+    assert text.built([report]).splitlines()[3:] == [
+        "it: dropped, 1 line: the completion does not end with the assistant: TRL judges a turn that is not the "
+        "model's; drop the row",
+        "it: warning, 1 line: desirable to undesirable is 3 to 4: TRL wants their weighted numbers in 1 to 4/3; "
+        "set desirable_weight or undesirable_weight",
+    ]
+
+
 def test_warnings_are_reported(tmp_path: Path) -> None:
     asked = '[{"role":"developer","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
     report = build_sft(rollouts(own_prompt=asked), tmp_path / "out")
@@ -164,6 +180,15 @@ def test_files_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     found = json.loads(capsys.readouterr().out)
     assert (found["lines"], found["faulty"]) == (9, 2)
     assert {tuple(one["first"][0]) for one in found["faults"]} == {(str(plain), 2), (str(plain), 3)}
+
+
+def test_the_folder_of_a_build_is_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    build_sft(rollouts(), folder, format="parquet")
+    for named in (folder, folder / "*.parquet"):
+        assert main(["lint", str(named), "--target=sft_messages"]) == 0
+        assert capsys.readouterr().out == "4 lines without an error: sft_messages\n"
+    assert main(["lint", str(folder / "lineage.parquet"), "--target=sft_messages"]) == 2
 
 
 def test_parquet_shows_what_arrow_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

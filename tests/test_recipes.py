@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rolloutops.errors import InputError
+from rolloutops.listing import copy_shipped
 from rolloutops.shipped import shipped
 from tests.helpers import rolloutops
 
@@ -34,3 +36,14 @@ def test_a_shipped_recipe_makes_its_files(name: str, tmp_path: Path) -> None:
         ), manifest
     again = rolloutops("run", name, *SCRIPTED, cwd=tmp_path)
     assert "0 rollouts collected" in again.stderr or "nothing is owed" in again.stderr
+
+
+def test_recipes_are_copied_side_by_side_and_never_over_what_was_edited(tmp_path: Path) -> None:
+    """They share steps; a step that somebody changed since is not theirs to overwrite."""
+    for name in ("sft_rejection_sampling", "dpo_on_policy", "sft_rejection_sampling"):
+        assert all(path.is_file() for path in copy_shipped(name, tmp_path))
+    shared = tmp_path / "sql" / "filter" / "finished.sql"
+    shared.write_text("-- Mine.\nSELECT s.* FROM selected AS s\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"finished\.sql is there already, and differs"):
+        copy_shipped("dpo_on_policy", tmp_path)
+    assert shared.read_text("utf-8").startswith("-- Mine.")

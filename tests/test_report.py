@@ -176,6 +176,19 @@ def test_what_to_look_at(tmp_path: Path) -> None:
     assert "the rollouts have no token counts" in text
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "said"),
+    [("A", "B", None), ("short", "much longer", "shorter"), ("much longer", "short", "longer")],
+)
+def test_what_pairs_teach_of_length(tmp_path: Path, chosen: str, rejected: str, said: str | None) -> None:
+    rows = [row | {"output_tokens": None, "text": chosen if row["reward"] else rejected} for row in rollouts(tasks=12)]
+    made(rows, tmp_path / "out", "build/dpo_messages", BEST)
+    text = " ".join(ET.fromstring((tmp_path / "out" / "report.html").read_text("utf-8")).itertext())
+    assert re.findall(r"In 100 % of the pairs the chosen answer is the (\w+) one", text) == ([said] if said else [])
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["steps"][-1]["reports"][0][0]
+    assert (told["reward_length_rank_correlation"] is None) == (said is None), "nothing goes with a constant"
+
+
 def test_a_mix_that_the_build_undid_is_told(tmp_path: Path) -> None:
     rows = rollouts(("d", "e"), tasks=10)
     for row in rows:
@@ -184,6 +197,14 @@ def test_a_mix_that_the_build_undid_is_told(tmp_path: Path) -> None:
     made(rows, tmp_path / "out", "build/sft_messages", shares)
     text = " ".join(ET.fromstring((tmp_path / "out" / "report.html").read_text("utf-8")).itertext())
     assert "The lines are not mixed as asked: d is 80 % for 50 %, e is 20 % for 50 %." in text
+
+
+def test_tokens_that_nobody_counted_are_not_drawn_as_none(tmp_path: Path) -> None:
+    rows = [row | ({"output_tokens": None} if row["dataset"] == "e" else {}) for row in rollouts(("d", "e"))]
+    made(rows, tmp_path / "out", "build/sft_messages", min_reward=0.0)
+    text = " ".join(ET.fromstring((tmp_path / "out" / "report.html").read_text("utf-8")).itertext())
+    assert "tokens not counted" in text
+    assert "0 tokens, 0 %" not in text
 
 
 def test_a_build_without_a_page(tmp_path: Path) -> None:

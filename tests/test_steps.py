@@ -211,3 +211,16 @@ def test_parameters_do_not_outlive_their_step(tmp_path: Path) -> None:
     assert measure(con, "one", tmp_path) == (["x"], [(5.0,)])
     assert measure(con, "one", tmp_path, {"x": 6}) == (["x"], [(6.0,)])
     assert sql.rows(con, "SELECT getvariable('x')") == [(None,)]
+
+
+def test_a_benchmark_may_lie_in_files_of_any_form(tmp_path: Path) -> None:
+    """Also by a glob, packed, and under a name that SQL has to quote."""
+    con = given.workspace([{"task_id": "t"}])
+    names = ["it's.parquet", "a.csv", "b.tsv.gz", "c.jsonl.gz"]
+    forms = ["parquet", "csv", "csv, DELIMITER '\t', COMPRESSION gzip", "json, COMPRESSION gzip"]
+    for name, form in zip(names, forms, strict=True):
+        place = sql.literal(str(tmp_path / name))
+        sql.run(con, f"COPY (SELECT {sql.literal(name)} AS question, 1.50 AS n) TO {place} (FORMAT {form})")
+    files = sql.literal([str(tmp_path / f"*{name[1:]}") for name in names])
+    found = sql.rows(con, f"SELECT parse_filename(filename), json->>'$.question' FROM rows_of({files}) ORDER BY ALL")
+    assert found == sorted((name, name) for name in names)

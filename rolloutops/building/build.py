@@ -150,7 +150,9 @@ def _refuse_empty(
     if not empty or asked.allow_empty:
         return
     if not counts:
-        taken = [f"{read if not path else path[0].rows_in} rollouts"]
+        unjudged = sql.rows(con, "SELECT count(*) FROM selection.rollouts WHERE verifier IS NULL")[0][0]
+        hint = f", {unjudged} of them unjudged (verify judges them)" if unjudged else ""
+        taken = [f"{read if not path else path[0].rows_in} rollouts{hint}"]
         taken += [f"{funnel.step} kept {funnel.kept} of {funnel.rows_in}" for funnel in path]
         taken += [f"{step.name} used {used} of {read}"]
         raise StepError(f"{where} no row is left: {'; '.join(taken)}; loosen a step, or set allow_empty = true")

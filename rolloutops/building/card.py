@@ -192,7 +192,7 @@ def _body(content: Mapping[str, Any], fields: Fields) -> Iterator[str]:
                 row["model"],
                 "; ".join(_sampling(one["parameters"]) for one in row["requests"]) or None,
                 row["rollouts"],
-                f"{row['verifier']} ({row['verifier_version']})" if row["verifier"] else None,
+                f"{row['verifier']} ({row['verifier_version']})" if row["verifier_version"] else row["verifier"],
             ]
             for row in content["policies"]
         ],

@@ -110,8 +110,8 @@ def solve_rates(rows: Rows) -> Figure:
     svg = plots.columns(labels, series, "Tasks by solve rate", height, what)
     never, always = ends.get(0, 0), ends.get(11, 0)
     caption = (
-        f"Of {tasks:,} tasks, {never:,} ({percent(never / tasks)}) are never solved and {always:,} "
-        f"({percent(always / tasks)}) always: such groups have no advantage to learn from."
+        f"Of {tasks:,} tasks with more than one rollout, {never:,} ({percent(never / tasks)}) are never solved and "
+        f"{always:,} ({percent(always / tasks)}) always: such groups have no advantage to learn from."
     )
     return Figure(title, caption, svg, rows)
 
@@ -161,8 +161,8 @@ def pair_lengths(rows: Rows) -> Figure:
         f"the chosen answer is the longer one; on average it is {number(round(abs(more), 1))} {row['unit']} "
         f"{'longer' if more >= 0 else 'shorter'}."
     )
-    told = [{"pairs": row["pairs"], "unit": row["unit"], "chosen_longer_by": more}]
-    return Figure(title, caption, svg, [{**told[0], "share_chosen_longer": row["share_chosen_longer"]}])
+    told = {name: row[name] for name in ("pairs", "unit", "share_chosen_longer", "share_chosen_shorter")}
+    return Figure(title, caption, svg, [told | {"chosen_longer_by": more}])
 
 
 def pair_differences(rows: Rows) -> Figure:
@@ -191,7 +191,7 @@ def mix(rows: Rows, asked: Mapping[str, float]) -> Figure:
     title = "Mix"
     if len(rows) < 2 and not asked:
         return Figure(title, "the lines are of one data set" if rows else "nothing is built yet")
-    total, tokens = sum(row["rows"] for row in rows), sum(row["tokens"] for row in rows)
+    total, tokens = sum(row["rows"] for row in rows), sum(row["tokens"] or 0 for row in rows)
     rows = sorted(rows, key=lambda row: (-row["rows"], row["dataset"]))
     bars = []
     for row in rows[:MOST]:
@@ -199,7 +199,9 @@ def mix(rows: Rows, asked: Mapping[str, float]) -> Figure:
         note = f"{number(row['rows'])} rows, {percent(share)}"
         note += f" (asked {percent(target)})" if target is not None else ""
         bars.append(Bar(row["dataset"], share, note, plots.BLUE, target))
-        if tokens:
+        if tokens and row["tokens"] is None:
+            bars.append(Bar("", 0.0, "tokens not counted", plots.SKY))
+        elif tokens:
             of_tokens = row["tokens"] / tokens
             bars.append(Bar("", of_tokens, f"{number(row['tokens'])} tokens, {percent(of_tokens)}", plots.SKY))
     told = [{**row, "target": asked.get(row["dataset"])} for row in rows]

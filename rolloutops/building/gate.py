@@ -25,13 +25,17 @@ def pass_gate(con: sql.Connection, step: Step, folder: Path, staged: Path, asked
     """
     if "target" not in step.notes:
         return None
-    found = lint_lines(con, find_linter(step.notes["target"], folder, where))
-    if not found.faulty:
-        return found
-    if not asked.drop_invalid:
-        raise StepError("\n".join(_refusal(con, found, where)))
-    drop_lines(con, staged, FAULTY)
-    return replace(found, dropped=found.faulty)
+    linter = find_linter(step.notes["target"], folder, where)
+    whole = found = lint_lines(con, linter)
+    errors: list[Fault] = []
+    while found.faulty:
+        if not asked.drop_invalid:
+            raise StepError("\n".join(_refusal(con, found, where)))
+        errors += found.of("error")
+        drop_lines(con, staged, FAULTY)
+        found = lint_lines(con, linter)  # warnings are of what stays
+    dropped = whole.lines - found.lines
+    return replace(whole, faulty=dropped, dropped=dropped, faults=[*errors, *found.faults])
 
 
 def report_of(found: Linted | None) -> list[list[dict[str, Any]]]:

@@ -117,7 +117,8 @@ def lint_files(patterns: Sequence[str], target: str) -> Linted:
     try:
         with tempfile.TemporaryDirectory(prefix="rolloutops-lint-") as folder:
             staged = Path(folder) / "lines.parquet"
-            unreadable = _stage(find_inputs(patterns, Path(), empty_too=True), staged)
+            files = find_inputs(patterns, Path(), empty_too=True)
+            unreadable = _stage([path for path in files if not _is_lineage(path, patterns)], staged)
             sql.run(con, f"CREATE VIEW lines AS FROM read_parquet({sql.literal(str(staged))})")
             found = lint_lines(con, linter)
             if not unreadable:
@@ -128,6 +129,12 @@ def lint_files(patterns: Sequence[str], target: str) -> Linted:
             return replace(found, lines=found.lines + len(unreadable))
     finally:
         con.close()
+
+
+def _is_lineage(path: Path, patterns: Sequence[str]) -> bool:
+    """Does a file only lie in the folder of a build, beside the data that a folder or glob means?"""
+    beside = path.name == "lineage.parquet" and (path.parent / "manifest.json").is_file()
+    return beside and str(path) not in patterns
 
 
 LINES = pa.schema([("split", pa.string()), ("row", pa.int64()), ("json", pa.string())])

@@ -49,7 +49,7 @@ def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator
     counts = by_dataset(content)
     lines = sum(counts.values())
     if lines < FEW:
-        yield f"The files hold {lines} lines only."
+        yield f"The files hold {lines} {'line' if lines == 1 else 'lines'} only."
     if totals["used_cut_off"]:
         share = percent(totals["used_cut_off"] / totals["used_rollouts"])
         yield f"{number(totals['used_cut_off'])} of the rollouts used ({share}) were cut off at a limit."
@@ -76,7 +76,7 @@ def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterato
 
 def _of_pairs(drawn: Sequence[Figure]) -> Iterator[str]:
     for row in (row for figure in drawn for row in figure.rows if "share_chosen_longer" in row):
-        share = row["share_chosen_longer"]
-        if not 0.4 <= share <= 0.6:
-            part, what = (share, "longer") if share > 0.5 else (1 - share, "shorter")
-            yield f"In {percent(part)} of the pairs the chosen answer is the {what} one: length may be what is learnt."
+        for what in ("longer", "shorter"):
+            if (share := row[f"share_chosen_{what}"]) > 0.6:
+                part = f"In {percent(share)} of the pairs"
+                yield f"{part} the chosen answer is the {what} one: length may be what is learnt."

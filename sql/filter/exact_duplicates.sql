@@ -1,5 +1,6 @@
--- Drop the rollouts that say the same as another one: the same prompt and the same completion. The first one is kept,
--- by data set, task, policy and index. Copies that a mix made count as they are.
+-- Drop the rollouts that say the same as another one: the same prompt and the same completion. A policy's own system
+-- prompt, or what an environment adds to a prompt, makes it another one. The first rollout is kept, by data set, task,
+-- policy and index. Copies that a mix made count as they are.
 -- param per     VARCHAR = 'prompt'       where the same is looked for: prompt (in all tasks that have it) or task
 -- param compare VARCHAR = 'completion'   what must be equal: completion (with reasoning and tool calls) or text
 -- check: SELECT getvariable('per') AS per, 'prompt, task' AS must_be_one_of
@@ -8,10 +9,7 @@
 --     WHERE getvariable('compare') NOT IN ('completion', 'text')
 WITH said AS (
     SELECT dataset, task_id, policy, rollout_index, copy,
-        CASE getvariable('per')
-            WHEN 'prompt' THEN prompt_hash
-            ELSE concat_ws('/', dataset, task_id)
-        END AS of_prompt,
+        (if(getvariable('per') = 'prompt', prompt_hash, concat_ws('/', dataset, task_id)), context_hash) AS of_prompt,
         md5(CASE getvariable('compare') WHEN 'text' THEN text ELSE completion::VARCHAR END) AS answer_hash
     FROM selected
 ),

@@ -27,7 +27,7 @@ judged AS (
     SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.copy, CASE
         WHEN c.most IS NULL THEN 'no rollout of the task has an answer'
         WHEN c.most < getvariable('min_votes') THEN 'fewer votes than min_votes'
-        WHEN c.most < getvariable('min_share') * c.rollouts THEN 'smaller majority than min_share'
+        WHEN c.most < round(getvariable('min_share') * c.rollouts, 9) THEN 'smaller majority than min_share'
         WHEN NOT getvariable('only_majority') THEN NULL
         WHEN a.given IS NULL THEN 'no answer'
         WHEN v.votes < c.most THEN 'not the answer of the majority'

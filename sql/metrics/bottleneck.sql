@@ -5,7 +5,7 @@
 -- CPU is busy (short verdicts that together take half a core or more), or the model answers fast and rollouts come slowly.
 -- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
 WITH verdict AS (
-    SELECT v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds
+    SELECT v.dataset, v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds
     FROM verdicts AS v
     SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id
 ),
@@ -15,7 +15,7 @@ times AS (
         coalesce(v.seconds, 0.0) AS verify_seconds,
         greatest(r.seconds - coalesce(r.model_seconds, 0.0) - coalesce(r.tool_seconds, 0.0), 0.0) AS other_seconds
     FROM rollouts AS r
-    LEFT JOIN verdict AS v ON v.attempt_id = r.attempt_id AND v.run_id = r.run_id
+    LEFT JOIN verdict AS v ON v.dataset = r.dataset AND v.attempt_id = r.attempt_id AND v.run_id = r.run_id
 ),
 
 runs_of AS (

@@ -27,9 +27,9 @@ joints AS (
 ),
 
 by_rollout AS (
-    SELECT attempt_id, count(*) FILTER (contiguous) AS contiguous, count(*) FILTER (NOT contiguous) AS broken
+    SELECT dataset, attempt_id, count(*) FILTER (contiguous) AS contiguous, count(*) FILTER (NOT contiguous) AS broken
     FROM joints
-    GROUP BY attempt_id
+    GROUP BY dataset, attempt_id
 ),
 
 counted AS (
@@ -38,7 +38,7 @@ counted AS (
         len(list_filter(c.calls, lambda t: len(t.generation_log_probs) = len(t.generation_token_ids))) AS with_log_probs,
         coalesce(list_sum(list_transform(c.calls, lambda t: len(t.generation_token_ids))), 0) AS tokens
     FROM captured AS c
-    LEFT JOIN by_rollout AS b ON b.attempt_id = c.attempt_id
+    LEFT JOIN by_rollout AS b ON b.dataset = c.dataset AND b.attempt_id = c.attempt_id
 )
 
 SELECT dataset, policy, count(*) AS rollouts, count(*) FILTER (calls > 0) AS with_tokens,

@@ -3,6 +3,7 @@
 -- param cells    VARCHAR[] = ['task_id']   the columns whose values make a cell, also those that a step before it made
 -- param per_cell BIGINT = 1                rows of one cell, at most
 -- param seed     BIGINT = 42               seed of the choice
+-- check: SELECT getvariable('per_cell') AS per_cell, 'must be above 0' AS fault WHERE getvariable('per_cell') <= 0
 -- check: SELECT c.name AS cells, 'no column of the selection' AS fault
 --     FROM (SELECT unnest(getvariable('cells')) AS name) AS c
 --     ANTI JOIN (SELECT column_name AS name FROM (DESCRIBE selected)) AS d USING (name)

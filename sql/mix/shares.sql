@@ -9,13 +9,12 @@
 --     WHERE abs(list_sum(map_values(getvariable('shares'))) - 1) > 1e-6
 -- check: SELECT dataset, value AS share, 'must be above 0' AS fault
 --     FROM entries(getvariable('shares')) WHERE value <= 0
+-- check: SELECT getvariable('rows') AS rows, 'must be above 0' AS fault WHERE getvariable('rows') <= 0
 -- check: SELECT getvariable('on_shortage') AS on_shortage, 'fail, shrink, repeat' AS must_be_one_of
 --     WHERE getvariable('on_shortage') NOT IN ('fail', 'shrink', 'repeat')
 -- report: WITH total AS (SELECT coalesce(getvariable('rows'), count(*)) AS rows FROM result),
---     targets AS (
---         SELECT dataset, round(value * rows)::BIGINT AS target_rows, NULL AS target_tokens
---         FROM entries(getvariable('shares')), total
---     )
+--     exact AS (SELECT dataset, 0 AS available, value * rows AS exact FROM entries(getvariable('shares')), total),
+--     targets AS (SELECT dataset, wanted AS target_rows, NULL AS target_tokens FROM rounded('exact'))
 --     FROM mix_report('result', 'selected', 'targets')
 WITH sources AS (
     SELECT e.dataset, e.value / sum(e.value) OVER () AS share, coalesce(z.available, 0) AS available

@@ -8,6 +8,7 @@
 -- param seed        BIGINT = 42            seed of the choice
 -- check: SELECT getvariable('temperature') AS temperature, 'must be above 0' AS fault
 --     WHERE NOT getvariable('temperature') > 0
+-- check: SELECT getvariable('rows') AS rows, 'must be above 0' AS fault WHERE getvariable('rows') <= 0
 -- check: SELECT getvariable('on_shortage') AS on_shortage, 'fail, shrink, repeat' AS must_be_one_of
 --     WHERE getvariable('on_shortage') NOT IN ('fail', 'shrink', 'repeat')
 -- report: WITH rates AS (
@@ -15,12 +16,12 @@
 --             least(available, getvariable('max_size')) ** (1 / nullif(getvariable('temperature'), 0)) AS weight
 --         FROM sizes('selected')
 --     ),
---     targets AS (
---         SELECT dataset, NULL AS target_tokens, round(
---             weight / sum(weight) OVER () * coalesce(getvariable('rows'), (SELECT count(*) FROM result))
---         )::BIGINT AS target_rows
+--     exact AS (
+--         SELECT dataset, 0 AS available,
+--             weight / sum(weight) OVER () * coalesce(getvariable('rows'), (SELECT count(*) FROM result)) AS exact
 --         FROM rates
---     )
+--     ),
+--     targets AS (SELECT dataset, wanted AS target_rows, NULL AS target_tokens FROM rounded('exact'))
 --     FROM mix_report('result', 'selected', 'targets')
 WITH weights AS (
     SELECT dataset, available,

@@ -3,13 +3,15 @@
 -- param rows       BIGINT = NULL   rows in all; without it, as many as there are
 -- param max_epochs DOUBLE = 4      how often a data set may be repeated
 -- param seed       BIGINT = 42     seed of the choice
+-- check: SELECT getvariable('rows') AS rows, 'must be above 0' AS fault WHERE getvariable('rows') <= 0
 -- check: SELECT getvariable('max_epochs') AS max_epochs, 'must be above 0' AS fault
 --     WHERE NOT getvariable('max_epochs') > 0
--- report: WITH targets AS (
---         SELECT dataset, NULL AS target_tokens,
---             coalesce(getvariable('rows'), sum(available) OVER ()) / count(*) OVER () AS target_rows
+-- report: WITH exact AS (
+--         SELECT dataset, available,
+--             coalesce(getvariable('rows'), sum(available) OVER ()) / count(*) OVER () AS exact
 --         FROM sizes('selected')
---     )
+--     ),
+--     targets AS (SELECT dataset, wanted AS target_rows, NULL AS target_tokens FROM rounded('exact'))
 --     FROM mix_report('result', 'selected', 'targets')
 WITH limits AS (
     SELECT dataset, available, floor(getvariable('max_epochs') * available) AS most FROM sizes('selected')

@@ -1,4 +1,5 @@
--- Lines, rollouts and generated tokens of each data set in the files, and how many different rollouts those are.
+-- Lines, rollouts and generated tokens of each data set in the files, and how many different rollouts those are. No tokens
+-- where nobody counted any.
 WITH of_line AS (
     SELECT split, row, min(dataset) AS dataset, sum(output_tokens) AS tokens FROM used GROUP BY split, row
 ),
@@ -9,7 +10,7 @@ rollouts_of AS (
     GROUP BY dataset
 )
 
-SELECT o.dataset, count(*) AS rows, any_value(r.rollouts) AS rollouts, coalesce(sum(o.tokens), 0)::BIGINT AS tokens
+SELECT o.dataset, count(*) AS rows, any_value(r.rollouts) AS rollouts, sum(o.tokens)::BIGINT AS tokens
 FROM of_line AS o
 JOIN rollouts_of AS r USING (dataset)
 GROUP BY o.dataset

@@ -9,8 +9,9 @@ WITH all_of AS (
 ),
 
 used_of AS (
-    SELECT count(DISTINCT attempt_id) AS rollouts, count(DISTINCT (dataset, task_id)) AS tasks,
-        count(DISTINCT attempt_id) FILTER (finish_reason IN ('length', 'max_steps', 'token_budget')) AS cut_off,
+    SELECT count(DISTINCT (dataset, attempt_id)) AS rollouts, count(DISTINCT (dataset, task_id)) AS tasks,
+        count(DISTINCT (dataset, attempt_id)) FILTER (finish_reason IN ('length', 'max_steps', 'token_budget'))
+            AS cut_off,
         avg(reward) AS mean_reward, avg(reward) FILTER (part = 'chosen') AS chosen_mean,
         avg(reward) FILTER (part = 'rejected') AS rejected_mean, sum(output_tokens) AS tokens
     FROM used

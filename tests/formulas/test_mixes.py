@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rolloutops import sql
+from rolloutops.errors import StepError
 from rolloutops.recipe import StepUse
 from rolloutops.steps.selection import Funnel, select
 from tests import given
@@ -95,6 +96,37 @@ def test_what_is_short_is_reported(con: sql.Connection) -> None:
         ("middle", 0.5, 0.5, tokens["middle"]),
         ("small", 2.5, 2.5, tokens["small"]),
         ("all", round(75 / 1110, 4), round(75 / 1110, 4), sum(tokens.values())),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("use", "settings"),
+    [
+        ("mix/shares", {"shares": {"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25}}),
+        ("mix/temperature", {"temperature": 1.0}),
+        ("mix/unimax", {}),
+    ],
+)
+def test_what_was_asked_is_whole_rows_that_add_up(use: str, settings: dict[str, Any]) -> None:
+    even = given.workspace({"dataset": name, "task_id": f"{name}-{number}"} for name in "abcd" for number in range(5))
+    told = mixed(even, use, rows=10, **settings).reports[0]
+    assert [(row["target_rows"], row["rows"], row["short_rows"]) for row in told] == [
+        *((3, 3, 0), (3, 3, 0), (2, 2, 0), (2, 2, 0)),
+        (10, 10, 0),
+    ]
+    with pytest.raises(StepError, match="rows -1, fault must be above 0"):
+        mixed(even, use, rows=-1, **settings)
+
+
+def test_tokens_that_nobody_counted_are_not_none() -> None:
+    known = given.workspace(
+        {"dataset": name, "task_id": name, "output_tokens": n} for name, n in (("a", 3), ("b", None))
+    )
+    told = mixed(known, "mix/counts", counts={"a": 1, "b": 1}).reports[0]
+    assert [(row["dataset"], row["target_tokens"], row["tokens"], row["share_of_tokens"]) for row in told] == [
+        ("a", 3, 3, 1.0),
+        ("b", None, None, None),
+        ("all", 3, 3, 1.0),
     ]
 
 

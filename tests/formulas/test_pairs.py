@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rolloutops import sql
+from rolloutops.building.build import build
 from rolloutops.errors import StepError
 from rolloutops.recipe import StepUse
 from rolloutops.steps.selection import Funnel, select
@@ -78,6 +80,23 @@ def test_one_policy_against_another(tmp_path: Path) -> None:
         ("6b_finetuning", "rejected", None),
     ]
     assert paired(con, "pair/by_policy", min_margin=1.0, **models).reports[0][0]["pairs"] == better
+
+
+@pytest.mark.parametrize(("asked", "rated"), [({}, False), ({"min_margin": 0.5}, True)])
+def test_a_side_is_rated_where_pairs_go_by_rewards(tmp_path: Path, asked: dict[str, float], rated: bool) -> None:
+    """The strong policy is chosen also where the weak one earned more: as ratings these would say the opposite."""
+    con = given.workspace(
+        {"task_id": task, "policy": policy, "text": policy, "reward": reward}
+        for task, policy, reward in (("a", "big", 1.0), ("a", "small", 0.0), ("b", "big", 0.0), ("b", "small", 1.0))
+    )
+    models = {"chosen_policy": "big", "rejected_policy": "small"}
+    funnels = select(con, [StepUse("pair", "made", "pair/by_policy", {**models, **asked})], Path())
+    build(con, StepUse("build", "it", "build/reward_model"), Path(), tmp_path / "out", funnels)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text("utf-8").splitlines()]
+    told = {"margin": 1.0, "chosen_rating": 1.0, "rejected_rating": 0.0} if rated else {}
+    assert [{key: line[key] for key in line if key not in ("chosen", "rejected")} for line in lines] == (
+        [told] if rated else [told, told]
+    )
 
 
 def gsm8k_by_policy() -> sql.Connection:
