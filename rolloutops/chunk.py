@@ -85,10 +85,10 @@ def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path
         staging.mkdir(parents=True)
         cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
         read, rejected, examples = _stage(staging, name, recipe.datasets[name], paths)
+        if not read:
+            raise InputError(f"{name}: there is nothing but blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
-            raise InputError(
-                f"{name}: none of {read} lines is a task; the first: {examples[0] if examples else 'none'}"
-            )
+            raise InputError(f"{name}: none of {read} lines is a task; the first: {examples[0]}")
         report = _append(workspace, name, recipe.chunk, staging, run_id)
         rejects = _keep_rejects(workspace, staging, name, rejected)
         return Chunked(name, read, rejected=rejected, rejected_file=rejects, examples=examples, **report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from rolloutops import __version__, commands
 from rolloutops.command import Command, Flag
@@ -35,6 +36,9 @@ from rolloutops.settings import Chunk, Verify
 
 ABOUT = "Rollouts are rows: collect them at scale with exact resume, and build SFT, DPO and RL files with SQL."
 
+STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}
+"""Commands that take the settings of a recipe's steps."""
+
 COMMANDS = (
     stage("chunk", commands.chunk, "input files to tasks, in parts", *SOURCE, *keys(Chunk)),
     stage(
@@ -50,13 +54,11 @@ COMMANDS = (
         aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
     ),
     stage("verify", commands.verify, "judge what is unjudged", DATA, DATASET, *keys(Verify)),
-    stage("metrics", commands.metrics, "measure the rollouts", *METRICS, open_tables=("metrics",)),
-    stage(
-        "filter", commands.select, "what each step up to the last filter keeps and drops", DATA, open_tables=STEP_KINDS
-    ),
-    stage("mix", commands.select, "what each step up to the last mix keeps and drops", DATA, open_tables=STEP_KINDS),
-    stage("pair", commands.select, "what each step up to the last pair keeps and drops", DATA, open_tables=STEP_KINDS),
-    stage("build", commands.build, "write the training files", DATA, ONLY, open_tables=STEP_KINDS),
+    stage("metrics", commands.metrics, "measure the rollouts", *METRICS, open_tables=("metrics",), key="NAME.KEY"),
+    stage("filter", commands.select, "what each step up to the last filter keeps and drops", DATA, **STEPS),
+    stage("mix", commands.select, "what each step up to the last mix keeps and drops", DATA, **STEPS),
+    stage("pair", commands.select, "what each step up to the last pair keeps and drops", DATA, **STEPS),
+    stage("build", commands.build, "write the training files", DATA, ONLY, **STEPS),
     stage(
         "run", commands.run, "all of the recipe, in order", *COLLECTING, DRY_RUN, open_tables=SAMPLING, aliases=NEMO_GYM
     ),
@@ -75,7 +77,7 @@ COMMANDS = (
         "the steps with their parameters, as one script",
         DATA,
         ONLY,
-        open_tables=STEP_KINDS,
+        **STEPS,
     ),
     Command(
         "test",

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from rolloutops.collecting.flight import Flight, fly, land
@@ -19,7 +19,7 @@ from rolloutops.pacing.fleet import AnyPace, Fleet, Levels
 from rolloutops.pacing.health import Health
 from rolloutops.pacing.level import FIRST, MOST, Level, Width
 from rolloutops.pacing.pace import Pace
-from rolloutops.pacing.purse import open_purse
+from rolloutops.pacing.purse import Purse, open_shared_purse
 from rolloutops.pacing.tuning import Point, Tuning
 from rolloutops.plugins import find
 from rolloutops.progress import Meter
@@ -33,13 +33,20 @@ from rolloutops.verify import judge_unjudged, verifiers
 
 ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
+LIMITS = ("max_tokens_total", "max_cost", "prices")
+"""Keys of [collect] that say what may be spent: who has the same ones has one purse."""
+WINDOW_KEYS = (
+    *("num_samples_in_parallel", "max_failure_rate", "requests_per_minute", "tokens_per_minute", "grace_seconds"),
+    *LIMITS,
+)
+"""Keys of [collect] that a window has for all that is in it: what differs in one of them has a window of its own."""
 
 
 @dataclass(frozen=True)
 class Collected:
     """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
-    rollouts that batches are under way for, jobs: how many batches. points: what was measured where it was to be, and
-    why no more."""
+    rollouts that batches are under way for, jobs: how many batches. unrewarded: why some have no reward. points: what
+    was measured where it was to be, and why no more."""
 
     wanted: int
     owed: int
@@ -51,6 +58,7 @@ class Collected:
     failures: Mapping[str, int]
     in_flight: int = 0
     jobs: int = 0
+    unrewarded: Mapping[str, int] = field(default_factory=dict)
     points: Sequence[Point] = ()
     why: str = ""
 
@@ -64,19 +72,20 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     retry = {key: asked.retry for group in engine_groups(recipe) for key, asked in group.items() if asked.retry}
     ledger = Ledger(workspace, recipe.plan(), retry, run.run_id)
     owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
-    meter = Meter("rollouts", owed, done_before=wanted - owed)
+    given_up = ledger.given_up()
+    meter = Meter("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = Tuning(meter) if tune else None
     judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     return Collected(
         *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
-        *(now["in_flight"], jobs, points, why),
+        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why),
     )
 
 
 def engine_groups(recipe: Recipe) -> list[Asked]:
-    """The data sets and policies of a recipe, grouped by the engine that answers them."""
+    """The data sets and policies of a recipe, grouped by engine and by what holds for a whole window."""
     groups: dict[str, dict[tuple[str, str], Collect]] = {}
     for row in recipe.plan():
         key = (row["dataset"], row["policy"])
@@ -89,7 +98,7 @@ def engine_groups(recipe: Recipe) -> list[Asked]:
             asked.model,
             asked.token_ids,
             asked.engine_args,
-            *(getattr(asked, k) for k in ENGINE_KEYS),
+            *(getattr(asked, k) for k in (*ENGINE_KEYS, *WINDOW_KEYS)),
         ]
         groups.setdefault(json.dumps(same, sort_keys=True), {})[key] = asked
     return list(groups.values())
@@ -118,6 +127,7 @@ async def _collect(
     stopping = asyncio.Event()
     groups = engine_groups(recipe)
     now = {dataset for group in groups for (dataset, _), asked in group.items() if asked.verify == "now"}
+    purses: list[Purse] = []
     try:
         for asked in groups:
             first = next(iter(asked.values()))
@@ -132,7 +142,8 @@ async def _collect(
             parts = ledger.parts(asked)
             if not parts or stopping.is_set():
                 continue
-            purse = open_purse(workspace, asked, recipe.folder)
+            purse = open_shared_purse(workspace, _with_one_purse(groups, first), recipe.folder)
+            purses.append(purse)
             engine = make_engine(first, recipe)
             await engine.start()
             meter.start_clock()
@@ -148,6 +159,8 @@ async def _collect(
                 await engine.stop()
                 if budget is not None:
                     budget.close()
+            if asked is not groups[-1] and not stopping.is_set():
+                journal.flush()  # the next window takes the same parts, and its purse counts what this one spent
             if flight.stopped:
                 sys.stderr.write(f"{flight.stopped}\n")
             if tuning is not None:
@@ -161,6 +174,15 @@ async def _collect(
         for judge in judges.values():
             await judge.close()
         journal.close()
+        for purse in purses:  # whoever begins a till reads the tables, where all of this run lies now
+            purse.close()
+
+
+def _with_one_purse(groups: Sequence[Asked], first: Collect) -> Asked:
+    """The data sets and policies of all windows whose limits are those of `first`."""
+    limits = [getattr(first, name) for name in LIMITS]
+    everyone = {key: asked for group in groups for key, asked in group.items()}
+    return {key: asked for key, asked in everyone.items() if [getattr(asked, name) for name in LIMITS] == limits}
 
 
 def _refuse_nonsense(asked: Collect) -> None:

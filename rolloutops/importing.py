@@ -84,6 +84,7 @@ SELECT count(*) FILTER (copy = 1 AND NOT failed) AS rollouts,
     (SELECT count(*) FROM ended) - (SELECT count(*) FROM fresh_rows) AS known,
     count(*) FILTER (e.verifier IS NOT NULL) AS verdicts,
     count(*) FILTER (e.verdict_error = 'masked') AS masked,
+    count(*) FILTER (copy = 1 AND NOT failed AND e.turns = 0 AND e.verifier IS NULL) AS empty,
     count(*) FILTER (NOT failed AND f.ng_rollout <> f.rollout_index) AS renumbered
 FROM fresh AS f
 JOIN ended AS e ON e.ordinal = f.ordinal
@@ -95,7 +96,8 @@ class Imported:
     """What became of the rows. read = asked (requests, inputs) + rollouts + failures + duplicates + known + rejected.
 
     known: in the workspace already. duplicates: equal to another row of these files. tasks: new ones. renumbered:
-    rollouts whose index another one has. masked: rollouts whose reward measures nothing. skipped: files that hold none.
+    rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts with neither
+    an answer nor a reward. skipped: files that hold none.
     """
 
     dataset: str
@@ -110,6 +112,7 @@ class Imported:
     tasks: int
     verdicts: int
     masked: int
+    empty: int
     renumbered: int
     policies: list[str]
     skipped: list[str]
@@ -155,6 +158,7 @@ def import_stage(
     made = from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {}))
     name = next(iter(made.datasets))
     data = data or (recipe.data if recipe else made.data)
+    find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
     workspace = open_workspace(data, create=True)
     if recipe is None:
         recipe = last_recipe(workspace) if patterns(workspace)["runs"] else Recipe(data, {})
@@ -195,8 +199,10 @@ def import_rollouts(
         cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
         staged = _Staging(staging)
         _stage(staged, Reader(dataset, policy), files)
+        if not staged.read:
+            raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
         if staged.read == staged.rejected:
-            first = staged.examples[0] if staged.examples else "there is none"
+            first = (staged.examples or [""])[0]
             raise InputError(f"{dataset}: none of {staged.read} lines can be imported; the first: {first}")
         con = _keys(workspace, dataset, staging)
         for origin, line in sql.rows(con, "SELECT origin, line FROM unresolved ORDER BY origin, line"):

@@ -41,6 +41,10 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 """The annotations that are checked: what a value must be, in Python and in words."""
 
 
+WHERE = ("base_url", "headers", "api_key_env")
+"""Settings that say where and as whom a server is asked."""
+
+
 @dataclass(frozen=True)
 class Plugin:
     """Where a factory is. target: `package.module:attr` or `/folder/my_env.py:attr`. extra: the extra that it needs.
@@ -99,9 +103,10 @@ class Plugin:
         """12 hex digits that change with the code, the settings, or the packages in the module's `PACKAGES`.
 
         The code is the module's file and those files of its own folder that it imports, directly or not. Nothing is
-        imported but the packages that the module lies in.
+        imported but the packages that the module lies in. Where and as whom a server is asked is no part of it: a new
+        key or a moved server makes nothing unjudged.
         """
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(json.dumps(_what(settings), sort_keys=True, default=str).encode())
         digest.update(self.target.rpartition(":")[2].encode())
         for source in sorted(_own_sources(*self._source())):
             code = source.read_bytes()
@@ -217,6 +222,13 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _what(settings: Any) -> Any:
+    """Settings, at any depth, without those that say where and as whom a server is asked."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {name: _what(value) for name, value in settings.items() if name not in WHERE}
 
 
 def _own_sources(path: Path, module: str) -> set[Path]:

@@ -14,17 +14,20 @@ from typing import Any, TextIO
 
 @dataclass
 class Meter:
-    """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts. notes: what else the line says,
-    each empty where it has nothing to say."""
+    """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts. failures: failed attempts by kind;
+    unrewarded: rollouts without a reward, by the reason. notes: what else the line says, each empty where it has
+    nothing to say."""
 
     noun: str
     owed: int
     done_before: int = 0
+    given_up: int = 0
     done: int = 0
     tokens: int = 0
     reward_sum: float = 0.0
     rewarded: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    unrewarded: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
     notes: list[Callable[[], str]] = field(default_factory=list)
 
@@ -39,7 +42,7 @@ class Meter:
     def judged(self, reward: float | None, error: str | None) -> None:
         """Count a verdict."""
         if error:
-            self.failures[error] += 1
+            self.unrewarded[error] += 1
         elif reward is not None:
             self.reward_sum += reward
             self.rewarded += 1
@@ -53,15 +56,15 @@ class Meter:
         """The state in one line."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = self.done / seconds
-        total, done = self.owed + self.done_before, self.done + self.done_before
+        total, done = self.owed + self.done_before + self.given_up, self.done + self.done_before
         parts = [f"{done:,}/{total:,} {self.noun}", f"{rate:,.1f}/s"]
         if self.tokens:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if self.rewarded:
             parts.append(f"mean reward {self.reward_sum / self.rewarded:.3f}")
-        if self.failures:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in self.failures.most_common())
-            parts.append(f"failed attempts: {kinds}")
+        for what, counted in (("failed attempts", self.failures), ("without a reward", self.unrewarded)):
+            if counted:
+                parts.append(f"{what}: {', '.join(f'{count} {kind}' for kind, count in counted.most_common())}")
         if self.done and self.done < self.owed:
             parts.append(f"{_duration((self.owed - self.done) / rate)} left")
         return " · ".join([*parts, *filter(None, (note() for note in self.notes))])

@@ -15,6 +15,7 @@ from typing import Any
 from rolloutops.errors import UsageError, near
 from rolloutops.jsontext import meant, spelled
 from rolloutops.plugins import find
+from rolloutops.secrecy import public
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
 from rolloutops.shipped import shipped
 
@@ -131,15 +132,17 @@ class Recipe:
         datasets = {name: resolved(dataset) for name, dataset in self._whole("datasets", self.datasets).items()}
         for table in datasets.values():
             if "collect" in table:
-                table["collect"] = _without_secrets(table["collect"])
+                table["collect"] = _recorded(table["collect"])
+            if "environment_args" in table:
+                table["environment_args"] = public(table["environment_args"])
         return {
             "data": str(self.data),
             "folder": str(self.folder.absolute()),
             "datasets": datasets,
-            "policies": {n: _without_secrets(table) for n, table in self._whole("policies", self.policies).items()},
+            "policies": {n: _recorded(table) for n, table in self._whole("policies", self.policies).items()},
             "chunk": resolved(self.chunk),
-            "collect": _without_secrets(self.collect),
-            "given": _without_secrets(self.given),
+            "collect": _recorded(self.collect),
+            "given": _recorded(self.given),
             "verify": resolved(replace(self.verify, against=None, unsafe_code=False)),
             "metrics": list(self.metrics),
             "metrics_settings": spelled(self.metrics_settings),
@@ -150,12 +153,11 @@ class Recipe:
         return {**self.aside.get(table, {}), **chosen}
 
 
-def _without_secrets(collect: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the headers of an engine, which may hold a key; nor `retry`, which is asked for anew or not."""
-    collect = {name: value for name, value in collect.items() if name != "retry"}
-    if "engine_args" not in collect:
-        return dict(collect)
-    return {**collect, "engine_args": {k: v for k, v in collect["engine_args"].items() if k != "headers"}}
+def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what may be a key; nor `retry`, which is asked for anew or not."""
+    sensitive = ("base_url", "api_key_env", "engine_args")
+    kept = {name: value for name, value in collect.items() if name != "retry"}
+    return {name: public(value, name) if name in sensitive else value for name, value in kept.items()}
 
 
 def from_json(stored: Mapping[str, Any]) -> Recipe:
@@ -248,7 +250,8 @@ def _measured(own: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any
 
 
 def _merged_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's settings with others over them; a table, such as the shares of a mix, is merged key by key."""
+    """A step's settings with what was typed over them; a table, as the shares of a mix, is merged key by key."""
+    given = meant(given)
     tables = [name for name in given if isinstance(own.get(name), dict) and isinstance(given[name], dict)]
     return {**own, **given, **{name: {**own[name], **given[name]} for name in tables}}
 

@@ -18,12 +18,20 @@ LARGEST = 2**31 - 1
 """What whole numbers may be at most: they become 32-bit columns."""
 
 
-def key(default: Any, about: str, least: float | None = None, above: float | None = None, one_of: str = "") -> Any:
+def key(
+    default: Any,
+    about: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float = LARGEST,
+    one_of: str = "",
+) -> Any:
     """A dataclass field with a line that says what it means.
 
-    least: the lowest value. above: a bound that is itself too low. one_of: the texts that it may be, as words.
+    least: the lowest value. above: a bound that is itself too low. most: the highest value (by default of whole
+    numbers only). one_of: the texts that it may be, as words.
     """
-    metadata = {"about": about, "least": least, "above": above, "one_of": one_of.split()}
+    metadata = {"about": about, "least": least, "above": above, "most": most, "one_of": one_of.split()}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -63,7 +71,7 @@ class Collect:
     request_timeout: float | None = key(None, "seconds that one rollout may take", above=0)
     deadline: float | None = key(3600.0, "seconds for a rollout with all its tries; then its failure is final", above=0)
     retry: list[str] | None = key(None, "owe again what was given up for these failures, as timeout,server_error")
-    max_failure_rate: float = key(1.0, "end the run when this share of its last 100 attempts failed", above=0)
+    max_failure_rate: float = key(1.0, "end the run when this share of its last 100 attempts failed", above=0, most=1)
     requests_per_minute: float | None = key(None, "requests a minute, over all processes of the workspace", above=0)
     tokens_per_minute: float | None = key(None, "tokens a minute, over all processes of the workspace", above=0)
     max_tokens_total: float | None = key(None, "spend no more tokens than this, all runs together", above=0)
@@ -141,7 +149,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 
 def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
-    least, above, one_of = limits["least"], limits["above"], limits["one_of"]
+    least, above, most, one_of = (limits[name] for name in ("least", "above", "most", "one_of"))
     if one_of and value is not None and value not in one_of:
         listed = " or ".join(map(repr, one_of))
         raise UsageError(f"{where} must be {listed}, not {value!r}{near(value, one_of)}")
@@ -151,8 +159,8 @@ def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
         raise UsageError(f"{where} must be {least} or more, not {value}")
     if above is not None and not value > above:
         raise UsageError(f"{where} must be more than {above}, not {value}")
-    if isinstance(value, int) and value > LARGEST:
-        raise UsageError(f"{where} must be {LARGEST} at most, not {value}")
+    if (isinstance(value, int) or most != LARGEST) and value > most:
+        raise UsageError(f"{where} must be {most} at most, not {value}")
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 AVERAGES = """
 WITH fields AS (
-    SELECT dataset, unnest(map_entries(map_concat(
+    SELECT dataset, policy, unnest(map_entries(map_concat(
         metrics,
         MAP {
             'reward': reward, 'turns': turns::DOUBLE, 'tool_calls': tool_calls::DOUBLE,
@@ -43,9 +43,9 @@ WITH fields AS (
     ))) AS field
     FROM rollouts
 )
-SELECT dataset, field.key AS name, avg(field.value) AS mean
+SELECT dataset, policy, field.key AS name, avg(field.value) AS mean
 FROM fields WHERE field.value IS NOT NULL
-GROUP BY dataset, name ORDER BY dataset, name <> 'reward', name
+GROUP BY dataset, policy, name ORDER BY dataset, policy, name <> 'reward', name
 """
 
 
@@ -102,7 +102,7 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool 
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:
         done = collect(workspace, recipe, run, tune)
-        run.counts = {**asdict(done), "failures": dict(done.failures)}
+        run.counts = asdict(done)
         run.exit_code = 3 if (done.left or done.in_flight) and not tune else 0
         return done
 
@@ -141,13 +141,13 @@ def agreement_stage(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
     return agreement(open_workspace(recipe.data), recipe)
 
 
-def averages(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """data set -> the mean of each numeric field over its rollouts."""
+def averages(recipe: Recipe) -> dict[str, dict[str, dict[str, float]]]:
+    """data set -> policy -> the mean of each numeric field over its rollouts."""
     con = connect(open_workspace(recipe.data), recipe.plan())
-    out: dict[str, dict[str, float]] = {}
-    for dataset, name, mean in sql.rows(con, AVERAGES):
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for dataset, policy, name, mean in sql.rows(con, AVERAGES):
         if dataset in recipe.datasets:
-            out.setdefault(dataset, {})[name] = mean
+            out.setdefault(dataset, {}).setdefault(policy, {})[name] = mean
     return out
 
 

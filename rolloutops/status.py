@@ -34,9 +34,20 @@ ORDER BY c.dataset, c.policy
 """
 
 FAILURES = """
-SELECT dataset, error, count(*) AS attempts, count(*) FILTER (WHERE healed) AS healed,
-    min(error_message) AS example
-FROM failures GROUP BY dataset, error ORDER BY attempts DESC, dataset, error
+WITH given AS (SELECT dataset, last_error AS error, count(*) AS given_up FROM given_up GROUP BY dataset, last_error)
+SELECT f.dataset, f.error, count(*) AS attempts, count(*) FILTER (WHERE f.healed) AS healed,
+    coalesce(any_value(g.given_up), 0) AS given_up, min(f.error_message) AS example
+FROM failures AS f
+LEFT JOIN given AS g ON g.dataset = f.dataset AND g.error = f.error
+GROUP BY f.dataset, f.error ORDER BY attempts DESC, f.dataset, f.error
+"""
+
+UNREWARDED = """
+SELECT dataset, error AS without_reward, count(*) AS rollouts, min(error_message) AS example
+FROM good_verdicts
+SEMI JOIN good_attempts USING (dataset, attempt_id)
+WHERE error IS NOT NULL
+GROUP BY dataset, error ORDER BY rollouts DESC, dataset, error
 """
 
 PACE = """
@@ -49,7 +60,8 @@ FROM attempts SEMI JOIN newest USING (run_id)
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` tells. progress and failures: one record a row. spending: one a data set, policy, model and tier:
+    """What `status` tells. progress, failures and unrewarded (rollouts whose verification failed, or which are masked):
+    one record a row. spending: one a data set, policy, model and tier:
     the tokens, how many of them on attempts that failed, and, where the recipe names prices, the cost so far, on
     failures, and at that rate for what is owed; None where a price is not known. unsealed: attempts and verdicts of
     running commands that are safe in a journal and not yet in the tables. faults: rows of the invariant check, none
@@ -57,6 +69,7 @@ class Status:
 
     progress: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
+    unrewarded: Sequence[Mapping[str, Any]]
     spending: Sequence[Mapping[str, Any]]
     unsealed: int
     rollouts_per_second: float | None
@@ -75,6 +88,7 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
     return Status(
         progress=progress,
         failures=sql.records(con, FAILURES),
+        unrewarded=sql.records(con, UNREWARDED),
         spending=list(_spending(con, recipe, progress)),
         unsealed=_unsealed(workspace),
         rollouts_per_second=rate,

@@ -87,6 +87,8 @@ def imported(done: Imported, skip_bad_lines: bool) -> Iterator[str]:
         yield f"policies: {', '.join(done.policies)}"
     if done.masked:
         yield f"{count(done.masked, 'rollout')} masked: their reward measures nothing and is left out"
+    if done.empty:
+        yield f"{count(done.empty, 'rollout')} with neither answer nor reward: if these are tasks, chunk reads them"
     if done.renumbered:
         yield f"{count(done.renumbered, 'rollout')} got the next free index: another has theirs"
     if done.skipped:
@@ -121,6 +123,10 @@ def collected(done: Collected) -> Iterator[str]:
         yield "run the same command again for what is owed"
     if done.given_up:
         yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
+    if done.unrewarded:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in done.unrewarded.items())
+        again = "" if set(done.unrewarded) == {"masked"} else "; verify --retry_errors judges them again"
+        yield f"without a reward: {kinds}; status tells why{again}"
 
 
 def _money(column: str, value: Any) -> Any:
@@ -148,9 +154,11 @@ def only_table(found: Mapping[str, tuple[list[str], list[tuple[Any, ...]]]]) -> 
     return next(iter(found.values()))
 
 
-def means(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The mean of each numeric field as JSON: of the one data set, or by data set where there are several."""
-    return json.dumps(found if len(found) != 1 else next(iter(found.values())), indent=4)
+def means(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The mean of each numeric field as JSON: of the one data set, or by data set where there are several; of the one
+    policy, or by policy: the rollouts of two never mix."""
+    shown = {name: by if len(by) != 1 else next(iter(by.values())) for name, by in found.items()}
+    return json.dumps(shown if len(shown) != 1 else next(iter(shown.values())), indent=4)
 
 
 def verified(done: Verified) -> str:
@@ -229,8 +237,8 @@ def status(now: Status) -> Iterator[str]:
         yield "the recipe asks for no rollouts"
     else:
         yield table(list(now.progress[0]), [list(row.values()) for row in now.progress])
-    if now.failures:
-        yield "\n" + table(list(now.failures[0]), [list(row.values()) for row in now.failures])
+    for found in filter(None, (now.failures, now.unrewarded)):
+        yield "\n" + table(list(found[0]), [list(row.values()) for row in found])
     for priced in (False, True):  # a data set without a price table has no columns of cost
         spending = [row for row in now.spending if ("cost" in row) == priced]
         if spending:
@@ -276,9 +284,11 @@ def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     changed = " (since edited or removed)" if one["task_changed"] else ""
     yield "task", f"{one['file']} line {cell(one['line'])}, row {one['row_hash']}{changed}"
     sent = ", ".join(f"{name} = {cell(value)}" for name, value in (one["request"] or {}).items())
-    yield "policy", f"{one['policy']}: {one['engine']} {one['model'] or ''}{f', {sent}' if sent else ''}"
+    asked = f"{one['engine']} {one['model'] or ''}".rstrip()
+    yield "policy", f"{one['policy']}: {asked}{f', {sent}' if sent else ''}"
     tries = f", after {count(one['earlier_attempts'], 'other')}" if one["earlier_attempts"] else ""
-    parts = (f"{one['finish_reason']}", f"{cell(one['output_tokens'])} tokens", f"{cell(one['turns'])} turns")
+    tokens = "tokens not counted" if one["output_tokens"] is None else count(one["output_tokens"], "token")
+    parts = (one["finish_reason"] or "no finish reason", tokens, count(one["turns"] or 0, "turn"))
     yield "attempt", f"{one['attempt_id']}{tries}: {', '.join(parts)}"
     run = one["run"]
     if run:

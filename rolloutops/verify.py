@@ -157,7 +157,7 @@ async def _judge(
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
-    return Verified(meter.owed, meter.done, sum(meter.failures.values()))
+    return Verified(meter.owed, meter.done, sum(meter.unrewarded.values()))
 
 
 def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], Stored]]:

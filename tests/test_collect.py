@@ -219,6 +219,15 @@ def test_a_policy_that_changed_is_refused(tmp_path: Path) -> None:
     ]
 
 
+def test_the_means_of_two_policies_never_mix(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(20))
+    words = ("collect", "--input=tasks.jsonl", "--data=w", "--environment=exact_match", "--engine=scripted")
+    first = json.loads(rolloutops(*words, "--policy=good", "--engine_args.correct=1", cwd=tmp_path).stdout)
+    assert first["reward"] == 1.0
+    both = json.loads(rolloutops(*words, "--policy=bad", "--engine_args.correct=0", cwd=tmp_path).stdout)
+    assert {policy: means["reward"] for policy, means in both.items()} == {"good": 1.0, "bad": 0.0}
+
+
 def test_an_edited_task_under_its_own_id_is_owed_again(tmp_path: Path) -> None:
     tasks = sums(30)
     folder = project(tmp_path, tasks)

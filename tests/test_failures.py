@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from pathlib import Path
@@ -78,6 +79,60 @@ def test_what_was_given_up_is_owed_again_on_purpose_only(folder: Path) -> None:
         assert "did you mean 'server_error'" in collect(folder, server.url, "--retry=server_eror", code=2)
         collect(folder, server.url, "--retry=timeout,server_error")
     assert query(folder / "w", SUMMARY) == [(200, 0, 0)]
+
+
+def test_what_is_given_up_is_never_shown_as_done(folder: Path) -> None:
+    with serving(faults="400:0.05,500-final:0.05") as server:
+        collect(folder, server.url)
+    refused, broken = (
+        query(folder / "w", f"SELECT count(*) FROM given_up WHERE last_error = '{kind}'")[0][0]
+        for kind in ("bad_request", "server_error")
+    )
+    failures = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)["failures"]
+    assert {row["error"]: row["given_up"] for row in failures} == {"bad_request": refused, "server_error": broken}
+    with serving() as server:
+        said = collect(folder, server.url, "--retry=bad_request")
+    assert f"\n{200 - broken}/200 rollouts" in f"\n{said}"
+
+
+def test_rollouts_that_could_not_be_judged_are_told(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(12))
+    (tmp_path / "own.py").write_text(
+        "class Own:\n    def verify(self, task, rollout): return 1 // (task.row['n'] % 4)\ndef make(): return Own()\n"
+    )
+    words = ("collect", "--input=tasks.jsonl", "--environment=own.py", "--engine=scripted", "--data=w")
+    said = rolloutops(*words, cwd=tmp_path).stderr
+    assert "failed attempts" not in said
+    assert "without a reward: 3 verifier_error; status tells why; verify --retry_errors judges them again" in said
+    told = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["unrewarded"]
+    why = "verify raised ZeroDivisionError: integer division or modulo by zero"
+    assert told == [{"dataset": "tasks", "without_reward": "verifier_error", "rollouts": 3, "example": why}]
+
+
+def test_limits_of_a_data_set_are_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", sums(60))
+    with serving(latency=0.02) as server:
+        own = "max_tokens_total = 100, num_samples_in_parallel = 1"
+        (tmp_path / "r.toml").write_text(
+            f"""
+            data = "w"
+            [datasets.a]
+            input = "a.jsonl"
+            [datasets.b]
+            input = "b.jsonl"
+            collect = {{ {own} }}
+            [collect]
+            engine = "openai"
+            model = "m"
+            base_url = "{server.url}"
+            """
+        )
+        rolloutops("chunk", "r.toml", cwd=tmp_path)
+        rolloutops("collect", "r.toml", cwd=tmp_path, code=3)
+    spent = dict(query(tmp_path / "w", "SELECT dataset, sum(input_tokens + output_tokens) FROM rollouts GROUP BY ALL"))
+    assert spent["a"] > 500
+    assert 80 <= spent["b"] <= 100
 
 
 def test_a_dead_server_ends_the_run_and_nothing_is_given_up(folder: Path) -> None:

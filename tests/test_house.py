@@ -15,9 +15,9 @@ from rolloutops import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors schema jsontext shipped failpoints progress
-engines environments judging.verdict pacing.level pacing.budgets judging pacing collecting conversations building
-building.plots
+__init__ errors schema jsontext shipped failpoints progress secrecy
+engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting conversations
+building building.plots
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge

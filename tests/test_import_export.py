@@ -235,6 +235,15 @@ def test_a_failure_without_its_task_is_named(tmp_path: Path) -> None:
     ]
 
 
+def test_tokens_are_counted_under_either_name(tmp_path: Path) -> None:
+    rows = [gym_row("q", "a"), gym_row("q", "b"), gym_row("q", "c")]
+    rows[1]["response"]["usage"] = {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
+    rows[2]["response"]["usage"] = {}
+    imported(tmp_path / "w", write_jsonl(tmp_path / "r.jsonl", rows))
+    counts = look(tmp_path / "w", "SELECT text, input_tokens, output_tokens FROM rollouts ORDER BY text")
+    assert counts == [("a", 3, 5), ("b", 4, 6), ("c", None, None)]
+
+
 def test_import_again_adds_nothing_and_mends_what_a_crash_left(tmp_path: Path) -> None:
     rows = [gym_row(f"q{n % 7}", f"a{n}", reward=n % 2) for n in range(50)]
     file = write_jsonl(tmp_path / "r.jsonl", rows)
@@ -248,6 +257,22 @@ def test_import_again_adds_nothing_and_mends_what_a_crash_left(tmp_path: Path) -
     done = imported(tmp_path / "w", file, run="run3")
     assert (done.rollouts, done.tasks) == (50, 0)
     assert look(tmp_path / "w", "SELECT task_id, rollout_index, text, reward FROM rollouts ORDER BY ALL") == before
+
+
+def test_the_same_rows_in_two_data_sets_are_rollouts_of_each(tmp_path: Path) -> None:
+    """Attempts are named after their row, so both data sets have the same names."""
+    rows = [gym_row("q", "a", 1.0), gym_row("q", "b", 0.0)]
+    for row in rows:
+        tokens = {"prompt_token_ids": [1], "generation_token_ids": [2], "generation_log_probs": [-0.1]}
+        row["response"]["output"] = [row["response"]["output"][0] | tokens, row["response"]["output"][0] | tokens]
+    for name in ("c", "d"):
+        imported(tmp_path / "w", write_jsonl(tmp_path / "r.jsonl", rows), dataset=name, run=f"run-{name}")
+    mean = "SELECT dataset, count(*), count(DISTINCT text), avg(reward) FROM rollouts GROUP BY ALL ORDER BY ALL"
+    assert look(tmp_path / "w", mean) == [("c", 2, 2, 0.5), ("d", 2, 2, 0.5)]
+    con = connect(Workspace(tmp_path / "w"))
+    for step in ("metrics/token_truth", "metrics/bottleneck"):
+        columns, found = measure(con, step)
+        assert [(row[0], row[columns.index("rollouts")]) for row in found] == [("c", 2), ("d", 2)]
 
 
 def test_equal_rows_are_one_rollout_and_come_back_as_often_as_they_were(tmp_path: Path) -> None:
@@ -464,6 +489,15 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     assert "some.jsonl:2: not JSON" in done.stderr
     rolloutops("import", "some.jsonl", "--data=v", "--skip_bad_lines", cwd=tmp_path)
     assert query(tmp_path / "v", "SELECT dataset, policy, reward FROM rollouts") == [("some", "policy", 1.0)]
+    done = rolloutops("import", "none.jsonl", "--data=u", cwd=tmp_path, code=2)
+    assert "no such file: none.jsonl" in done.stderr
+    assert not (tmp_path / "u").exists()
+    write_lines(tmp_path / "r_reward_profiling.jsonl", "{}")
+    done = rolloutops("import", "r_reward_profiling.jsonl", "--data=u", cwd=tmp_path, code=2)
+    assert done.stderr == "rolloutops: there is no rollout in r_reward_profiling.jsonl\n"
+    write_lines(tmp_path / "tasks.jsonl", '{"prompt": "2 + 2?"}', '{"prompt": "3 + 3?"}')
+    done = rolloutops("import", "tasks.jsonl", "--data=u", cwd=tmp_path)
+    assert "2 rollouts with neither answer nor reward: if these are tasks, chunk reads them" in done.stderr
 
 
 def write_lines(path: Path, *lines: str) -> Path:

@@ -64,6 +64,7 @@ def project(chunked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.delenv("MY_KEY", raising=False)
     folder = shutil.copytree(chunked, tmp_path / "project")
     (folder / "empty.jsonl").touch()
+    (folder / "blank.jsonl").write_text("\n\n")
     (folder / "folder").mkdir()
     monkeypatch.chdir(folder)
     return folder

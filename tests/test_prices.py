@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rolloutops.errors import RolloutopsError
 from rolloutops.pacing.prices import Price, load, price_of, spent
 from rolloutops.pacing.purse import Purse
 from rolloutops.tables.workspace import connect, open_workspace
-from tests.helpers import query, rolloutops, sums, write_jsonl
+from tests.helpers import command, environ, query, rolloutops, sums, write_jsonl
 from tests.loopback import Loopback, serving
 
 TABLE = """
@@ -95,6 +96,53 @@ def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) ->
             (one.input_tokens - one.cached_tokens) / 1e6 + one.cached_tokens / 1e7 + one.output_tokens / 1e5
         )
         assert one.cost_failed == 0
+
+
+def test_a_budget_is_that_of_all_policies_that_name_it(folder: Path) -> None:
+    with serving() as server:
+        (folder / "r.toml").write_text(
+            f"""
+            data = "w"
+            [datasets.sums]
+            input = "tasks.jsonl"
+            [collect]
+            engine = "openai"
+            base_url = "{server.url}"
+            num_samples_in_parallel = 4
+            max_tokens_total = 500
+            [policies.x]
+            model = "m"
+            [policies.y]
+            model = "n"
+            """
+        )
+        said = rolloutops("collect", "r.toml", cwd=folder, code=3)
+    assert "wait for another process" not in said.stderr, "there is none"
+    assert 400 <= query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0] <= 500
+
+
+def test_a_budget_is_that_of_all_processes(folder: Path) -> None:
+    """Three collect at once, four rollouts in flight each: no more comes on top than what the others have in flight."""
+    rolloutops("chunk", "r.toml", "--data=v", "--rows_per_part=10", cwd=folder)
+    with serving(latency=0.1) as server:
+        given = ("--data=v", "--engine=openai", "--model=m", "--num_samples_in_parallel=4")
+        words = ("collect", *given, f"--base_url={server.url}")
+        running = [
+            subprocess.Popen(
+                command(*words, "--max_tokens_total=400"),
+                cwd=folder,
+                env=environ(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for _ in range(3)
+        ]
+        assert [process.wait(timeout=120) for process in running] == [3, 3, 3]
+        total = "SELECT sum(input_tokens + output_tokens), max(input_tokens + output_tokens) FROM attempts"
+        together, each = query(folder / "v", total)[0]
+        assert 300 <= together <= 400 + 8 * each
+        rolloutops(*words, "--max_tokens_total=100000", cwd=folder)
+    assert query(folder / "v", "SELECT count(*) FROM rollouts") == [(100,)]
 
 
 class Billed(Loopback):

@@ -18,6 +18,7 @@ from rolloutops.errors import UsageError
 from rolloutops.jsontext import canonical, dump, spelled
 from rolloutops.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
 from rolloutops.recipe_file import load
+from rolloutops.secrecy import told
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, typed
 from tests.helpers import query, read_jsonl, rolloutops, sums, write_jsonl
 
@@ -218,6 +219,14 @@ def test_settings_may_be_infinite() -> None:
     assert sql.rows(sql.connect(), f"SELECT CAST({edges} AS DOUBLE[])") == [([-math.inf, 0.5, math.inf],)]
 
 
+def test_infinity_may_be_typed() -> None:
+    recipe = Recipe(Path("w"), {}, steps=[StepUse("build", "sft", "build/sft_messages", {"min_reward": 0.5})])
+    flags = {"build": {"sft": {"min_reward": "-inf"}}, "metrics": {"reward_histogram": {"edges": [0, "inf"]}}}
+    asked = with_flags(recipe, "collect", flags)
+    assert asked.steps[0].settings == {"min_reward": -math.inf}
+    assert asked.metrics_settings == {"reward_histogram": {"edges": [0, math.inf]}}
+
+
 def test_a_record_holds_no_key(tmp_path: Path) -> None:
     secret = 'engine_args = { headers = { Authorization = "s3cret" }, seed = 1 }\n'
     text = (
@@ -228,6 +237,43 @@ def test_a_record_holds_no_key(tmp_path: Path) -> None:
     stored = recipe.as_json()
     assert "s3cret" not in dump(stored)
     assert prints(from_json(stored)) == prints(recipe), "nor does a fingerprint"
+
+
+def test_a_record_holds_no_key_of_a_judge_nor_one_in_an_address(tmp_path: Path) -> None:
+    text = """
+    [datasets.d]
+    environment = "llm_judge"
+    environment_args = { engine = "openai", engine_args = { headers = { x = "s3cret" } } }
+    [collect]
+    engine = "openai"
+    base_url = ["http://me:s3cret@a/v1", "http://b/v1?api-version=1&api-key=s3cret"]
+    api_key_env = "sk-s3cret"
+    """
+    recipe = written(tmp_path, text)
+    stored = recipe.as_json()
+    assert "s3cret" not in dump(stored)
+    assert stored["collect"]["base_url"] == ["http://a/v1", "http://b/v1?api-version=1&api-key=[hidden]"]
+    (asked,), (recorded,) = recipe.plan(), from_json(stored).plan()
+    assert asked["verifier_version"] == recorded["verifier_version"], "what was judged is not judged, and paid, again"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--engine_args.headers.X=Bearer~s3cret", "--engine_args.headers.X=[hidden]"),
+        ("--engine_args.headers.X Bearer~s3cret", "--engine_args.headers.X [hidden]"),
+        ('+engine_args.headers={"x":"s3cret"}', "+engine_args.headers=[hidden]"),
+        ('--engine_args={"headers":{"x":"s3cret"}}', '--engine_args={"headers=[hidden]'),
+        ('--engine_args {"headers":{"x":"s3cret"}}', '--engine_args {"headers=[hidden]'),
+        ("--base_url=http://me:s3cret@a/v1,http://b?key=s3cret", "--base_url=http://a/v1,http://b?key=[hidden]"),
+        ("--base-url http://me:s3cret@a/v1", "--base-url http://a/v1"),
+        ("--api-key-env=sk-s3cret", "--api-key-env=[hidden]"),
+        ("--api_key_env sk-s3cret", "--api_key_env [hidden]"),
+        ("collect --api_key_env=MY_KEY --token_ids --limit 3", "collect --api_key_env=MY_KEY --token_ids --limit 3"),
+    ],
+)
+def test_a_recorded_command_line_holds_no_key(words: str, shown: str) -> None:
+    assert " ".join(told([word.replace("~", " ") for word in words.split()])) == shown
 
 
 def test_flags_alone_make_a_recipe_that_is_recorded_and_extended() -> None:

@@ -117,7 +117,7 @@ async def _rounds(state: _State, engine: BatchEngine) -> None:
         jobs = _open(state.desk)
         if not engine.wait or not jobs:
             return
-        line = f"{len(jobs)} jobs under way, {sum(job.requests for job in jobs):,} requests"
+        line = f"batch jobs under way: {len(jobs)}, with {sum(job.requests for job in jobs):,} requests"
         if line != last:
             _say(line)
             last = line

@@ -72,13 +72,19 @@ class Ledger:
                 """,
             )
 
+    def given_up(self) -> int:
+        """Rollouts that are given up and not to be retried. Where nothing failed, nothing is looked for."""
+        if not self.count("attempts WHERE error IS NOT NULL"):
+            return 0
+        return self.count("given_up ANTI JOIN owed_keys USING (dataset, task_id, policy, rollout_index)")
+
     def forget(self) -> None:
         """Free the memory that the keys take, and let the views see all that was written since."""
         sql.run(self.con, "DROP TABLE owed_keys")
         look_again(self.con, self.workspace)
 
     def count(self, view: str) -> int:
-        """Rows of owed_keys or wanted, over all data sets."""
+        """Rows of owed_keys, or of a view, over all data sets."""
         return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
 
     def parts(self, asked: Asked) -> list[Part]:

@@ -56,8 +56,9 @@ class Command:
 
     run: its body; what it returns is the exit code, None being 0. summary: one line. positionals: one whose type is a
     list takes all that follow. open_tables: dotted prefixes below which any key may be set, `responses_create_params`.
-    about: more help, indented lines kept as they are. group: the heading it stands under in the list of commands.
-    aliases: other names of its flags, `input_jsonl_fpath` -> `input`.
+    key: how it is written, `NAME.KEY` where the tables hold one for each name. about: more help, indented lines kept as
+    they are. group: the heading it stands under in the list of commands. aliases: other names of its flags,
+    `input_jsonl_fpath` -> `input`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Command:
     flags: tuple[Flag, ...] = ()
     positionals: tuple[Flag, ...] = ()
     open_tables: tuple[str, ...] = ()
+    key: str = "KEY"
     about: str = ""
     group: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def overview(commands: Sequence[Command], program: str, about: str) -> str:
 
 def help_text(command: Command, program: str) -> str:
     """All there is to know about one command. The reference pages are made of it too."""
-    tables = [(f"--{table}.KEY=VALUE", "") for table in command.open_tables]
+    tables = [(f"--{table}.{command.key}=VALUE", "") for table in command.open_tables]
     return _page(
         _usage(command, program),
         _prose(command.summary),

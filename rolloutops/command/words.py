@@ -136,7 +136,9 @@ def _unknown(command: Command, typed: str, shown: str = "") -> NoReturn:
     if not hint and typed in [flag.name for flag in command.positionals]:
         hint = f"; {typed.upper()} is given without a name"
     elif not hint and not shown and command.open_tables:
-        hint = f"; the key of a table is written --{command.open_tables[0]}.{typed.rpartition('.')[2]}"
+        table = command.name if command.name in command.open_tables else command.open_tables[0]
+        written = command.key.replace("KEY", typed.rpartition(".")[2])
+        hint = f"; the key of a table is written --{table}.{written}"
     dashes = ": a flag begins with two hyphens" if shown else ""
     raise UsageError(f"no flag {shown or '--' + typed}{dashes}{hint or '; --help lists the flags'}")
 

@@ -81,8 +81,9 @@ def read_rollout(row: Mapping[str, Any], raw: str, token_ids: bool = True) -> Ro
         raw=raw,
         turns=sum(said["role"] == "assistant" for said in completion),
         tool_names=[call["function"]["name"] for said in completion for call in said.get("tool_calls", ())],
-        input_tokens=_count(usage.get("input_tokens")),
-        output_tokens=_count(usage.get("output_tokens")),
+        # Some agents leave the names of the chat endpoint.
+        input_tokens=_count(usage.get("input_tokens", usage.get("prompt_tokens"))),
+        output_tokens=_count(usage.get("output_tokens", usage.get("completion_tokens"))),
         reasoning_tokens=_count(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
         cached_tokens=_count(_object(usage.get("input_tokens_details")).get("cached_tokens")),
         token_turns=_token_turns(items) if token_ids and isinstance(items, list) else None,

@@ -26,6 +26,7 @@ from rolloutops.engines.decoding import failure, rate_limits, read_chat, read_re
 from rolloutops.engines.encoding import chat_body, encode, responses_body
 from rolloutops.engines.servers import Servers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.secrecy import NAME
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -71,8 +72,12 @@ def make(
     """
     if endpoint not in ("responses", "chat"):
         raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
-    places = [_address(url, endpoint) for url in _urls(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)]
+    if base_url is None:  # an empty one, of a shell variable that is not set, must not ask OpenAI
+        base_url = os.environ.get("OPENAI_BASE_URL") or OPENAI
+    places = [_address(url, endpoint) for url in _urls(base_url)]
     openai_itself = any(_is_openai(host) for _, host in places)
+    if not NAME.fullmatch(api_key_env):
+        raise UsageError("api_key_env must name the environment variable that holds the key, and is no such name")
     key = os.environ.get(api_key_env, "").strip()
     if not key and (openai_itself if api_key_required is None else api_key_required):
         raise UsageError(f"{api_key_env} is not set: export it, or name another variable with --api_key_env")

