@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rolloutops import sql
 from rolloutops.building.asked import asked_of
-from rolloutops.collect import engine_groups, make_engine
+from rolloutops.collect import engines, make_engine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
 from rolloutops.files.inputs import find_inputs
@@ -65,8 +65,8 @@ def check(recipe: Recipe) -> Iterator[Finding]:
         for name, verifier in judges.items():
             yield from _gold(recipe, name, verifier)
     try:
-        for asked in engine_groups(recipe):
-            yield _engine(next(iter(asked.values())), recipe)
+        for windows in engines(recipe):
+            yield _engine(next(iter(windows[0].values())), recipe)
     except RolloutopsError as error:
         yield Finding(False, str(error))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
 from rolloutops.collecting.flight import Flight, fly, land
-from rolloutops.collecting.owed import Asked, Ledger, standing
+from rolloutops.collecting.owed import Asked, Ledger, Part, standing
 from rolloutops.engines import Engine
 from rolloutops.errors import FAILURES, UsageError, near
 from rolloutops.jsontext import digest
@@ -19,7 +20,7 @@ from rolloutops.pacing.fleet import AnyPace, Fleet, Levels
 from rolloutops.pacing.health import Health
 from rolloutops.pacing.level import FIRST, MOST, Level, Width
 from rolloutops.pacing.pace import Pace
-from rolloutops.pacing.purse import Purse, open_shared_purse
+from rolloutops.pacing.purse import open_shared_purse
 from rolloutops.pacing.tuning import Point, Tuning
 from rolloutops.plugins import find
 from rolloutops.progress import Meter
@@ -69,7 +70,7 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
     """
     saved = seal_orphans(workspace)
-    retry = {key: asked.retry for group in engine_groups(recipe) for key, asked in group.items() if asked.retry}
+    retry = {key: asked.retry for key, asked in _everyone(engines(recipe)).items() if asked.retry}
     ledger = Ledger(workspace, recipe.plan(), retry, run.run_id)
     owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
     given_up = ledger.given_up()
@@ -84,24 +85,27 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     )
 
 
-def engine_groups(recipe: Recipe) -> list[Asked]:
-    """The data sets and policies of a recipe, grouped by engine and by what holds for a whole window."""
-    groups: dict[str, dict[tuple[str, str], Collect]] = {}
+def engines(recipe: Recipe) -> list[list[Asked]]:
+    """The data sets and policies of a recipe, by the engine that answers them, and of each by what a window has for all
+    that is in it."""
+    found: dict[str, dict[str, dict[tuple[str, str], Collect]]] = {}
     for row in recipe.plan():
         key = (row["dataset"], row["policy"])
         asked = recipe.collect_of(*key)
         if not asked.engine:
             raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
         _refuse_nonsense(asked)
-        same = [
-            asked.engine,
-            asked.model,
-            asked.token_ids,
-            asked.engine_args,
-            *(getattr(asked, k) for k in (*ENGINE_KEYS, *WINDOW_KEYS)),
-        ]
-        groups.setdefault(json.dumps(same, sort_keys=True), {})[key] = asked
-    return list(groups.values())
+        engine, window = (
+            json.dumps([getattr(asked, name) for name in names], sort_keys=True)
+            for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
+        )
+        found.setdefault(engine, {}).setdefault(window, {})[key] = asked
+    return [list(windows.values()) for windows in found.values()]
+
+
+def _everyone(groups: Sequence[Sequence[Asked]]) -> Asked:
+    """The data sets and policies of all windows of all engines."""
+    return {key: asked for windows in groups for window in windows for key, asked in window.items()}
 
 
 def make_engine(asked: Collect, recipe: Recipe) -> Engine:
@@ -117,71 +121,83 @@ def make_engine(asked: Collect, recipe: Recipe) -> Engine:
     return engine
 
 
+@asynccontextmanager
+async def _running(engine: Engine) -> AsyncIterator[Engine]:
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
 async def _collect(
     workspace: Workspace, recipe: Recipe, run: Run, ledger: Ledger, meter: Meter, tuning: Tuning | None
 ) -> int:
-    """Fly each engine's window, or with `tuning` the first one's, then judge what was left unjudged. Returns how many
+    """Fly each engine's windows, or with `tuning` the first one, then judge what was left unjudged. Returns how many
     verdicts that took."""
     journal = Journal(workspace, run.run_id)
     judges = verifiers(recipe)
     stopping = asyncio.Event()
-    groups = engine_groups(recipe)
-    now = {dataset for group in groups for (dataset, _), asked in group.items() if asked.verify == "now"}
-    purses: list[Purse] = []
+    groups = engines(recipe)
+    everyone = _everyone(groups)
+    purses = ExitStack()
+
+    async def window(engine: Engine, asked: Asked, parts: Sequence[Part]) -> None:
+        if meter.done or meter.failures:
+            journal.flush()  # an earlier window may have had the same parts, and spent from the same purse
+        first = next(iter(asked.values()))
+        purse = purses.enter_context(
+            closing(open_shared_purse(workspace, _with_one_purse(everyone, first), recipe.folder))
+        )
+        meter.start_clock()
+        budget = _budget(workspace, first)
+        with closing(budget) if budget else nullcontext():
+            pace = _pace(first, engine, budget, tuning)
+            health = Health(first.max_failure_rate)
+            flight = Flight(run, journal, engine, judges, meter, pace, health, purse, first.grace_seconds)
+            if tuning is not None:
+                tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
+            await fly(flight, ledger, asked, parts, stopping)
+        if flight.stopped:
+            sys.stderr.write(f"{flight.stopped}\n")
+
     try:
-        for asked in groups:
-            first = next(iter(asked.values()))
-            if first.engine == "batch" and tuning is not None:
-                raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
-            if first.engine == "batch" and not stopping.is_set():
+        for windows in groups:
+            first = next(iter(windows[0].values()))
+            if first.engine == "batch":
+                if tuning is not None:
+                    raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
                 from rolloutops.collecting.batch import collect_batch
 
-                batches = make_engine(first, recipe)
-                await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
+                for asked in windows if not stopping.is_set() else ():
+                    batches = make_engine(first, recipe)
+                    await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
                 continue
-            parts = ledger.parts(asked)
-            if not parts or stopping.is_set():
+            due = [(asked, parts) for asked in windows if (parts := ledger.parts(asked))]
+            if not due or stopping.is_set():
                 continue
-            purse = open_shared_purse(workspace, _with_one_purse(groups, first), recipe.folder)
-            purses.append(purse)
-            engine = make_engine(first, recipe)
-            await engine.start()
-            meter.start_clock()
-            budget = _budget(workspace, first)
-            try:
-                pace = _pace(first, engine, budget, tuning)
-                health = Health(first.max_failure_rate)
-                flight = Flight(run, journal, engine, judges, meter, pace, health, purse, first.grace_seconds)
-                if tuning is not None:
-                    tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
-                await fly(flight, ledger, asked, parts, stopping)
-            finally:
-                await engine.stop()
-                if budget is not None:
-                    budget.close()
-            if asked is not groups[-1] and not stopping.is_set():
-                journal.flush()  # the next window takes the same parts, and its purse counts what this one spent
-            if flight.stopped:
-                sys.stderr.write(f"{flight.stopped}\n")
+            async with _running(make_engine(first, recipe)) as engine:
+                for asked, parts in due[: 1 if tuning else None]:
+                    if not stopping.is_set():
+                        await window(engine, asked, parts)
             if tuning is not None:
                 break
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
         ledger.forget()
+        now = {dataset for (dataset, _), asked in everyone.items() if asked.verify == "now"}
         return await judge_unjudged(ledger.con, recipe, run, journal, {d: v for d, v in judges.items() if d in now})
     finally:
         for judge in judges.values():
             await judge.close()
         journal.close()
-        for purse in purses:  # whoever begins a till reads the tables, where all of this run lies now
-            purse.close()
+        purses.close()  # whoever begins a till reads the tables, where all of this run lies now
 
 
-def _with_one_purse(groups: Sequence[Asked], first: Collect) -> Asked:
-    """The data sets and policies of all windows whose limits are those of `first`."""
+def _with_one_purse(everyone: Asked, first: Collect) -> Asked:
+    """The data sets and policies whose limits are those of `first`."""
     limits = [getattr(first, name) for name in LIMITS]
-    everyone = {key: asked for group in groups for key, asked in group.items()}
     return {key: asked for key, asked in everyone.items() if [getattr(asked, name) for name in LIMITS] == limits}
 
 

@@ -56,6 +56,8 @@ class Logged:
     def __init__(self, inner):
         self.inner = inner
     async def start(self):
+        with open("started", "a") as log:
+            log.write("once ")
         await self.inner.start()
     async def answer(self, call):
         answer = await self.inner.answer(call)
@@ -164,6 +166,20 @@ def test_changed_input_owes_only_what_is_new(tmp_path: Path) -> None:
     new = {key for key, _ in delivered(folder)[before:]}
     assert len(new) == 100
     assert len(delivered(folder)) - before == 100, "nothing that was done is done again"
+
+
+def test_a_model_is_loaded_once_for_all_of_its_windows(tmp_path: Path) -> None:
+    folder = project(tmp_path, sums(20))
+    write_jsonl(folder / "more.jsonl", sums(10))
+    own = 'input = "more.jsonl"\ncollect = { num_samples_in_parallel = 2, max_failure_rate = 0.9 }'
+    (folder / "recipe.toml").write_text(RECIPE.replace("[chunk]", f"[datasets.more]\n{own}\n[chunk]"))
+    for name in ("chunk", "collect", "collect"):
+        rolloutops(name, "recipe.toml", cwd=folder)
+    assert query(folder / "w", "SELECT dataset, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL") == [
+        ("more", 20),
+        ("sums", 40),
+    ]
+    assert (folder / "started").read_text() == "once ", "and not where nothing is owed"
 
 
 def test_two_collectors_share_the_work(tmp_path: Path) -> None:
