@@ -52,8 +52,12 @@ class Purse:
         prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
         cost = self._cost(row, tier) if self.prices and prompt + output else 0.0
         self.cost_failed += (cost or 0.0) if row.get("error") else 0.0
-        more = Spending(prompt + output, math.nan if cost is None else cost, 1)
-        self._take(self.till.add(more) if self.till else Spending(*map(sum, zip(self.spending, more, strict=True))))
+        if self.till is not None:
+            self._take(self.till.add(Spending(prompt + output, math.nan if cost is None else cost, 1)))
+            return
+        self.tokens += prompt + output
+        self.attempts += 1
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
 
     def close(self) -> None:
         """Let go of the till."""
