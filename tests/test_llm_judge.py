@@ -52,6 +52,7 @@ def test_a_verdict_and_what_it_cost() -> None:
     assert body["input"][0]["content"] == asked, "places are filled once: what fills them is not read again"
     assert (body["model"], body["temperature"]) == ("judge", 0)
     assert (verdict.reward, verdict.error, verdict.details["reason"]) == (0.75, None, "so")
+    assert verdict.details["judge_model"] == "judge"
     spent = {"judge_calls": 1.0, "judge_input_tokens": len(asked.split()), "judge_output_tokens": 11.0}
     assert {name: verdict.metrics[name] for name in spent} == spent
 
@@ -146,3 +147,39 @@ def test_through_the_command_line_with_any_engine(tmp_path: Path) -> None:
     rolloutops("collect", "judged.toml", cwd=tmp_path)
     found = query(tmp_path / "w", "SELECT count(*), avg(reward), sum(metrics['judge_calls']) FROM rollouts")
     assert found == [(5, 0.5, 5.0)]
+
+
+def test_what_judging_costs_is_told_and_counts(tmp_path: Path) -> None:
+    """Each rollout takes some 20 tokens, and each verdict over 100."""
+    write_jsonl(tmp_path / "sums.jsonl", sums(60))
+    (tmp_path / "prices.toml").write_text('["m"]\ninput = 0\noutput = 0\n["judge"]\ninput = 1e6\noutput = 1e6\n')
+    with serving(answer=says(0.5), latency=0.01) as server:
+        (tmp_path / "judged.toml").write_text(
+            f"""
+            data = "w"
+            [datasets.sums]
+            input = "sums.jsonl"
+            environment = "llm_judge"
+            environment_args = {{ engine = "openai", model = "judge", engine_args = {{ base_url = "{server.url}" }} }}
+            [collect]
+            engine = "openai"
+            model = "m"
+            base_url = "{server.url}"
+            num_samples_in_parallel = 2
+            prices = "prices.toml"
+            max_cost = 2000
+            """
+        )
+        rolloutops("chunk", "judged.toml", cwd=tmp_path)
+        said = rolloutops("collect", "judged.toml", cwd=tmp_path, code=3).stderr
+        again = rolloutops("collect", "judged.toml", cwd=tmp_path, code=3).stderr
+    taken = "SELECT count(*), sum(metrics['judge_input_tokens'] + metrics['judge_output_tokens'])::INT FROM rollouts"
+    ((rollouts, tokens),) = query(tmp_path / "w", taken)
+    assert 0 < rollouts < 40
+    assert 1000 < tokens < 3000
+    for told in (said, again):
+        assert "the budget is spent" in told
+    lines = rolloutops("status", "judged.toml", cwd=tmp_path).stdout.splitlines()
+    (line,) = (line.split() for line in lines if " verdicts " in line)
+    assert line[:6] == ["sums", "m", "verdicts", "judge", "–", str(rollouts)]
+    assert float(line[-3].replace(",", "")) == tokens

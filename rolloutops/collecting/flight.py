@@ -278,6 +278,7 @@ async def _judge(
     verdict = await verifier.judge(owed.task, rollout)
     record_verdict(flight.run, flight.journal, verifier, ended.row, attempt_id, verdict)
     flight.meter.judged(verdict.reward, verdict.error)
+    flight.purse.judged(verdict.metrics, verdict.details)
     _settle(flight, (owed.task.dataset, owed.part))
 
 

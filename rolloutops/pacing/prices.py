@@ -32,21 +32,33 @@ RATES = ("input", "cached", "output")
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 
 SPENT = """
--- What each data set and policy has spent, by model and service tier: on rollouts, and on attempts that failed.
-SELECT dataset, policy, model,
-    CASE
-        WHEN engine = 'batch' THEN 'batch'
-        ELSE coalesce(service_tier, json_extract_string(request, '$.service_tier'))
-    END AS tier,
-    count(*) AS attempts,
+-- What each data set and policy has spent on rollouts, and on verdicts that a model gave, by model and service tier;
+-- and what of it on attempts that failed.
+WITH calls AS (
+    SELECT dataset, policy, 'rollouts' AS spent_on, model,
+        CASE
+            WHEN engine = 'batch' THEN 'batch'
+            ELSE coalesce(service_tier, json_extract_string(request, '$.service_tier'))
+        END AS tier,
+        1 AS attempts, input_tokens, cached_tokens, output_tokens, error
+    FROM attempts
+    UNION ALL
+    SELECT dataset, policy, 'verdicts', json_extract_string(details, '$.judge_model'),
+        json_extract_string(details, '$.judge_service_tier'),
+        metrics['judge_calls'], metrics['judge_input_tokens'], metrics['judge_cached_tokens'],
+        metrics['judge_output_tokens'], error
+    FROM verdicts
+    WHERE metrics['judge_calls'] > 0 AND NOT coalesce(cached, false)
+)
+SELECT dataset, policy, spent_on, model, tier, sum(attempts)::BIGINT AS attempts,
     coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens, coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
     coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
     coalesce(sum(input_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_input_tokens,
     coalesce(sum(cached_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_cached_tokens,
     coalesce(sum(output_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_output_tokens
-FROM attempts
-GROUP BY dataset, policy, model, tier
-ORDER BY dataset, policy, model, tier
+FROM calls
+GROUP BY dataset, policy, spent_on, model, tier
+ORDER BY dataset, policy, spent_on, model, tier
 """
 
 
@@ -70,11 +82,13 @@ Prices = Mapping[tuple[str, str], Price]
 
 @dataclass(frozen=True)
 class Spent:
-    """What a data set and policy has spent with one model at one tier. failed_tokens: of attempts that failed. cost and
-    cost_failed are None where no price is known."""
+    """What a data set and policy has spent with one model at one tier. spent_on: rollouts, or verdicts, where a model
+    judges; attempts then are its calls. failed_tokens: of attempts that failed. cost and cost_failed are None where no
+    price is known."""
 
     dataset: str
     policy: str
+    spent_on: str
     model: str
     tier: str | None
     attempts: int
@@ -125,7 +139,7 @@ def spent(con: sql.Connection, prices: Prices | None = None) -> list[Spent]:
         kinds = ("input_tokens", "cached_tokens", "output_tokens")
         found.append(
             Spent(
-                **{name: row[name] for name in ("dataset", "policy", "model", "tier", "attempts", *kinds)},
+                **{name: row[name] for name in ("dataset", "policy", "spent_on", "model", "tier", "attempts", *kinds)},
                 failed_tokens=row["failed_input_tokens"] + row["failed_output_tokens"],
                 cost=price.of(*(row[kind] for kind in kinds)) if price else None,
                 cost_failed=price.of(*(row[f"failed_{kind}"] for kind in kinds)) if price else None,

@@ -16,10 +16,13 @@ from rolloutops.pacing.till import Spending, Till
 from rolloutops.settings import Collect
 from rolloutops.tables.workspace import Workspace, connect
 
+KINDS = ("input", "cached", "output")
+
 
 @dataclass(slots=True)
 class Purse:
-    """The limits of one engine's collection and the running totals, earlier runs on the same policies included.
+    """The limits of one engine's collection and the running totals, earlier runs on the same policies included, and
+    models that judge.
 
     cost is None as soon as one model's price is not known. What is in flight is expected to take the average of what
     has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget. till:
@@ -49,14 +52,24 @@ class Purse:
 
     def paid(self, row: Mapping[str, Any], tier: str | None) -> None:
         """Count an attempt's row. tier: the one asked for; the one that the answer names goes before it."""
+        self._count(row, tier, 1)
+
+    def judged(self, metrics: Mapping[str, float], details: Mapping[str, Any]) -> None:
+        """Count what a model took to judge, where a verdict tells."""
+        if metrics.get("judge_calls"):
+            row = {f"{kind}_tokens": int(metrics.get(f"judge_{kind}_tokens", 0)) for kind in KINDS}
+            named = {"model": str(details.get("judge_model")), "service_tier": details.get("judge_service_tier")}
+            self._count({**row, **named}, None, 0)
+
+    def _count(self, row: Mapping[str, Any], tier: str | None, attempts: int) -> None:
         prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
         cost = self._cost(row, tier) if self.prices and prompt + output else 0.0
         self.cost_failed += (cost or 0.0) if row.get("error") else 0.0
         if self.till is not None:
-            self._take(self.till.add(Spending(prompt + output, math.nan if cost is None else cost, 1)))
+            self._take(self.till.add(Spending(prompt + output, math.nan if cost is None else cost, attempts)))
             return
         self.tokens += prompt + output
-        self.attempts += 1
+        self.attempts += attempts
         self.cost = None if cost is None or self.cost is None else self.cost + cost
 
     def close(self) -> None:
@@ -78,7 +91,7 @@ class Purse:
         if named not in self._looked_up:
             self._looked_up[named] = price_of(self.prices, *named)
         price = self._looked_up[named]
-        tokens = (row.get(f"{kind}_tokens") or 0 for kind in ("input", "cached", "output"))
+        tokens = (row.get(f"{kind}_tokens") or 0 for kind in KINDS)
         return price.of(*tokens) if price else None
 
     def note(self, left: int) -> str:
@@ -143,7 +156,7 @@ def open_purse(workspace: Workspace, asked: Asked, folder: Path) -> Purse:
     for one in before:
         if (one.dataset, one.policy) in asked:
             purse.tokens += one.tokens
-            purse.attempts += one.attempts
+            purse.attempts += one.attempts if one.spent_on == "rollouts" else 0
             if prices and one.tokens and purse.cost is not None:
                 purse.cost = None if one.cost is None else purse.cost + one.cost
                 purse.cost_failed += one.cost_failed or 0.0
