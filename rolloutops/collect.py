@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +20,7 @@ from rolloutops.pacing.fleet import AnyPace, Fleet, Levels
 from rolloutops.pacing.health import Health
 from rolloutops.pacing.level import FIRST, MOST, Level, Width
 from rolloutops.pacing.pace import Pace
-from rolloutops.pacing.purse import open_shared_purse
+from rolloutops.pacing.purse import Purse, open_shared_purse
 from rolloutops.pacing.tuning import Point, Tuning
 from rolloutops.plugins import find
 from rolloutops.progress import Meter
@@ -140,15 +140,19 @@ async def _collect(
     stopping = asyncio.Event()
     groups = engines(recipe)
     everyone = _everyone(groups)
-    purses = ExitStack()
+    purses: dict[str, Purse] = {}
 
-    async def window(engine: Engine, asked: Asked, parts: Sequence[Part]) -> None:
+    def purse_of(asked: Asked) -> Purse:
+        limits = _limits(next(iter(asked.values())))
+        if limits not in purses:
+            sharing = {key: how for key, how in everyone.items() if _limits(how) == limits}
+            purses[limits] = open_shared_purse(workspace, sharing, recipe.folder)
+        return purses[limits]
+
+    async def window(engine: Engine, asked: Asked, parts: Sequence[Part], purse: Purse) -> None:
         if meter.done or meter.failures:
-            journal.flush()  # an earlier window may have had the same parts, and spent from the same purse
+            journal.flush()  # an earlier window may have had the same parts
         first = next(iter(asked.values()))
-        purse = purses.enter_context(
-            closing(open_shared_purse(workspace, _with_one_purse(everyone, first), recipe.folder))
-        )
         meter.start_clock()
         budget = _budget(workspace, first)
         with closing(budget) if budget else nullcontext():
@@ -173,13 +177,13 @@ async def _collect(
                     batches = make_engine(first, recipe)
                     await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
                 continue
-            due = [(asked, parts) for asked in windows if (parts := ledger.parts(asked))]
+            due = [(asked, parts, purse_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
             if not due or stopping.is_set():
                 continue
             async with _running(make_engine(first, recipe)) as engine:
-                for asked, parts in due[: 1 if tuning else None]:
+                for one in due[: 1 if tuning else None]:
                     if not stopping.is_set():
-                        await window(engine, asked, parts)
+                        await window(engine, *one)
             if tuning is not None:
                 break
         if stopping.is_set():
@@ -192,13 +196,13 @@ async def _collect(
         for judge in judges.values():
             await judge.close()
         journal.close()
-        purses.close()  # whoever begins a till reads the tables, where all of this run lies now
+        for purse in purses.values():  # whoever begins a till reads the tables, where all of this run lies now
+            purse.close()
 
 
-def _with_one_purse(everyone: Asked, first: Collect) -> Asked:
-    """The data sets and policies whose limits are those of `first`."""
-    limits = [getattr(first, name) for name in LIMITS]
-    return {key: asked for key, asked in everyone.items() if [getattr(asked, name) for name in LIMITS] == limits}
+def _limits(asked: Collect) -> str:
+    """What may be spent, as a key."""
+    return json.dumps([getattr(asked, name) for name in LIMITS])
 
 
 def _refuse_nonsense(asked: Collect) -> None:
