@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,8 +41,15 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 """The annotations that are checked: what a value must be, in Python and in words."""
 
 
-WHERE = ("base_url", "headers", "api_key_env")
+WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_required", "headers"))
 """Settings that say where and as whom a server is asked."""
+OPERATIONAL = WHERE.union(
+    ("connect_timeout", "request_timeout", "timeout", "max_connections", "delay", "faults"),
+    ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization"),
+    ("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds"),
+)
+"""Engine arguments that say where and how fast a model answers, not what: no part of a policy's fingerprint, nor of the
+version of a verifier that asks one."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ class Plugin:
         """12 hex digits that change with the code, the settings, or the packages in the module's `PACKAGES`.
 
         The code is the module's file and those files of its own folder that it imports, directly or not. Nothing is
-        imported but the packages that the module lies in. Where and as whom a server is asked is no part of it: a new
-        key or a moved server makes nothing unjudged.
+        imported but the packages that the module lies in. Where and as whom a server is asked, and how fast, is no
+        part of it: a new key or a moved server makes nothing unjudged.
         """
         digest = hashlib.sha256(json.dumps(_what(settings), sort_keys=True, default=str).encode())
         digest.update(self.target.rpartition(":")[2].encode())
@@ -224,11 +231,15 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _what(settings: Any) -> Any:
-    """Settings, at any depth, without those that say where and as whom a server is asked."""
+def _what(settings: Any, aside: Collection[str] = WHERE) -> Any:
+    """Settings, at any depth, without those that say where and as whom a server is asked, or how fast an engine is."""
     if not isinstance(settings, Mapping):
         return settings
-    return {name: _what(value) for name, value in settings.items() if name not in WHERE}
+    return {
+        name: _what(value, OPERATIONAL if name == "engine_args" else aside)
+        for name, value in settings.items()
+        if name not in aside
+    }
 
 
 def _own_sources(path: Path, module: str) -> set[Path]:

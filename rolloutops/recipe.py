@@ -14,7 +14,7 @@ from typing import Any
 
 from rolloutops.errors import UsageError, near
 from rolloutops.jsontext import meant, spelled
-from rolloutops.plugins import find
+from rolloutops.plugins import OPERATIONAL, find
 from rolloutops.secrecy import public
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
 from rolloutops.shipped import shipped
@@ -23,14 +23,6 @@ STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SOURCE = ("input", "environment", "id")
 """The flags that say where one data set comes from."""
-OPERATIONAL = frozenset(
-    (
-        *("base_url", "agents", "api_key_env", "api_key_required", "headers", "connect_timeout", "request_timeout"),
-        *("max_connections", "max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization", "delay", "faults"),
-        *("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds", "timeout"),
-    )
-)
-"""Engine arguments that say where and how fast a policy answers, not what: no part of its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ class Recipe:
 
 def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
     """Without what may be a key; nor `retry`, which is asked for anew or not."""
-    sensitive = ("base_url", "api_key_env", "engine_args")
+    sensitive = ("base_url", "api_key_env", "engine_args")  # what a model is told stays as it is
     kept = {name: value for name, value in collect.items() if name != "retry"}
     return {name: public(value, name) if name in sensitive else value for name, value in kept.items()}
 

@@ -23,13 +23,13 @@ def key(
     about: str,
     least: float | None = None,
     above: float | None = None,
-    most: float = LARGEST,
+    most: float | None = None,
     one_of: str = "",
 ) -> Any:
     """A dataclass field with a line that says what it means.
 
-    least: the lowest value. above: a bound that is itself too low. most: the highest value (by default of whole
-    numbers only). one_of: the texts that it may be, as words.
+    least: the lowest value. above: a bound that is itself too low. most: the highest value (of whole
+    numbers LARGEST, where it is not said). one_of: the texts that it may be, as words.
     """
     metadata = {"about": about, "least": least, "above": above, "most": most, "one_of": one_of.split()}
     if isinstance(default, dict | list):
@@ -159,7 +159,8 @@ def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
         raise UsageError(f"{where} must be {least} or more, not {value}")
     if above is not None and not value > above:
         raise UsageError(f"{where} must be more than {above}, not {value}")
-    if (isinstance(value, int) or most != LARGEST) and value > most:
+    most = LARGEST if most is None and isinstance(value, int) else most
+    if most is not None and value > most:
         raise UsageError(f"{where} must be {most} at most, not {value}")
 
 

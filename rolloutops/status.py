@@ -60,12 +60,11 @@ FROM attempts SEMI JOIN newest USING (run_id)
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` tells. progress, failures and unrewarded (rollouts whose verification failed, or which are masked):
-    one record a row. spending: one a data set, policy, model and tier:
-    the tokens, how many of them on attempts that failed, and, where the recipe names prices, the cost so far, on
-    failures, and at that rate for what is owed; None where a price is not known. unsealed: attempts and verdicts of
-    running commands that are safe in a journal and not yet in the tables. faults: rows of the invariant check, none
-    where all is well."""
+    """What `status` tells, one record a row. unrewarded: rollouts whose verification failed, or which are masked.
+    spending: of each data set and policy, on rollouts and on verdicts, by model and tier: the tokens, how many of them
+    on attempts that failed, and, where the recipe names prices, the cost so far, on failures, and at that rate for what
+    is owed; None where a price is not known. unsealed: attempts and verdicts of running commands that are safe in a
+    journal and not yet in the tables. faults: rows of the invariant check, none where all is well."""
 
     progress: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]

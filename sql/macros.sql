@@ -72,9 +72,9 @@ CREATE OR REPLACE MACRO spoken(prompt, completion) AS messages_of(prompt) || mes
 -- items_text(list): the items of a JSON list as they stand, without its brackets.
 CREATE OR REPLACE MACRO items_text(list) AS substring(list::VARCHAR, 2, length(list::VARCHAR) - 2);
 
--- joined(prompt, completion): the whole conversation.
+-- joined(prompt, completion): the whole conversation, as JSON text.
 CREATE OR REPLACE MACRO joined(prompt, completion) AS
-    ('[' || concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), '')) || ']')::JSON;
+    '[' || concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), '')) || ']';
 
 -- has_media(messages): whether a message holds something that is not text.
 CREATE OR REPLACE MACRO has_media(messages) AS
@@ -138,12 +138,13 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     || coalesce(',"tool_call_id":' || json_extract(message, '$.tool_call_id'), '')
     || coalesce(',"name":' || json_extract(message, '$.name'), '') || '}';
 
--- chat_text(conversation, arguments): its messages as JSON text, the arguments of tool calls as 'text' or 'object'.
-CREATE OR REPLACE MACRO chat_text(conversation, arguments) AS
+-- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them. With 'text'
+-- and 'key' every message and number stays as it was.
+CREATE OR REPLACE MACRO chat_text(conversation, arguments, reasoning) AS
     CASE
-        WHEN arguments = 'text' THEN conversation::VARCHAR
+        WHEN arguments = 'text' AND reasoning = 'key' THEN conversation::VARCHAR
         ELSE '[' || array_to_string([
-            chat_message(m, json_extract_string(m, '$.role'), arguments, 'key') FOR m IN messages_of(conversation)
+            chat_message(m, json_extract_string(m, '$.role'), arguments, reasoning) FOR m IN messages_of(conversation)
         ], ',') || ']'
     END;
 
@@ -320,6 +321,10 @@ SELECT dataset, task_id, round(list_avg(list_sort(list(reward))), 6) AS solve_ra
 FROM (SELECT DISTINCT dataset, task_id, policy, rollout_index, reward FROM query_table(rollouts))
 GROUP BY dataset, task_id;
 
+-- kto_label(reward, min_reward, max_undesirable): whether an answer is desirable; NULL where it is neither.
+CREATE OR REPLACE MACRO kto_label(reward, min_reward, max_undesirable) AS
+    CASE WHEN reward >= min_reward THEN 'true' WHEN reward < max_undesirable THEN 'false' END;
+
 -- kto_weights(lines): of the lines of a KTO build, named as text, how many are desirable, and weights of the losses that
 -- make both sides count the same.
 CREATE OR REPLACE MACRO kto_weights(lines) AS TABLE
@@ -444,9 +449,10 @@ GROUP BY dataset;
 CREATE OR REPLACE MACRO entries(map) AS TABLE
 SELECT unnest(map_keys(map)) AS dataset, unnest(map_values(map)) AS value;
 
--- rounded(parts): (dataset, available, exact) -> wanted: whole numbers by largest remainder, with the exact total.
+-- rounded(parts): dataset and exact, beside any other columns -> wanted: whole numbers by largest remainder, with the
+-- exact total.
 CREATE OR REPLACE MACRO rounded(parts) AS TABLE
-SELECT dataset, available, floor(exact + 1e-9)::BIGINT + (
+SELECT * EXCLUDE (exact), floor(exact + 1e-9)::BIGINT + (
     row_number() OVER (ORDER BY round(exact - floor(exact + 1e-9), 9) DESC, dataset)
     <= round(sum(exact) OVER ()) - sum(floor(exact + 1e-9)) OVER ()
 )::INTEGER AS wanted

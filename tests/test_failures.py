@@ -59,13 +59,15 @@ def test_each_fault_ends_in_a_rollout_or_a_typed_failure(folder: Path) -> None:
     assert slowest < 1.5 + 5, "no request outlives its deadline"
 
 
+def given_up(folder: Path, kind: str) -> int:
+    """Rollouts that are given up for a kind of failure."""
+    return query(folder / "w", f"SELECT count(*) FROM given_up WHERE last_error = '{kind}'")[0][0]
+
+
 def test_what_was_given_up_is_owed_again_on_purpose_only(folder: Path) -> None:
     with serving(faults="400:0.05,500-final:0.05") as server:
         collect(folder, server.url)
-    bad, broken = (
-        query(folder / "w", f"SELECT count(*) FROM given_up WHERE last_error = '{kind}'")[0][0]
-        for kind in ("bad_request", "server_error")
-    )
+    bad, broken = given_up(folder, "bad_request"), given_up(folder, "server_error")
     assert bad > 0
     assert broken > 0
     with serving() as server:
@@ -84,10 +86,7 @@ def test_what_was_given_up_is_owed_again_on_purpose_only(folder: Path) -> None:
 def test_what_is_given_up_is_never_shown_as_done(folder: Path) -> None:
     with serving(faults="400:0.05,500-final:0.05") as server:
         collect(folder, server.url)
-    refused, broken = (
-        query(folder / "w", f"SELECT count(*) FROM given_up WHERE last_error = '{kind}'")[0][0]
-        for kind in ("bad_request", "server_error")
-    )
+    refused, broken = given_up(folder, "bad_request"), given_up(folder, "server_error")
     failures = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)["failures"]
     assert {row["error"]: row["given_up"] for row in failures} == {"bad_request": refused, "server_error": broken}
     with serving() as server:

@@ -9,12 +9,12 @@
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- report: SELECT * FROM kto_weights('result')
 SELECT
-    '{"prompt":' || chat_text(prompt, getvariable('arguments'))
-    || ',"completion":' || chat_text(completion, getvariable('arguments'))
-    || ',"label":' || CASE WHEN reward >= getvariable('min_reward') THEN 'true' ELSE 'false' END
+    '{"prompt":' || chat_text(prompt, getvariable('arguments'), 'key')
+    || ',"completion":' || chat_text(completion, getvariable('arguments'), 'key')
+    || ',"label":' || label
     || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
-FROM selected
-WHERE reward >= getvariable('min_reward') OR reward < getvariable('max_undesirable')
+FROM (SELECT *, kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS label FROM selected)
+WHERE label IS NOT NULL

@@ -1,6 +1,6 @@
 -- Single answers with a verdict, in turns: {"conversations": [{"from", "value"}, ...], "kto_tag": true or false,
--- "system", "tools": JSON text}. For LLaMA-Factory's KTO; dataset_info.json lies beside it. Turns are those of build/sharegpt; the
--- verdict is on the last one, and what an agent did before it is taken for prompt.
+-- "system", "tools": JSON text}. For LLaMA-Factory's KTO; dataset_info.json lies beside it. Turns are those of
+-- build/sharegpt; the verdict is on the last one, and what an agent did before it is taken for prompt.
 -- An answer is desirable where its reward is `min_reward` or more; what is between `max_undesirable` and that is neither,
 -- and left out. LLaMA-Factory calls the reported weights kto_chosen_weight and kto_rejected_weight.
 -- target: llamafactory_preference
@@ -15,14 +15,16 @@
 --     FROM result WHERE json = '{}'
 -- report: SELECT * FROM kto_weights('result')
 SELECT
-    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || '],"kto_tag":'
-        || CASE WHEN reward >= getvariable('min_reward') THEN 'true' ELSE 'false' END
+    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || '],"kto_tag":' || tag
         || coalesce(',"system":' || to_json(system_text(messages)), '')
         || coalesce(',"tools":' || tools_text(tools), '') || '}'
         ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
-FROM (SELECT *, spoken(prompt, completion) AS messages FROM selected)
-WHERE (reward >= getvariable('min_reward') OR reward < getvariable('max_undesirable'))
-    AND (NOT getvariable('drop_unfit') OR fits_sharegpt(messages))
+FROM (
+    SELECT *, spoken(prompt, completion) AS messages,
+        kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS tag
+    FROM selected
+)
+WHERE tag IS NOT NULL AND (NOT getvariable('drop_unfit') OR fits_sharegpt(messages))

@@ -7,10 +7,10 @@
 -- report: SELECT * FROM kto_weights('result')
 SELECT
     '{"messages":[' || array_to_string(swift_messages(spoken(prompt, completion), ''), ',')
-    || '],"label":' || CASE WHEN reward >= getvariable('min_reward') THEN 'true' ELSE 'false' END
+    || '],"label":' || label
     || coalesce(',"tools":' || tools_text(tools), '') || '}' AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
-FROM selected
-WHERE reward >= getvariable('min_reward') OR reward < getvariable('max_undesirable')
+FROM (SELECT *, kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS label FROM selected)
+WHERE label IS NOT NULL

@@ -10,8 +10,8 @@
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN c.context_hash = r.context_hash AND c.completion::VARCHAR <> r.completion::VARCHAR
-        THEN '{"chosen":' || chat_text(joined(c.prompt, c.completion), getvariable('arguments'))
-            || ',"rejected":' || chat_text(joined(r.prompt, r.completion), getvariable('arguments'))
+        THEN '{"chosen":' || chat_text(joined(c.prompt, c.completion), getvariable('arguments'), 'key')
+            || ',"rejected":' || chat_text(joined(r.prompt, r.completion), getvariable('arguments'), 'key')
             || coalesce(',"margin":' || to_json(c.margin) || ',"chosen_rating":' || to_json(c.reward)
                 || ',"rejected_rating":' || to_json(r.reward), '')
             || coalesce(',"tools":' || nullif(c.tools::VARCHAR, '[]'), '') || '}'

@@ -15,16 +15,9 @@
 -- check: SELECT getvariable('reasoning') AS reasoning, 'key, think, part or drop' AS must_be
 --     WHERE getvariable('reasoning') NOT IN ('key', 'think', 'part', 'drop')
 SELECT
-    -- Spliced as text: every message, tool and number stays as it was, and nothing is padded with nulls.
-    '{"messages":[' || CASE
-        WHEN getvariable('arguments') = 'text' AND getvariable('reasoning') = 'key'
-            THEN concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), ''))
-        ELSE array_to_string([
-            chat_message(m, json_extract_string(m, '$.role'), getvariable('arguments'), getvariable('reasoning'))
-            FOR m IN spoken(prompt, completion)
-        ], ',')
-    END
-    || ']' || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
+    -- Spliced as text: every tool and number stays as it was, and nothing is padded with nulls.
+    '{"messages":' || chat_text(joined(prompt, completion), getvariable('arguments'), getvariable('reasoning'))
+    || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

@@ -6,8 +6,8 @@
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 SELECT
-    '{"prompt":' || chat_text(prompt, getvariable('arguments'))
-    || ',"completion":' || chat_text(completion, getvariable('arguments'))
+    '{"prompt":' || chat_text(prompt, getvariable('arguments'), 'key')
+    || ',"completion":' || chat_text(completion, getvariable('arguments'), 'key')
     || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

@@ -17,10 +17,7 @@ WITH good AS (
 )
 
 SELECT
-    '{"messages":[' || array_to_string([
-        chat_message(m, json_extract_string(m, '$.role'), getvariable('arguments'), getvariable('reasoning'))
-        FOR m IN spoken(prompt, completion)
-    ], ',') || ']' || CASE
+    '{"messages":' || chat_text(joined(prompt, completion), getvariable('arguments'), getvariable('reasoning')) || CASE
         WHEN (SELECT bool_or(tools::VARCHAR <> '[]') FROM good) THEN ',"tools":' || coalesce(tools::VARCHAR, '[]')
         ELSE ''
     END || '}' AS json,

@@ -13,7 +13,7 @@
 -- check: SELECT getvariable('on_shortage') AS on_shortage, 'fail, shrink, repeat' AS must_be_one_of
 --     WHERE getvariable('on_shortage') NOT IN ('fail', 'shrink', 'repeat')
 -- report: WITH total AS (SELECT coalesce(getvariable('rows'), count(*)) AS rows FROM result),
---     exact AS (SELECT dataset, 0 AS available, value * rows AS exact FROM entries(getvariable('shares')), total),
+--     exact AS (SELECT dataset, value * rows AS exact FROM entries(getvariable('shares')), total),
 --     targets AS (SELECT dataset, wanted AS target_rows, NULL AS target_tokens FROM rounded('exact'))
 --     FROM mix_report('result', 'selected', 'targets')
 WITH sources AS (

@@ -17,7 +17,7 @@
 --         FROM sizes('selected')
 --     ),
 --     exact AS (
---         SELECT dataset, 0 AS available,
+--         SELECT dataset,
 --             weight / sum(weight) OVER () * coalesce(getvariable('rows'), (SELECT count(*) FROM result)) AS exact
 --         FROM rates
 --     ),

@@ -7,8 +7,7 @@
 -- check: SELECT getvariable('max_epochs') AS max_epochs, 'must be above 0' AS fault
 --     WHERE NOT getvariable('max_epochs') > 0
 -- report: WITH exact AS (
---         SELECT dataset, available,
---             coalesce(getvariable('rows'), sum(available) OVER ()) / count(*) OVER () AS exact
+--         SELECT dataset, coalesce(getvariable('rows'), sum(available) OVER ()) / count(*) OVER () AS exact
 --         FROM sizes('selected')
 --     ),
 --     targets AS (SELECT dataset, wanted AS target_rows, NULL AS target_tokens FROM rounded('exact'))
