@@ -216,8 +216,8 @@ def _refuse_nonsense(asked: Collect) -> None:
 
 def _pace(asked: Collect, engine: Engine, budget: Budget | None, tuning: Tuning | None = None) -> AnyPace:
     """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
-    width = asked.num_samples_in_parallel
-    own = [Pace(_level(asked, engine), budget) for _ in getattr(engine, "members", ())]
+    width, clock = asked.num_samples_in_parallel, asyncio.get_running_loop().time
+    own = [Pace(_level(asked, engine), budget, clock) for _ in getattr(engine, "members", ())]
     level: Width
     if tuning is not None:
         level, tuning.most = tuning, width if isinstance(width, int) else MOST
@@ -225,7 +225,7 @@ def _pace(asked: Collect, engine: Engine, budget: Budget | None, tuning: Tuning 
         level = _level(asked, engine)
     else:
         level = Levels(own) if isinstance(width, str) else Level(width or 64 * len(own))
-    pace = Fleet(own, level) if own else Pace(level, budget)
+    pace = Fleet(own, level) if own else Pace(level, budget, clock)
     if tuning is not None:
         tuning.refusals = lambda: pace.refusals
     return pace

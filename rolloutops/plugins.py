@@ -12,8 +12,9 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -262,18 +263,22 @@ def _own_sources(path: Path, module: str) -> set[Path]:
     return found
 
 
-def _imported(code: bytes) -> Iterator[str]:
+@lru_cache
+def _imported(code: bytes) -> list[str]:
     """The modules that a source imports: `a.b`, or `.b` for one of its own package."""
+    found: list[str] = []
     for node in ast.walk(_parsed(code)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level < 2:
             before = "." if node.level else ""
             if node.module:
-                yield before + node.module.partition(".")[0] if before else node.module
-            yield from (f"{before or (node.module or '') + '.'}{alias.name}" for alias in node.names)
+                found.append(before + node.module.partition(".")[0] if before else node.module)
+            found += (f"{before or (node.module or '') + '.'}{alias.name}" for alias in node.names)
+    return found
 
 
+@lru_cache
 def _packages(code: bytes) -> list[str]:
     """The literal that a source gives to PACKAGES."""
     for node in _parsed(code).body:
@@ -292,6 +297,7 @@ def _parsed(code: bytes) -> ast.Module:
         return ast.Module([], [])
 
 
+@lru_cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -226,12 +226,14 @@ def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
     return head + (values or none) + tail + ("" if plan else "\nWHERE false") + ";"
 
 
-def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]]) -> str:
+def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]], macros: bool = True) -> str:
     """Everything that makes a workspace's views in any DuckDB shell.
 
-    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`.
+    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`. macros: what steps share is
+    made too; no view stands on it.
     """
-    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
+    named = ("macros.sql", "views.sql") if macros else ("views.sql",)
+    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in named]
     return "\n\n".join([*table_views(patterns), plan_view(plan), *files])
 
 

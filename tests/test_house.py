@@ -17,12 +17,13 @@ from tests.helpers import CHECKOUT, environ
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy
 engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting conversations
-building building.plots
+building building.plots collecting.alarm
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
-engines.decoding engines.encoding engines.servers engines.smollm2 environments.answers environments.code_harness command
+engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
+environments.code_harness command
 engines.openai engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.batch engines.gym engines.vllm environments.*
 collecting.agent steps.selection building.asked

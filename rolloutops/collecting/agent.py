@@ -3,15 +3,15 @@ engines; what becomes of an attempt is a row of `attempts`, whether it succeeded
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
+from rolloutops.collecting.alarm import Alarm
 from rolloutops.conversations.messages import text_of
 from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine
 from rolloutops.environments import Rollout, Task
@@ -27,9 +27,11 @@ COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
 Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
 
 
-class Owed(NamedTuple):
+@dataclass(slots=True)
+class Owed:
     """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it, with their
-    JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final.
+    JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
+    None until it is tried for the first time.
     """
 
     task: Task
@@ -83,9 +85,14 @@ def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
 
 
 async def attempt(
-    owed: Owed, engine: Engine | RolloutEngine, environment: Any, pace: AnyPace | None = None
+    owed: Owed,
+    engine: Engine | RolloutEngine,
+    environment: Any,
+    pace: AnyPace | None = None,
+    alarm: Alarm | None = None,
 ) -> Attempted:
-    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time.
+    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time. alarm: of
+    the task that this runs in, where it tries many.
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in the row.
     """
@@ -93,15 +100,20 @@ async def attempt(
     prompt, own_prompt = _prompt(owed)
     tools = owed.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
+    limit = alarm or Alarm()
     try:
-        async with asyncio.timeout(_time_left(owed, clock)) as limit:
+        with limit.within(_time_left(owed, clock)):
             await _converse(owed, trace, prompt, tools, engine, environment, pace, limit)
     except AttemptFailed as error:
         failure = error
     except TimeoutError:
         failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
+    finally:
+        if alarm is None:
+            limit.off()
     whole = trace.whole
     told: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
+    last = told[-1] if told else None
     row: dict[str, Any] = {
         "dataset": owed.task.dataset,
         "task_id": owed.task.task_id,
@@ -111,7 +123,7 @@ async def attempt(
         "attempt": owed.attempt,
         "part": owed.part,
         "engine": owed.asked.engine,
-        "model": (told[-1].model if told else None) or owed.asked.model,
+        "model": (last.model if last else None) or owed.asked.model,
         "final": failure.final if failure else True,
         "request": owed.request,
         "prompt": None if own_prompt else dump(prompt),
@@ -124,9 +136,10 @@ async def attempt(
         "tool_names": trace.tool_names,
         "model_seconds": trace.model_seconds,
         "tool_seconds": trace.tool_seconds,
-        "service_tier": told[-1].service_tier if told else None,
-        **_usage(told),
+        "service_tier": last.service_tier if last else None,
     }
+    for name in COUNTS:
+        row[name] = getattr(last, name) if len(told) == 1 else _sum(getattr(answer, name) for answer in told)
     if failure:
         row |= {"error": failure.kind, "error_message": failure.message, "response": failure.raw}
         return Attempted(row, None, failure.retry_after)
@@ -166,7 +179,7 @@ async def _converse(
     engine: Engine | RolloutEngine,
     environment: Any,
     pace: AnyPace | None,
-    limit: asyncio.Timeout,
+    alarm: Alarm,
 ) -> None:
     whole: Callable[[ModelCall], Awaitable[RolloutAnswer]] | None = getattr(engine, "rollout", None)
     run_tool = getattr(environment, "call", None)
@@ -176,11 +189,11 @@ async def _converse(
         said = [*prompt, *trace.completion]
         call = ModelCall(said, tools, owed.params, owed.key, turn, owed.attempt, owed.task.row, trace.server)
         if whole is not None:
-            trace.whole = await _ask_in_turn(whole, call, trace, pace, limit)
+            trace.whole = await _ask_in_turn(whole, call, trace, pace, alarm)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return
-        answer = await _ask_in_turn(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
+        answer = await _ask_in_turn(engine.answer, call, trace, pace, alarm)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
         spent += answer.output_tokens or 0
@@ -212,13 +225,13 @@ async def _ask_in_turn(
     call: ModelCall,
     trace: Trace,
     pace: AnyPace | None,
-    limit: asyncio.Timeout,
+    alarm: Alarm,
 ) -> Answer:
     """One model call, when the endpoint may be asked; of a fleet's server that died, it goes to another one."""
     if pace is None:
         return await _ask(ask, call, trace, None, None)
     for moved in count():
-        ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
+        ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, alarm)
         if ticket.server is not None:
             call, trace.server = replace(call, server=ticket.server), ticket.server
         try:
@@ -231,14 +244,14 @@ async def _ask_in_turn(
     raise AssertionError("it counts without end")
 
 
-async def _stand_in_line(pace: AnyPace, call: ModelCall, trace: Trace, limit: asyncio.Timeout) -> Ticket:
+async def _stand_in_line(pace: AnyPace, call: ModelCall, trace: Trace, alarm: Alarm) -> Ticket:
     """Wait until the endpoint may be asked. The rollout's time limit moves on by as much."""
-    clock, until = time.monotonic(), limit.when()
-    limit.reschedule(None)
+    clock, until = time.monotonic(), alarm.when
+    alarm.when = None
     ticket = await pace.admit(call)
     waited = time.monotonic() - clock
     trace.waited += waited
-    limit.reschedule(None if until is None else until + waited)
+    alarm.when = None if until is None else until + waited
     return ticket
 
 
@@ -290,12 +303,10 @@ async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, tra
     return {"role": "tool", "tool_call_id": tool_call["id"], "content": content}
 
 
-def _usage(answers: Sequence[ModelAnswer | RolloutAnswer]) -> dict[str, int | None]:
-    """Tokens over all model calls; null where no call told."""
-    if len(answers) == 1:
-        return {name: getattr(answers[0], name) for name in COUNTS}
-    told = {name: [count for answer in answers if (count := getattr(answer, name)) is not None] for name in COUNTS}
-    return {name: sum(counts) if counts else None for name, counts in told.items()}
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Tokens over several model calls; null where no call told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None
 
 
 def _token_turns(answers: Sequence[ModelAnswer]) -> list[dict[str, Any]] | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rolloutops.collecting.agent import Attempted, Owed, attempt
+from rolloutops.collecting.alarm import Alarm
 from rolloutops.collecting.owed import Asked, Ledger, Part
 from rolloutops.engines import Engine
 from rolloutops.environments import Rollout
@@ -32,7 +33,8 @@ from rolloutops.tables.runs import Run
 from rolloutops.verify import Elsewhere, Verifier, record_verdict
 
 AHEAD = 64
-"""Rollouts that wait in the queue, at least: what comes back for another try stands behind no more than these."""
+"""Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
+more than twice as many."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
 JUDGING = 1000
@@ -43,8 +45,8 @@ GARBAGE = 20_000
 
 @dataclass
 class Flight:
-    """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; room
-    is for those that were not. remaining and release are by part. elsewhere: rollouts that only other processes may
+    """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; low
+    says that few are left in it. remaining and release are by part. elsewhere: rollouts that only other processes may
     work on now."""
 
     run: Run
@@ -65,7 +67,7 @@ class Flight:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
-    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AHEAD))
+    low: asyncio.Event = field(default_factory=asyncio.Event)
     parked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARKED))
     judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGING))
     remaining: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -180,9 +182,12 @@ async def _feed(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Pa
                 continue
             key = (part.dataset, part.number)
             flight.remaining[key], flight.release[key] = len(owed), release
-            for item in owed:
-                await flight.room.acquire()
-                flight.queue.put_nowait((item, False))
+            for start in range(0, len(owed), AHEAD):
+                while flight.queue.qsize() >= AHEAD:
+                    flight.low.clear()
+                    await flight.low.wait()
+                for item in owed[start : start + AHEAD]:
+                    flight.queue.put_nowait((item, False))
         flight.elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
         if flight.elsewhere:
             if not flight.remaining:
@@ -197,7 +202,7 @@ async def _feed(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Pa
 
 async def _work(flight: Flight) -> None:
     """Try one rollout after the other, until there are none, or too many workers."""
-    level = flight.pace.level
+    level, alarm = flight.pace.level, Alarm()
     while flight.workers <= level.now:
         item = await flight.queue.get()
         if item is None:
@@ -207,14 +212,17 @@ async def _work(flight: Flight) -> None:
             land(flight, flight.purse.why())
             break
         owed, tried_before = item
-        (flight.parked if tried_before else flight.room).release()
-        if not tried_before and owed.asked.deadline is not None:
-            owed = owed._replace(give_up_at=time.monotonic() + owed.asked.deadline)
+        if tried_before:
+            flight.parked.release()
+        elif owed.asked.deadline is not None:
+            owed.give_up_at = time.monotonic() + owed.asked.deadline
+        if flight.queue.qsize() < AHEAD:
+            flight.low.set()
         verifier = flight.verifiers.get(owed.task.dataset)
         flight.in_flight += 1
         level.started()
         try:
-            ended = await attempt(owed, flight.engine, verifier.environment if verifier else None, flight.pace)
+            ended = await attempt(owed, flight.engine, verifier.environment if verifier else None, flight.pace, alarm)
         except EngineError as error:  # others have answers that were made before it died: they are kept
             if flight.died is None:
                 flight.died = error
@@ -229,6 +237,7 @@ async def _work(flight: Flight) -> None:
             await _failed(flight, owed, ended)
         else:
             await _succeeded(flight, owed, ended, ended.rollout, verifier)
+    alarm.off()
     flight.workers -= 1
 
 
@@ -249,8 +258,8 @@ async def _failed(flight: Flight, owed: Owed, ended: Attempted) -> None:
     if flight.closing:
         return  # owed to the next run
     await flight.parked.acquire()
-    again = (owed._replace(attempt=owed.attempt + 1, tries=tries), True)
-    asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, again)
+    owed.attempt, owed.tries = owed.attempt + 1, tries
+    asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
 
 
 async def _succeeded(flight: Flight, owed: Owed, ended: Attempted, rollout: Rollout, verifier: Verifier | None) -> None:

@@ -114,34 +114,31 @@ class Ledger:
     def _read(self, part: Part, asked: Asked) -> list[Owed]:
         con = self.con.cursor()
         fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
-        written = f"read_parquet({sql.literal(fresh)})" if fresh else "(SELECT * FROM attempts WHERE false)"
-        found = sql.rows(
-            con,
-            f"""
-            WITH keys AS (
-                SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
-                    t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
-                FROM owed_keys AS o
-                JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
-                WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
-            ),
+        still = f"""
+            SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
+                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
+            FROM owed_keys AS o
+            JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
+            WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
+        """
+        if fresh:
+            still = f"""
+            WITH keys AS ({still}),
             since AS (
                 SELECT task_id, row_hash, policy, rollout_index, bool_or(error IS NULL OR final) AS settled,
                     max(attempt) AS last_attempt,
                     count(*) FILTER (WHERE NOT list_contains({sql.literal(FREE)}, error)) AS tries
-                FROM {written} WHERE dataset = {sql.literal(part.dataset)} GROUP BY ALL
-            ),
-            still AS (
-                SELECT keys.* REPLACE (
-                    keys.tries + coalesce(since.tries, 0) AS tries,
-                    greatest(keys.attempt, coalesce(since.last_attempt + 1, 0)) AS attempt
-                )
-                FROM keys LEFT JOIN since USING (task_id, row_hash, policy, rollout_index)
-                WHERE NOT coalesce(since.settled, false)
+                FROM read_parquet({sql.literal(fresh)}) WHERE dataset = {sql.literal(part.dataset)} GROUP BY ALL
             )
-            SELECT * EXCLUDE (line) FROM still ORDER BY line, task_id, policy, rollout_index
-            """,
-        )
+            SELECT keys.* REPLACE (
+                keys.tries + coalesce(since.tries, 0) AS tries,
+                greatest(keys.attempt, coalesce(since.last_attempt + 1, 0)) AS attempt
+            )
+            FROM keys LEFT JOIN since USING (task_id, row_hash, policy, rollout_index)
+            WHERE NOT coalesce(since.settled, false)
+            """
+        query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
+        found = sql.rows(con, query)
         con.close()
         return list(_owed(part, found, asked))
 

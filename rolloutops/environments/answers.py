@@ -64,8 +64,13 @@ def stated(text: str) -> str | None:
 
 
 def _last_mark(text: str) -> re.Match[str] | None:
-    """The last mark of an answer. It mostly stands near the end, where it is looked for first."""
-    marks = list(_MARK.finditer(text, max(0, len(text) - NEAR))) or list(_MARK.finditer(text))
+    """The last mark of an answer. It mostly stands near the end, as one of the words that are looked for first."""
+    for word in ("Answer", "answer", "####"):
+        at = text.rfind(word, max(0, len(text) - NEAR))
+        mark = _MARK.match(text, at) if at >= 0 else None
+        if mark and not _MARK.search(text, mark.end()):
+            return mark
+    marks = list(_MARK.finditer(text))
     return marks[-1] if marks else None
 
 
@@ -90,6 +95,8 @@ def bare(text: str) -> str:
 def number(text: str) -> Decimal | None:
     """The number that a text is, as `1,234`, `-0.5`, `1e400` or `$7`; None where it is not one number."""
     text = text.strip().removeprefix("$")
+    if len(text) <= 1000 and text.isascii() and text.isdigit():  # as most are
+        return Decimal(text)
     if len(text) > 1000 or not _NUMBER.fullmatch(text) or not _DIGIT.search(text):
         return None
     try:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it would take three times as long to make, and each rollout makes one
 class Verdict:
     """What a verifier made of a rollout.
 

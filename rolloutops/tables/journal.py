@@ -17,19 +17,51 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from rolloutops import schema
 from rolloutops.errors import WorkspaceError
 from rolloutops.failpoints import failpoint
 from rolloutops.tables.workspace import Workspace, lock_file, write_part
 
-Line = dict[str, dict[str, Any]]
-"""table -> row: what one line of a journal holds."""
+CHUNK = 256
+"""Rows that Python holds at most before Arrow does: so few still lie in the processor's caches, and soon make room."""
+
+
+class _Parts:
+    """The rows of a journal, by the part files that they will be: (table, data set)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        self._chunks: dict[tuple[str, str], list[pa.Table]] = defaultdict(list)
+
+    def add(self, table: str, row: dict[str, Any]) -> None:
+        """One more row of a table."""
+        key = table, row["dataset"]
+        rows = self._rows[key]
+        rows.append(row)
+        self.count += 1
+        if len(rows) >= CHUNK:
+            self._pack(key)
+
+    def write(self, workspace: Workspace, name: str) -> None:
+        """Write the part files."""
+        for key in sorted(self._rows):
+            self._pack(key)
+            write_part(workspace, *key, name, pa.concat_tables(self._chunks[key]))
+            failpoint("seal-between-parts")
+
+    def _pack(self, key: tuple[str, str]) -> None:
+        if rows := self._rows[key]:
+            self._chunks[key].append(schema.table_of(schema.TABLES[key[0]], rows))
+            rows.clear()
 
 
 @dataclass
@@ -39,7 +71,7 @@ class _Segment:
     path: Path
     fd: int
     opened: float
-    lines: list[Line] = field(default_factory=list)
+    parts: _Parts = field(default_factory=_Parts)
     after: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -70,15 +102,14 @@ class Journal:
         if self._failure is not None:
             raise self._failure
         segment = self._segment or self._open()
-        line = {table: row}
-        segment.lines.append(line)
-        self._unwritten.append(orjson.dumps(line))
+        self._unwritten.append(orjson.dumps({table: row}))
+        segment.parts.add(table, row)
         if len(self._unwritten) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self._write)
             except RuntimeError:  # no event loop: nothing else would write it
                 self._write()
-        if len(segment.lines) >= self.flush_rows:
+        if segment.parts.count >= self.flush_rows:
             self._rotate()
 
     def _write(self) -> None:
@@ -154,7 +185,7 @@ class Journal:
             try:
                 if self._failure is None:
                     failpoint("seal-before")
-                    _seal(self.workspace, segment.path.stem, segment.lines)
+                    segment.parts.write(self.workspace, segment.path.stem)
                     failpoint("seal-before-unlink")
                     os.unlink(segment.path)
                     failpoint("seal-after-unlink")
@@ -180,28 +211,17 @@ def seal_orphans(workspace: Workspace) -> int:
         try:
             if not lock_file(fd) or not path.exists():
                 continue
-            lines = []
+            parts = _Parts()
             for text in path.read_bytes().split(b"\n"):
-                try:
-                    lines.append(orjson.loads(text))
-                except orjson.JSONDecodeError:
-                    continue
+                with suppress(orjson.JSONDecodeError):
+                    for table, row in orjson.loads(text).items():
+                        parts.add(table, row)
             failpoint("orphan-before")
-            _seal(workspace, path.stem, lines)
+            parts.write(workspace, path.stem)
             failpoint("orphan-before-unlink")
             path.unlink()
             failpoint("orphan-after-unlink")
-            saved += len(lines)
+            saved += parts.count
         finally:
             os.close(fd)
     return saved
-
-
-def _seal(workspace: Workspace, name: str, lines: list[Line]) -> None:
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        for table, row in line.items():
-            groups[table, row["dataset"]].append(row)
-    for (table, dataset), rows in sorted(groups.items()):
-        write_part(workspace, table, dataset, name, schema.table_of(schema.TABLES[table], rows))
-        failpoint("seal-between-parts")

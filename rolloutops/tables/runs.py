@@ -56,7 +56,7 @@ def recorded(
     Raises WorkspaceError where the workspace cannot be written, or the disk is full.
     """
     run = Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
-    stored = recipe.as_json()
+    stored, versions = recipe.as_json(), _versions()
     row = {
         "run_id": run.run_id,
         "command": command,
@@ -64,14 +64,14 @@ def recorded(
         "recipe": dump(stored),
         "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
         "fingerprints": dump(fingerprints) if fingerprints else None,
-        "versions": dump(_versions()),
+        "versions": dump(versions),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
     }
     run.made_by = {
         "recipe": {name: table for name, table in stored.items() if name != "folder"},
         "recipe_hash": row["recipe_hash"],
-        "versions": _versions(),
+        "versions": versions,
         "git_commit": row["git_commit"],
     }
     began = time.monotonic()
