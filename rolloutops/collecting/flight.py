@@ -39,7 +39,7 @@ PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
 JUDGING = 1000
 """Rollouts that may wait outside the window for their verdict."""
-GARBAGE = 20_000
+GARBAGE = 100_000
 """Objects that may come to be before cycles among them are looked for."""
 
 
@@ -96,7 +96,6 @@ async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
     # What is there by now stays, and an attempt leaves next to no cycles: looking for garbage less often saves 5 %.
-    gc.collect()
     gc.freeze()
     often = gc.get_threshold()
     gc.set_threshold(GARBAGE)
