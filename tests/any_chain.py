@@ -58,6 +58,7 @@ STEPS: dict[str, st.SearchStrategy[Settings]] = {
     "filter/majority": of(min_share=[0.3], only_majority=[True]),
     "filter/mask_sample": of(),
     "filter/near_duplicates": of(keep_all=[True]),
+    "filter/only": of(datasets=[["d"], ["d", "e"]], policies=[["p"], []]),
     "filter/repetition": of(sentences_in_row=[2]),
     "filter/reward": BOUNDS,
     "filter/reward_quantile": of(low=[0.0, 0.5], per=["dataset", "task"]),
