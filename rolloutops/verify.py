@@ -33,10 +33,9 @@ class Verifier:
     environment: Any
     judge_: Judge
 
-    @property
-    def is_quick(self) -> bool:
-        """Whether a verdict is made at once, without waiting for a process or another server."""
-        return self.judge_.is_plain
+    def at_once(self, task: Task, rollout: Rollout) -> Verdict | None:
+        """A verdict, where it takes no waiting for a process or another server."""
+        return self.judge_.at_once(task, rollout)
 
     async def judge(self, task: Task, rollout: Rollout) -> Verdict:
         """One verdict; never raises for what the verifier does."""

@@ -23,7 +23,7 @@ from rolloutops.engines import Engine
 from rolloutops.environments import Rollout
 from rolloutops.errors import FAILURES, EngineError
 from rolloutops.failpoints import failpoint
-from rolloutops.judging.verdict import verdict_of
+from rolloutops.judging.verdict import Verdict, verdict_of
 from rolloutops.pacing.fleet import AnyPace
 from rolloutops.pacing.health import Health
 from rolloutops.pacing.purse import Purse
@@ -272,18 +272,26 @@ async def _succeeded(flight: Flight, owed: Owed, ended: Attempted, rollout: Roll
         flight.meter.judged(told.reward, told.error)
     if verifier is None or owed.asked.verify != "now":
         _settle(flight, (owed.task.dataset, owed.part))
-    elif verifier.is_quick:
-        await _judge(flight, owed, ended, rollout, verifier, attempt_id)
-    else:
-        await flight.judging.acquire()
-        judged = _spawn(flight, _judge(flight, owed, ended, rollout, verifier, attempt_id))
-        judged.add_done_callback(lambda _: flight.judging.release())
+        return
+    verdict = verifier.at_once(owed.task, rollout)
+    if verdict is not None:
+        _judged(flight, owed, ended, verifier, attempt_id, verdict)
+        return
+    await flight.judging.acquire()
+    judging = _spawn(flight, _judge(flight, owed, ended, rollout, verifier, attempt_id))
+    judging.add_done_callback(lambda _: flight.judging.release())
 
 
 async def _judge(
     flight: Flight, owed: Owed, ended: Attempted, rollout: Rollout, verifier: Verifier, attempt_id: str
 ) -> None:
-    verdict = await verifier.judge(owed.task, rollout)
+    _judged(flight, owed, ended, verifier, attempt_id, await verifier.judge(owed.task, rollout))
+
+
+def _judged(
+    flight: Flight, owed: Owed, ended: Attempted, verifier: Verifier, attempt_id: str, verdict: Verdict
+) -> None:
+    """Write a verdict."""
     record_verdict(flight.run, flight.journal, verifier, ended.row, attempt_id, verdict)
     flight.meter.judged(verdict.reward, verdict.error)
     flight.purse.judged(verdict.metrics, verdict.details)

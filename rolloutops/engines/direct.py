@@ -78,10 +78,10 @@ class Direct:
     async def post(self, body: bytes) -> Reply:
         """The reply to one request, whatever its status. Raises AttemptFailed where there is none: unreachable,
         timeout, connection or bad_response."""
-        if self._room is None:
-            return await self._post(body)
-        async with self._room:
-            return await self._post(body)
+        if self._room is not None:
+            async with self._room:
+                return await self._post(body)
+        return await self._post(body)
 
     async def close(self) -> None:
         """Hang up."""

@@ -101,13 +101,20 @@ class Judge:
         if not self._always_pooled:
             _prepare(environment)
 
+    def at_once(self, task: Task, rollout: Rollout) -> Verdict | None:
+        """The verdict of a plain verify; None where it takes time, and `judge` is to be awaited."""
+        if not self.is_plain or self._preflight is not None:
+            return None
+        verdict = _judged(self._verify, task, rollout)
+        if verdict.seconds >= SLOW:
+            self._slow(verdict.seconds)
+        return verdict
+
     async def judge(self, task: Task, rollout: Rollout) -> Verdict:
         """One verdict. Raises RolloutopsError where no rollout can be judged: no worker process starts, the machine has
         no sandbox, the key of a judge is refused. Nothing else."""
-        if self.is_plain and self._preflight is None:
-            verdict = _judged(self._verify, task, rollout)
-            if verdict.seconds >= SLOW:
-                self._slow(verdict.seconds)
+        verdict = self.at_once(task, rollout)
+        if verdict is not None:
             return verdict
         started = self._start((task, rollout))
         return started if isinstance(started, Verdict) else await asyncio.shield(started)

@@ -30,6 +30,8 @@ from rolloutops.errors import WorkspaceError
 from rolloutops.failpoints import failpoint
 from rolloutops.tables.workspace import Workspace, lock_file, write_part
 
+GATHERED = 0.01
+"""Seconds in which what ends is written with one `write`: a kill can take them."""
 CHUNK = 256
 """Rows that Python holds at most before Arrow does: so few still lie in the processor's caches, and soon make room."""
 
@@ -106,7 +108,7 @@ class Journal:
         segment.parts.add(table, row)
         if len(self._unwritten) == 1:
             try:
-                asyncio.get_running_loop().call_soon(self._write)
+                asyncio.get_running_loop().call_later(GATHERED, self._write)
             except RuntimeError:  # no event loop: nothing else would write it
                 self._write()
         if segment.parts.count >= self.flush_rows:
