@@ -15,6 +15,7 @@ from rolloutops.steps.selection import (
     ALL,
     DROPPED,
     KEYS,
+    SMALL,
     Funnel,
     bind,
     payload_of,
@@ -51,7 +52,7 @@ def explain(recipe: Recipe) -> list[Explained]:
     """
     with sql.connect(threads=1) as con:
         sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
-        prepare(con, measured=True)
+        prepare(con, SMALL)
         funnels: list[Funnel] = []
         done = []
         for use in recipe.steps:
@@ -65,7 +66,7 @@ def explain(recipe: Recipe) -> list[Explained]:
 
 def script(steps: Sequence[Explained]) -> str:
     """All steps as one script, to be run after the one of `sql --print`."""
-    return "\n\n".join([preparation(measured=True), *(step.script for step in steps)])
+    return "\n\n".join([preparation(SMALL), *(step.script for step in steps)])
 
 
 def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> Explained:

@@ -16,7 +16,7 @@ after the pair step and after each step that follows it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,13 +51,24 @@ WHERE a.dataset = s.dataset AND a.attempt_id = s.attempt_id AND s.completion_has
 ANSWERS = re.compile(r"\banswers\s*\(")
 """The macro of sql/macros.sql that compares answers."""
 
+LOGGED = "(SELECT * EXCLUDE (verdict_id) FROM logged)"
+"""What the view `rollouts` is made of: the same rows where none is there twice, which is known once they are read."""
+
+TWICE = f"SELECT 1 FROM selection.rollouts GROUP BY {', '.join(KEYS)} HAVING count(*) > 1 LIMIT 1"
+
 ATTEMPT_PAYLOAD = {
     **{name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")},
     **{"text_length": "length(a.text)", "text_hash": "hash(a.text)", "completion_hash": "hash(a.completion::VARCHAR)"},
 }
 TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
-PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, "details")
+VERDICT_PAYLOAD = {"metrics": "d.metrics", "details": "d.details"}
+PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, *VERDICT_PAYLOAD)
 """Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
+
+MEASURED = ("text_length", "completion_hash")
+"""What is made of payload and compares answers."""
+SMALL = ("metrics", *MEASURED)
+"""Payload that is read once for all steps where one of them needs it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,8 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     """
     checked = [check_step(use, folder) for use in steps]
     measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
-    prepare(con, measured)
+    named = any(step.mentions("metrics") for step in checked)
+    prepare(con, [*(MEASURED if measured else ()), *(["metrics"] if named else [])])
     funnels: list[Funnel] = []
     for use, step in zip(steps, checked, strict=True):
         start = start_of(use, funnels)
@@ -151,21 +163,28 @@ def chain(funnels: Sequence[Funnel], start: str) -> list[Funnel]:
     return path
 
 
-def prepare(con: sql.Connection, measured: bool = False) -> None:
+def prepare(con: sql.Connection, kept: Collection[str] = ()) -> None:
     """Read every rollout's key and small columns once, into `selection.rollouts`.
 
-    measured: also text_length and completion_hash, which here is that of the last text where no other rollout has it.
+    kept: those of SMALL that it has too; completion_hash is that of the last text where no other rollout has it.
     """
-    sql.run(con, preparation(measured))
+    sql.run(con, f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, LOGGED)}")
+    if sql.rows(con, TWICE):
+        sql.run(con, _table(kept, "rollouts"))
+    if "completion_hash" in kept:
+        sql.run(con, SAME_TEXT)
 
 
-def preparation(measured: bool = False) -> str:
-    """What `prepare` runs."""
-    kept = ("text_length", "completion_hash") if measured else ()
+def preparation(kept: Collection[str]) -> str:
+    """What `prepare` runs, for any DuckDB shell and any log."""
+    same = SAME_TEXT if "completion_hash" in kept else ""
+    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, 'rollouts')}{same}"
+
+
+def _table(kept: Collection[str], source: str) -> str:
     left_out = ", ".join(column for column in PAYLOAD if column not in kept)
-    columns = f"* EXCLUDE ({left_out})" + (" REPLACE (text_hash AS completion_hash)" if measured else "")
-    made = f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT {columns} FROM rollouts;"
-    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{made}{SAME_TEXT if measured else ''}"
+    said = " REPLACE (text_hash AS completion_hash)" if "completion_hash" in kept else ""
+    return f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({left_out}){said} FROM {source};"
 
 
 def prepared(con: sql.Connection) -> bool:
@@ -193,14 +212,14 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> st
         source = f"{table} AS k\nJOIN selection.rollouts AS s USING ({', '.join(KEYS)})"
     there = sql.columns(con, "FROM selection.rollouts")
     wanted = [column for column in PAYLOAD if column in set(payload) and column not in there]
-    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, "details": "d.details"}
+    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, **VERDICT_PAYLOAD}
     columns = ", ".join([columns, *(f"{read[column]} AS {column}" for column in wanted)])
     if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
         source += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
     if any(column in TASK_PAYLOAD for column in wanted):
         source += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
-    if "details" in wanted:
-        details = "SELECT dataset, attempt_id, details FROM rollouts"
+    if any(column in VERDICT_PAYLOAD for column in wanted):
+        details = f"SELECT dataset, attempt_id, {', '.join(VERDICT_PAYLOAD)} FROM rollouts"
         source += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
     return f"SELECT {columns}\nFROM {source}"
 
