@@ -83,6 +83,12 @@ CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
     key || ' is no list of chat messages: the loader stops at the row; write such a list'
 );
 
+-- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
+-- message_faults and argument_faults holds, and a linter of many lines need not ask for each of them.
+CREATE OR REPLACE MACRO plain(messages) AS NOT any_holds([
+    m.role IS NULL OR m.role = 'tool' OR m.content IS NULL OR m.tool_calls IS NOT NULL FOR m IN messages
+]);
+
 -- What all trainers that take chat messages make wrong of them.
 CREATE OR REPLACE MACRO message_faults(messages) AS [
     error_if(

@@ -69,12 +69,13 @@ CREATE OR REPLACE MACRO covered_share(words, places, n, size) AS
 CREATE OR REPLACE MACRO messages_of(conversation) AS coalesce(json_extract(conversation, '$[*]'), []);
 CREATE OR REPLACE MACRO spoken(prompt, completion) AS messages_of(prompt) || messages_of(completion);
 
--- items_text(list): the items of a JSON list as they stand, without its brackets.
-CREATE OR REPLACE MACRO items_text(list) AS substring(list::VARCHAR, 2, length(list::VARCHAR) - 2);
-
--- joined(prompt, completion): the whole conversation, as JSON text.
+-- joined(prompt, completion): the whole conversation, as JSON text. Only one bracket of each list goes.
 CREATE OR REPLACE MACRO joined(prompt, completion) AS
-    '[' || concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), '')) || ']';
+    CASE '[]'
+        WHEN prompt::VARCHAR THEN completion::VARCHAR
+        WHEN completion::VARCHAR THEN prompt::VARCHAR
+        ELSE substring(prompt::VARCHAR, 1, length(prompt::VARCHAR) - 1) || ',' || substring(completion::VARCHAR, 2)
+    END;
 
 -- has_media(messages): whether a message holds something that is not text.
 CREATE OR REPLACE MACRO has_media(messages) AS

@@ -201,7 +201,8 @@ def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> No
 def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> str:
     """The query behind `selected`. Only the tables that the payload columns need are joined.
 
-    The payload is joined by attempt, and not through the view `rollouts`, which would find each good attempt anew.
+    The payload is joined by attempt, and not through the view `rollouts`, which would find each good attempt anew; and
+    after the keys, so that those who are not selected are left out by the first join that meets it.
     """
     columns, source = "s.*, 0 AS copy", "selection.rollouts AS s"
     if name != ALL:
@@ -212,16 +213,19 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> st
         source = f"{table} AS k\nJOIN selection.rollouts AS s USING ({', '.join(KEYS)})"
     there = sql.columns(con, "FROM selection.rollouts")
     wanted = [column for column in PAYLOAD if column in set(payload) and column not in there]
+    if not wanted:
+        return f"SELECT {columns}\nFROM {source}"
     read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, **VERDICT_PAYLOAD}
-    columns = ", ".join([columns, *(f"{read[column]} AS {column}" for column in wanted)])
+    joins = ""
     if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
-        source += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
+        joins += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
     if any(column in TASK_PAYLOAD for column in wanted):
-        source += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
+        joins += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
     if any(column in VERDICT_PAYLOAD for column in wanted):
         details = f"SELECT dataset, attempt_id, {', '.join(VERDICT_PAYLOAD)} FROM rollouts"
-        source += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
-    return f"SELECT {columns}\nFROM {source}"
+        joins += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
+    kept = f"WITH kept AS MATERIALIZED (\nSELECT {columns}\nFROM {source}\n)"
+    return f"{kept}\nSELECT s.*, {', '.join(f'{read[column]} AS {column}' for column in wanted)}\nFROM kept AS s{joins}"
 
 
 def payload_of(step: Step) -> list[str]:

@@ -1,7 +1,9 @@
 -- TRL's DPOTrainer, CPO, ORPO and RewardTrainer: {"prompt": [...], "chosen": [...], "rejected": [...], "tools"?}.
-SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.chosen)
-|| message_faults(line.rejected) || argument_faults(flatten([line.prompt, line.chosen, line.rejected]))
-|| tool_faults(line.tools) || pair_faults(sides[1], sides[2]) || [
+SELECT split, row, unnest(found(CASE
+    WHEN plain(line.prompt) AND plain(line.chosen) AND plain(line.rejected) THEN []
+    ELSE message_faults(line.prompt) || message_faults(line.chosen) || message_faults(line.rejected)
+        || argument_faults(flatten([line.prompt, line.chosen, line.rejected]))
+END || tool_faults(line.tools) || pair_faults(sides[1], sides[2]) || [
     no_messages('prompt', line.prompt),
     no_messages('chosen', line.chosen),
     no_messages('rejected', line.rejected),

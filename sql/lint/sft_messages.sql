@@ -1,6 +1,8 @@
 -- Whole conversations, {"messages": [...], "tools"?: [...]}: TRL, verl, OpenRLHF, NeMo RL, Axolotl, prime-rl.
-SELECT split, row, unnest(found(message_faults(line.messages) || argument_faults(line.messages)
-|| tool_faults(line.tools) || [
+SELECT split, row, unnest(found(CASE
+    WHEN plain(line.messages) THEN []
+    ELSE message_faults(line.messages) || argument_faults(line.messages)
+END || tool_faults(line.tools) || [
     no_messages('messages', line.messages),
     error_if(
         line.messages[-1].role <> 'assistant',
