@@ -500,12 +500,12 @@ WHERE (
         OR on_shortage = 'fail' AND wanted > available
 );
 
--- drawn(rollouts, seed): the rows of each data set in an order that the seed decides. place: from 1.
+-- drawn(rollouts, seed): the rows of each data set in an order that the seed decides. place: from 1. Their keys differ,
+-- and so do the hashes.
 CREATE OR REPLACE MACRO drawn(rollouts, seed) AS TABLE
 SELECT dataset, task_id, policy, rollout_index, copy, output_tokens, row_number() OVER (
     PARTITION BY dataset
-    ORDER BY md5(concat_ws('/', dataset, task_id, policy, rollout_index, copy) || ':' || seed),
-        task_id, policy, rollout_index, copy
+    ORDER BY md5(concat_ws('/', dataset, task_id, policy, rollout_index, copy) || ':' || seed)
 ) AS place
 FROM query_table(rollouts);
 
