@@ -24,7 +24,7 @@ golden golden.given judging.judge
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.encoding engines.servers engines.smollm2 environments.answers environments.code_harness command
 engines.openai engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
-engines.batch engines.gym engines.vllm environments.*
+engines.batch engines.gym engines.vllm environments.* steps.selected
 collecting.agent steps.selection building.asked
 steps.measuring steps.explaining steps.needed
 building.manifest collecting.owed verify chunk

@@ -28,7 +28,8 @@ from rolloutops.building.lint import Linted
 from rolloutops.building.staging import LINEAGE, check_rows, refuse_leaks, rollouts_used, stage
 from rolloutops.building.write import Data, sha256, write_data
 from rolloutops.errors import StepError
-from rolloutops.steps.selection import Funnel, bind, chain, payload_of, prepare, prepared, require_pairs, start_of
+from rolloutops.steps.selected import bind, payload_of, prepare, prepared
+from rolloutops.steps.selection import Funnel, chain, require_pairs, start_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 
 if TYPE_CHECKING:

@@ -16,11 +16,9 @@ from __future__ import annotations
 from rolloutops import sql
 from rolloutops.building.asked import PROMPT, Asked
 from rolloutops.errors import StepError, UsageError, near
-from rolloutops.steps.selection import ALL, reads_pairs, table_of
+from rolloutops.steps.selected import ALL, table_of
+from rolloutops.steps.selection import reads_pairs
 from rolloutops.steps.step import Step, require_line
-
-STAGING = "ATTACH IF NOT EXISTS ':memory:' AS staging (ROW_GROUP_SIZE 8192); DROP TABLE IF EXISTS staging.made"
-"""Threads share a table out by its row groups: with DuckDB's own size, one thread would read 100,000 lines alone."""
 
 KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
@@ -71,7 +69,8 @@ def stage(con: sql.Connection, step: Step, asked: Asked, where: str) -> None:
         FROM (\n{_grouped(con, step.query, asked, where)}\n)
         ORDER BY {ORDER}
     """
-    sql.run(con, STAGING)
+    # The lines of an earlier build make room first.
+    sql.run(con, "CREATE SCHEMA IF NOT EXISTS staging; DROP TABLE IF EXISTS staging.made")
     sql.run(con, f"CREATE TABLE staging.made AS {ordered}")
     sql.run(con, VIEWS)
 

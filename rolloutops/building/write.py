@@ -138,10 +138,9 @@ class _Shards:
         return self.folder / f".{self.split}-{number}.tmp"
 
 
-def _places(lines: pa.Array) -> memoryview:
+def _places(lines: pa.Array) -> memoryview[int]:
     """Where each line begins in the text that Arrow holds of all of them, and where the last one ends."""
-    width = "q" if pa.types.is_large_string(lines.type) else "i"
-    return memoryview(lines.buffers()[1]).cast("b").cast(width)[lines.offset : lines.offset + len(lines) + 1]
+    return memoryview(lines.buffers()[1]).cast("i")[lines.offset : lines.offset + len(lines) + 1]
 
 
 def _opened(path: Path, compression: str) -> Any:

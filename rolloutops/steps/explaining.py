@@ -11,22 +11,8 @@ from dataclasses import dataclass
 
 from rolloutops import schema, sql
 from rolloutops.recipe import Recipe, StepUse
-from rolloutops.steps.selection import (
-    ALL,
-    DROPPED,
-    KEYS,
-    SMALL,
-    Funnel,
-    bind,
-    payload_of,
-    preparation,
-    prepare,
-    require_pairs,
-    selected_query,
-    start_of,
-    stored,
-    table_of,
-)
+from rolloutops.steps.selected import ALL, KEYS, SMALL, bind, payload_of, preparation, prepare, selected_query, table_of
+from rolloutops.steps.selection import DROPPED, Funnel, require_pairs, start_of, stored
 from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, variables
 
 

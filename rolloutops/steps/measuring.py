@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from rolloutops import sql
 from rolloutops.errors import StepError, UsageError, near
 from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import PAYLOAD
+from rolloutops.steps.selected import PAYLOAD
 from rolloutops.steps.step import Step, available, bound, check_step, find_step
 
 Table: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
