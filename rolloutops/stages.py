@@ -20,7 +20,8 @@ from rolloutops.recipe import Recipe
 from rolloutops.steps.explaining import Explained, explain, script
 from rolloutops.steps.measuring import Table, asked, measure_all, require_policies
 from rolloutops.steps.needed import needed
-from rolloutops.steps.selection import Funnel, prepare, select
+from rolloutops.steps.selected import prepare
+from rolloutops.steps.selection import Funnel, select
 from rolloutops.steps.step import available, check_step
 from rolloutops.tables.runs import recorded, refuse_changed_policies
 from rolloutops.tables.workspace import connect, open_workspace, patterns, require_tasks

@@ -83,6 +83,12 @@ CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
     key || ' is no list of chat messages: the loader stops at the row; write such a list'
 );
 
+-- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
+-- message_faults and argument_faults holds, and a linter of many lines need not ask for each of them.
+CREATE OR REPLACE MACRO plain(messages) AS NOT any_holds([
+    m.role IS NULL OR m.role = 'tool' OR m.content IS NULL OR m.tool_calls IS NOT NULL FOR m IN messages
+]);
+
 -- What all trainers that take chat messages make wrong of them.
 CREATE OR REPLACE MACRO message_faults(messages) AS [
     error_if(
@@ -159,20 +165,21 @@ CREATE OR REPLACE MACRO pair_faults(chosen, rejected) AS [
     error_if(rejected IS NULL OR rejected::VARCHAR = 'null', 'rejected is missing: every loader stops at the row')
 ];
 
--- The rows whose columns have another type than in most rows, as a text where the others have a list.
-CREATE OR REPLACE MACRO mixed_types(columns) AS TABLE
-WITH typed AS (
-    SELECT split, row, [
-        CASE
-            WHEN t IN ('UBIGINT', 'BIGINT', 'DOUBLE', 'HUGEINT', 'UHUGEINT') THEN 'a number'
-            WHEN t = 'VARCHAR' THEN 'text' WHEN t = 'ARRAY' THEN 'a list' WHEN t = 'OBJECT' THEN 'an object'
-            WHEN t = 'BOOLEAN' THEN 'true or false'
-        END FOR t IN json_type(json, columns)
-    ] AS types
-    FROM lines
+-- list_type(list, json, key): the JSON type of a key that was read as a list. Only where there is none it is asked for.
+CREATE OR REPLACE MACRO list_type(list, json, key) AS CASE WHEN len(list) > 0 THEN 'ARRAY' ELSE json_type(json, key) END;
+
+-- other_types(typed, columns): the rows whose columns have another type than in most rows, as a text where the others
+-- have a list. typed: the name of a query with split, row and types, a JSON type for each of the columns.
+CREATE OR REPLACE MACRO other_types(typed, columns) AS TABLE
+WITH grouped AS (SELECT types, count(*) AS total FROM query_table(typed) GROUP BY types),
+cells AS (
+    SELECT key, types, total, CASE
+        WHEN t IN ('UBIGINT', 'BIGINT', 'DOUBLE', 'HUGEINT', 'UHUGEINT') THEN 'a number'
+        WHEN t = 'VARCHAR' THEN 'text' WHEN t = 'ARRAY' THEN 'a list' WHEN t = 'OBJECT' THEN 'an object'
+        WHEN t = 'BOOLEAN' THEN 'true or false'
+    END AS type
+    FROM (SELECT unnest(columns) AS key, unnest(types) AS t, types, total FROM grouped)
 ),
-grouped AS (SELECT types, count(*) AS total FROM typed GROUP BY types),
-cells AS (SELECT unnest(columns) AS key, unnest(types) AS type, types, total FROM grouped),
 usual AS (
     SELECT key, list(type ORDER BY total DESC, type)[1] AS type
     FROM (SELECT key, type, sum(total) AS total FROM cells WHERE type IS NOT NULL GROUP BY key, type)
@@ -184,4 +191,9 @@ odd AS (
         AS fault
     FROM cells AS c JOIN usual AS u ON u.key = c.key AND u.type <> c.type
 )
-SELECT t.split, t.row, 'error' AS severity, o.fault FROM typed AS t JOIN odd AS o ON o.types = t.types;
+SELECT t.split, t.row, 'error' AS severity, o.fault FROM query_table(typed) AS t JOIN odd AS o ON o.types = t.types;
+
+-- mixed_types(columns): the same, of all lines.
+CREATE OR REPLACE MACRO mixed_types(columns) AS TABLE
+WITH typed AS (SELECT split, row, json_type(json, columns) AS types FROM lines)
+FROM other_types('typed', columns);

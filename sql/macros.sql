@@ -69,12 +69,13 @@ CREATE OR REPLACE MACRO covered_share(words, places, n, size) AS
 CREATE OR REPLACE MACRO messages_of(conversation) AS coalesce(json_extract(conversation, '$[*]'), []);
 CREATE OR REPLACE MACRO spoken(prompt, completion) AS messages_of(prompt) || messages_of(completion);
 
--- items_text(list): the items of a JSON list as they stand, without its brackets.
-CREATE OR REPLACE MACRO items_text(list) AS substring(list::VARCHAR, 2, length(list::VARCHAR) - 2);
-
--- joined(prompt, completion): the whole conversation, as JSON text.
+-- joined(prompt, completion): the whole conversation, as JSON text. Only one bracket of each list goes.
 CREATE OR REPLACE MACRO joined(prompt, completion) AS
-    '[' || concat_ws(',', nullif(items_text(prompt), ''), nullif(items_text(completion), '')) || ']';
+    CASE '[]'
+        WHEN prompt::VARCHAR THEN completion::VARCHAR
+        WHEN completion::VARCHAR THEN prompt::VARCHAR
+        ELSE substring(prompt::VARCHAR, 1, length(prompt::VARCHAR) - 1) || ',' || substring(completion::VARCHAR, 2)
+    END;
 
 -- has_media(messages): whether a message holds something that is not text.
 CREATE OR REPLACE MACRO has_media(messages) AS
@@ -499,12 +500,12 @@ WHERE (
         OR on_shortage = 'fail' AND wanted > available
 );
 
--- drawn(rollouts, seed): the rows of each data set in an order that the seed decides. place: from 1.
+-- drawn(rollouts, seed): the rows of each data set in an order that the seed decides. place: from 1. Their keys differ,
+-- and so do the hashes.
 CREATE OR REPLACE MACRO drawn(rollouts, seed) AS TABLE
 SELECT dataset, task_id, policy, rollout_index, copy, output_tokens, row_number() OVER (
     PARTITION BY dataset
-    ORDER BY md5(concat_ws('/', dataset, task_id, policy, rollout_index, copy) || ':' || seed),
-        task_id, policy, rollout_index, copy
+    ORDER BY md5(concat_ws('/', dataset, task_id, policy, rollout_index, copy) || ':' || seed)
 ) AS place
 FROM query_table(rollouts);
 

@@ -52,30 +52,38 @@ SEMI JOIN tasks USING (dataset, task_id, row_hash)
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 WHERE error IS NULL;
 
--- good_verdicts: the verdict that counts for each attempt. Where the recipe names the verifier, that verifier in its
--- present version; else the newest.
-CREATE OR REPLACE VIEW good_verdicts AS
-WITH present AS NOT MATERIALIZED (
-    SELECT v.*
-    FROM verdicts AS v
-    LEFT JOIN judges AS j ON j.dataset = v.dataset
-    WHERE j.dataset IS NULL OR (v.verifier = j.verifier AND v.verifier_version = j.verifier_version)
-),
-repeated AS (
+-- present_verdicts: the verdicts that may count. Where the recipe names the verifier, those of that verifier in its
+-- present version; else all.
+CREATE OR REPLACE VIEW present_verdicts AS
+SELECT v.*
+FROM verdicts AS v
+LEFT JOIN judges AS j ON j.dataset = v.dataset
+WHERE j.dataset IS NULL OR (v.verifier = j.verifier AND v.verifier_version = j.verifier_version);
+
+-- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
+CREATE OR REPLACE VIEW older_verdicts AS
+WITH repeated AS (
     SELECT dataset, attempt_id FROM verdicts GROUP BY dataset, attempt_id HAVING count(*) > 1
 ),
-newest AS (
-    SELECT dataset, attempt_id, max(verdict_id) AS verdict_id
-    FROM present
+several AS (
+    SELECT dataset, attempt_id, verdict_id
+    FROM present_verdicts
     SEMI JOIN repeated USING (dataset, attempt_id)
-    GROUP BY dataset, attempt_id
 )
-SELECT p.*
-FROM present AS p
-ANTI JOIN newest AS n ON n.dataset = p.dataset AND n.attempt_id = p.attempt_id AND n.verdict_id > p.verdict_id;
+SELECT *
+FROM several
+ANTI JOIN (SELECT dataset, max(verdict_id) AS verdict_id FROM several GROUP BY dataset, attempt_id)
+    USING (dataset, verdict_id);
 
--- rollouts: one row for each rollout, with its task and its reward.
-CREATE OR REPLACE VIEW rollouts AS
+-- good_verdicts: the verdict that counts for each attempt.
+CREATE OR REPLACE VIEW good_verdicts AS
+SELECT *
+FROM present_verdicts
+ANTI JOIN older_verdicts USING (dataset, verdict_id);
+
+-- logged: each attempt that came to an end, with its task as it is now and with its verdict. In the log a rollout may
+-- occur twice, and have two verdicts; hardly any does.
+CREATE OR REPLACE VIEW logged AS
 WITH attempt AS (
     -- Rollouts of one context_hash were asked the very same: the task's prompt and tools, unless the policy changed
     -- them. What is made of payload is made here, so that joins carry the numbers only.
@@ -91,12 +99,18 @@ SELECT
     coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.text_hash, a.completion_hash,
     a.token_turns, a.request, a.response, a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id,
     a.started_at, a.seconds, a.model_seconds, a.tool_seconds,
-    v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details
+    v.verdict_id, v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details
 FROM attempt AS a
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
-ANTI JOIN repeated_attempts AS r ON r.dataset = a.dataset AND r.attempt_id = a.attempt_id
-LEFT JOIN good_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
+LEFT JOIN present_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE a.error IS NULL;
+
+-- rollouts: one row for each rollout, with its task and its reward.
+CREATE OR REPLACE VIEW rollouts AS
+SELECT * EXCLUDE (verdict_id)
+FROM logged
+ANTI JOIN repeated_attempts USING (dataset, attempt_id)
+ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
 -- wanted: every rollout that the recipe asks for, as keys.
 CREATE OR REPLACE VIEW wanted AS

@@ -25,7 +25,7 @@ conversations.messages tables.journal tables.jobs tables.runs recipe_file steps 
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
 engines.openai engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
-engines.batch engines.gym engines.vllm environments.*
+engines.batch engines.gym engines.vllm environments.* steps.selected
 collecting.agent steps.selection building.asked
 steps.measuring steps.explaining steps.needed
 building.manifest collecting.owed verify chunk

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from rolloutops.building import aggregates, card, manifest, plots, report
 from rolloutops.building.build import build
 from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import prepare, select
+from rolloutops.steps.selected import prepare
+from rolloutops.steps.selection import select
 from rolloutops.steps.step import measure
 from tests.given import workspace
 

@@ -11,7 +11,8 @@ from rolloutops import sql
 from rolloutops.errors import RolloutopsError, StepError, UsageError
 from rolloutops.recipe import StepUse
 from rolloutops.shipped import shipped
-from rolloutops.steps.selection import chain, payload_of, select
+from rolloutops.steps.selected import payload_of
+from rolloutops.steps.selection import chain, select
 from rolloutops.steps.step import available, check_step, find_step, lint, measure, read_step, variables
 from tests import given
 

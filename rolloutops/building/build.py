@@ -28,7 +28,8 @@ from rolloutops.building.lint import Linted
 from rolloutops.building.staging import LINEAGE, check_rows, refuse_leaks, rollouts_used, stage
 from rolloutops.building.write import Data, sha256, write_data
 from rolloutops.errors import StepError
-from rolloutops.steps.selection import Funnel, bind, chain, payload_of, prepare, prepared, require_pairs, start_of
+from rolloutops.steps.selected import bind, payload_of, prepare, prepared
+from rolloutops.steps.selection import Funnel, chain, require_pairs, start_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ def build(
     with replacing(asked.output, where) as fresh:
         settings = {name: value for name, value in step.settings.items() if name in found.params}
         with bound(con, found, settings, where):
-            staged = stage(con, found, fresh, asked, where)
+            stage(con, found, asked, where)
             check_rows(con, found, where)
             # A step's own checks say more than a linter does, so they speak first, unless the lines are to be dropped.
-            linted = pass_gate(con, found, folder, staged, asked, where) if asked.drop_invalid else None
+            linted = pass_gate(con, found, folder, asked, where) if asked.drop_invalid else None
             reports = findings(con, found, where)
-            linted = linted or pass_gate(con, found, folder, staged, asked, where)
+            linted = linted or pass_gate(con, found, folder, asked, where)
             reports += report_of(linted)
             values = parameters(con, found)
             rollouts_in, used = rollouts_used(con, start)
@@ -95,14 +96,13 @@ def build(
             refuse_leaks(con, asked, where)
             lineage = f"{sql.literal(str(fresh / 'lineage.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
             sql.run(con, f"COPY ({LINEAGE}) TO {lineage}")
-            data = write_data(con, found, staged, fresh, asked, where)
+            data = write_data(con, found, fresh, asked, where)
         files = {one.name: (one.rows, one.sha256) for one in data}
         files |= _dataset_info(con, found, step.name, fresh, data)
         files["lineage.parquet"] = (sum(one.rows for one in data), sha256(fresh / "lineage.parquet"))
         about = Funnel(step.name, step.kind, step.use, start, found.source, values, [], reports)
         rollouts = {"in": rollouts_in, "used": used}
         files |= write_companions(con, fresh, about, path, data, files, rollouts, asked, made_by or {})
-        staged.unlink()
     return BuildReport(
         step.name,
         asked.output,

@@ -17,11 +17,11 @@ from rolloutops.steps.step import Step
 NAMES = "SELECT sort_key FROM numbered WHERE split = {split} AND row = {row}"
 
 
-def pass_gate(con: sql.Connection, step: Step, folder: Path, staged: Path, asked: Asked, where: str) -> Linted | None:
+def pass_gate(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: str) -> Linted | None:
     """Lint the staged lines of a build whose header names a target; None where it names none.
 
-    con: has the views over the staged file. Lines with an error are taken out of it where
-    `drop_invalid` is asked; else they are a StepError that says which, why and what to do.
+    con: has the views over the staged lines. Those with an error are taken out where `drop_invalid`
+    is asked; else they are a StepError that says which, why and what to do.
     """
     if "target" not in step.notes:
         return None
@@ -32,7 +32,7 @@ def pass_gate(con: sql.Connection, step: Step, folder: Path, staged: Path, asked
         if not asked.drop_invalid:
             raise StepError("\n".join(_refusal(con, found, where)))
         errors += found.of("error")
-        drop_lines(con, staged, FAULTY)
+        drop_lines(con, FAULTY)
         found = lint_lines(con, linter)  # warnings are of what stays
     dropped = whole.lines - found.lines
     return replace(whole, faulty=dropped, dropped=dropped, faults=[*errors, *found.faults])

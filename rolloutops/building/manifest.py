@@ -45,13 +45,17 @@ ORDER BY r.dataset, f.file
 """What a build stands on: the rows of each input file (a hash of their sorted hashes), and the rollouts with their
 rewards (the exclusive or of their hashes): in neither does order matter."""
 
-USED = "CREATE OR REPLACE TEMP TABLE in_lines AS SELECT DISTINCT dataset, attempt_id FROM read_parquet({lineage})"
+USED = """
+CREATE OR REPLACE TEMP TABLE in_lines AS
+SELECT dataset, attempt_id, policy, engine, model, verifier, verifier_version, run_id
+FROM selection.rollouts
+SEMI JOIN read_parquet({lineage}) USING (dataset, attempt_id)
+"""
 """The rollouts behind the lines."""
 
 POLICIES = """
-SELECT s.dataset, s.policy, s.engine, s.model, s.verifier, s.verifier_version, count(*) AS rollouts
-FROM selection.rollouts AS s
-SEMI JOIN in_lines USING (dataset, attempt_id)
+SELECT dataset, policy, engine, model, verifier, verifier_version, count(*) AS rollouts
+FROM in_lines
 GROUP BY ALL
 ORDER BY ALL
 """
@@ -71,10 +75,7 @@ RUNS = """
 SELECT s.run_id, any_value(s.rollouts) AS rollouts, any_value(r.command) AS command,
     any_value(r.git_commit) AS git_commit, any_value(r.versions)::VARCHAR AS versions,
     any_value(r.recipe_hash) AS recipe_hash
-FROM (
-    SELECT run_id, count(*) AS rollouts FROM selection.rollouts SEMI JOIN in_lines USING (dataset, attempt_id)
-    GROUP BY run_id
-) AS s
+FROM (SELECT run_id, count(*) AS rollouts FROM in_lines GROUP BY run_id) AS s
 LEFT JOIN (FROM runs WHERE event = 'start') AS r USING (run_id)
 GROUP BY s.run_id
 ORDER BY s.run_id

@@ -1,6 +1,6 @@
 """The lines of a build before they are written: made once by its step, split, ordered and checked.
 
-They lie in one Parquet file in the order of the files to come, and are seen as three views:
+They lie in one table in the order of the files to come, and are seen as three views:
 
     result      split, shape, place, sort_key, split_key, keys, json     what checks and reports read
     numbered    the same, and row: the number of the line, from 1        what the lineage reads
@@ -13,16 +13,13 @@ type of a line's tools where Parquet is asked for, which has one type a file; el
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rolloutops import sql
 from rolloutops.building.asked import PROMPT, Asked
 from rolloutops.errors import StepError, UsageError, near
-from rolloutops.steps.selection import ALL, reads_pairs, table_of
+from rolloutops.steps.selected import ALL, table_of
+from rolloutops.steps.selection import reads_pairs
 from rolloutops.steps.step import Step, require_line
 
-STAGED = ".staged.parquet.tmp"
-ROW_GROUP = 2048
 KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
 
@@ -36,22 +33,20 @@ ORDER BY u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index
 """Which rollouts each line came from: split, number of the line from 1, role, key, attempt and verifier's reward."""
 
 VIEWS = """
-CREATE OR REPLACE VIEW result AS FROM read_parquet({staged});
+CREATE OR REPLACE VIEW result AS FROM staging.made;
 
 CREATE OR REPLACE VIEW numbered AS
-SELECT r.* EXCLUDE (file_row_number), r.file_row_number - f.first_row + 1 AS row
-FROM read_parquet({staged}, file_row_number = true) AS r
-JOIN (
-    SELECT split, min(file_row_number) AS first_row FROM read_parquet({staged}, file_row_number = true) GROUP BY split
-) AS f ON f.split = r.split;
+SELECT m.*, m.rowid - f.first_row + 1 AS row
+FROM staging.made AS m
+JOIN (SELECT split, min(rowid) AS first_row FROM staging.made GROUP BY split) AS f ON f.split = m.split;
 
 CREATE OR REPLACE VIEW lines AS SELECT split, row, json FROM numbered;
 """
 """Lines are numbered without sorting them once more: they are staged in order."""
 
 
-def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: str) -> Path:
-    """Run the step, which is bound, once. Returns the staged file; makes the views over it."""
+def stage(con: sql.Connection, step: Step, asked: Asked, where: str) -> None:
+    """Run the step, which is bound, once; makes the views over its lines."""
     require_line(con, step)
     # The share is a number in [0, 1): the first 60 bits of the hash.
     share = f"('0x' || md5(split_key || ':' || {asked.seed})[1:15])::BIGINT / 1152921504606846976.0"
@@ -74,23 +69,16 @@ def stage(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: st
         FROM (\n{_grouped(con, step.query, asked, where)}\n)
         ORDER BY {ORDER}
     """
-    staged = folder / STAGED
-    _copy(con, ordered, staged)
-    sql.run(con, VIEWS.format(staged=sql.literal(str(staged))))
-    return staged
+    # The lines of an earlier build make room first.
+    sql.run(con, "CREATE SCHEMA IF NOT EXISTS staging; DROP TABLE IF EXISTS staging.made")
+    sql.run(con, f"CREATE TABLE staging.made AS {ordered}")
+    sql.run(con, VIEWS)
 
 
-def drop_lines(con: sql.Connection, staged: Path, faulty: str) -> None:
-    """Take lines out of the staged file. faulty: a query that returns their split and row."""
-    keep = f"SELECT * EXCLUDE (row) FROM numbered ANTI JOIN (\n{faulty}\n) USING (split, row) ORDER BY {ORDER}"
-    fewer = staged.with_name(f"{staged.name}.fewer")
-    _copy(con, keep, fewer)
-    fewer.replace(staged)
-
-
-def _copy(con: sql.Connection, query: str, path: Path) -> None:
-    form = f"FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {ROW_GROUP}"
-    sql.run(con, f"COPY ({query}) TO {sql.literal(str(path))} ({form})")
+def drop_lines(con: sql.Connection, faulty: str) -> None:
+    """Take lines out of the staged ones. faulty: a query that returns their split and row."""
+    kept = f"SELECT * EXCLUDE (row) FROM numbered ANTI JOIN (\n{faulty}\n) USING (split, row) ORDER BY {ORDER}"
+    sql.run(con, f"CREATE OR REPLACE TABLE staging.made AS {kept}")
 
 
 def _grouped(con: sql.Connection, query: str, asked: Asked, where: str) -> str:

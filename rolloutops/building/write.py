@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from rolloutops.building.asked import Asked
 from rolloutops.errors import StepError
 from rolloutops.steps.step import Step
 
-BATCH_ROWS = 2048
-GROUPS = "SELECT split, shape, count(*) FROM result GROUP BY split, shape ORDER BY split, shape"
-"""Lines that may share a file, in the order of the staged file."""
+GROUPS = "SELECT DISTINCT split, shape FROM result ORDER BY split, shape"
+"""Lines that may share a file."""
+
+GROUP = "FROM result WHERE split = {split} AND shape = {shape}"
+LINES = "SELECT json || chr(10) AS line"
+"""With its end each line is ready to be written: what Arrow holds of a batch is a piece of the file."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,15 @@ class Data:
     sha256: str
 
 
-def write_data(con: sql.Connection, step: Step, staged: Path, folder: Path, asked: Asked, where: str) -> list[Data]:
+def write_data(con: sql.Connection, step: Step, folder: Path, asked: Asked, where: str) -> list[Data]:
     """Write the staged lines, in their order: at least one file for each split. con: has the view `result`."""
     shards = {split: _Shards(folder, split, asked) for split in asked.splits}
-    groups = [(split, shape, rows) for split, shape, rows in sql.rows(con, GROUPS)]
-    lines = _Reader(staged)
     try:
-        for split, shape, rows in groups:
-            structure = _structure(con, step, split, shape, where) if asked.format == "parquet" else ""
-            for batch in lines.take(rows):
-                for piece, size, full in shards[split].pieces(batch):
+        for split, shape in sql.rows(con, GROUPS):
+            group = GROUP.format(split=sql.literal(split), shape=sql.literal(shape))
+            structure = _structure(con, step, group, where) if asked.format == "parquet" else ""
+            for batch in sql.stream(con, f"{LINES} {group}"):
+                for piece, size, full in shards[split].pieces(batch.column(0)):
                     shards[split].add(_typed(con, piece, structure) if structure else piece, size)
                     if full:
                         shards[split].close()
@@ -57,23 +60,6 @@ def write_data(con: sql.Connection, step: Step, staged: Path, folder: Path, aske
     finally:
         for one in shards.values():
             one.close()
-
-
-class _Reader:
-    """The staged lines one after the other, in batches of which any number of rows can be taken."""
-
-    def __init__(self, staged: Path) -> None:
-        self.batches = pq.ParquetFile(staged).iter_batches(BATCH_ROWS, columns=["json"])
-        self.rest: pa.Array = pa.array([], pa.large_string())
-
-    def take(self, rows: int) -> Iterator[pa.Array]:
-        while rows > 0:
-            if not len(self.rest):
-                self.rest = next(self.batches).column(0).cast(pa.large_string())
-            piece = self.rest[:rows]
-            self.rest = self.rest[rows:]
-            rows -= len(piece)
-            yield piece
 
 
 @dataclass
@@ -97,10 +83,8 @@ class _Shards:
         if most_rows is None and most_bytes is None:
             yield batch, 0, False
             return
-        import pyarrow.compute as pc  # which takes long, and most commands need none of it
-
         start, rows, total = 0, self.rows, self.bytes
-        sizes = pc.add(pc.binary_length(batch), 1).to_pylist()
+        sizes = [end - begin for begin, end in pairwise(_places(batch))]
         for end, size in enumerate(sizes):
             if rows and ((most_rows and rows >= most_rows) or (most_bytes and total + size > most_bytes)):
                 yield batch[start:end], sum(sizes[start:end]), True
@@ -118,13 +102,10 @@ class _Shards:
                 self.file = pq.ParquetWriter(self._path, piece.schema, compression=codec)
             self.file.write_table(piece)
         elif len(piece):
-            import pyarrow.compute as pc
-
             if self.file is None:
                 self.file = _opened(self._path, self.asked.compression)
-            ended = pc.binary_join_element_wise(piece, *(pa.scalar(text, pa.large_string()) for text in ("", "\n")))
-            length = pc.sum(pc.binary_length(ended)).as_py()
-            self.file.write(ended.buffers()[2].slice(0, length))
+            places = _places(piece)
+            self.file.write(memoryview(piece.buffers()[2])[places[0] : places[-1]])
 
     def close(self) -> None:
         """End the open file, where there is one with rows in it."""
@@ -157,6 +138,11 @@ class _Shards:
         return self.folder / f".{self.split}-{number}.tmp"
 
 
+def _places(lines: pa.Array) -> memoryview[int]:
+    """Where each line begins in the text that Arrow holds of all of them, and where the last one ends."""
+    return memoryview(lines.buffers()[1]).cast("i")[lines.offset : lines.offset + len(lines) + 1]
+
+
 def _opened(path: Path, compression: str) -> Any:
     """A file to write bytes to. Neither form of compression notes the time."""
     file = pa.OSFile(str(path), "wb")
@@ -169,9 +155,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _structure(con: sql.Connection, step: Step, split: str, shape: str, where: str) -> str:
+def _structure(con: sql.Connection, step: Step, group: str, where: str) -> str:
     """The types of the columns of one group of lines, as from_json takes them."""
-    group = f"FROM result WHERE split = {sql.literal(split)} AND shape = {sql.literal(shape)}"
     large = r"bool_or(regexp_matches(json, '[^\d.]\d{19}'))"  # whole numbers that BIGINT may be too small for
     structure, unsigned = sql.rows(con, f"SELECT json_group_structure(json::JSON)::VARCHAR, {large} {group}")[0]
     named = declared(step)

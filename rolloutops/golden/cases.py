@@ -31,7 +31,8 @@ from rolloutops.building.build import build
 from rolloutops.errors import RolloutopsError, UsageError
 from rolloutops.golden import given
 from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import KEYS, Funnel, select
+from rolloutops.steps.selected import KEYS
+from rolloutops.steps.selection import Funnel, select
 from rolloutops.steps.step import KINDS, measure
 
 SECTIONS = ("rollouts", "plan", "expect", "lines", "error", "reasons")

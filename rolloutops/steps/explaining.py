@@ -11,21 +11,8 @@ from dataclasses import dataclass
 
 from rolloutops import schema, sql
 from rolloutops.recipe import Recipe, StepUse
-from rolloutops.steps.selection import (
-    ALL,
-    DROPPED,
-    KEYS,
-    Funnel,
-    bind,
-    payload_of,
-    preparation,
-    prepare,
-    require_pairs,
-    selected_query,
-    start_of,
-    stored,
-    table_of,
-)
+from rolloutops.steps.selected import ALL, KEYS, SMALL, bind, payload_of, preparation, prepare, selected_query, table_of
+from rolloutops.steps.selection import DROPPED, Funnel, require_pairs, start_of, stored
 from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, variables
 
 
@@ -51,7 +38,7 @@ def explain(recipe: Recipe) -> list[Explained]:
     """
     with sql.connect(threads=1) as con:
         sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
-        prepare(con, measured=True)
+        prepare(con, SMALL)
         funnels: list[Funnel] = []
         done = []
         for use in recipe.steps:
@@ -65,7 +52,7 @@ def explain(recipe: Recipe) -> list[Explained]:
 
 def script(steps: Sequence[Explained]) -> str:
     """All steps as one script, to be run after the one of `sql --print`."""
-    return "\n\n".join([preparation(measured=True), *(step.script for step in steps)])
+    return "\n\n".join([preparation(SMALL), *(step.script for step in steps)])
 
 
 def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> Explained:

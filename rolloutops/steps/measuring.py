@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from rolloutops import sql
 from rolloutops.errors import StepError, UsageError, near
 from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import PAYLOAD
+from rolloutops.steps.selected import PAYLOAD
 from rolloutops.steps.step import Step, available, bound, check_step, find_step
 
 Table: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
@@ -68,7 +68,8 @@ def asked(
 def measure_all(con: sql.Connection, uses: Sequence[StepUse], folder: Path = Path()) -> dict[str, Table]:
     """step -> its table. con: has a workspace's views. All steps are checked before the first one runs."""
     steps = [(use, check_step(use, folder)) for use in uses]
-    columns = {name: kind for name, kind in sql.columns(con, "FROM rollouts").items() if name not in PAYLOAD}
+    large = {*PAYLOAD} - {"metrics"}
+    columns = {name: kind for name, kind in sql.columns(con, "FROM rollouts").items() if name not in large}
     shared = [(use, step) for use, step in steps if _shares(con, use, step, columns)]
     found = {use.use: _run(con, use, step) for use, step in steps if (use, step) not in shared}
     if shared:

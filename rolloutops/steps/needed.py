@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rolloutops.steps.selection import ALL
+from rolloutops.steps.selected import ALL
 
 if TYPE_CHECKING:
     from rolloutops.recipe import StepUse

@@ -16,48 +16,27 @@ after the pair step and after each step that follows it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops import sql
 from rolloutops.errors import StepError, near
+from rolloutops.steps.selected import ALL, KEYS, MEASURED, PAYLOAD, bind, payload_of, prepare, quoted, table_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 
 if TYPE_CHECKING:
     from rolloutops.recipe import StepUse
 
-ALL = "rollouts"
-"""The name of the selection that holds every rollout."""
-
 DROPPED = "dropped"
 """The column in which a step gives its reason to drop a row; NULL in the rows that it keeps."""
-
-KEYS = ("dataset", "task_id", "policy", "rollout_index")
 
 PAIR = ("pair", "role", "margin")
 """The columns that a pair step adds."""
 
-SAME_TEXT = """
--- Answers whose last texts differ are told apart by these; only those with one text are read in full.
-UPDATE selection.rollouts AS s
-SET completion_hash = hash(a.completion::VARCHAR)
-FROM attempts AS a
-WHERE a.dataset = s.dataset AND a.attempt_id = s.attempt_id AND s.completion_hash IN (
-    SELECT completion_hash FROM selection.rollouts GROUP BY completion_hash HAVING count(*) > 1
-);"""
-
 ANSWERS = re.compile(r"\banswers\s*\(")
 """The macro of sql/macros.sql that compares answers."""
-
-ATTEMPT_PAYLOAD = {
-    **{name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")},
-    **{"text_length": "length(a.text)", "text_hash": "hash(a.text)", "completion_hash": "hash(a.completion::VARCHAR)"},
-}
-TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
-PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, "details")
-"""Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +99,8 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     """
     checked = [check_step(use, folder) for use in steps]
     measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
-    prepare(con, measured)
+    named = any(step.mentions("metrics") for step in checked)
+    prepare(con, [*(MEASURED if measured else ()), *(["metrics"] if named else [])])
     funnels: list[Funnel] = []
     for use, step in zip(steps, checked, strict=True):
         start = start_of(use, funnels)
@@ -149,65 +129,6 @@ def chain(funnels: Sequence[Funnel], start: str) -> list[Funnel]:
         path.insert(0, by_name[start])
         start = by_name[start].start
     return path
-
-
-def prepare(con: sql.Connection, measured: bool = False) -> None:
-    """Read every rollout's key and small columns once, into `selection.rollouts`.
-
-    measured: also text_length and completion_hash, which here is that of the last text where no other rollout has it.
-    """
-    sql.run(con, preparation(measured))
-
-
-def preparation(measured: bool = False) -> str:
-    """What `prepare` runs."""
-    kept = ("text_length", "completion_hash") if measured else ()
-    left_out = ", ".join(column for column in PAYLOAD if column not in kept)
-    columns = f"* EXCLUDE ({left_out})" + (" REPLACE (text_hash AS completion_hash)" if measured else "")
-    made = f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT {columns} FROM rollouts;"
-    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{made}{SAME_TEXT if measured else ''}"
-
-
-def prepared(con: sql.Connection) -> bool:
-    """Whether `prepare` ran on this connection."""
-    found = "SELECT 1 FROM duckdb_tables() WHERE schema_name = 'selection' AND table_name = 'rollouts'"
-    return bool(sql.rows(con, found))
-
-
-def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> None:
-    """Make the view `selected` of a selection, with these payload columns."""
-    sql.run(con, f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, name, payload)}")
-
-
-def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> str:
-    """The query behind `selected`. Only the tables that the payload columns need are joined.
-
-    The payload is joined by attempt, and not through the view `rollouts`, which would find each good attempt anew.
-    """
-    columns, source = "s.*, 0 AS copy", "selection.rollouts AS s"
-    if name != ALL:
-        table = table_of(name)
-        own = [column for column in sql.columns(con, f"FROM {table}") if column not in KEYS]
-        reward = " REPLACE (k.reward AS reward)" if "reward" in own else ""
-        columns = ", ".join([f"s.*{reward}", *(f"k.{_quoted(column)}" for column in own if column != "reward")])
-        source = f"{table} AS k\nJOIN selection.rollouts AS s USING ({', '.join(KEYS)})"
-    there = sql.columns(con, "FROM selection.rollouts")
-    wanted = [column for column in PAYLOAD if column in set(payload) and column not in there]
-    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, "details": "d.details"}
-    columns = ", ".join([columns, *(f"{read[column]} AS {column}" for column in wanted)])
-    if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
-        source += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
-    if any(column in TASK_PAYLOAD for column in wanted):
-        source += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
-    if "details" in wanted:
-        details = "SELECT dataset, attempt_id, details FROM rollouts"
-        source += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
-    return f"SELECT {columns}\nFROM {source}"
-
-
-def payload_of(step: Step) -> list[str]:
-    """The payload columns that a step names."""
-    return [column for column in PAYLOAD if step.mentions(column)]
 
 
 def reads_pairs(step: Step) -> bool:
@@ -265,7 +186,7 @@ def stored(con: sql.Connection, step: Step, start: str, where: str, kind: str) -
     copy = "copy::INTEGER AS copy" if "copy" in made else "0 AS copy"
     if kind == "pair":
         copy = f"(row_number() OVER (PARTITION BY {', '.join(KEYS)} ORDER BY pair, role) - 1)::INTEGER AS copy"
-    return ", ".join([*KEYS, copy, *map(_quoted, reward + added)])
+    return ", ".join([*KEYS, copy, *map(quoted, reward + added)])
 
 
 def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None:
@@ -337,12 +258,3 @@ def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Ma
         """,
     )
     return [Kept(name, asked, kept, made, reasons.get(name, {})) for name, asked, kept, made in rows]
-
-
-def table_of(name: str) -> str:
-    """The table that holds what a step kept."""
-    return f"selection.{_quoted(f'step {name}')}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

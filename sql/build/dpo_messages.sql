@@ -10,10 +10,12 @@ SELECT
     -- What is no pair becomes {}, which the check finds.
     CASE
         WHEN c.context_hash <> r.context_hash OR c.completion::VARCHAR = r.completion::VARCHAR THEN '{}'
-        ELSE '{"prompt":' || chat_text(c.prompt, getvariable('arguments'), 'key')
-            || ',"chosen":' || chat_text(c.completion, getvariable('arguments'), 'key')
-            || ',"rejected":' || chat_text(r.completion, getvariable('arguments'), 'key')
-            || coalesce(',"tools":' || nullif(c.tools::VARCHAR, '[]'), '') || '}'
+        ELSE concat(
+            '{"prompt":', chat_text(c.prompt, getvariable('arguments'), 'key'),
+            ',"chosen":', chat_text(c.completion, getvariable('arguments'), 'key'),
+            ',"rejected":', chat_text(r.completion, getvariable('arguments'), 'key'),
+            ',"tools":' || nullif(c.tools::VARCHAR, '[]'), '}'
+        )
     END AS json,
     [
         line_key(c.dataset, c.task_id, c.policy, c.rollout_index, 'chosen'),

@@ -16,8 +16,10 @@
 --     WHERE getvariable('reasoning') NOT IN ('key', 'think', 'part', 'drop')
 SELECT
     -- Spliced as text: every tool and number stays as it was, and nothing is padded with nulls.
-    '{"messages":' || chat_text(joined(prompt, completion), getvariable('arguments'), getvariable('reasoning'))
-    || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
+    concat(
+        '{"messages":', chat_text(joined(prompt, completion), getvariable('arguments'), getvariable('reasoning')),
+        ',"tools":' || nullif(tools::VARCHAR, '[]'), '}'
+    ) AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

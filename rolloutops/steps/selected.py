@@ -1,0 +1,126 @@
+"""What steps read: `selection.rollouts`, every rollout without its payload, and over it the view `selected`.
+
+`selected` is bound anew before each step, to the keys that the step before it kept. The payload columns that the step
+names are joined then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from rolloutops import sql
+from rolloutops.steps.step import Step
+
+ALL = "rollouts"
+"""The name of the selection that holds every rollout."""
+
+KEYS = ("dataset", "task_id", "policy", "rollout_index")
+
+
+SAME_TEXT = """
+-- Answers whose last texts differ are told apart by these; only those with one text are read in full.
+UPDATE selection.rollouts AS s
+SET completion_hash = hash(a.completion::VARCHAR)
+FROM attempts AS a
+WHERE a.dataset = s.dataset AND a.attempt_id = s.attempt_id AND s.completion_hash IN (
+    SELECT completion_hash FROM selection.rollouts GROUP BY completion_hash HAVING count(*) > 1
+);"""
+
+LOGGED = "(SELECT * EXCLUDE (verdict_id) FROM logged)"
+"""What the view `rollouts` is made of: the same rows where none is there twice, which is known once they are read."""
+
+TWICE = f"SELECT 1 FROM selection.rollouts GROUP BY {', '.join(KEYS)} HAVING count(*) > 1 LIMIT 1"
+
+ATTEMPT_PAYLOAD = {
+    **{name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")},
+    **{"text_length": "length(a.text)", "text_hash": "hash(a.text)", "completion_hash": "hash(a.completion::VARCHAR)"},
+}
+TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
+VERDICT_PAYLOAD = {"metrics": "d.metrics", "details": "d.details"}
+PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, *VERDICT_PAYLOAD)
+"""Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
+
+MEASURED = ("text_length", "completion_hash")
+"""What is made of payload and compares answers."""
+SMALL = ("metrics", *MEASURED)
+"""Payload that is read once for all steps where one of them needs it."""
+
+
+def prepare(con: sql.Connection, kept: Collection[str] = ()) -> None:
+    """Read every rollout's key and small columns once, into `selection.rollouts`.
+
+    kept: those of SMALL that it has too; completion_hash is that of the last text where no other rollout has it.
+    """
+    sql.run(con, f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, LOGGED)}")
+    if sql.rows(con, TWICE):
+        sql.run(con, _table(kept, "rollouts"))
+    if "completion_hash" in kept:
+        sql.run(con, SAME_TEXT)
+
+
+def preparation(kept: Collection[str]) -> str:
+    """What `prepare` runs, for any DuckDB shell and any log."""
+    same = SAME_TEXT if "completion_hash" in kept else ""
+    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, 'rollouts')}{same}"
+
+
+def _table(kept: Collection[str], source: str) -> str:
+    left_out = ", ".join(column for column in PAYLOAD if column not in kept)
+    said = " REPLACE (text_hash AS completion_hash)" if "completion_hash" in kept else ""
+    return f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({left_out}){said} FROM {source};"
+
+
+def prepared(con: sql.Connection) -> bool:
+    """Whether `prepare` ran on this connection."""
+    found = "SELECT 1 FROM duckdb_tables() WHERE schema_name = 'selection' AND table_name = 'rollouts'"
+    return bool(sql.rows(con, found))
+
+
+def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> None:
+    """Make the view `selected` of a selection, with these payload columns."""
+    sql.run(con, f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, name, payload)}")
+
+
+def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> str:
+    """The query behind `selected`. Only the tables that the payload columns need are joined.
+
+    The payload is joined by attempt, and not through the view `rollouts`, which would find each good attempt anew; and
+    after the keys, so that those who are not selected are left out by the first join that meets it.
+    """
+    columns, source = "s.*, 0 AS copy", "selection.rollouts AS s"
+    if name != ALL:
+        table = table_of(name)
+        own = [column for column in sql.columns(con, f"FROM {table}") if column not in KEYS]
+        reward = " REPLACE (k.reward AS reward)" if "reward" in own else ""
+        columns = ", ".join([f"s.*{reward}", *(f"k.{quoted(column)}" for column in own if column != "reward")])
+        source = f"{table} AS k\nJOIN selection.rollouts AS s USING ({', '.join(KEYS)})"
+    there = sql.columns(con, "FROM selection.rollouts")
+    wanted = [column for column in PAYLOAD if column in set(payload) and column not in there]
+    if not wanted:
+        return f"SELECT {columns}\nFROM {source}"
+    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, **VERDICT_PAYLOAD}
+    joins = ""
+    if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
+        joins += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
+    if any(column in TASK_PAYLOAD for column in wanted):
+        joins += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
+    if any(column in VERDICT_PAYLOAD for column in wanted):
+        details = f"SELECT dataset, attempt_id, {', '.join(VERDICT_PAYLOAD)} FROM rollouts"
+        joins += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
+    kept = f"WITH kept AS MATERIALIZED (\nSELECT {columns}\nFROM {source}\n)"
+    return f"{kept}\nSELECT s.*, {', '.join(f'{read[column]} AS {column}' for column in wanted)}\nFROM kept AS s{joins}"
+
+
+def payload_of(step: Step) -> list[str]:
+    """The payload columns that a step names."""
+    return [column for column in PAYLOAD if step.mentions(column)]
+
+
+def table_of(name: str) -> str:
+    """The table that holds what a step kept."""
+    return f"selection.{quoted(f'step {name}')}"
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
