@@ -209,6 +209,11 @@ def built(done: Sequence[BuildReport]) -> str:
         for fault in one.linted.faults if one.linted else ():
             done_with_it = "dropped" if fault.severity == "error" else "warning"
             shown.append(f"{one.step}: {done_with_it}, {count(fault.lines, 'line')}: {fault.fault}")
+        if one.unasked:
+            others = ", ".join(one.unasked)
+            shown.append(
+                f"{one.step}: warning, the recipe does not ask for the policy {others} (filter/only leaves it out)"
+            )
     return "\n".join(shown)
 
 

@@ -209,3 +209,19 @@ def test_the_order_of_an_input_does_not_change_what_is_said_of_it(made: Path, tm
 
 def tree(folder: Path) -> dict[str, Any]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_policy_that_the_recipe_does_not_ask_for_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"prompt": "What is 1 + 1?", "answer": "2"}\n')
+    (tmp_path / "r.toml").write_text(
+        'data = "w"\n[datasets.d]\ninput = "t.jsonl"\nenvironment = "exact_match"\n'
+        '[collect]\nengine = "scripted"\npolicy = "old"\n[build.sft]\nuse = "build/sft_messages"\nmin_reward = 0\n'
+    )
+    assert "warning" not in rolloutops("run", "r.toml", cwd=tmp_path).stdout
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(recipe.read_text().replace('policy = "old"', 'policy = "new"'))
+    done = rolloutops("run", "r.toml", cwd=tmp_path)
+    assert "sft: warning, the recipe does not ask for the policy old (filter/only leaves it out)" in done.stdout
+    folder = tmp_path / "w/exports/sft"
+    assert json.loads((folder / "manifest.json").read_text())["unasked_policies"] == ["old"]
+    assert "filter/only leaves out old" in (folder / "report.html").read_text()

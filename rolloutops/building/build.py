@@ -25,6 +25,7 @@ from rolloutops.building.companions import write_companions
 from rolloutops.building.folder import replacing
 from rolloutops.building.gate import pass_gate, report_of
 from rolloutops.building.lint import Linted
+from rolloutops.building.manifest import unasked
 from rolloutops.building.staging import LINEAGE, check_rows, refuse_leaks, rollouts_used, stage
 from rolloutops.building.write import Data, sha256, write_data
 from rolloutops.errors import StepError
@@ -42,7 +43,7 @@ class BuildReport:
     rows and sha256 of each file.
 
     rollouts_in, rollouts_used: rollouts that the build read, and those that are in its files. linted: what the linter
-    of the step's target found, None where it names none.
+    of the step's target found, None where it names none. unasked: policies in the files that the recipe does not name.
     """
 
     step: str
@@ -54,6 +55,7 @@ class BuildReport:
     funnels: Sequence[Funnel]
     reports: Sequence[Sequence[Mapping[str, Any]]]
     linted: Linted | None = None
+    unasked: Sequence[str] = ()
 
 
 def build(
@@ -113,6 +115,7 @@ def build(
         path,
         reports,
         linted,
+        unasked(con),
     )
 
 

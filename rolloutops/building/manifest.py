@@ -60,6 +60,16 @@ GROUP BY ALL
 ORDER BY ALL
 """
 
+UNASKED = """
+WITH known AS (
+    SELECT DISTINCT policy, EXISTS (FROM plan AS p WHERE p.dataset = u.dataset AND p.policy = u.policy) AS asked
+    FROM in_lines AS u
+)
+
+SELECT policy FROM known WHERE NOT asked AND (SELECT bool_or(asked) FROM known) ORDER BY policy
+"""
+"""Policies behind the lines that the recipe does not ask for, where it asks for one of the others."""
+
 REQUESTS = """
 SELECT dataset, policy, request::VARCHAR AS request, count(*) AS rollouts
 FROM attempts
@@ -129,12 +139,18 @@ def describe(
         "policies": [
             {**row, "requests": requests.get((row["dataset"], row["policy"]), [])} for row in sql.records(con, POLICIES)
         ],
+        "unasked_policies": unasked(con),
         "inputs": _inputs(con),
         "runs": [{**row, "versions": json.loads(row["versions"] or "{}")} for row in sql.records(con, RUNS)],
         "recipe_hash": made_by.get("recipe_hash"),
         "recipe": made_by.get("recipe"),
     }
     return dict(spelled(content))
+
+
+def unasked(con: sql.Connection) -> list[str]:
+    """The policies behind the lines just described that the recipe does not ask for: an earlier one's, perhaps."""
+    return [policy for (policy,) in sql.rows(con, UNASKED)]
 
 
 def _inputs(con: sql.Connection) -> list[dict[str, Any]]:

@@ -53,6 +53,8 @@ def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator
     if totals["used_cut_off"]:
         share = percent(totals["used_cut_off"] / totals["used_rollouts"])
         yield f"{number(totals['used_cut_off'])} of the rollouts used ({share}) were cut off at a limit."
+    if others := content["unasked_policies"]:
+        yield f"The recipe does not ask for all policies in the lines: filter/only leaves out {', '.join(others)}."
     copies = sum(step["rows"] - step["kept"] for step in content["steps"] if step["kind"] == "mix")
     if copies > 0:
         yield f"A mix repeats rollouts: {number(copies)} rows are copies."
