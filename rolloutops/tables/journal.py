@@ -1,7 +1,7 @@
 """The journal: what has ended is on disk at once, and becomes part files later.
 
-Each finished attempt or verdict is one line; what ended in one turn of the event loop, some milliseconds at most, is
-written with one `write`. So a killed process loses nothing that had ended before. A journal is sealed into one part
+Each finished attempt or verdict is one line; what ends within a hundredth of a second is written with one `write`. So
+a killed process loses nothing that had ended before. A journal is sealed into one part
 file for each table and data set, named after the journal, and then removed: sealing the same journal twice writes the
 same files twice. It is locked by its writer for as long as the writer lives; one that is not locked is an orphan, and
 the next command seals it.
@@ -78,8 +78,7 @@ class _Segment:
 
 
 class Journal:
-    """One run's journal. A row is safe against a kill in the next turn of the event loop, against a power cut within a
-    second.
+    """One run's journal. A row is safe against a kill within a hundredth of a second, against a power cut within one.
 
     Files are synced and sealed by a thread, so that the caller never waits for the disk, unless it is two segments
     ahead of it.
@@ -115,7 +114,7 @@ class Journal:
             self._rotate()
 
     def _write(self) -> None:
-        """Write what ended in this turn of the event loop; a failure is raised by the next call."""
+        """Write what ended since the last time; a failure is raised by the next call."""
         segment = self._segment
         if segment is None or not self._unwritten:
             return
