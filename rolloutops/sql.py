@@ -78,22 +78,20 @@ def run(con: Connection, script: str) -> None:
 
 def rows(con: Connection, query: str) -> list[tuple[Any, ...]]:
     """All rows of a small result, as tuples."""
-    with _damage_told():
-        return con.sql(query).fetchall()
+    return table(con, query)[1]
 
 
 def records(con: Connection, query: str) -> list[dict[str, Any]]:
     """All rows of a small result, as dicts."""
-    with _damage_told():
-        relation = con.sql(query)
-        return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    names, found = table(con, query)
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
     with _damage_told():
-        relation = con.sql(query)
-        return list(relation.columns), relation.fetchall()
+        result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
+        return [name for name, *_ in result.description or ()], result.fetchall()
 
 
 def columns(con: Connection, query: str) -> dict[str, str]:
