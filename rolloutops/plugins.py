@@ -297,7 +297,6 @@ def _parsed(code: bytes) -> ast.Module:
         return ast.Module([], [])
 
 
-@lru_cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
