@@ -158,7 +158,7 @@ def metrics_stage(
     """metrics step -> its columns and rows. See measuring.asked for what can be asked."""
     chosen = names or (() if compare or group_by else recipe.metrics)
     uses = asked(chosen, recipe.metrics_settings, recipe.folder, group_by, compare)
-    con = connect(open_workspace(recipe.data), recipe.plan(), steps=True)
+    con = connect(open_workspace(recipe.data), recipe.plan())
     require_policies(con, compare)
     return measure_all(con, uses, recipe.folder)
 
@@ -172,7 +172,7 @@ def further_metrics(recipe: Recipe, shown: Collection[str]) -> list[str]:
 
 def report_stage(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> Path:
     """A page with the figures of a workspace, and the tables of its metrics. Returns where it lies."""
-    con = connect(open_workspace(recipe.data), recipe.plan(), steps=True)
+    con = connect(open_workspace(recipe.data), recipe.plan())
     prepare(con)
     aggregates.prepare(con)
     page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
@@ -187,7 +187,7 @@ def select_stage(recipe: Recipe, until: str) -> list[Funnel]:
     if until not in kinds:
         raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
     last = len(kinds) - kinds[::-1].index(until)
-    con = connect(open_workspace(recipe.data), recipe.plan(), steps=True)
+    con = connect(open_workspace(recipe.data), recipe.plan())
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
 
@@ -201,7 +201,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         raise UsageError(f"no build {name!r}{near(name, known)}; the recipe has: {', '.join(known)}")
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "build", recipe) as run:
-        con = connect(workspace, recipe.plan(), steps=True)
+        con = connect(workspace, recipe.plan())
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
         funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
@@ -216,7 +216,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
 
 def query_stage(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Any query over the views: its columns and rows, or none where it was written to a file."""
-    con = connect(open_workspace(recipe.data), recipe.plan(), steps=True)
+    con = connect(open_workspace(recipe.data), recipe.plan())
     text = sql.read(Path(query)) if query.endswith(".sql") and Path(query).is_file() else query.strip().rstrip(";")
     try:
         if len(con.extract_statements(text)) != 1:

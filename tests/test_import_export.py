@@ -292,7 +292,7 @@ def test_masked_rollouts_count_nowhere_and_are_counted(tmp_path: Path) -> None:
     ]
     done = imported(tmp_path / "w", write_jsonl(tmp_path / "r.jsonl", rows))
     assert (done.rollouts, done.verdicts, done.masked) == (3, 3, 1)
-    columns, found = measure(connect(Workspace(tmp_path / "w"), steps=True), "metrics/rewards")
+    columns, found = measure(connect(Workspace(tmp_path / "w")), "metrics/rewards")
     means = {row[2]: (row[columns.index("mean")], row[columns.index("coverage")]) for row in found}
     assert means["reward"] == means["right"] == (0.5, 0.6667)
     assert means["mask_sample"][0] == pytest.approx(1 / 3)

@@ -92,7 +92,7 @@ def ended(workspace: Workspace, chain: Any, threads: int, tables: Tables | None)
     """What a chain ends with. tables: what the workspace holds, to check against; None where that was done."""
     before, after, use, asked = chain
     output = workspace.root / "out"
-    con = connect(workspace, PLAN, threads, steps=True)
+    con = connect(workspace, PLAN, threads)
     try:
         funnels: list[Funnel] = []
         uses: list[StepUse] = []

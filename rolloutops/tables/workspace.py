@@ -72,11 +72,11 @@ def patterns(workspace: Workspace) -> dict[str, str | None]:
 
 
 def connect(
-    workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None, steps: bool = False
+    workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None, macros: bool = True
 ) -> sql.Connection:
-    """A DuckDB connection with the workspace's views, as it stands now. steps: and with the macros that steps share."""
+    """A DuckDB connection with the workspace's views, as it stands now. macros: and with what steps share."""
     con = sql.connect(threads, spill=_spill(workspace))
-    sql.run(con, sql.views_script(patterns(workspace), plan, macros=steps))
+    sql.run(con, sql.views_script(patterns(workspace), plan, macros))
     return con
 
 
