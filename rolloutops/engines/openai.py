@@ -214,6 +214,7 @@ class OpenAIEngine:
             ),
             headers=self.headers,
             proxy=_proxy(URL(self.url)),
+            read_bufsize=2**18,
         )
 
     async def _post_through_proxy(self, sent: bytes) -> Reply:
