@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -118,4 +119,6 @@ COMMANDS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns its exit code."""
+    # Arrow brings numpy, whose threads, of no use here, would spin for longer than many a command takes.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return dispatch(sys.argv[1:] if argv is None else argv, COMMANDS, "rolloutops", __version__, ABOUT)

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
-from rolloutops.collecting.flight import Flight, fly, land
+from rolloutops.collecting.flight import fly, land
+from rolloutops.collecting.landing import Flight
 from rolloutops.collecting.owed import Asked, Ledger, Part, standing
 from rolloutops.engines import Engine
 from rolloutops.errors import FAILURES, UsageError, near

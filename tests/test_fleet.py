@@ -15,7 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from rolloutops.collecting.agent import Attempted, Owed, attempt
+from rolloutops.collecting.agent import attempt
+from rolloutops.collecting.attempted import Attempted, Owed
 from rolloutops.engines.openai import OpenAIEngine, make
 from rolloutops.engines.servers import Servers
 from rolloutops.environments import Task
@@ -193,7 +194,7 @@ def converse(urls: list[str], count: int, environment: Any) -> tuple[list[Attemp
 def test_a_conversation_stays_with_its_server() -> None:
     with serving(latency=0.02) as one, serving(latency=0.05) as other:
         done, fleet = converse([one.url, other.url], 40, Adder())
-        assert all(each.row["turns"] == 2 and "error" not in each.row for each in done)
+        assert all(each.row()["turns"] == 2 and each.failure is None for each in done)
         keys = [{entry["key"] for entry in server.log} for server in (one, other)]
         assert min(map(len, keys)) > 0
         assert not keys[0] & keys[1], "each in one server's log alone"
@@ -209,8 +210,8 @@ def test_a_conversation_goes_on_elsewhere_where_its_server_dies() -> None:
             dying.wait()
 
         done, fleet = converse([listen(dying), lasting.url], 1, Adder(kill))
-    assert done[0].row["turns"] == 2
-    assert "error" not in done[0].row
+    assert done[0].row()["turns"] == 2
+    assert done[0].failure is None
     assert (fleet.moved, fleet.served) == (1, [1, 1])
     assert [pace.is_down for pace in fleet.paces] == [True, False]
 
@@ -218,7 +219,7 @@ def test_a_conversation_goes_on_elsewhere_where_its_server_dies() -> None:
 def test_what_breaks_two_servers_off_is_a_failed_attempt() -> None:
     with serving(faults="refuse:1") as one, serving(faults="refuse:1") as other:
         (done,), fleet = converse([one.url, other.url], 1, Adder())
-        assert done.row["error"] == "connection"
+        assert done.kind == "connection"
         assert (one.seen, other.seen, fleet.moved) == (1, 1, 1)
 
 

@@ -26,7 +26,8 @@ engines.decoding engines.direct engines.encoding engines.servers engines.smollm2
 environments.code_harness command
 engines.openai engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.batch engines.gym engines.vllm environments.* steps.selected
-collecting.agent steps.selection building.asked
+collecting.attempted steps.selection building.asked
+collecting.agent
 steps.measuring steps.explaining steps.needed
 building.manifest collecting.owed verify chunk
 building.folder building.staging building.write building.aggregates building.card building.lint
@@ -37,7 +38,8 @@ building.report
 building.companions
 building.build pacing.purse collecting.batch_answers files.import_rows
 collecting.batch_budget collecting.batch_requests
-golden.cases collecting.flight collecting.batch importing export status trace
+golden.cases collecting.landing collecting.batch importing export status trace
+collecting.flight
 collect
 text
 tune

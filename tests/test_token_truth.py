@@ -13,7 +13,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops.collecting.agent import _token_turns
+from rolloutops.collecting.attempted import _token_turns
 from rolloutops.engines import decoding
 from rolloutops.errors import AttemptFailed
 from rolloutops.tables.journal import Journal, seal_orphans

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-from rolloutops.collecting.agent import Owed
+from rolloutops.collecting.attempted import Owed
 from rolloutops.collecting.batch_answers import Desk, collect_answers, write_attempts
 from rolloutops.collecting.batch_budget import allowance
 from rolloutops.collecting.batch_requests import body_of, tools_of

@@ -17,7 +17,8 @@ from typing import IO, Any
 import orjson
 
 from rolloutops import sql
-from rolloutops.collecting.agent import Owed, attempt, effective_params
+from rolloutops.collecting.agent import attempt
+from rolloutops.collecting.attempted import Attempted, Owed, effective_params
 from rolloutops.engines import ModelAnswer, ModelCall
 from rolloutops.engines.batch import Batch, BatchEngine, NotThere
 from rolloutops.environments import Task
@@ -119,7 +120,7 @@ async def write_attempts(
         how = asked[request.dataset][request.policy]
         answered = await _attempt(request, task, Collect(**how["collect"]), how["tools"], told(place))
         row = {
-            **answered.row,
+            **answered.row(),
             "attempt_id": request_id(job.job_id, place),
             "run_id": desk.run.run_id,
             "started_at": int(batch.created_at * 1e6),
@@ -130,8 +131,8 @@ async def write_attempts(
         desk.meter.attempted(row)
         counts["failed" if row.get("error") else "completed"] += 1
         verifier = desk.judges.get(request.dataset)
-        if answered.rollout is not None and verifier is not None and how["collect"].get("verify", "now") == "now":
-            verdict = await verifier.judge(task, answered.rollout)
+        if answered.failure is None and verifier is not None and how["collect"].get("verify", "now") == "now":
+            verdict = await verifier.judge(task, answered.rollout())
             record_verdict(desk.run, desk.journal, verifier, row, row["attempt_id"], verdict)
             desk.meter.judged(verdict.reward, verdict.error)
 
@@ -146,8 +147,8 @@ async def write_attempts(
 
 async def _attempt(
     request: Request, task: Task, asked: Collect, tools: Sequence[dict[str, Any]], told: ModelAnswer | AttemptFailed
-) -> Any:
-    """The attempt's row, made by the loop that makes all rows, out of an answer that is there already."""
+) -> Attempted:
+    """The attempt, as made by the loop that makes all, out of an answer that is there already."""
     if isinstance(told, AttemptFailed) and told.kind == "unauthorized":
         told = AttemptFailed(told.kind, told.message, final=False, raw=told.raw)
     params = effective_params(task.row, asked.responses_create_params)

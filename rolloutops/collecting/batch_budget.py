@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rolloutops import sql
-from rolloutops.collecting.agent import Owed
+from rolloutops.collecting.attempted import Owed
 from rolloutops.collecting.owed import Asked
 from rolloutops.pacing.pace import CHARACTERS
 from rolloutops.pacing.prices import Price, price_of

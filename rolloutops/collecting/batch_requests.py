@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rolloutops.collecting.agent import Owed, attempt
+from rolloutops.collecting.agent import attempt
+from rolloutops.collecting.attempted import Owed
 from rolloutops.collecting.batch_answers import Desk, Offers
 from rolloutops.engines import ModelAnswer, ModelCall
 from rolloutops.engines.batch import BatchEngine
@@ -37,9 +38,9 @@ async def body_of(desk: Desk, owed: Owed) -> bytes | None:
     written, which is a failed attempt."""
     listener = _Listener(desk.engine)
     ended = await attempt(owed, listener, Offers(tools_of(desk, owed.task.dataset)))
-    if ended.row.get("error") is None:
+    if ended.failure is None:
         return listener.body
-    row = {**ended.row, "attempt_id": desk.run.next_id(), "run_id": desk.run.run_id}
+    row = {**ended.row(), "attempt_id": desk.run.next_id(), "run_id": desk.run.run_id}
     desk.journal.append("attempts", row)
     desk.meter.attempted(row)
     return None

@@ -2,7 +2,7 @@
 
 As many workers as rollouts may be in flight take one after the other from a queue, across parts and data sets, so that
 the slowest of a part holds nobody up. What failed and may succeed later waits outside the window and comes back into
-the queue. A verdict that takes time is awaited outside of it too. Each attempt is in the journal the moment it ends.
+the queue. What becomes of an attempt that has ended: `landing.py`.
 """
 
 from __future__ import annotations
@@ -13,66 +13,22 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from rolloutops.collecting.agent import Attempted, Owed, attempt
+from rolloutops.collecting.agent import attempt
 from rolloutops.collecting.alarm import Alarm
+from rolloutops.collecting.attempted import Attempted, Owed
+from rolloutops.collecting.landing import Flight, keep, landed, settle, spawn, write
 from rolloutops.collecting.owed import Asked, Ledger, Part
-from rolloutops.engines import Engine
-from rolloutops.environments import Rollout
-from rolloutops.errors import FAILURES, EngineError
-from rolloutops.failpoints import failpoint
-from rolloutops.judging.verdict import Verdict, verdict_of
-from rolloutops.pacing.fleet import AnyPace
-from rolloutops.pacing.health import Health
-from rolloutops.pacing.purse import Purse
-from rolloutops.progress import Meter, report
+from rolloutops.errors import FAILURES, AttemptFailed, EngineError
+from rolloutops.progress import report
 from rolloutops.tables.journal import Journal
-from rolloutops.tables.runs import Run
-from rolloutops.verify import Elsewhere, Verifier, record_verdict
 
 AHEAD = 64
 """Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
 more than twice as many."""
-PARKED = 1000
-"""Rollouts that may wait outside the window for another try: memory stays bounded."""
-JUDGING = 1000
-"""Rollouts that may wait outside the window for their verdict."""
 GARBAGE = 100_000
 """Objects that may come to be before cycles among them are looked for."""
-
-
-@dataclass
-class Flight:
-    """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; low
-    says that few are left in it. remaining and release are by part. elsewhere: rollouts that only other processes may
-    work on now."""
-
-    run: Run
-    journal: Journal
-    engine: Engine
-    verifiers: Mapping[str, Verifier]
-    meter: Meter
-    pace: AnyPace
-    health: Health
-    purse: Purse
-    grace: float = 5.0
-    stopped: str = ""
-    closing: bool = False
-    died: EngineError | None = None
-    in_flight: int = 0
-    workers: int = 0
-    elsewhere: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
-    queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
-    low: asyncio.Event = field(default_factory=asyncio.Event)
-    parked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARKED))
-    judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGING))
-    remaining: dict[tuple[str, int], int] = field(default_factory=dict)
-    release: dict[tuple[str, int], Callable[[], None]] = field(default_factory=dict)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part], stopping: asyncio.Event) -> None:
@@ -101,7 +57,7 @@ async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part
     gc.set_threshold(GARBAGE)
     try:
         async with flight.group:
-            feeding = _spawn(flight, _feed(flight, ledger, asked, parts))
+            feeding = spawn(flight, _feed(flight, ledger, asked, parts))
             feeding.set_name("feed")
             _staff(flight)
         if flight.died is not None:
@@ -116,22 +72,16 @@ async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        keep(flight, judge=False)  # what landed last
         for release in flight.release.values():
             flight.journal.when_sealed(release)
-
-
-def _spawn(flight: Flight, what: object) -> asyncio.Task[None]:
-    task: asyncio.Task[None] = flight.group.create_task(what)  # type: ignore[arg-type]
-    flight.tasks.add(task)
-    task.add_done_callback(flight.tasks.discard)
-    return task
 
 
 def _staff(flight: Flight) -> None:
     """As many workers as rollouts may be in flight; those that are too many leave by themselves."""
     while flight.workers < flight.pace.level.now:
         flight.workers += 1
-        _spawn(flight, _work(flight))
+        spawn(flight, _work(flight))
 
 
 def land(flight: Flight, why: str) -> None:
@@ -230,29 +180,33 @@ async def _work(flight: Flight) -> None:
         finally:
             flight.in_flight -= 1
         if level.found:
-            level.ended(flight.in_flight + 1, timed_out=ended.row.get("error") == "timeout")
+            level.ended(flight.in_flight + 1, timed_out=ended.kind == "timeout")
             _staff(flight)
-        if ended.rollout is None:
-            await _failed(flight, owed, ended)
-        else:
-            await _succeeded(flight, owed, ended, ended.rollout, verifier)
+        if ended.failure is not None:
+            await _failed(flight, ended, ended.failure)
+            continue
+        landed(flight, ended, verifier)
+        if flight.judging.locked():
+            async with flight.judging:  # the judges are behind
+                pass
     alarm.off()
     flight.workers -= 1
 
 
-async def _failed(flight: Flight, owed: Owed, ended: Attempted) -> None:
+async def _failed(flight: Flight, ended: Attempted, failure: AttemptFailed) -> None:
     """Write a failed attempt, and let its rollout come back into the queue after a while, if it may."""
-    row, kind = ended.row, ended.row["error"]
+    owed, kind = ended.owed, failure.kind
     if kind == "unauthorized":
-        raise EngineError(f"{row['error_message']}; nothing was given up: mend it and run the command again")
-    wait = _wait(ended, owed)
+        raise EngineError(f"{failure.message}; nothing was given up: mend it and run the command again")
+    wait = _wait(owed, failure)
     tries = owed.tries + FAILURES[kind].counted
     late = owed.give_up_at is not None and time.monotonic() + wait > owed.give_up_at
-    row["final"] = late or flight.health.is_final(kind, row["final"])
-    _write(flight, owed, row)
-    flight.health.attempted(kind, row["error_message"])
+    row = ended.row()
+    row["final"] = late or flight.health.is_final(kind, failure.final)
+    write(flight, owed, row)
+    flight.health.attempted(kind, failure.message)
     if row["final"] or tries >= owed.asked.max_attempts:
-        _settle(flight, (owed.task.dataset, owed.part))
+        settle(flight, owed)
         return
     if flight.closing:
         return  # owed to the next run
@@ -261,66 +215,10 @@ async def _failed(flight: Flight, owed: Owed, ended: Attempted) -> None:
     asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
 
 
-async def _succeeded(flight: Flight, owed: Owed, ended: Attempted, rollout: Rollout, verifier: Verifier | None) -> None:
-    """Write a rollout and its verdict; one that takes time is awaited outside the window."""
-    attempt_id = _write(flight, owed, ended.row)
-    failpoint("attempt-before-verdict")
-    flight.health.attempted(None, None)
-    if ended.whole is not None and ended.whole.returned is not None:
-        told = verdict_of(ended.whole.returned, 0.0)
-        record_verdict(flight.run, flight.journal, Elsewhere(ended.whole.verifier), ended.row, attempt_id, told)
-        flight.meter.judged(told.reward, told.error)
-    if verifier is None or owed.asked.verify != "now":
-        _settle(flight, (owed.task.dataset, owed.part))
-        return
-    verdict = verifier.at_once(owed.task, rollout)
-    if verdict is not None:
-        _judged(flight, owed, ended, verifier, attempt_id, verdict)
-        return
-    await flight.judging.acquire()
-    judging = _spawn(flight, _judge(flight, owed, ended, rollout, verifier, attempt_id))
-    judging.add_done_callback(lambda _: flight.judging.release())
-
-
-async def _judge(
-    flight: Flight, owed: Owed, ended: Attempted, rollout: Rollout, verifier: Verifier, attempt_id: str
-) -> None:
-    _judged(flight, owed, ended, verifier, attempt_id, await verifier.judge(owed.task, rollout))
-
-
-def _judged(
-    flight: Flight, owed: Owed, ended: Attempted, verifier: Verifier, attempt_id: str, verdict: Verdict
-) -> None:
-    """Write a verdict."""
-    record_verdict(flight.run, flight.journal, verifier, ended.row, attempt_id, verdict)
-    flight.meter.judged(verdict.reward, verdict.error)
-    flight.purse.judged(verdict.metrics, verdict.details)
-    _settle(flight, (owed.task.dataset, owed.part))
-
-
-def _write(flight: Flight, owed: Owed, row: dict[str, object]) -> str:
-    """An attempt into the journal, and into the counts. Returns its id."""
-    attempt_id = flight.run.next_id()
-    row["attempt_id"], row["run_id"] = attempt_id, flight.run.run_id
-    flight.journal.append("attempts", row)
-    flight.meter.attempted(row)
-    flight.purse.paid(row, owed.params.get("service_tier"))
-    return attempt_id
-
-
-def _wait(ended: Attempted, owed: Owed) -> float:
+def _wait(owed: Owed, failure: AttemptFailed) -> float:
     """Seconds before the next try: what the endpoint asked for, else doubling with full jitter, a minute at most."""
     doubled = min(60.0, owed.asked.retry_seconds * 2 ** min(owed.attempt - 1, 10))
-    return (ended.retry_after or 0.0) + random.uniform(0, doubled)
-
-
-def _settle(flight: Flight, part: tuple[str, int]) -> None:
-    """One rollout of a part is done or given up. After its last one the part is unlocked, once all is sealed."""
-    flight.remaining[part] -= 1
-    if flight.remaining[part] == 0:
-        del flight.remaining[part]
-        flight.journal.when_sealed(flight.release.pop(part))
-        flight.settled.set()
+    return (failure.retry_after or 0.0) + random.uniform(0, doubled)
 
 
 async def _seal_now_and_then(journal: Journal) -> None:

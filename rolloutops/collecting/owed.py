@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops import sql
-from rolloutops.collecting.agent import Owed, effective_params
+from rolloutops.collecting.attempted import Owed, effective_params
 from rolloutops.environments import Task
 from rolloutops.errors import FAILURES
 from rolloutops.jsontext import dump, read
@@ -154,11 +154,12 @@ class Ledger:
 
 def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: Asked) -> Iterator[Owed]:
     task: Task | None = None
-    as_asked = {
-        policy: dump(effective_params({}, how.responses_create_params))
+    plain = {
+        policy: effective_params({}, how.responses_create_params)
         for (dataset, policy), how in asked.items()
         if dataset == part.dataset
     }
+    plain_requests = {policy: dump(params) for policy, params in plain.items()}
     for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer in found:
         how = asked.get((part.dataset, policy))
         if how is None or tries >= how.max_attempts:
@@ -166,6 +167,8 @@ def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: Asked) -> Iterato
         if task is None or task.task_id != task_id:
             offered = read(tools) if tools else None
             task = Task(part.dataset, task_id, read(row), read(prompt), offered, answer)
-        params = effective_params(task.row, how.responses_create_params)
-        request = dump(params) if "responses_create_params" in task.row else as_asked[policy]
+        params, request = plain[policy], plain_requests[policy]
+        if "responses_create_params" in task.row:
+            params = effective_params(task.row, how.responses_create_params)
+            request = dump(params)
         yield Owed(task, row_hash, part.number, policy, rollout_index, attempt, how, params, request, tries)

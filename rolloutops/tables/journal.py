@@ -1,10 +1,9 @@
 """The journal: what has ended is on disk at once, and becomes part files later.
 
-Each finished attempt or verdict is one line; what ends within a hundredth of a second is written with one `write`. So
-a killed process loses nothing that had ended before. A journal is sealed into one part
-file for each table and data set, named after the journal, and then removed: sealing the same journal twice writes the
-same files twice. It is locked by its writer for as long as the writer lives; one that is not locked is an orphan, and
-the next command seals it.
+Each finished attempt or verdict is one line; what ends in one turn of the event loop is written with one `write`. So a
+killed process loses nothing that had ended before. A journal is sealed into one part file for each table and data set,
+named after the journal, and then removed: sealing the same journal twice writes the same files twice. It is locked by
+its writer for as long as the writer lives; one that is not locked is an orphan, and the next command seals it.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ from rolloutops.errors import WorkspaceError
 from rolloutops.failpoints import failpoint
 from rolloutops.tables.workspace import Workspace, lock_file, write_part
 
-GATHERED = 0.01
-"""Seconds in which what ends is written with one `write`: a kill can take them."""
 CHUNK = 256
 """Rows that Python holds at most before Arrow does: so few still lie in the processor's caches, and soon make room."""
 
@@ -78,7 +75,7 @@ class _Segment:
 
 
 class Journal:
-    """One run's journal. A row is safe against a kill within a hundredth of a second, against a power cut within one.
+    """One run's journal. A row is safe from a kill after the turn of the event loop, from a power cut after a second.
 
     Files are synced and sealed by a thread, so that the caller never waits for the disk, unless it is two segments
     ahead of it.
@@ -107,7 +104,7 @@ class Journal:
         segment.parts.add(table, row)
         if len(self._unwritten) == 1:
             try:
-                asyncio.get_running_loop().call_later(GATHERED, self._write)
+                asyncio.get_running_loop().call_soon(self._write)
             except RuntimeError:  # no event loop: nothing else would write it
                 self._write()
         if segment.parts.count >= self.flush_rows:

@@ -1,0 +1,152 @@
+"""Landing: what has ended becomes rows. What the workers of a window share, and the writing and judging of attempts.
+
+Rollouts that land in one turn of the event loop are written after what is sent next in that turn: many in a row take
+less time than one now and then. A verdict that takes time is awaited outside of the window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rolloutops.collecting.attempted import Attempted, Owed
+from rolloutops.engines import Engine
+from rolloutops.environments import Rollout
+from rolloutops.errors import EngineError
+from rolloutops.failpoints import failpoint
+from rolloutops.judging.verdict import Verdict, verdict_of
+from rolloutops.pacing.fleet import AnyPace
+from rolloutops.pacing.health import Health
+from rolloutops.pacing.purse import Purse
+from rolloutops.progress import Meter
+from rolloutops.tables.journal import Journal
+from rolloutops.tables.runs import Run
+from rolloutops.verify import Elsewhere, Verifier, record_verdict
+
+PARKED = 1000
+"""Rollouts that may wait outside the window for another try: memory stays bounded."""
+JUDGING = 1000
+"""Verdicts that may be awaited at once."""
+BRIEF = 0.001
+"""Seconds of a verdict after which the event loop has a turn: answers are read, and what was written is in the
+journal."""
+
+
+@dataclass
+class Flight:
+    """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; low
+    says that few are left in it. landed: rollouts that ended in this turn. remaining and release are by part.
+    elsewhere: rollouts that only other processes may work on now."""
+
+    run: Run
+    journal: Journal
+    engine: Engine
+    verifiers: Mapping[str, Verifier]
+    meter: Meter
+    pace: AnyPace
+    health: Health
+    purse: Purse
+    grace: float = 5.0
+    stopped: str = ""
+    closing: bool = False
+    died: EngineError | None = None
+    in_flight: int = 0
+    workers: int = 0
+    elsewhere: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
+    low: asyncio.Event = field(default_factory=asyncio.Event)
+    landed: deque[tuple[Attempted, Verifier | None]] = field(default_factory=deque)
+    parked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARKED))
+    judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGING))
+    remaining: dict[tuple[str, int], int] = field(default_factory=dict)
+    release: dict[tuple[str, int], Callable[[], None]] = field(default_factory=dict)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def spawn(flight: Flight, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task of the flight: it ends with it."""
+    task = flight.group.create_task(what)
+    flight.tasks.add(task)
+    task.add_done_callback(flight.tasks.discard)
+    return task
+
+
+def landed(flight: Flight, ended: Attempted, verifier: Verifier | None) -> None:
+    """A rollout has come: it is written in the next turn of the event loop."""
+    flight.health.attempted(None, None)
+    flight.landed.append((ended, verifier))
+    if flight.purse.limited:  # what it cost says whether the next one may start
+        keep(flight)
+    elif len(flight.landed) == 1:
+        spawn(flight, _keep_soon(flight))
+
+
+def keep(flight: Flight, judge: bool = True) -> None:
+    """Write the rollouts that have landed, with their verdicts. judge: also begin those that take time."""
+    while flight.landed:
+        _keep_first(flight, judge)
+
+
+async def _keep_soon(flight: Flight) -> None:
+    while flight.landed:
+        if _keep_first(flight) > BRIEF:
+            await asyncio.sleep(0)
+
+
+def _keep_first(flight: Flight, judge: bool = True) -> float:
+    """Write the rollout that landed first. Returns the seconds that its verdict took."""
+    ended, verifier = flight.landed.popleft()
+    owed, row, whole = ended.owed, ended.row(), ended.trace.whole
+    write(flight, owed, row)
+    failpoint("attempt-before-verdict")
+    if whole is not None and whole.returned is not None:
+        told = verdict_of(whole.returned, 0.0)
+        record_verdict(flight.run, flight.journal, Elsewhere(whole.verifier), row, row["attempt_id"], told)
+        flight.meter.judged(told.reward, told.error)
+    if verifier is None or owed.asked.verify != "now":
+        settle(flight, owed)
+        return 0.0
+    rollout = ended.rollout()
+    verdict = verifier.at_once(owed.task, rollout)
+    if verdict is not None:
+        _judged(flight, owed, row, verifier, verdict)
+        return verdict.seconds
+    if judge:
+        spawn(flight, _judge(flight, owed, row, verifier, rollout))
+    return 0.0
+
+
+async def _judge(flight: Flight, owed: Owed, row: Mapping[str, Any], verifier: Verifier, rollout: Rollout) -> None:
+    async with flight.judging:
+        _judged(flight, owed, row, verifier, await verifier.judge(owed.task, rollout))
+
+
+def _judged(flight: Flight, owed: Owed, row: Mapping[str, Any], verifier: Verifier, verdict: Verdict) -> None:
+    """Write a verdict."""
+    record_verdict(flight.run, flight.journal, verifier, row, row["attempt_id"], verdict)
+    flight.meter.judged(verdict.reward, verdict.error)
+    flight.purse.judged(verdict.metrics, verdict.details)
+    settle(flight, owed)
+
+
+def write(flight: Flight, owed: Owed, row: dict[str, Any]) -> None:
+    """An attempt into the journal, and into the counts. row: gets its names."""
+    row["attempt_id"], row["run_id"] = flight.run.next_id(), flight.run.run_id
+    flight.journal.append("attempts", row)
+    flight.meter.attempted(row)
+    flight.purse.paid(row, owed.params.get("service_tier"))
+
+
+def settle(flight: Flight, owed: Owed) -> None:
+    """A rollout is done or given up. After the last one of a part the part is unlocked, once all is sealed."""
+    part = (owed.task.dataset, owed.part)
+    flight.remaining[part] -= 1
+    if flight.remaining[part] == 0:
+        del flight.remaining[part]
+        flight.journal.when_sealed(flight.release.pop(part))
+        flight.settled.set()
