@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from rolloutops.collecting.agent import attempt
 from rolloutops.collecting.alarm import Alarm
 from rolloutops.collecting.attempted import Attempted, Owed
-from rolloutops.collecting.landing import Flight, keep, landed, settle, spawn, write
+from rolloutops.collecting.landing import Flight, landed, settle, spawn, write, write_landed
 from rolloutops.collecting.owed import Asked, Ledger, Part
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.progress import report
@@ -72,7 +72,7 @@ async def fly(flight: Flight, ledger: Ledger, asked: Asked, parts: Sequence[Part
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-        keep(flight, judge=False)  # what landed last
+        write_landed(flight)
         for release in flight.release.values():
             flight.journal.when_sealed(release)
 

@@ -1,14 +1,14 @@
 """Landing: what has ended becomes rows. What the workers of a window share, and the writing and judging of attempts.
 
 Rollouts that land in one turn of the event loop are written after what is sent next in that turn: many in a row take
-less time than one now and then. A verdict that takes time is awaited outside of the window.
+less time than one now and then. They are in the journal before they are judged. A verdict that takes time is awaited
+outside of the window.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,15 +31,17 @@ PARKED = 1000
 JUDGING = 1000
 """Verdicts that may be awaited at once."""
 BRIEF = 0.001
-"""Seconds of a verdict after which the event loop has a turn: answers are read, and what was written is in the
-journal."""
+"""Seconds of a verdict after which the event loop has a turn, to read and send."""
+
+Unjudged = tuple[Owed, Mapping[str, Any], Rollout, Verifier]
+"""A rollout, its row, and who judges it."""
 
 
 @dataclass
 class Flight:
     """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; low
-    says that few are left in it. landed: rollouts that ended in this turn. remaining and release are by part.
-    elsewhere: rollouts that only other processes may work on now."""
+    says that few are left in it. landed: rollouts that ended in this turn, and who judges them. remaining and release
+    are by part. elsewhere: rollouts that only other processes may work on now."""
 
     run: Run
     journal: Journal
@@ -60,7 +62,7 @@ class Flight:
     group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
     low: asyncio.Event = field(default_factory=asyncio.Event)
-    landed: deque[tuple[Attempted, Verifier | None]] = field(default_factory=deque)
+    landed: list[tuple[Attempted, Verifier | None]] = field(default_factory=list)
     parked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARKED))
     judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGING))
     remaining: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -77,51 +79,52 @@ def spawn(flight: Flight, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]
 
 
 def landed(flight: Flight, ended: Attempted, verifier: Verifier | None) -> None:
-    """A rollout has come: it is written in the next turn of the event loop."""
+    """A rollout has come: it is written and judged in the next turn of the event loop, before any worker can have a
+    second answer. So a kill costs each worker one rollout at most."""
     flight.health.attempted(None, None)
     flight.landed.append((ended, verifier))
     if flight.purse.limited:  # what it cost says whether the next one may start
-        keep(flight)
+        spawn(flight, _judge_all(flight, write_landed(flight)))
     elif len(flight.landed) == 1:
-        spawn(flight, _keep_soon(flight))
+        spawn(flight, _keep(flight))
 
 
-def keep(flight: Flight, judge: bool = True) -> None:
-    """Write the rollouts that have landed, with their verdicts. judge: also begin those that take time."""
-    while flight.landed:
-        _keep_first(flight, judge)
+async def _keep(flight: Flight) -> None:
+    await _judge_all(flight, write_landed(flight))
 
 
-async def _keep_soon(flight: Flight) -> None:
-    while flight.landed:
-        if _keep_first(flight) > BRIEF:
+def write_landed(flight: Flight) -> list[Unjudged]:
+    """Write the rollouts that have landed, with the verdicts that came with them. Returns those to be judged."""
+    unjudged: list[Unjudged] = []
+    came, flight.landed = flight.landed, []
+    for ended, verifier in came:
+        owed, row, whole = ended.owed, ended.row(), ended.trace.whole
+        write(flight, owed, row)
+        if whole is not None and whole.returned is not None:
+            told = verdict_of(whole.returned, 0.0)
+            record_verdict(flight.run, flight.journal, Elsewhere(whole.verifier), row, row["attempt_id"], told)
+            flight.meter.judged(told.reward, told.error)
+        if verifier is None or owed.asked.verify != "now":
+            settle(flight, owed)
+        else:
+            unjudged.append((owed, row, ended.rollout(), verifier))
+    flight.journal.write()  # a verifier may end the process
+    failpoint("attempt-before-verdict")
+    return unjudged
+
+
+async def _judge_all(flight: Flight, unjudged: Sequence[Unjudged]) -> None:
+    for owed, row, rollout, verifier in unjudged:
+        verdict = verifier.at_once(owed.task, rollout)
+        if verdict is None:
+            spawn(flight, _judge(flight, owed, row, rollout, verifier))
+            continue
+        _judged(flight, owed, row, verifier, verdict)
+        if verdict.seconds > BRIEF:
             await asyncio.sleep(0)
 
 
-def _keep_first(flight: Flight, judge: bool = True) -> float:
-    """Write the rollout that landed first. Returns the seconds that its verdict took."""
-    ended, verifier = flight.landed.popleft()
-    owed, row, whole = ended.owed, ended.row(), ended.trace.whole
-    write(flight, owed, row)
-    failpoint("attempt-before-verdict")
-    if whole is not None and whole.returned is not None:
-        told = verdict_of(whole.returned, 0.0)
-        record_verdict(flight.run, flight.journal, Elsewhere(whole.verifier), row, row["attempt_id"], told)
-        flight.meter.judged(told.reward, told.error)
-    if verifier is None or owed.asked.verify != "now":
-        settle(flight, owed)
-        return 0.0
-    rollout = ended.rollout()
-    verdict = verifier.at_once(owed.task, rollout)
-    if verdict is not None:
-        _judged(flight, owed, row, verifier, verdict)
-        return verdict.seconds
-    if judge:
-        spawn(flight, _judge(flight, owed, row, verifier, rollout))
-    return 0.0
-
-
-async def _judge(flight: Flight, owed: Owed, row: Mapping[str, Any], verifier: Verifier, rollout: Rollout) -> None:
+async def _judge(flight: Flight, owed: Owed, row: Mapping[str, Any], rollout: Rollout, verifier: Verifier) -> None:
     async with flight.judging:
         _judged(flight, owed, row, verifier, await verifier.judge(owed.task, rollout))
 

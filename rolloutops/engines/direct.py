@@ -23,8 +23,8 @@ from yarl import URL
 from rolloutops.errors import AttemptFailed, UsageError
 
 KEEP_ALIVE = 4.0
-"""Seconds that an idle connection is kept: less than the 5 s after which vLLM's server hangs up, because a request
-sent just then would fail."""
+"""Seconds that an idle connection is kept: less than the 5 s after which uvicorn, vLLM's and NeMo Gym's server, hangs
+up, because a request sent just then would fail."""
 ADDRESS_KEPT = 300.0
 """Seconds for which a host's addresses are not looked up again."""
 BUFFER = 2**18

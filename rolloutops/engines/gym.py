@@ -7,8 +7,6 @@ the verifier; which model that is, its own configuration says. Nothing is retrie
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,14 +20,9 @@ from rolloutops.conversations.messages import prompt_of_row
 from rolloutops.conversations.nemo_gym import agent_of, read_rollout, refused, run_request
 from rolloutops.engines import Message, ModelCall, RolloutAnswer, RolloutEngine
 from rolloutops.engines.decoding import KEPT, failure
+from rolloutops.engines.session import Timeouts, open_session, sendable, unreached
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.jsontext import dump, parse
-
-KEEP_ALIVE = 4.0
-"""Seconds that an idle connection is kept: less than the 5 s after which the servers' uvicorn hangs up."""
-
-LARGE = 2**20
-"""Bytes from which on aiohttp wants a body as a stream."""
 
 DEFAULT = "_default"
 """The name in `agents` that stands for all other agents."""
@@ -92,13 +85,7 @@ class GymEngine:
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self.request_timeout, sock_connect=self.connect_timeout),
-            headers=self.headers,
-            read_bufsize=2**18,
-        )
+        self._session = open_session(self.headers, self._timeouts())
 
     async def stop(self) -> None:
         """Close the session and its connections."""
@@ -122,7 +109,7 @@ class GymEngine:
             # A redirect would carry tasks to an address that nobody named.
             async with self._session.post(
                 url,
-                data=sent if len(sent) < LARGE else io.BytesIO(sent),
+                data=sendable(sent),
                 allow_redirects=False,
                 cookies=self._cookies.pop(call.key, None),
             ) as reply:
@@ -130,7 +117,7 @@ class GymEngine:
                     self._cookies[call.key] = {name: cookie.value for name, cookie in reply.cookies.items()}
                 got = await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise self._unreached(url, error) from None
+            raise unreached(error, url, self._timeouts()) from None
         if not 200 <= reply.status < 300:
             raise _refused(reply.status, reply.headers, got, url)
         answer = _read(got, self.token_ids)
@@ -145,17 +132,8 @@ class GymEngine:
             raise AttemptFailed("bad_request", f"no URL for {what}: agents has {known}; add it, or {DEFAULT}")
         return url
 
-    def _unreached(self, url: str, error: Exception) -> AttemptFailed:
-        """What an error of aiohttp means."""
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return AttemptFailed("unreachable", f"no connection to {url} within {self.connect_timeout:g} s")
-        if isinstance(error, aiohttp.ClientConnectorError):
-            return AttemptFailed("unreachable", f"{url}: {error}")
-        if isinstance(error, asyncio.TimeoutError):
-            return AttemptFailed("timeout", f"no rollout from {url} within {self.request_timeout:g} s")
-        if isinstance(error, aiohttp.ClientResponseError):
-            return AttemptFailed("bad_response", f"{url} does not speak HTTP: {error.message or error}")
-        return AttemptFailed("connection", f"{url}: {error or type(error).__name__}")
+    def _timeouts(self) -> Timeouts:
+        return Timeouts(self.request_timeout, self.connect_timeout)
 
 
 def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> AttemptFailed:

@@ -8,8 +8,6 @@ everything that comes back.
 
 from __future__ import annotations
 
-import asyncio
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,16 +22,14 @@ from yarl import URL
 from rolloutops import __version__
 from rolloutops.engines import Engine, ModelAnswer, ModelCall
 from rolloutops.engines.decoding import failure, rate_limits, read_chat, read_responses
-from rolloutops.engines.direct import KEEP_ALIVE, Direct, Reply
+from rolloutops.engines.direct import Direct, Reply
 from rolloutops.engines.encoding import chat_body, encode, responses_body
 from rolloutops.engines.servers import Servers
+from rolloutops.engines.session import Timeouts, open_session, sendable, unreached
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.secrecy import NAME
 
 OPENAI = "https://api.openai.com/v1"
-
-LARGE = 2**20
-"""Bytes from which on aiohttp wants a body as a stream."""
 
 SECRET = 12
 """Characters from which on a key is a secret. A shorter one is a placeholder (EMPTY), which an answer may well say."""
@@ -205,25 +201,19 @@ class OpenAIEngine:
         return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))
 
     def _through_aiohttp(self) -> aiohttp.ClientSession:
-        """A session for what `Direct` does not do: proxies, and the one request of `ready`."""
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=self.request_timeout, sock_connect=self.connect_timeout, sock_read=self.first_byte_timeout
-            ),
-            headers=self.headers,
-            proxy=_proxy(URL(self.url)),
-            read_bufsize=2**18,
-        )
+        """A session for a proxy, and for the one request of `ready`."""
+        proxy = _proxy(URL(self.url))
+        return open_session(self.headers, self._timeouts(), most=self.max_connections, proxy=proxy)
+
+    def _timeouts(self) -> Timeouts:
+        return Timeouts(self.request_timeout, self.connect_timeout, self.first_byte_timeout)
 
     async def _post_through_proxy(self, sent: bytes) -> Reply:
         if self._session is None:
             raise EngineError("the openai engine was not started")
-        data = sent if len(sent) < LARGE else io.BytesIO(sent)
         try:
             # A redirect would carry prompts to an address that nobody named.
-            async with self._session.post(URL(self.url), data=data, allow_redirects=False) as reply:
+            async with self._session.post(URL(self.url), data=sendable(sent), allow_redirects=False) as reply:
                 headers = {name.lower(): value for name, value in reversed([*reply.headers.items()])}
                 return Reply(reply.status, headers, await reply.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -255,21 +245,10 @@ class OpenAIEngine:
         return failed
 
     def _unreached(self, error: Exception) -> AttemptFailed:
-        """What an error of aiohttp means."""
-        said = str(error) or type(error).__name__
+        said = str(error)
         for secret in self.secrets:
             said = said.replace(secret.decode(), "[key]")
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return AttemptFailed("unreachable", f"no connection to {self._shown()} within {self.connect_timeout:g} s")
-        if isinstance(error, aiohttp.ClientConnectorError):
-            return AttemptFailed("unreachable", f"{self._shown()}: {said}")
-        if isinstance(error, asyncio.TimeoutError):
-            return AttemptFailed("timeout", f"no answer from {self._shown()} within {self.request_timeout:g} s")
-        if isinstance(error, aiohttp.ClientResponseError):
-            return AttemptFailed("bad_response", f"{self._shown()} does not speak HTTP: {error.message or said}")
-        if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
-            return AttemptFailed("connection", f"{self._shown()}: {said}")
-        return AttemptFailed("bad_response", f"{self._shown()}: {type(error).__name__}: {said}")
+        return unreached(error, self._shown(), self._timeouts(), said)
 
 
 def _secrets(key: str, headers: Mapping[str, str]) -> tuple[bytes, ...]:

@@ -96,7 +96,7 @@ class Journal:
         self._thread.start()
 
     def append(self, table: str, row: dict[str, Any]) -> None:
-        """Write one row of a table."""
+        """One more row of a table; it is written at the end of the turn of the event loop."""
         if self._failure is not None:
             raise self._failure
         segment = self._segment or self._open()
@@ -104,14 +104,14 @@ class Journal:
         segment.parts.add(table, row)
         if len(self._unwritten) == 1:
             try:
-                asyncio.get_running_loop().call_soon(self._write)
+                asyncio.get_running_loop().call_soon(self.write)
             except RuntimeError:  # no event loop: nothing else would write it
-                self._write()
+                self.write()
         if segment.parts.count >= self.flush_rows:
             self._rotate()
 
-    def _write(self) -> None:
-        """Write what ended since the last time; a failure is raised by the next call."""
+    def write(self) -> None:
+        """Write what was appended now, and not at the end of the turn. A failure is raised by the next call."""
         segment = self._segment
         if segment is None or not self._unwritten:
             return
@@ -163,7 +163,7 @@ class Journal:
             os.close(fd)  # before it was locked, another process took it for an orphan
 
     def _rotate(self) -> None:
-        self._write()
+        self.write()
         if self._segment is not None:
             with self._io:
                 segment, self._segment = self._segment, None
