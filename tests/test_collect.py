@@ -219,6 +219,33 @@ def test_ctrl_c_keeps_what_ended_and_says_130(tmp_path: Path, times: int) -> Non
     assert_exact(folder, 4000)
 
 
+BREAKING = """
+import os
+
+class Breaking:
+    def verify(self, task, rollout):
+        os._exit(9)
+
+def make():
+    return Breaking()
+"""
+
+
+def test_a_verifier_that_ends_the_process_costs_no_answer(tmp_path: Path) -> None:
+    """A rollout is in the journal before it is judged: it is judged again, and not asked for again."""
+    folder = project(tmp_path, sums(1))
+    (folder / "breaking.py").write_text(BREAKING)
+    breaking = ("recipe.toml", "--num_repeats=1", "--engine_args.faults=", "--dataset=sums")
+    (folder / "recipe.toml").write_text(RECIPE.replace('"exact_match"', '"breaking.py:make"'))
+    rolloutops("chunk", "recipe.toml", cwd=folder)
+    for _ in range(2):
+        rolloutops("collect", *breaking, cwd=folder, code=9)
+    (folder / "breaking.py").write_text(BREAKING.replace("os._exit(9)", "return 1.0"))
+    rolloutops("collect", *breaking, cwd=folder)
+    assert len(delivered(folder)) == 1
+    assert query(folder / "w", "SELECT count(*), sum(reward) FROM rollouts") == [(1, 1.0)]
+
+
 def test_a_policy_that_changed_is_refused(tmp_path: Path) -> None:
     folder = project(tmp_path, sums(20))
     rolloutops("chunk", "recipe.toml", cwd=folder)

@@ -39,7 +39,7 @@ async def attempt(
     Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
     """
     started, clock, trace = time.time(), time.monotonic(), Trace()
-    prompt, own_prompt = _prompt(owed)
+    prompt, new_prompt = _prompt(owed)
     tools = owed.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
     limit = alarm or Alarm()
@@ -54,7 +54,7 @@ async def attempt(
         if alarm is None:
             limit.off()
     seconds = time.monotonic() - clock - trace.waited
-    return Attempted(owed, prompt, not own_prompt, tools, started, seconds, trace, failure)
+    return Attempted(owed, prompt, new_prompt, tools, started, seconds, trace, failure)
 
 
 def _time_left(owed: Owed, now: float) -> float | None:
@@ -67,11 +67,11 @@ def _time_left(owed: Owed, now: float) -> float | None:
 
 
 def _prompt(owed: Owed) -> tuple[Sequence[Message], bool]:
-    """The prompt to send, and whether it is the task's own."""
+    """The prompt to send, and whether it is another than the task's own."""
     prompt, system = owed.task.prompt, owed.asked.system_prompt
     if system is None or (prompt and prompt[0]["role"] in ("system", "developer")):
-        return prompt, True
-    return [{"role": "system", "content": system}, *prompt], False
+        return prompt, False
+    return [{"role": "system", "content": system}, *prompt], True
 
 
 async def _converse(

@@ -185,10 +185,7 @@ async def _work(flight: Flight) -> None:
         if ended.failure is not None:
             await _failed(flight, ended, ended.failure)
             continue
-        landed(flight, ended, verifier)
-        if flight.judging.locked():
-            async with flight.judging:  # the judges are behind
-                pass
+        await landed(flight, ended, verifier)
     alarm.off()
     flight.workers -= 1
 

@@ -1,8 +1,8 @@
 """Landing: what has ended becomes rows. What the workers of a window share, and the writing and judging of attempts.
 
-Rollouts that land in one turn of the event loop are written after what is sent next in that turn: many in a row take
-less time than one now and then. They are in the journal before they are judged. A verdict that takes time is awaited
-outside of the window.
+Rollouts that land in one turn of the event loop are written in a row, which takes less time than one now and then; then
+the next ones are sent, and then those that landed are judged. A verdict that takes time is awaited outside of the
+window.
 """
 
 from __future__ import annotations
@@ -78,19 +78,24 @@ def spawn(flight: Flight, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]
     return task
 
 
-def landed(flight: Flight, ended: Attempted, verifier: Verifier | None) -> None:
-    """A rollout has come: it is written and judged in the next turn of the event loop, before any worker can have a
-    second answer. So a kill costs each worker one rollout at most."""
+async def landed(flight: Flight, ended: Attempted, verifier: Verifier | None) -> None:
+    """A rollout has come. When this returns it is written, together with all that came in the same turn of the event
+    loop, so that a kill costs each worker one rollout at most; it is judged after the workers have sent what is next.
+    """
     flight.health.attempted(None, None)
     flight.landed.append((ended, verifier))
-    if flight.purse.limited:  # what it cost says whether the next one may start
-        spawn(flight, _judge_all(flight, write_landed(flight)))
-    elif len(flight.landed) == 1:
+    if len(flight.landed) == 1:
         spawn(flight, _keep(flight))
+    await asyncio.sleep(0)  # in which `_keep` comes first
+    if flight.judging.locked():
+        async with flight.judging:  # the judges are behind
+            pass
 
 
 async def _keep(flight: Flight) -> None:
-    await _judge_all(flight, write_landed(flight))
+    unjudged = write_landed(flight)
+    await asyncio.sleep(0)
+    await _judge_all(flight, unjudged)
 
 
 def write_landed(flight: Flight) -> list[Unjudged]:

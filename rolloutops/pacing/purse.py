@@ -39,14 +39,9 @@ class Purse:
     till: Till | None = None
     _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
 
-    @property
-    def limited(self) -> bool:
-        """Whether there is a limit at all."""
-        return self.max_tokens is not None or self.max_cost is not None
-
     def allows(self, in_flight: int) -> bool:
         """Whether one more rollout may start while so many are in flight, each expected to take the average."""
-        if not self.limited:
+        if self.max_tokens is None and self.max_cost is None:
             return True
         if self.till is not None:
             self._take(self.till.spent())
