@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rolloutops.collecting.flight import fly, land
-from rolloutops.collecting.landing import Flight
 from rolloutops.collecting.owed import Asked, Ledger, Part, standing
+from rolloutops.collecting.window import Flight
 from rolloutops.engines import Engine
 from rolloutops.errors import FAILURES, UsageError, near
 from rolloutops.jsontext import digest

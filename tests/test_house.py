@@ -39,7 +39,8 @@ building.report
 building.companions
 building.build pacing.purse collecting.batch_answers files.import_rows
 collecting.batch_budget collecting.batch_requests
-golden.cases collecting.landing collecting.batch importing export status trace
+golden.cases collecting.window collecting.batch importing export status trace
+collecting.landing
 collecting.flight
 collect
 text

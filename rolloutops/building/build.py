@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops import sql
+from rolloutops.building import manifest
 from rolloutops.building.asked import Asked, asked_of
 from rolloutops.building.companions import write_companions
 from rolloutops.building.folder import replacing
 from rolloutops.building.gate import pass_gate, report_of
 from rolloutops.building.lint import Linted
-from rolloutops.building.manifest import unasked
 from rolloutops.building.staging import LINEAGE, check_rows, refuse_leaks, rollouts_used, stage
 from rolloutops.building.write import Data, sha256, write_data
 from rolloutops.errors import StepError
@@ -115,7 +115,7 @@ def build(
         path,
         reports,
         linted,
-        unasked(con),
+        manifest.read(asked.output)["unasked_policies"],
     )
 
 

@@ -139,18 +139,13 @@ def describe(
         "policies": [
             {**row, "requests": requests.get((row["dataset"], row["policy"]), [])} for row in sql.records(con, POLICIES)
         ],
-        "unasked_policies": unasked(con),
+        "unasked_policies": [policy for (policy,) in sql.rows(con, UNASKED)],
         "inputs": _inputs(con),
         "runs": [{**row, "versions": json.loads(row["versions"] or "{}")} for row in sql.records(con, RUNS)],
         "recipe_hash": made_by.get("recipe_hash"),
         "recipe": made_by.get("recipe"),
     }
     return dict(spelled(content))
-
-
-def unasked(con: sql.Connection) -> list[str]:
-    """The policies behind the lines just described that the recipe does not ask for: an earlier one's, perhaps."""
-    return [policy for (policy,) in sql.rows(con, UNASKED)]
 
 
 def _inputs(con: sql.Connection) -> list[dict[str, Any]]:

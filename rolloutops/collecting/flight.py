@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from rolloutops.collecting.agent import attempt
 from rolloutops.collecting.alarm import Alarm
 from rolloutops.collecting.attempted import Attempted, Owed
-from rolloutops.collecting.landing import Flight, landed, settle, spawn, write, write_landed
+from rolloutops.collecting.landing import landed, settle, write, write_landed
 from rolloutops.collecting.owed import Asked, Ledger, Part
+from rolloutops.collecting.window import Flight, spawn
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.progress import report
 from rolloutops.tables.journal import Journal

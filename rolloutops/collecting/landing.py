@@ -1,4 +1,4 @@
-"""Landing: what has ended becomes rows. What the workers of a window share, and the writing and judging of attempts.
+"""Landing: what has ended becomes rows, and is judged.
 
 Rollouts that land in one turn of the event loop are written in a row, which takes less time than one now and then; then
 the next ones are sent, and then those that landed are judged. A verdict that takes time is awaited outside of the
@@ -8,74 +8,21 @@ window.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rolloutops.collecting.attempted import Attempted, Owed
-from rolloutops.engines import Engine
+from rolloutops.collecting.window import Flight, spawn
 from rolloutops.environments import Rollout
-from rolloutops.errors import EngineError
 from rolloutops.failpoints import failpoint
 from rolloutops.judging.verdict import Verdict, verdict_of
-from rolloutops.pacing.fleet import AnyPace
-from rolloutops.pacing.health import Health
-from rolloutops.pacing.purse import Purse
-from rolloutops.progress import Meter
-from rolloutops.tables.journal import Journal
-from rolloutops.tables.runs import Run
 from rolloutops.verify import Elsewhere, Verifier, record_verdict
 
-PARKED = 1000
-"""Rollouts that may wait outside the window for another try: memory stays bounded."""
-JUDGING = 1000
-"""Verdicts that may be awaited at once."""
 BRIEF = 0.001
 """Seconds of a verdict after which the event loop has a turn, to read and send."""
 
 Unjudged = tuple[Owed, Mapping[str, Any], Rollout, Verifier]
 """A rollout, its row, and who judges it."""
-
-
-@dataclass
-class Flight:
-    """One engine's window: what its workers share. The queue holds rollouts, and whether they were tried before; low
-    says that few are left in it. landed: rollouts that ended in this turn, and who judges them. remaining and release
-    are by part. elsewhere: rollouts that only other processes may work on now."""
-
-    run: Run
-    journal: Journal
-    engine: Engine
-    verifiers: Mapping[str, Verifier]
-    meter: Meter
-    pace: AnyPace
-    health: Health
-    purse: Purse
-    grace: float = 5.0
-    stopped: str = ""
-    closing: bool = False
-    died: EngineError | None = None
-    in_flight: int = 0
-    workers: int = 0
-    elsewhere: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
-    queue: asyncio.Queue[tuple[Owed, bool] | None] = field(default_factory=asyncio.Queue)
-    low: asyncio.Event = field(default_factory=asyncio.Event)
-    landed: list[tuple[Attempted, Verifier | None]] = field(default_factory=list)
-    parked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARKED))
-    judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGING))
-    remaining: dict[tuple[str, int], int] = field(default_factory=dict)
-    release: dict[tuple[str, int], Callable[[], None]] = field(default_factory=dict)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-def spawn(flight: Flight, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task of the flight: it ends with it."""
-    task = flight.group.create_task(what)
-    flight.tasks.add(task)
-    task.add_done_callback(flight.tasks.discard)
-    return task
 
 
 async def landed(flight: Flight, ended: Attempted, verifier: Verifier | None) -> None:
