@@ -84,13 +84,16 @@ CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
 );
 
 -- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
--- message_faults and argument_faults holds, and a linter of many lines need not ask for each of them.
+-- message_faults and argument_faults holds, and lines that are many need not be asked for each of them.
 CREATE OR REPLACE MACRO plain(messages) AS NOT any_holds([
     m.role IS NULL OR m.role = 'tool' OR m.content IS NULL OR m.tool_calls IS NOT NULL FOR m IN messages
 ]);
 
+-- The faults of a part of a line are a list, or NULL where there cannot be any; a linter puts them together with
+-- list_concat, which takes NULL for an empty list, as || does not.
+
 -- What all trainers that take chat messages make wrong of them.
-CREATE OR REPLACE MACRO message_faults(messages) AS [
+CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
     error_if(
         any_holds([m.role IS NULL FOR m IN messages]),
         'a message has no role: every chat template fails on it; give it one'
@@ -125,21 +128,21 @@ CREATE OR REPLACE MACRO message_faults(messages) AS [
         'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; '
         || 'write arguments as text'
     )
-];
+]) END;
 
 -- What chat templates make wrong of arguments that are text, as endpoints send them.
-CREATE OR REPLACE MACRO argument_faults(messages) AS [
+CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
     warning_if(
         text_arguments(messages),
         'the arguments of a tool call are text: the chat templates of Qwen2.5, Llama 3 and gpt-oss quote it once more, '
         || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object: arguments = "object"'
     )
-];
+]) END;
 
 -- What trainers make wrong of tools, which are a list of JSON schemas or the JSON text of one.
-CREATE OR REPLACE MACRO tool_faults(tools) AS [
+CREATE OR REPLACE MACRO tool_faults(tools) AS CASE WHEN tools IS NOT NULL THEN found([
     error_if(
-        tools IS NOT NULL AND left(tools::VARCHAR, 1) NOT IN ('[', '"'),
+        left(tools::VARCHAR, 1) NOT IN ('[', '"'),
         'tools is neither a list nor JSON text of one: every loader stops at the row; write a list'
     ),
     error_if(
@@ -151,10 +154,10 @@ CREATE OR REPLACE MACRO tool_faults(tools) AS [
         'tools hold nulls, as Arrow pads them from other rows: templates show them to the model; '
         || 'write tools as JSON text, or one file for each list of tools'
     )
-];
+]) END;
 
 -- What trainers make wrong of a pair, where both answers follow the same prompt.
-CREATE OR REPLACE MACRO pair_faults(chosen, rejected) AS [
+CREATE OR REPLACE MACRO pair_faults(chosen, rejected) AS found([
     error_if(
         chosen::VARCHAR = rejected::VARCHAR,
         'chosen equals rejected: ms-swift rejects it, others train on a pair that says nothing; drop the row'
@@ -163,7 +166,7 @@ CREATE OR REPLACE MACRO pair_faults(chosen, rejected) AS [
         NOT filled(chosen), 'chosen is empty: the model is trained to say nothing; drop the row'
     ),
     error_if(rejected IS NULL OR rejected::VARCHAR = 'null', 'rejected is missing: every loader stops at the row')
-];
+]);
 
 -- list_type(list, json, key): the JSON type of a key that was read as a list. Only where there is none it is asked for.
 CREATE OR REPLACE MACRO list_type(list, json, key) AS CASE WHEN len(list) > 0 THEN 'ARRAY' ELSE json_type(json, key) END;

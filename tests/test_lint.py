@@ -87,6 +87,13 @@ def test_faults_of_a_whole_file() -> None:
     assert linted("kto", [*answers, answers[0]]) == []
 
 
+def test_a_fault_that_two_parts_of_a_line_have_is_one() -> None:
+    side = '[{"role":"assistant","content":null,"tool_call_id":"X"}]'
+    line = '{"prompt":[{"role":"user","content":"Hi"}],"chosen":' + side + ',"rejected":' + side.replace("X", "Y") + "}"
+    said = [fault for _, _, fault in linted("dpo_messages", [line]) if fault.startswith("a message has null content")]
+    assert len(said) == 1
+
+
 def test_the_names_of_macros_are_their_own() -> None:
     """A linter's macros live in the connection of a build, beside those that its step uses."""
     named = [

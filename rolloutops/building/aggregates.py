@@ -7,7 +7,6 @@ tells them apart; beyond seven, the small ones are lumped together.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rolloutops import sql
@@ -38,13 +37,12 @@ FROM (
 CREATE OR REPLACE VIEW report.rollouts AS
 SELECT s.*, n.series FROM selection.rollouts AS s JOIN report.names AS n USING (dataset, policy);
 CREATE OR REPLACE TABLE report.used AS
-SELECT l.split, l.row, if(l.role IN ('chosen', 'rejected'), l.role, 'in the files') AS part, s.dataset, s.task_id,
-    s.policy, s.attempt_id, s.reward, s.output_tokens, s.finish_reason, NULL::BIGINT AS characters
-FROM {lineage} AS l
-JOIN selection.rollouts AS s USING (dataset, attempt_id);
+SELECT split, row, if(role IN ('chosen', 'rejected'), role, 'in the files') AS part, dataset, task_id, policy,
+    attempt_id, reward, output_tokens, finish_reason, NULL::BIGINT AS characters
+FROM {used};
 """
 
-NO_LINEAGE = "(SELECT '' AS split, 0 AS row, '' AS role, '' AS dataset, '' AS attempt_id WHERE false)"
+NOTHING = "(SELECT 0 AS row, '' AS split, '' AS role, * FROM selection.rollouts WHERE false)"
 
 CHARACTERS = """
 UPDATE report.used AS u SET characters = length(a.text)
@@ -53,10 +51,9 @@ WHERE a.dataset = u.dataset AND a.attempt_id = u.attempt_id
 """
 
 
-def prepare(con: sql.Connection, lineage: Path | None = None) -> None:
-    """Make the relations that the figures read. con: has `selection.rollouts`. lineage: a build's lineage.parquet."""
-    source = f"read_parquet({sql.literal(str(lineage))})" if lineage else NO_LINEAGE
-    sql.run(con, VIEWS.replace("{lineage}", source))
+def prepare(con: sql.Connection, used: str = NOTHING) -> None:
+    """Make the relations that the figures read. con: has `selection.rollouts`. used: a build's staging.used."""
+    sql.run(con, VIEWS.replace("{used}", used))
     asked = "part = 'chosen' AND coalesce(output_tokens, 0) = 0"
     if sql.rows(con, f"SELECT 1 FROM report.used WHERE {asked} LIMIT 1"):
         sql.run(con, CHARACTERS)

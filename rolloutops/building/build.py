@@ -26,7 +26,7 @@ from rolloutops.building.companions import write_companions
 from rolloutops.building.folder import replacing
 from rolloutops.building.gate import pass_gate, report_of
 from rolloutops.building.lint import Linted
-from rolloutops.building.staging import LINEAGE, check_rows, refuse_leaks, rollouts_used, stage
+from rolloutops.building.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
 from rolloutops.building.write import Data, sha256, write_data
 from rolloutops.errors import StepError
 from rolloutops.steps.selected import bind, payload_of, prepare, prepared
@@ -93,7 +93,7 @@ def build(
             linted = linted or pass_gate(con, found, folder, asked, where)
             reports += report_of(linted)
             values = parameters(con, found)
-            rollouts_in, used = rollouts_used(con, start)
+            rollouts_in, used = find_used(con, found, start, where)
             _refuse_empty(con, asked, where, found, path, rollouts_in, used)
             refuse_leaks(con, asked, where)
             lineage = f"{sql.literal(str(fresh / 'lineage.parquet'))} (FORMAT parquet, COMPRESSION zstd)"

@@ -13,8 +13,6 @@ from rolloutops.building.asked import Asked
 from rolloutops.building.write import Data, sha256
 from rolloutops.steps.selection import Funnel
 
-LINEAGE = "lineage.parquet"
-
 
 def write_companions(
     con: sql.Connection,
@@ -29,11 +27,10 @@ def write_companions(
 ) -> dict[str, tuple[int, str]]:
     """Write the companions of a build's data into its fresh folder. Returns file name -> (rows, sha256) of each.
 
-    con: has the view `result` of the build. path: the steps before it. files: what is in the folder already.
+    con: has the lines of the build, and staging.used. path: the steps before it. files: what is in the folder already.
     rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions, git_commit of the command.
     """
-    lineage = folder / LINEAGE
-    content = manifest.describe(con, lineage, build, path, rollouts, asked, made_by)
+    content = manifest.describe(con, build, path, rollouts, asked, made_by)
     split_of = {one.name: one.split for one in data}
     content["files"] = [
         {
@@ -48,7 +45,7 @@ def write_companions(
     fields = card.fields_of(con, folder, content)
     made = {card.NAME: card.text(content, fields), croissant.NAME: croissant.text(content, fields)}
     if asked.report:
-        aggregates.prepare(con, lineage)
+        aggregates.prepare(con, "staging.used")
         made[report.NAME] = report.build_page(con, content)
     written = dict[str, tuple[int, str]]()
     for name, text in made.items():

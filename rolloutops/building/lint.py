@@ -83,9 +83,9 @@ def lint_lines(con: sql.Connection, linter: Path) -> Linted:
     """Run a linter over the view `lines`; the table `faults` then holds a row for each line and fault."""
     try:
         sql.run(con, sql.read(shipped("sql") / "lint.sql"))
-        sql.run(
-            con, f"CREATE OR REPLACE TABLE faults AS\nSELECT split, row, severity, fault FROM (\n{sql.read(linter)}\n)"
-        )
+        # Two parts of a line may have the same fault.
+        found = f"SELECT DISTINCT split, row, severity, fault FROM (\n{sql.read(linter)}\n)"
+        sql.run(con, f"CREATE OR REPLACE TABLE faults AS\n{found}")
     except sql.Error as error:
         raise StepError(f"the linter {linter} failed: {str(error).splitlines()[0]}") from error
     return summary(con, linter.stem)

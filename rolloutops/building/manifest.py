@@ -25,7 +25,7 @@ NAME = "manifest.json"
 INPUTS = """
 WITH rollouts_of AS (
     SELECT dataset, count(*) AS rollouts,
-        format('{:016x}', bit_xor(md5_number_upper(concat_ws(' ', attempt_id, reward)))) AS hash
+        md5(bit_xor(md5_number(concat_ws(' ', attempt_id, reward)))::VARCHAR) AS hash
     FROM selection.rollouts
     GROUP BY dataset
 ),
@@ -45,17 +45,9 @@ ORDER BY r.dataset, f.file
 """What a build stands on: the rows of each input file (a hash of their sorted hashes), and the rollouts with their
 rewards (the exclusive or of their hashes): in neither does order matter."""
 
-USED = """
-CREATE OR REPLACE TEMP TABLE in_lines AS
-SELECT dataset, attempt_id, policy, engine, model, verifier, verifier_version, run_id
-FROM selection.rollouts
-SEMI JOIN read_parquet({lineage}) USING (dataset, attempt_id)
-"""
-"""The rollouts behind the lines."""
-
 POLICIES = """
-SELECT dataset, policy, engine, model, verifier, verifier_version, count(*) AS rollouts
-FROM in_lines
+SELECT dataset, policy, engine, model, verifier, verifier_version, count(DISTINCT attempt_id) AS rollouts
+FROM staging.used
 GROUP BY ALL
 ORDER BY ALL
 """
@@ -63,7 +55,7 @@ ORDER BY ALL
 UNASKED = """
 WITH known AS (
     SELECT DISTINCT policy, EXISTS (FROM plan AS p WHERE p.dataset = u.dataset AND p.policy = u.policy) AS asked
-    FROM in_lines AS u
+    FROM staging.used AS u
 )
 
 SELECT policy FROM known WHERE NOT asked AND (SELECT bool_or(asked) FROM known) ORDER BY policy
@@ -73,7 +65,7 @@ SELECT policy FROM known WHERE NOT asked AND (SELECT bool_or(asked) FROM known) 
 REQUESTS = """
 SELECT dataset, policy, request::VARCHAR AS request, count(*) AS rollouts
 FROM attempts
-SEMI JOIN in_lines USING (dataset, attempt_id)
+SEMI JOIN staging.used USING (dataset, attempt_id)
 WHERE request IS NOT NULL
 GROUP BY dataset, policy, request
 QUALIFY row_number() OVER (PARTITION BY dataset, policy ORDER BY rollouts DESC, request) <= 3
@@ -85,13 +77,13 @@ RUNS = """
 SELECT s.run_id, any_value(s.rollouts) AS rollouts, any_value(r.command) AS command,
     any_value(r.git_commit) AS git_commit, any_value(r.versions)::VARCHAR AS versions,
     any_value(r.recipe_hash) AS recipe_hash
-FROM (SELECT run_id, count(*) AS rollouts FROM in_lines GROUP BY run_id) AS s
+FROM (SELECT run_id, count(DISTINCT attempt_id) AS rollouts FROM staging.used GROUP BY run_id) AS s
 LEFT JOIN (FROM runs WHERE event = 'start') AS r USING (run_id)
 GROUP BY s.run_id
 ORDER BY s.run_id
 """
 
-ROLES = "SELECT DISTINCT role FROM read_parquet({lineage}) ORDER BY role"
+ROLES = "SELECT DISTINCT role FROM staging.used ORDER BY role"
 """The parts that rollouts play in the lines: completion, chosen, rejected, evidence."""
 
 SPLITS = """
@@ -104,19 +96,17 @@ ORDER BY ALL
 
 def describe(
     con: sql.Connection,
-    lineage: Path,
     build: Funnel,
     path: Sequence[Funnel],
     rollouts: Mapping[str, int],
     asked: Asked,
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest without its files. con: has the view `result` of the build. lineage: its lineage.parquet.
+    """The manifest without its files. con: has the lines of the build, and staging.used.
 
     path: the steps before it. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and
     git_commit of the command.
     """
-    sql.run(con, USED.format(lineage=sql.literal(str(lineage))))
     splits: dict[str, dict[str, int]] = {split: {} for split in asked.splits}
     for split, dataset, rows in sql.rows(con, SPLITS):
         splits[split][dataset] = rows
@@ -134,7 +124,7 @@ def describe(
         "build": {**_step(build), **own, "reports": build.reports},
         "rollouts": rollouts,
         "splits": splits,
-        "roles": [role for (role,) in sql.rows(con, ROLES.format(lineage=sql.literal(str(lineage))))],
+        "roles": [role for (role,) in sql.rows(con, ROLES)],
         "steps": [{**_step(funnel), **_counts(funnel)} for funnel in path],
         "policies": [
             {**row, "requests": requests.get((row["dataset"], row["policy"]), [])} for row in sql.records(con, POLICIES)

@@ -1,10 +1,12 @@
 """The lines of a build before they are written: made once by its step, split, ordered and checked.
 
-They lie in one table in the order of the files to come, and are seen as three views:
+They lie in one table in the order of the files to come, and are seen as three views; a second table says which rollouts
+are behind them:
 
-    result      split, shape, place, sort_key, split_key, keys, json     what checks and reports read
-    numbered    the same, and row: the number of the line, from 1        what the lineage reads
-    lines       split, row, json                                         what a linter reads
+    result          split, shape, place, sort_key, split_key, keys, json     what checks and reports read
+    numbered        the same, and row: the number of the line, from 1        what names a line
+    lines           split, row, json                                         what a linter reads
+    staging.used    split, row, role, key, and what is known of the rollout  what lineage, manifest and report read
 
 The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
 where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
@@ -23,12 +25,20 @@ from rolloutops.steps.step import Step, require_line
 KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
 
-LINEAGE = f"""
-WITH used AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
-SELECT u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index, s.attempt_id, s.reward
-FROM used AS u
+USED = f"""
+CREATE OR REPLACE TABLE staging.used AS
+WITH named AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
+SELECT n.split, n.row, n.role, n.dataset, n.task_id, n.policy, n.rollout_index, s.attempt_id, s.reward, s.output_tokens,
+    s.finish_reason, s.engine, s.model, s.verifier, s.verifier_version, s.run_id
+FROM named AS n
 JOIN selection.rollouts AS s USING ({KEY})
-ORDER BY u.split, u.row, u.role, u.dataset, u.task_id, u.policy, u.rollout_index
+"""
+"""A row for each rollout behind each line."""
+
+LINEAGE = f"""
+SELECT split, row, role, {KEY}, attempt_id, reward
+FROM staging.used
+ORDER BY split, row, role, {KEY}
 """
 """Which rollouts each line came from: split, number of the line from 1, role, key, attempt and verifier's reward."""
 
@@ -136,9 +146,8 @@ def refuse_leaks(con: sql.Connection, asked: Asked, where: str) -> None:
         leaks = sql.rows(
             con,
             f"""
-            WITH used AS (SELECT split, unnest(keys, recursive := true) FROM result)
             SELECT value, min(task_id), string_agg(DISTINCT split, ' and ' ORDER BY split DESC)
-            FROM used JOIN ({values}) USING ({KEY})
+            FROM staging.used JOIN ({values}) USING ({KEY})
             GROUP BY value HAVING count(DISTINCT split) > 1
             ORDER BY ALL
             """,
@@ -150,11 +159,21 @@ def refuse_leaks(con: sql.Connection, asked: Asked, where: str) -> None:
             )
 
 
-def rollouts_used(con: sql.Connection, start: str) -> tuple[int, int]:
-    """Rollouts that the build read, those of the selection `start`, and rollouts that are in its rows."""
-    read = "selection.rollouts" if start == ALL else table_of(start)
-    used = "SELECT unnest(keys, recursive := true) FROM result"
-    return (
-        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT {KEY} FROM {read})")[0][0],
-        sql.rows(con, f"SELECT count(*) FROM (SELECT DISTINCT {KEY} FROM ({used}))")[0][0],
-    )
+def find_used(con: sql.Connection, step: Step, start: str, where: str) -> tuple[int, int]:
+    """Make staging.used. Returns the number of rollouts that the build read, from the selection `start`, and used.
+
+    Raises StepError where a line names a rollout that there is not.
+    """
+    sql.run(con, USED)
+    read = "selection.rollouts" if start == ALL else f"(SELECT DISTINCT {KEY} FROM {table_of(start)})"
+    counts = f"""
+        SELECT (SELECT count(*) FROM {read}), count(DISTINCT attempt_id),
+            (SELECT coalesce(sum(len(keys)), 0) FROM result) - count(*)
+        FROM staging.used
+    """
+    rollouts_in, used, unknown = sql.rows(con, counts)[0]
+    if unknown:
+        raise StepError(
+            f"{where} {step.path} has {unknown} keys of rollouts that the workspace does not hold; nothing was written"
+        )
+    return rollouts_in, used

@@ -1,45 +1,48 @@
 -- Axolotl's DPO, type: chat_template.default: {"messages": [...], "chosen": {"role", "content"}, "rejected": {...}}. It
 -- reads role and content of each message, and looks for the answer's text in what the chat template made of it.
-SELECT split, row, unnest(found(message_faults(line.messages) || pair_faults(chosen, rejected) || [
-    no_messages('messages', line.messages),
-    error_if(
-        any_holds([NOT coalesce(starts_with(content::VARCHAR, '"'), false) FOR content IN contents]),
-        'chosen or rejected is no {"role", "content"} of text: Axolotl stops with a TypeError; write one message of text'
-    ),
-    error_if(
-        any_holds([json_array_length(side) > 1 FOR side IN [chosen, rejected]]),
-        'chosen or rejected is a list of messages: Axolotl trains the last of them only; write one message'
-    ),
-    error_if(
-        any_holds([text_at(content, '$') = '' FOR content IN contents]),
-        'an answer is empty: Axolotl takes the template''s own text for it; drop the row'
-    ),
-    error_if(
-        other_roles(talk, ['system', 'user', 'assistant', 'tool']),
-        'a role is none of system, user, assistant and tool, as developer: Axolotl stops with a KeyError; call it system'
-    ),
-    error_if(
-        has_reasoning(talk),
-        'reasoning_content: Axolotl drops it without a word; write it into content, in <think> tags'
-    ),
-    error_if(
-        any_holds([len(m.tool_calls) > 0 FOR m IN talk]),
-        'tool calls: Axolotl drops them without a word, and trains an empty turn; drop the row'
-    ),
-    error_if(
-        any_holds([regexp_matches(text_at(content, '$'), '^\s|\s$') FOR content IN contents]),
-        'white space around an answer: where a template takes it off, Axolotl does not find the answer and loses it; '
-        || 'take it off'
-    ),
-    warning_if(
-        any_holds([contains(headers, text_at(content, '$')) FOR content IN contents IF text_at(content, '$') <> '']),
-        'an answer is so short that templates hold it themselves, as the 2 of a date or the a of assistant: '
-        || 'Axolotl trains from there on; ask for longer answers'
-    ),
-    warning_if(
-        json_exists(json, '$.tools'), 'tools: Axolotl does not show them to the model; write them into a system message'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    message_faults(line.messages), pair_faults(chosen, rejected),
+    found([
+        no_messages('messages', line.messages),
+        error_if(
+            any_holds([NOT coalesce(starts_with(content::VARCHAR, '"'), false) FOR content IN contents]),
+            'chosen or rejected is no {"role", "content"} of text: Axolotl stops with a TypeError; write one message of text'
+        ),
+        error_if(
+            any_holds([json_array_length(side) > 1 FOR side IN [chosen, rejected]]),
+            'chosen or rejected is a list of messages: Axolotl trains the last of them only; write one message'
+        ),
+        error_if(
+            any_holds([text_at(content, '$') = '' FOR content IN contents]),
+            'an answer is empty: Axolotl takes the template''s own text for it; drop the row'
+        ),
+        error_if(
+            other_roles(talk, ['system', 'user', 'assistant', 'tool']),
+            'a role is none of system, user, assistant and tool, as developer: Axolotl stops with a KeyError; call it system'
+        ),
+        error_if(
+            has_reasoning(talk),
+            'reasoning_content: Axolotl drops it without a word; write it into content, in <think> tags'
+        ),
+        error_if(
+            any_holds([len(m.tool_calls) > 0 FOR m IN talk]),
+            'tool calls: Axolotl drops them without a word, and trains an empty turn; drop the row'
+        ),
+        error_if(
+            any_holds([regexp_matches(text_at(content, '$'), '^\s|\s$') FOR content IN contents]),
+            'white space around an answer: where a template takes it off, Axolotl does not find the answer and loses it; '
+            || 'take it off'
+        ),
+        warning_if(
+            any_holds([contains(headers, text_at(content, '$')) FOR content IN contents IF text_at(content, '$') <> '']),
+            'an answer is so short that templates hold it themselves, as the 2 of a date or the a of assistant: '
+            || 'Axolotl trains from there on; ask for longer answers'
+        ),
+        warning_if(
+            json_exists(json, '$.tools'), 'tools: Axolotl does not show them to the model; write them into a system message'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT *, line.messages || sides AS talk, [m.content FOR m IN sides] AS contents,
         -- What stands before an answer in the templates of ChatML, Llama 3 and Gemma, with the dummy that Axolotl asks.

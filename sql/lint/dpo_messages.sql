@@ -3,30 +3,31 @@ WITH looked AS MATERIALIZED (
     SELECT split, row, [
         list_type(line.prompt, json, 'prompt'), list_type(line.chosen, json, 'chosen'),
         list_type(line.rejected, json, 'rejected'), json_type(line.tools)
-    ] AS types, found(CASE
-        WHEN plain(line.prompt) AND plain(line.chosen) AND plain(line.rejected) THEN []
-        ELSE message_faults(line.prompt) || message_faults(line.chosen) || message_faults(line.rejected)
-            || argument_faults(flatten([line.prompt, line.chosen, line.rejected]))
-    END || tool_faults(line.tools) || pair_faults(sides[1], sides[2]) || [
-        no_messages('prompt', line.prompt),
-        no_messages('chosen', line.chosen),
-        no_messages('rejected', line.rejected),
-        error_if(
-            line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
-            'an answer does not end with the assistant: TRL compares turns that are not the model''s; drop the row'
-        ),
-        error_if(ends_empty(line.chosen), 'the chosen answer is empty: the model is trained to say nothing; drop the row'),
-        warning_if(
-            ends_empty(line.rejected), 'the rejected answer is empty: the pair teaches no more than to say something'
-        ),
-        warning_if(
-            contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
-        ),
-        warning_if(
-            line.prompt[-1].role = 'assistant',
-            'the prompt ends with the assistant: TRL opens no new turn, so the answers continue it; move it into both'
-        )
-    ]) AS faults
+    ] AS types, list_concat(
+        message_faults(line.prompt), message_faults(line.chosen), message_faults(line.rejected),
+        argument_faults(line.prompt), argument_faults(line.chosen), argument_faults(line.rejected),
+        tool_faults(line.tools), pair_faults(sides[1], sides[2]),
+        found([
+            no_messages('prompt', line.prompt),
+            no_messages('chosen', line.chosen),
+            no_messages('rejected', line.rejected),
+            error_if(
+                line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
+                'an answer does not end with the assistant: TRL compares turns that are not the model''s; drop the row'
+            ),
+            error_if(ends_empty(line.chosen), 'the chosen answer is empty: the model is trained to say nothing; drop the row'),
+            warning_if(
+                ends_empty(line.rejected), 'the rejected answer is empty: the pair teaches no more than to say something'
+            ),
+            warning_if(
+                contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
+            ),
+            warning_if(
+                line.prompt[-1].role = 'assistant',
+                'the prompt ends with the assistant: TRL opens no new turn, so the answers continue it; move it into both'
+            )
+        ])
+    ) AS faults
     FROM (
         SELECT split, row, json, json_extract(json, ['$.chosen', '$.rejected']) AS sides,
             from_json(json, '{"prompt":' || chat() || ',"chosen":' || chat() || ',"rejected":' || chat()

@@ -1,13 +1,16 @@
 -- Pairs of text, for TRL without a chat template, verl's RMDataset and NeMo RL's BinaryPreferenceDataset:
 -- {"prompt": text, "chosen": text, "rejected": text}.
-SELECT split, row, unnest(found(pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')) || [
-    error_if(
-        any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['prompt', 'chosen', 'rejected']]),
-        'prompt, chosen or rejected is missing or no text: NeMo RL and verl stop with a KeyError; write text'
-    ),
-    warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair teaches no more than to say something'),
-    warning_if(
-        json_exists(json, '$.tools'), 'tools: loaders of text pairs do not read them; use build/dpo_messages'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')),
+    found([
+        error_if(
+            any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['prompt', 'chosen', 'rejected']]),
+            'prompt, chosen or rejected is missing or no text: NeMo RL and verl stop with a KeyError; write text'
+        ),
+        warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair teaches no more than to say something'),
+        warning_if(
+            json_exists(json, '$.tools'), 'tools: loaders of text pairs do not read them; use build/dpo_messages'
+        )
+    ])
+), recursive := true)
 FROM lines

@@ -1,28 +1,31 @@
 -- TRL's KTOTrainer: {"prompt", "completion", "label": true or false}, prompt and completion both text or both messages.
-SELECT split, row, unnest(found(message_faults(line.prompt) || message_faults(line.completion)
-|| argument_faults(flatten([line.prompt, line.completion])) || tool_faults(line.tools) || [
-    error_if(
-        coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR') OR coalesce(completion, '') NOT IN ('ARRAY', 'VARCHAR'),
-        'prompt or completion is neither text nor a list of messages: TRL stops at the row; write one of them'
-    ),
-    error_if(
-        prompt <> completion,
-        'prompt and completion have two forms: TRL goes by one of them and fails on the other; write both as messages'
-    ),
-    error_if(
-        type_of(json, 'label') IS DISTINCT FROM 'BOOLEAN',
-        'label is neither true nor false: TRL takes any other value for true; write one of them'
-    ),
-    error_if(
-        completion = 'ARRAY' AND line.completion[-1].role IS DISTINCT FROM 'assistant',
-        'the completion does not end with the assistant: TRL judges a turn that is not the model''s; drop the row'
-    ),
-    error_if(
-        json_extract(json, '$.label') = 'true'
-        AND (ends_empty(line.completion) OR (completion = 'VARCHAR' AND text_at(json, '$.completion') = '')),
-        'a desirable completion is empty: the model is trained to say nothing; drop the row'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    message_faults(line.prompt), message_faults(line.completion), argument_faults(line.prompt),
+    argument_faults(line.completion), tool_faults(line.tools),
+    found([
+        error_if(
+            coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR') OR coalesce(completion, '') NOT IN ('ARRAY', 'VARCHAR'),
+            'prompt or completion is neither text nor a list of messages: TRL stops at the row; write one of them'
+        ),
+        error_if(
+            prompt <> completion,
+            'prompt and completion have two forms: TRL goes by one of them and fails on the other; write both as messages'
+        ),
+        error_if(
+            type_of(json, 'label') IS DISTINCT FROM 'BOOLEAN',
+            'label is neither true nor false: TRL takes any other value for true; write one of them'
+        ),
+        error_if(
+            completion = 'ARRAY' AND line.completion[-1].role IS DISTINCT FROM 'assistant',
+            'the completion does not end with the assistant: TRL judges a turn that is not the model''s; drop the row'
+        ),
+        error_if(
+            json_extract(json, '$.label') = 'true'
+            AND (ends_empty(line.completion) OR (completion = 'VARCHAR' AND text_at(json, '$.completion') = '')),
+            'a desirable completion is empty: the model is trained to say nothing; drop the row'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT split, row, json, type_of(json, 'prompt') AS prompt, type_of(json, 'completion') AS completion,
         from_json(json, '{"prompt":' || chat() || ',"completion":' || chat() || ',"tools":"JSON"}') AS line

@@ -1,42 +1,45 @@
 -- open-instruct. RLVR: {"messages": [...], "ground_truth": text or list, "dataset": name of the verifier, or a list};
 -- preference: {"chosen": [...], "rejected": [...]}, whole conversations whose last turn differs.
-SELECT split, row, unnest(found(message_faults(talk) || message_faults(line.rejected)
-|| tool_faults(line.tools) || CASE WHEN is_pair THEN pair_faults(chosen, rejected) ELSE [] END || [
-    error_if(
-        NOT is_pair AND coalesce(len(line.messages), 0) = 0,
-        'messages is no list of chat messages: open-instruct stops with an AssertionError; write such a list'
-    ),
-    error_if(
-        NOT is_pair AND coalesce(truth_type, '') NOT IN ('VARCHAR', 'ARRAY'),
-        'ground_truth is neither text nor a list: the verifier stops at the row; write text, numbers too'
-    ),
-    error_if(
-        NOT is_pair AND coalesce(dataset_type, '') NOT IN ('VARCHAR', 'ARRAY'),
-        'no dataset: open-instruct finds the verifier by it and gives no reward; write its name, as math or gsm8k'
-    ),
-    error_if(
-        truth_type = 'ARRAY' AND dataset_type = 'ARRAY'
-        AND json_array_length(json, '$.dataset') <> json_array_length(json, '$.ground_truth'),
-        'dataset and ground_truth are lists of two lengths: each verifier needs its own; write as many of both'
-    ),
-    warning_if(
-        NOT is_pair AND len(line.messages) > 1 AND line.messages[-1].role = 'assistant',
-        'messages end with the assistant: open-instruct leaves that turn out; cut it yourself'
-    ),
-    error_if(
-        is_pair AND (line.chosen[:-2] <> line.rejected[:-2] OR len(line.chosen) <> len(line.rejected)),
-        'chosen and rejected differ before the last turn: open-instruct trains the last turns as if on one '
-        || 'prompt; drop it'
-    ),
-    error_if(
-        is_pair AND (coalesce(len(line.chosen), 0) = 0 OR coalesce(len(line.rejected), 0) = 0),
-        'chosen or rejected is no list of chat messages: open-instruct stops with a ValueError; write such lists'
-    ),
-    error_if(
-        line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
-        'an answer does not end with the assistant: open-instruct drops the row, as no token is trained'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    message_faults(talk), message_faults(line.rejected), tool_faults(line.tools),
+    CASE WHEN is_pair THEN pair_faults(chosen, rejected) END,
+    found([
+        error_if(
+            NOT is_pair AND coalesce(len(line.messages), 0) = 0,
+            'messages is no list of chat messages: open-instruct stops with an AssertionError; write such a list'
+        ),
+        error_if(
+            NOT is_pair AND coalesce(truth_type, '') NOT IN ('VARCHAR', 'ARRAY'),
+            'ground_truth is neither text nor a list: the verifier stops at the row; write text, numbers too'
+        ),
+        error_if(
+            NOT is_pair AND coalesce(dataset_type, '') NOT IN ('VARCHAR', 'ARRAY'),
+            'no dataset: open-instruct finds the verifier by it and gives no reward; write its name, as math or gsm8k'
+        ),
+        error_if(
+            truth_type = 'ARRAY' AND dataset_type = 'ARRAY'
+            AND json_array_length(json, '$.dataset') <> json_array_length(json, '$.ground_truth'),
+            'dataset and ground_truth are lists of two lengths: each verifier needs its own; write as many of both'
+        ),
+        warning_if(
+            NOT is_pair AND len(line.messages) > 1 AND line.messages[-1].role = 'assistant',
+            'messages end with the assistant: open-instruct leaves that turn out; cut it yourself'
+        ),
+        error_if(
+            is_pair AND (line.chosen[:-2] <> line.rejected[:-2] OR len(line.chosen) <> len(line.rejected)),
+            'chosen and rejected differ before the last turn: open-instruct trains the last turns as if on one '
+            || 'prompt; drop it'
+        ),
+        error_if(
+            is_pair AND (coalesce(len(line.chosen), 0) = 0 OR coalesce(len(line.rejected), 0) = 0),
+            'chosen or rejected is no list of chat messages: open-instruct stops with a ValueError; write such lists'
+        ),
+        error_if(
+            line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
+            'an answer does not end with the assistant: open-instruct drops the row, as no token is trained'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT *, coalesce(line.messages, line.chosen) AS talk
     FROM (

@@ -1,19 +1,21 @@
 -- NeMo RL's BinaryPreferenceDataset: {"prompt": text or messages, "chosen": text, "rejected": text}.
-SELECT split, row, unnest(found(pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected'))
-|| message_faults(prompt) || [
-    error_if(
-        coalesce(type_of(json, 'prompt'), '') NOT IN ('VARCHAR', 'ARRAY'),
-        'prompt is neither text nor a list of messages: NeMo RL stops at the row; write one of them'
-    ),
-    error_if(
-        any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['chosen', 'rejected']]),
-        'chosen or rejected is missing or no text: NeMo RL stops with a KeyError; use build/preference_ranked'
-    ),
-    warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair teaches no more than to say something'),
-    warning_if(
-        json_exists(json, '$.tools'), 'tools: NeMo RL does not read them here; use build/dpo_messages'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')), message_faults(prompt),
+    found([
+        error_if(
+            coalesce(type_of(json, 'prompt'), '') NOT IN ('VARCHAR', 'ARRAY'),
+            'prompt is neither text nor a list of messages: NeMo RL stops at the row; write one of them'
+        ),
+        error_if(
+            any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['chosen', 'rejected']]),
+            'chosen or rejected is missing or no text: NeMo RL stops with a KeyError; use build/preference_ranked'
+        ),
+        warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair teaches no more than to say something'),
+        warning_if(
+            json_exists(json, '$.tools'), 'tools: NeMo RL does not read them here; use build/dpo_messages'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT split, row, json, from_json(json_extract(json, '$.prompt'), chat()) AS prompt FROM lines
 )

@@ -1,35 +1,38 @@
 -- Prompts that TRL's GRPO and RLOO, verl and SkyRL share: {"data_source", "prompt", "ability", "answer"?,
 -- "reward_model"?, "extra_info", "tools"?}. TRL hands further columns to the reward functions, as one list for each.
-SELECT split, row, unnest(found(message_faults(line.prompt) || tool_faults(line.tools) || [
-    error_if(
-        coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR'),
-        'prompt is neither text nor a list of messages: the loader stops at the row; write one of them'
-    ),
-    error_if(
-        prompt = 'ARRAY' AND coalesce(len(line.prompt), 0) = 0,
-        'prompt is empty: there is nothing to answer; drop the row'
-    ),
-    error_if(
-        line.prompt[-1].role = 'assistant',
-        'the prompt ends with the assistant: the rollouts would continue its answer, or begin with it; cut the '
-        || 'last turn'
-    ),
-    warning_if(
-        contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
-    ),
-    error_if(
-        list_has_any(json_keys(json), ['completions', 'completion_ids', 'trainer_state']),
-        'a column has a name that TRL gives its reward functions itself: they fail with a TypeError; rename it'
-    ),
-    warning_if(
-        line.answer IS NULL AND line.reward_model.ground_truth IS NULL,
-        'no answer and no reward_model.ground_truth: a rule cannot judge the rollouts; use a verifier that needs none'
-    ),
-    warning_if(
-        line.data_source IS NULL,
-        'no data_source: TRL does without, verl''s reward manager stops with a KeyError in the first step; write it'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    message_faults(line.prompt), tool_faults(line.tools),
+    found([
+        error_if(
+            coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR'),
+            'prompt is neither text nor a list of messages: the loader stops at the row; write one of them'
+        ),
+        error_if(
+            prompt = 'ARRAY' AND coalesce(len(line.prompt), 0) = 0,
+            'prompt is empty: there is nothing to answer; drop the row'
+        ),
+        error_if(
+            line.prompt[-1].role = 'assistant',
+            'the prompt ends with the assistant: the rollouts would continue its answer, or begin with it; cut the '
+            || 'last turn'
+        ),
+        warning_if(
+            contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
+        ),
+        error_if(
+            list_has_any(json_keys(json), ['completions', 'completion_ids', 'trainer_state']),
+            'a column has a name that TRL gives its reward functions itself: they fail with a TypeError; rename it'
+        ),
+        warning_if(
+            line.answer IS NULL AND line.reward_model.ground_truth IS NULL,
+            'no answer and no reward_model.ground_truth: a rule cannot judge the rollouts; use a verifier that needs none'
+        ),
+        warning_if(
+            line.data_source IS NULL,
+            'no data_source: TRL does without, verl''s reward manager stops with a KeyError in the first step; write it'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT split, row, json, type_of(json, 'prompt') AS prompt,
         from_json(json, '{"prompt":' || chat() || ',"tools":"JSON","answer":"JSON","data_source":"JSON",'

@@ -1,32 +1,32 @@
 -- Whole conversations, {"messages": [...], "tools"?: [...]}: TRL, verl, OpenRLHF, NeMo RL, Axolotl, prime-rl.
 WITH looked AS MATERIALIZED (
-    SELECT split, row, [list_type(line.messages, json, 'messages'), json_type(line.tools)] AS types, found(CASE
-        WHEN plain(line.messages) THEN []
-        ELSE message_faults(line.messages) || argument_faults(line.messages)
-    END || tool_faults(line.tools) || [
-        no_messages('messages', line.messages),
-        error_if(
-            line.messages[-1].role <> 'assistant',
-            'the last turn is not the assistant''s: NeMo RL stops with an AssertionError, LLaMA-Factory skips the row, '
-            || 'others train less than the row holds; drop it, or cut it'
-        ),
-        error_if(
-            ends_empty(line.messages),
-            'the last answer is empty: the model is trained to say nothing; drop the row'
-        ),
-        warning_if(
-            contains(roles(line.messages), ' user user '),
-            'two user turns in a row: TRL, verl and NeMo RL take them, LLaMA-Factory skips the row; join them'
-        ),
-        warning_if(
-            contains(roles(line.messages), ' developer '),
-            'role developer: ms-swift rejects it, LLaMA-Factory skips the row, many templates leave it out; call it system'
-        ),
-        warning_if(
-            starts_with(line.tools::VARCHAR, '"'),
-            'tools are JSON text: TRL parses it, verl and NeMo RL stop with a ValueError; write a list for them'
-        )
-    ]) AS faults
+    SELECT split, row, [list_type(line.messages, json, 'messages'), json_type(line.tools)] AS types, list_concat(
+        message_faults(line.messages), argument_faults(line.messages), tool_faults(line.tools),
+        found([
+            no_messages('messages', line.messages),
+            error_if(
+                line.messages[-1].role <> 'assistant',
+                'the last turn is not the assistant''s: NeMo RL stops with an AssertionError, LLaMA-Factory skips the row, '
+                || 'others train less than the row holds; drop it, or cut it'
+            ),
+            error_if(
+                ends_empty(line.messages),
+                'the last answer is empty: the model is trained to say nothing; drop the row'
+            ),
+            warning_if(
+                contains(roles(line.messages), ' user user '),
+                'two user turns in a row: TRL, verl and NeMo RL take them, LLaMA-Factory skips the row; join them'
+            ),
+            warning_if(
+                contains(roles(line.messages), ' developer '),
+                'role developer: ms-swift rejects it, LLaMA-Factory skips the row, many templates leave it out; call it system'
+            ),
+            warning_if(
+                starts_with(line.tools::VARCHAR, '"'),
+                'tools are JSON text: TRL parses it, verl and NeMo RL stop with a ValueError; write a list for them'
+            )
+        ])
+    ) AS faults
     FROM (SELECT split, row, json, from_json(json, '{"messages":' || chat() || ',"tools":"JSON"}') AS line FROM lines)
 )
 

@@ -1,27 +1,30 @@
 -- slime with --input-key prompt --label-key label --metadata-key metadata --tool-key tools: {"prompt", "label"?,
 -- "metadata"?: object, "tools"?}; for SFT prompt or messages end with the assistant.
-SELECT split, row, unnest(found(message_faults(line.prompt) || tool_faults(line.tools) || [
-    error_if(
-        coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR'),
-        'prompt is neither text nor a list of messages: slime stops at the row; write one of them'
-    ),
-    error_if(
-        prompt = 'ARRAY' AND coalesce(len(line.prompt), 0) = 0,
-        'prompt is empty: there is nothing to answer; drop the row'
-    ),
-    error_if(
-        type_of(json, 'metadata') <> 'OBJECT',
-        'metadata is no object: slime stops with a TypeError; write an object'
-    ),
-    warning_if(
-        line.prompt[-1].role = 'assistant',
-        'the prompt ends with the assistant: that is right for SFT only; for RL cut the last turn'
-    ),
-    warning_if(
-        type_of(json, 'label') IS NULL AND line.prompt[-1].role IS DISTINCT FROM 'assistant',
-        'no label: a rule-based reward has nothing to compare with; write the expected answer'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    message_faults(line.prompt), tool_faults(line.tools),
+    found([
+        error_if(
+            coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR'),
+            'prompt is neither text nor a list of messages: slime stops at the row; write one of them'
+        ),
+        error_if(
+            prompt = 'ARRAY' AND coalesce(len(line.prompt), 0) = 0,
+            'prompt is empty: there is nothing to answer; drop the row'
+        ),
+        error_if(
+            type_of(json, 'metadata') <> 'OBJECT',
+            'metadata is no object: slime stops with a TypeError; write an object'
+        ),
+        warning_if(
+            line.prompt[-1].role = 'assistant',
+            'the prompt ends with the assistant: that is right for SFT only; for RL cut the last turn'
+        ),
+        warning_if(
+            type_of(json, 'label') IS NULL AND line.prompt[-1].role IS DISTINCT FROM 'assistant',
+            'no label: a rule-based reward has nothing to compare with; write the expected answer'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT split, row, json, type_of(json, 'prompt') AS prompt,
         from_json(json, '{"prompt":' || chat() || ',"tools":"JSON"}') AS line

@@ -1,61 +1,64 @@
 -- verl. RLHFDataset: {"data_source", "prompt": [...], "ability", "reward_model": {"style", "ground_truth"},
 -- "extra_info"?}; MultiTurnSFTDataset, in Parquet: {"messages": [...], "tools"?: list, "enable_thinking"?: boolean}.
-SELECT split, row, unnest(found(message_faults(talk) || argument_faults(talk) || tool_faults(line.tools) || [
-    error_if(
-        NOT is_sft AND coalesce(len(line.prompt), 0) = 0,
-        'prompt is no list of chat messages: verl stops with a TypeError; write messages, not text'
-    ),
-    error_if(
-        is_sft AND coalesce(len(line.messages), 0) = 0,
-        'messages is no list of chat messages: verl stops at the row; write a list, not JSON text'
-    ),
-    error_if(
-        NOT is_sft AND line.prompt[-1].role = 'assistant',
-        'the prompt ends with the assistant: the rollouts would begin after its answer; cut the last turn'
-    ),
-    error_if(
-        NOT is_sft AND NOT coalesce(starts_with(line.data_source::VARCHAR, '"'), false),
-        'no data_source: the loader takes the row, the reward manager stops with a KeyError in the first step; write it'
-    ),
-    error_if(
-        NOT is_sft AND line.reward_model.ground_truth IS NULL,
-        'no reward_model.ground_truth: the loader takes the row, the reward manager stops in the first step; write it'
-    ),
-    error_if(
-        NOT is_sft AND extra_type <> 'OBJECT',
-        'extra_info is no object: verl stops with an AttributeError; write an object'
-    ),
-    error_if(
-        is_sft AND line.messages[-1].role <> 'assistant',
-        'the last turn is not the assistant''s: it is not trained; drop the row, or cut it'
-    ),
-    error_if(
-        is_sft AND ends_empty(line.messages),
-        'the last answer is empty: the model is trained to say nothing; drop the row'
-    ),
-    error_if(
-        is_sft AND starts_with(line.tools::VARCHAR, '"'),
-        'tools are JSON text: verl stops with a ValueError; write a list, and one Parquet file for each list of tools'
-    ),
-    error_if(
-        is_sft AND line.enable_thinking::VARCHAR NOT IN ('true', 'false'),
-        'enable_thinking is neither true nor false: the template takes it for true; write one of them'
-    ),
-    warning_if(
-        is_sft AND line.tools::VARCHAR = '[]'
-        AND (SELECT bool_or(json_array_length(json, '$.tools') > 0 AND json_exists(json, '$.messages')) FROM lines),
-        'no tools, where other rows have some: the chat templates of Llama 3 announce tools all the same; '
-        || 'train such rows apart'
-    ),
-    warning_if(
-        NOT is_sft AND line.tools IS NOT NULL,
-        'tools: verl does not read them from the row; name them in the tool_config_path of its config'
-    ),
-    warning_if(
-        NOT is_sft AND line.extra_info.index IS NULL,
-        'no extra_info.index: verl gives each such row index 0, and its logs cannot tell them apart; write it'
-    )
-]), recursive := true)
+SELECT split, row, unnest(list_concat(
+    message_faults(talk), argument_faults(talk), tool_faults(line.tools),
+    found([
+        error_if(
+            NOT is_sft AND coalesce(len(line.prompt), 0) = 0,
+            'prompt is no list of chat messages: verl stops with a TypeError; write messages, not text'
+        ),
+        error_if(
+            is_sft AND coalesce(len(line.messages), 0) = 0,
+            'messages is no list of chat messages: verl stops at the row; write a list, not JSON text'
+        ),
+        error_if(
+            NOT is_sft AND line.prompt[-1].role = 'assistant',
+            'the prompt ends with the assistant: the rollouts would begin after its answer; cut the last turn'
+        ),
+        error_if(
+            NOT is_sft AND NOT coalesce(starts_with(line.data_source::VARCHAR, '"'), false),
+            'no data_source: the loader takes the row, the reward manager stops with a KeyError in the first step; write it'
+        ),
+        error_if(
+            NOT is_sft AND line.reward_model.ground_truth IS NULL,
+            'no reward_model.ground_truth: the loader takes the row, the reward manager stops in the first step; write it'
+        ),
+        error_if(
+            NOT is_sft AND extra_type <> 'OBJECT',
+            'extra_info is no object: verl stops with an AttributeError; write an object'
+        ),
+        error_if(
+            is_sft AND line.messages[-1].role <> 'assistant',
+            'the last turn is not the assistant''s: it is not trained; drop the row, or cut it'
+        ),
+        error_if(
+            is_sft AND ends_empty(line.messages),
+            'the last answer is empty: the model is trained to say nothing; drop the row'
+        ),
+        error_if(
+            is_sft AND starts_with(line.tools::VARCHAR, '"'),
+            'tools are JSON text: verl stops with a ValueError; write a list, and one Parquet file for each list of tools'
+        ),
+        error_if(
+            is_sft AND line.enable_thinking::VARCHAR NOT IN ('true', 'false'),
+            'enable_thinking is neither true nor false: the template takes it for true; write one of them'
+        ),
+        warning_if(
+            is_sft AND line.tools::VARCHAR = '[]'
+            AND (SELECT bool_or(json_array_length(json, '$.tools') > 0 AND json_exists(json, '$.messages')) FROM lines),
+            'no tools, where other rows have some: the chat templates of Llama 3 announce tools all the same; '
+            || 'train such rows apart'
+        ),
+        warning_if(
+            NOT is_sft AND line.tools IS NOT NULL,
+            'tools: verl does not read them from the row; name them in the tool_config_path of its config'
+        ),
+        warning_if(
+            NOT is_sft AND line.extra_info.index IS NULL,
+            'no extra_info.index: verl gives each such row index 0, and its logs cannot tell them apart; write it'
+        )
+    ])
+), recursive := true)
 FROM (
     SELECT *, coalesce(line.messages, line.prompt) AS talk
     FROM (
