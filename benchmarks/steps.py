@@ -1,11 +1,12 @@
-"""Metrics, pairs and mixes over many rollouts, beside the raw query and beside today's ways.
+"""Metrics, pairs and mixes over many rollouts, beside raw queries and beside today's ways.
 
     python -m benchmarks.steps ROLLOUTS.jsonl [--data=WORKSPACE] [--runs=3] [--mix=100000] [--today] [--python=PATH]
 
-ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once, or lie in WORKSPACE as the data set `all` already; then
-each of ours is a whole process (`metrics`, `build`), and so is DuckDB with the raw queries over the same Parquet tables
-that give the same numbers and rows: of the seven metrics the very same seven, over a view that joins attempts and
-verdicts. Raw queries trust the tables: each rollout is there once, and nothing is linted, hashed or described. --today
+ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once, or lie in WORKSPACE as the data set `all` already.
+Each of ours is a whole process (`metrics`, `build`), and so is DuckDB with raw queries over the same Parquet tables.
+One of these gives the same result: the very queries of the steps over plain views, and of a build the same file, byte
+for byte. The simplest is what one would write by hand: it takes any of equal rewards and writes lines in another
+order. Both trust the tables: each rollout is there once, and nothing is checked, linted, hashed or described. --today
 adds what people use today over the JSON lines, with the packages that PATH (by default this Python) has. Wall and CPU
 seconds, medians; peak memory. Every process finds its bytecode compiled, as an installed one.
 """
@@ -21,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import today
+from rolloutops.recipe import StepUse
 from rolloutops.shipped import shipped
 from rolloutops.steps.measuring import DEFAULT
 from rolloutops.steps.step import find_step, variables
@@ -41,6 +44,7 @@ input = "{input}"
 use = "pair/best_worst"
 [build.dpo]
 use = "build/dpo_messages"
+output = "dpo"
 report = false
 
 [mix.some]
@@ -50,6 +54,7 @@ counts = {{ all = {mix} }}
 [build.sft]
 use = "build/sft_messages"
 min_reward = 0
+output = "sft"
 report = false
 """
 
@@ -60,8 +65,8 @@ WITH judged AS (
 ),
 asked AS (SELECT task_id, prompt, tools FROM '{data}/tasks/*/*.parquet')
 """
-RAW = {
-    "metrics: rewards, their histogram, tokens": f"""{ROLLOUTS}
+SIMPLEST = {
+    "metrics": f"""{ROLLOUTS}
         SELECT dataset, policy, count(*), avg(reward), max(reward), min(reward), median(reward), stddev_samp(reward),
             avg(output_tokens), histogram(reward) FROM judged GROUP BY ALL""",
     "pairs": f"""COPY ({ROLLOUTS},
@@ -80,19 +85,6 @@ RAW = {
         FROM judged JOIN taken USING (attempt_id) JOIN asked USING (task_id) ORDER BY md5(attempt_id)
         ) TO 'raw.jsonl' (FORMAT json)""",
 }
-SEVEN = "metrics: the seven of the command"
-OURS = {
-    "metrics: rewards, their histogram, tokens": (
-        "metrics",
-        "bench.toml",
-        "--step=rewards",
-        "--step=reward_histogram",
-        "--step=tokens",
-    ),
-    SEVEN: ("metrics", "bench.toml"),
-    "pairs": ("build", "bench.toml", "--only=dpo"),
-    "mix": ("build", "bench.toml", "--only=sft"),
-}
 SHELL = "import sys, duckdb; con = duckdb.connect(); [con.execute(query).fetchall() for query in sys.argv[1:]]"
 
 VIEWS = """
@@ -102,17 +94,75 @@ SELECT a.*, v.reward, v.metrics, v.seconds AS verify_seconds
 FROM attempts AS a JOIN '{data}/verdicts/*/*.parquet' AS v USING (attempt_id) WHERE a.error IS NULL;
 CREATE VIEW failures AS SELECT *, false AS healed FROM attempts WHERE error IS NOT NULL
 """
+SELECTED = """
+CREATE VIEW asked AS
+SELECT r.* EXCLUDE (prompt, tools), t.prompt, t.tools, t.prompt_hash, t.prompt_hash AS context_hash,
+    length(r.text) AS text_length, hash(r.completion::VARCHAR) AS completion_hash
+FROM rollouts AS r JOIN '{data}/tasks/*/*.parquet' AS t ON t.dataset = r.dataset AND t.task_id = r.task_id;
+CREATE VIEW selected AS SELECT *, 0 AS copy FROM asked
+"""
+LINES = """
+CREATE TABLE kept AS SELECT {columns} FROM ({select});
+CREATE OR REPLACE VIEW selected AS FROM kept JOIN asked USING (dataset, task_id, policy, rollout_index);
+COPY ({once} SELECT json FROM ({build}) ORDER BY md5(sort_key || ':42'), sort_key)
+TO 'raw.jsonl' (FORMAT csv, HEADER false, DELIMITER '\x01', QUOTE '', ESCAPE '')
+"""
+KEY = "dataset, task_id, policy, rollout_index, copy"
 
 
-def seven(data: Path) -> list[str]:
-    """The raw side of the seven metrics: a view over the tables, the macros that the queries name, and the queries."""
-    steps = [find_step(name, Path()) for name in DEFAULT]
+def macros_of(queries: Sequence[str]) -> list[str]:
+    """The macros that queries name, and those that these name."""
+    text = (shipped("sql") / "macros.sql").read_text()
+    macros = [(found[1], found[0]) for found in re.finditer(r"CREATE OR REPLACE MACRO (\w+\().*?;\n", text, re.DOTALL)]
+    named = list(queries)
+    while more := [macro for name, macro in macros if macro not in named and any(name in query for query in named)]:
+        named += more
+    return [macro for _, macro in macros if macro in named]
+
+
+def same_numbers(data: Path, names: Sequence[str]) -> list[str]:
+    """The queries of metrics steps, over plain views."""
+    steps = [find_step(name, Path()) for name in names]
     queries = [query for step in steps for query in (variables(step, {}), step.query) if query]
-    macros = re.finditer(
-        r"CREATE OR REPLACE MACRO (\w+\().*?;\n", (shipped("sql") / "macros.sql").read_text(), re.DOTALL
+    return [VIEWS.format(data=data), *macros_of(queries), *queries]
+
+
+def same_lines(data: Path, select: StepUse, build: StepUse) -> list[str]:
+    """The queries of a step that selects and of one that builds, over plain views; they write raw.jsonl."""
+    steps = [find_step(use.use, Path()) for use in (select, build)]
+    asked = [variables(step, use.settings) for step, use in zip(steps, (select, build), strict=True)]
+    pairs = select.kind == "pair"
+    script = LINES.format(
+        select=steps[0].query,
+        build=steps[1].query,
+        columns=f"{KEY.removesuffix(', copy')}, pair, role, margin" if pairs else KEY,
+        once="WITH selected AS MATERIALIZED (FROM main.selected)" if pairs else "",  # both sides in one pass
     )
-    named = [macro[0] for macro in macros if macro[1] in "".join(queries)]
-    return [VIEWS.format(data=data), *named, *queries]
+    return [VIEWS.format(data=data), SELECTED.format(data=data), *macros_of([script]), *asked, script]
+
+
+def cases(data: Path, mix: int) -> Iterator[tuple[str, list[str], list[str], list[str], str]]:
+    """What is measured: its name, our command, the queries with the same result, the simplest, and our file."""
+    few = ("rewards", "reward_histogram", "tokens")
+    yield (
+        "metrics: rewards, their histogram, tokens",
+        ["metrics", "bench.toml", *(f"--step={name}" for name in few)],
+        same_numbers(data, [f"metrics/{name}" for name in few]),
+        [SIMPLEST["metrics"].format(data=data)],
+        "",
+    )
+    yield "metrics: the seven of the command", ["metrics", "bench.toml"], same_numbers(data, DEFAULT), [], ""
+    best, dpo = StepUse("pair", "best", "pair/best_worst"), StepUse("build", "dpo", "build/dpo_messages")
+    some = StepUse("mix", "some", "mix/counts", {"counts": {"all": mix}})
+    sft = StepUse("build", "sft", "build/sft_messages", {"min_reward": 0})
+    for name, select, build in (("pairs", best, dpo), ("mix", some, sft)):
+        yield (
+            f"{name}, to JSON lines",
+            ["build", "bench.toml", f"--only={build.name}"],
+            same_lines(data, select, build),
+            [SIMPLEST[name].format(data=data, mix=mix)],
+            f"{build.name}/train.jsonl",
+        )
 
 
 def timed(words: list[str], folder: Path) -> tuple[float, float, float]:
@@ -159,12 +209,17 @@ def main() -> None:
             took = timed([*ours, "import", str(given.rollouts), f"--data={data}", "--dataset=all"], folder)
             print(f"import: {shown(took)}\n")
         timed([sys.executable, "-c", "import rolloutops.stages, rolloutops.commands"], folder)
-        print("| | rolloutops: wall / CPU / peak MB | raw DuckDB | CPU ratio |\n|---|---|---|---|")
-        for what, words in OURS.items():
+        print("| wall s / CPU s / peak MB | rolloutops | raw, same result | CPU ratio | simplest raw | CPU ratio |")
+        print("|---|---|---|---|---|---|")
+        for what, words, same, simplest, file in cases(data, given.mix):
             mine = measured([*ours, *words], folder, given.runs)
-            queries = seven(data) if what == SEVEN else [RAW[what].format(data=data, mix=given.mix)]
-            raw = measured([sys.executable, "-c", SHELL, *queries], folder, given.runs)
-            print(f"| {what} | {shown(mine)} | {shown(raw)} | {mine[1] / raw[1]:.2f} |", flush=True)
+            cells = [what, shown(mine)]
+            for queries in filter(None, (same, simplest)):
+                raw = measured([sys.executable, "-c", SHELL, *queries], folder, given.runs)
+                cells += [shown(raw), f"{mine[1] / raw[1]:.2f}"]
+                if queries is same and file and (folder / file).read_bytes() != (folder / "raw.jsonl").read_bytes():
+                    raise SystemExit(f"{what}: the raw query does not write the same file")
+            print(f"| {' | '.join(cells)} |", flush=True)
         if given.today:
             print("\n| from JSON lines: wall / CPU / peak MB | mean reward and histogram | pairs |\n|---|---|---|")
             for way, commands in today.commands(given.python, str(given.rollouts)).items():

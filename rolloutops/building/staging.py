@@ -121,7 +121,7 @@ def check_rows(con: sql.Connection, step: Step, where: str) -> None:
         """
         SELECT count(*), count(*) FILTER (json IS NULL OR split_key IS NULL OR sort_key IS NULL OR len(keys) IS NULL),
             count(*) - count(DISTINCT sort_key),
-            count(*) FILTER (NOT json_valid(json) OR contains(json, chr(10)) OR json[1] <> '{')
+            count(*) FILTER (NOT json_valid(json) OR contains(json, chr(10)) OR NOT starts_with(json, '{'))
         FROM result
         """,
     )

@@ -29,7 +29,8 @@ WHERE a.dataset = s.dataset AND a.attempt_id = s.attempt_id AND s.completion_has
 LOGGED = "(SELECT * EXCLUDE (verdict_id) FROM logged)"
 """What the view `rollouts` is made of: the same rows where none is there twice, which is known once they are read."""
 
-TWICE = f"SELECT 1 FROM selection.rollouts GROUP BY {', '.join(KEYS)} HAVING count(*) > 1 LIMIT 1"
+TWICE = f"SELECT count(*) > count(DISTINCT hash({', '.join(KEYS)})) FROM selection.rollouts"
+"""Whether a rollout is there twice; two of one hash only cost a second reading."""
 
 ATTEMPT_PAYLOAD = {
     **{name: f"a.{name}" for name in ("text", "completion", "request", "response", "token_turns")},
@@ -52,7 +53,7 @@ def prepare(con: sql.Connection, kept: Collection[str] = ()) -> None:
     kept: those of SMALL that it has too; completion_hash is that of the last text where no other rollout has it.
     """
     sql.run(con, f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, LOGGED)}")
-    if sql.rows(con, TWICE):
+    if sql.rows(con, TWICE)[0][0]:
         sql.run(con, _table(kept, "rollouts"))
     if "completion_hash" in kept:
         sql.run(con, SAME_TEXT)
