@@ -159,11 +159,11 @@ def test_manifest_is_strict_json_and_names_the_steps_of_its_own_branch(tmp_path:
     assert content["steps"][1]["parameters"]["min_chosen_reward"] == "-inf"
 
 
-def test_a_failed_check_leaves_the_earlier_build_as_it_was(tmp_path: Path) -> None:
+def test_a_refused_build_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:
     run(workspace(rollouts()), "build/sft_messages", tmp_path / "out")
     before = tree(tmp_path / "out")
     bad = [{"task_id": "x", "reward": 1.0, "completion": '[{"role":"tool","content":""}]'}]
-    with pytest.raises(StepError, match=r"a check found 1 row: rollout d/x/p/0/0, ends_with tool"):
+    with pytest.raises(StepError, match="1 line: the last turn is not the assistant's"):
         run(workspace(bad), "build/sft_messages", tmp_path / "out")
     assert tree(tmp_path / "out") == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "something was left behind"

@@ -68,12 +68,10 @@ def fields_of(con: sql.Connection, folder: Path, content: Mapping[str, Any]) -> 
     data = [file for file in content["files"] if "split" in file]
     whole = sum(file["bytes"] for file in data) <= WHOLE
     limit = "" if whole else f"LIMIT {SOME}"
-    # With one thread, because several find the keys in any order.
-    threads = sql.rows(con, "SELECT current_setting('threads')")[0][0]
-    sql.run(con, "SET threads = 1")
-    found = sql.rows(con, f"SELECT json_group_structure(json::JSON)::VARCHAR FROM (SELECT json FROM result {limit})")
-    sql.run(con, f"SET threads = {threads}")
-    structure = json.loads(found[0][0] or "{}")
+    # In their order, because several threads find the keys in any: json_group_structure takes none.
+    array = "('[' || string_agg(json, ',' ORDER BY rowid) || ']')::JSON"
+    structures = f"SELECT json_structure({array})->'$[0]' FROM (SELECT rowid, json FROM staging.made {limit})"
+    structure = json.loads(sql.rows(con, structures)[0][0] or "{}")
     ranges, before = list[tuple[str, str, int, int]](), dict[str, int]()
     for file in data:
         first = before.get(file["split"], 0) + 1

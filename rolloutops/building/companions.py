@@ -27,8 +27,9 @@ def write_companions(
 ) -> dict[str, tuple[int, str]]:
     """Write the companions of a build's data into its fresh folder. Returns file name -> (rows, sha256) of each.
 
-    con: has the lines of the build, and staging.used. path: the steps before it. files: what is in the folder already.
-    rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions, git_commit of the command.
+    con: has the lines of the build, and the tables of its rollouts. path: the steps before it. files: what is in the
+    folder already. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and git_commit
+    of the command.
     """
     content = manifest.describe(con, build, path, rollouts, asked, made_by)
     split_of = {one.name: one.split for one in data}

@@ -46,8 +46,8 @@ ORDER BY r.dataset, f.file
 rewards (the exclusive or of their hashes): in neither does order matter."""
 
 POLICIES = """
-SELECT dataset, policy, engine, model, verifier, verifier_version, count(DISTINCT attempt_id) AS rollouts
-FROM staging.used
+SELECT dataset, policy, engine, model, verifier, verifier_version, sum(rollouts)::BIGINT AS rollouts
+FROM staging.makers
 GROUP BY ALL
 ORDER BY ALL
 """
@@ -55,7 +55,7 @@ ORDER BY ALL
 UNASKED = """
 WITH known AS (
     SELECT DISTINCT policy, EXISTS (FROM plan AS p WHERE p.dataset = u.dataset AND p.policy = u.policy) AS asked
-    FROM staging.used AS u
+    FROM staging.makers AS u
 )
 
 SELECT policy FROM known WHERE NOT asked AND (SELECT bool_or(asked) FROM known) ORDER BY policy
@@ -77,7 +77,7 @@ RUNS = """
 SELECT s.run_id, any_value(s.rollouts) AS rollouts, any_value(r.command) AS command,
     any_value(r.git_commit) AS git_commit, any_value(r.versions)::VARCHAR AS versions,
     any_value(r.recipe_hash) AS recipe_hash
-FROM (SELECT run_id, count(DISTINCT attempt_id) AS rollouts FROM staging.used GROUP BY run_id) AS s
+FROM (SELECT run_id, sum(rollouts)::BIGINT AS rollouts FROM staging.makers GROUP BY run_id) AS s
 LEFT JOIN (FROM runs WHERE event = 'start') AS r USING (run_id)
 GROUP BY s.run_id
 ORDER BY s.run_id
@@ -102,7 +102,7 @@ def describe(
     asked: Asked,
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest without its files. con: has the lines of the build, and staging.used.
+    """The manifest without its files. con: has the lines of the build, and the tables of its rollouts.
 
     path: the steps before it. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and
     git_commit of the command.

@@ -1,12 +1,13 @@
 """The lines of a build before they are written: made once by its step, split, ordered and checked.
 
-They lie in one table in the order of the files to come, and are seen as three views; a second table says which rollouts
-are behind them:
+They lie in one table in the order of the files to come, and are seen as three views; two more tables say which
+rollouts are behind them:
 
     result          split, shape, place, sort_key, split_key, keys, json     what checks and reports read
     numbered        the same, and row: the number of the line, from 1        what names a line
     lines           split, row, json                                         what a linter reads
-    staging.used    split, row, role, key, and what is known of the rollout  what lineage, manifest and report read
+    staging.used    split, row, role, key, and what is known of the rollout  what lineage and report read
+    staging.makers  who made and judged these rollouts, and how many         what the manifest reads
 
 The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
 where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
@@ -34,6 +35,13 @@ FROM named AS n
 JOIN selection.rollouts AS s USING ({KEY})
 """
 """A row for each rollout behind each line."""
+
+MAKERS = """
+CREATE OR REPLACE TABLE staging.makers AS
+SELECT dataset, policy, engine, model, verifier, verifier_version, run_id, count(DISTINCT attempt_id) AS rollouts
+FROM staging.used
+GROUP BY ALL
+"""
 
 LINEAGE = f"""
 SELECT split, row, role, {KEY}, attempt_id, reward
@@ -160,16 +168,15 @@ def refuse_leaks(con: sql.Connection, asked: Asked, where: str) -> None:
 
 
 def find_used(con: sql.Connection, step: Step, start: str, where: str) -> tuple[int, int]:
-    """Make staging.used. Returns the number of rollouts that the build read, from the selection `start`, and used.
+    """Make both tables of rollouts. Returns how many the build read, from the selection `start`, and how many it used.
 
     Raises StepError where a line names a rollout that there is not.
     """
-    sql.run(con, USED)
+    sql.run(con, f"{USED};\n{MAKERS}")
     read = "selection.rollouts" if start == ALL else f"(SELECT DISTINCT {KEY} FROM {table_of(start)})"
     counts = f"""
-        SELECT (SELECT count(*) FROM {read}), count(DISTINCT attempt_id),
-            (SELECT coalesce(sum(len(keys)), 0) FROM result) - count(*)
-        FROM staging.used
+        SELECT (SELECT count(*) FROM {read}), (SELECT coalesce(sum(rollouts), 0)::BIGINT FROM staging.makers),
+            (SELECT coalesce(sum(len(keys)), 0)::BIGINT FROM result) - (SELECT count(*) FROM staging.used)
     """
     rollouts_in, used, unknown = sql.rows(con, counts)[0]
     if unknown:

@@ -7,9 +7,6 @@
 -- param drop_unfinished BOOLEAN = false   leave out what does not end with the assistant, rather than stop at it
 -- param arguments       VARCHAR = 'text'  arguments of tool calls: text, as received, or object
 -- param reasoning       VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), part, or drop
--- check: SELECT sort_key AS rollout, json_extract_string(json, '$.messages[#-1].role') AS ends_with,
---     'set drop_unfinished = true' AS remedy
---     FROM result WHERE json_extract_string(json, '$.messages[#-1].role') IS DISTINCT FROM 'assistant'
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: SELECT getvariable('reasoning') AS reasoning, 'key, think, part or drop' AS must_be
