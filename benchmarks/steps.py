@@ -78,12 +78,12 @@ SIMPLEST = {
         SELECT asked.prompt, c.completion AS chosen, r.completion AS rejected, asked.tools
         FROM ends JOIN judged AS c ON c.attempt_id = best JOIN judged AS r ON r.attempt_id = worst
         JOIN asked ON asked.task_id = ends.task_id WHERE c.completion <> r.completion ORDER BY md5(best)
-        ) TO 'raw.jsonl' (FORMAT json)""",
+        ) TO 'simplest.jsonl' (FORMAT json)""",
     "mix": f"""COPY ({ROLLOUTS},
         taken AS (SELECT attempt_id FROM judged ORDER BY md5(attempt_id) LIMIT {{mix}})
         SELECT asked.prompt, completion, asked.tools
         FROM judged JOIN taken USING (attempt_id) JOIN asked USING (task_id) ORDER BY md5(attempt_id)
-        ) TO 'raw.jsonl' (FORMAT json)""",
+        ) TO 'simplest.jsonl' (FORMAT json)""",
 }
 SHELL = "import sys, duckdb; con = duckdb.connect(); [con.execute(query).fetchall() for query in sys.argv[1:]]"
 
@@ -105,7 +105,7 @@ LINES = """
 CREATE TABLE kept AS SELECT {columns} FROM ({select});
 CREATE OR REPLACE VIEW selected AS FROM kept JOIN asked USING (dataset, task_id, policy, rollout_index);
 COPY ({once} SELECT json FROM ({build}) ORDER BY md5(sort_key || ':42'), sort_key)
-TO 'raw.jsonl' (FORMAT csv, HEADER false, DELIMITER '\x01', QUOTE '', ESCAPE '')
+TO 'same.jsonl' (FORMAT csv, HEADER false, DELIMITER '\x01', QUOTE '', ESCAPE '')
 """
 KEY = "dataset, task_id, policy, rollout_index, copy"
 
@@ -128,7 +128,7 @@ def same_numbers(data: Path, names: Sequence[str]) -> list[str]:
 
 
 def same_lines(data: Path, select: StepUse, build: StepUse) -> list[str]:
-    """The queries of a step that selects and of one that builds, over plain views; they write raw.jsonl."""
+    """The queries of a step that selects and of one that builds, over plain views; they write same.jsonl."""
     steps = [find_step(use.use, Path()) for use in (select, build)]
     asked = [variables(step, use.settings) for step, use in zip(steps, (select, build), strict=True)]
     pairs = select.kind == "pair"
@@ -177,15 +177,16 @@ def timed(words: list[str], folder: Path) -> tuple[float, float, float]:
     return time.monotonic() - clock, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def measured(words: list[str], folder: Path, runs: int) -> tuple[float, float, float]:
-    """Medians over so many runs."""
-    wall, cpu, peak = zip(*(timed(words, folder) for _ in range(runs)), strict=True)
-    return statistics.median(wall), statistics.median(cpu), max(peak)
+def in_turn(commands: Sequence[list[str]], folder: Path, runs: int) -> list[list[tuple[float, float, float]]]:
+    """What each command took in each of so many rounds, in which they take turns: a machine may be slow for a while."""
+    rounds = [[timed(words, folder) for words in commands] for _ in range(runs)]
+    return [list(one) for one in zip(*rounds, strict=True)]
 
 
-def shown(found: tuple[float, float, float]) -> str:
-    """As the tables have it."""
-    return f"{found[0]:.1f} / {found[1]:.1f} / {found[2]:,.0f}"
+def shown(found: Sequence[tuple[float, float, float]]) -> str:
+    """Medians of the rounds, and the most memory, as the tables have them."""
+    wall, cpu, peak = zip(*found, strict=True)
+    return f"{statistics.median(wall):.1f} / {statistics.median(cpu):.1f} / {max(peak):,.0f}"
 
 
 def main() -> None:
@@ -212,18 +213,19 @@ def main() -> None:
         print("| wall s / CPU s / peak MB | rolloutops | raw, same result | CPU ratio | simplest raw | CPU ratio |")
         print("|---|---|---|---|---|---|")
         for what, words, same, simplest, file in cases(data, given.mix):
-            mine = measured([*ours, *words], folder, given.runs)
+            raw = [[sys.executable, "-c", SHELL, *queries] for queries in (same, simplest) if queries]
+            mine, *others = in_turn([[*ours, *words], *raw], folder, given.runs)
             cells = [what, shown(mine)]
-            for queries in filter(None, (same, simplest)):
-                raw = measured([sys.executable, "-c", SHELL, *queries], folder, given.runs)
-                cells += [shown(raw), f"{mine[1] / raw[1]:.2f}"]
-                if queries is same and file and (folder / file).read_bytes() != (folder / "raw.jsonl").read_bytes():
-                    raise SystemExit(f"{what}: the raw query does not write the same file")
+            for other in others:
+                ratios = [one[1] / raw[1] for one, raw in zip(mine, other, strict=True)]
+                cells += [shown(other), f"{statistics.median(ratios):.2f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
+            if file and (folder / file).read_bytes() != (folder / "same.jsonl").read_bytes():
+                raise SystemExit(f"{what}: the raw query does not write the same file")
         if given.today:
             print("\n| from JSON lines: wall / CPU / peak MB | mean reward and histogram | pairs |\n|---|---|---|")
             for way, commands in today.commands(given.python, str(given.rollouts)).items():
-                cells = [shown(measured(words, folder, given.runs)) if words else "" for words in commands or ()]
+                cells = [shown(in_turn([words], folder, given.runs)[0]) if words else "" for words in commands or ()]
                 print(f"| {way} | {' | '.join(cells or ['not installed', ''])} |", flush=True)
     print(f"\nmost memory of any of them: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:,.0f} MB")
 
