@@ -23,10 +23,16 @@ from rolloutops.steps.selection import Funnel
 NAME = "manifest.json"
 
 INPUTS = """
-WITH rollouts_of AS (
-    SELECT dataset, count(*) AS rollouts,
-        md5(bit_xor(md5_number(concat_ws(' ', attempt_id, reward)))::VARCHAR) AS hash
+WITH rewarded AS (
+    SELECT dataset, reward, count(*) AS rollouts, bit_xor(md5_number(attempt_id)) AS hash
     FROM selection.rollouts
+    GROUP BY dataset, reward
+),
+
+rollouts_of AS (
+    SELECT dataset, sum(rollouts)::BIGINT AS rollouts,
+        md5(bit_xor(md5_number(concat_ws(' ', hash, reward)))::VARCHAR) AS hash
+    FROM rewarded
     GROUP BY dataset
 ),
 
