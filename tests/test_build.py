@@ -172,6 +172,20 @@ def test_a_refused_build_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_line_names_rollouts_that_are_there(tmp_path: Path) -> None:
+    """A key that was misspelt would otherwise be missing in the lineage."""
+    step = tmp_path / "sql" / "build" / "mine.sql"
+    step.parent.mkdir(parents=True)
+    step.write_text("""
+        SELECT '{}' AS json, [line_key(dataset, 'T' || task_id, policy, rollout_index, 'completion')] AS keys,
+            prompt_hash AS split_key, attempt_id AS sort_key
+        FROM selected
+    """)
+    with pytest.raises(StepError, match=r"mine.sql has \d+ keys of rollouts that the workspace does not hold"):
+        build(workspace(rollouts()), StepUse("build", "it", "build/mine"), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_no_build_wrote_is_never_replaced(tmp_path: Path) -> None:
     con = workspace(rollouts())
     run(con, "build/sft_messages", tmp_path / "out")
