@@ -16,6 +16,7 @@ from rolloutops import text
 from rolloutops.command import Parsed
 from rolloutops.errors import UsageError
 from rolloutops.flags import TARGETS
+from rolloutops.paths import as_path
 from rolloutops.recipe import Recipe, from_flags, with_flags
 from rolloutops.recipe_file import load
 
@@ -32,7 +33,7 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
         from rolloutops.tables.runs import last_recipe
         from rolloutops.tables.workspace import open_workspace
 
-        recipe = last_recipe(open_workspace(Path(flags["data"])))
+        recipe = last_recipe(open_workspace(as_path(flags["data"])))
     else:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
@@ -62,7 +63,8 @@ def collect(parsed: Parsed) -> int:
         return code
     code = collect_recipe(recipe, parsed)
     if "output" in parsed.flags:
-        say(f"{text.count(export_stage(recipe, Path(parsed.flags['output'])), 'rollout')} in {parsed.flags['output']}")
+        output = as_path(parsed.flags["output"])
+        say(f"{text.count(export_stage(recipe, output), 'rollout')} in {output}")
     print(text.means(averages(recipe)))
     return code
 
@@ -85,7 +87,7 @@ def import_(parsed: Parsed) -> int:
 
     flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
     recipe = load(flags["recipe"]) if "recipe" in flags else None
-    data = Path(flags["data"]) if "data" in flags else None
+    data = as_path(flags["data"]) if "data" in flags else None
     done = import_stage(parsed.positionals["files"], data, flags.get("dataset"), flags.get("policy"), recipe, skip)
     say(*text.imported(done, skip))
     return 2 if done.rejected and not skip else 0
@@ -95,7 +97,7 @@ def export(parsed: Parsed) -> None:
     """Rollouts -> a JSONL file in NeMo Gym's shape."""
     from rolloutops.stages import export_stage
 
-    output = Path(parsed.flags.get("output", "rollouts.jsonl"))
+    output = as_path(parsed.flags.get("output", "rollouts.jsonl"))
     rows = export_stage(recipe_of(parsed), output, parsed.flags.get("companions", False))
     say(f"{text.count(rows, 'rollout')} in {output}")
 
@@ -118,7 +120,7 @@ def metrics(parsed: Parsed) -> None:
     recipe, flags = recipe_of(parsed), parsed.flags
     found = metrics_stage(recipe, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
     if "report" in flags:
-        say(f"report in {report_stage(recipe, found, Path(flags['report']))}")
+        say(f"report in {report_stage(recipe, found, as_path(flags['report']))}")
     elif flags.get("json"):
         print("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
     elif flags.get("csv"):
@@ -162,8 +164,8 @@ def trace(parsed: Parsed) -> None:
     """A row of a training file -> where it came from."""
     from rolloutops.trace import trace as find
 
-    data = Path(parsed.flags["data"]) if "data" in parsed.flags else None
-    found = find(Path(parsed.positionals["file"]), parsed.flags.get("row", 1), data)
+    data = as_path(parsed.flags["data"]) if "data" in parsed.flags else None
+    found = find(as_path(parsed.positionals["file"]), parsed.flags.get("row", 1), data)
     print(*([json.dumps(found, indent=4)] if parsed.flags.get("json") else text.traced(found)), sep="\n")
 
 
@@ -219,7 +221,7 @@ def query(parsed: Parsed) -> None:
         return
     if "query" not in parsed.positionals:
         raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
-    output = Path(flags["output"]) if "output" in flags else None
+    output = as_path(flags["output"]) if "output" in flags else None
     columns, rows = query_stage(recipe, parsed.positionals["query"], output)
     if output:
         say(f"written to {output}")
@@ -235,7 +237,7 @@ def test(parsed: Parsed) -> int:
     """Golden cases of steps; 2 where one does not pass."""
     from rolloutops.golden.cases import fault, find_cases, read_case
 
-    places = [Path(place) for place in parsed.positionals.get("cases", ["tests"])]
+    places = [as_path(case) for case in parsed.positionals.get("cases", ["tests"])]
     faults = {str(path): fault(read_case(path), Path()) for path in find_cases(places)}
     print(*(f"BAD  {path}: {said}" if said else f"ok   {path}" for path, said in faults.items()), sep="\n")
     return 2 if any(faults.values()) else 0
@@ -262,7 +264,7 @@ def init(parsed: Parsed) -> None:
     """Copies of a recipe, its SQL and its example files, to be edited."""
     from rolloutops.listing import copy_shipped
 
-    print(*copy_shipped(parsed.positionals.get("recipe", "demo"), Path(parsed.flags.get("into", "."))), sep="\n")
+    print(*copy_shipped(parsed.positionals.get("recipe", "demo"), as_path(parsed.flags.get("into", "."))), sep="\n")
 
 
 def say(*lines: str) -> int:

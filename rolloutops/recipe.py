@@ -14,6 +14,7 @@ from typing import Any
 
 from rolloutops.errors import UsageError, near
 from rolloutops.jsontext import meant, spelled
+from rolloutops.paths import as_path
 from rolloutops.plugins import OPERATIONAL, find
 from rolloutops.secrecy import public
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
@@ -175,7 +176,7 @@ def from_flags(flags: Mapping[str, Any]) -> Recipe:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(inputs[0]).name.split(".")[0]).strip("_") if inputs else ""
     name = checked_name(flags.get("dataset") or stem or "tasks", "--dataset")
     given = {k: flags[k] for k in ("environment", "id") if k in flags}
-    return Recipe(data=Path(flags.get("data") or f"data/{name}"), datasets={name: Dataset(input=inputs, **given)})
+    return Recipe(data=as_path(flags.get("data") or f"data/{name}"), datasets={name: Dataset(input=inputs, **given)})
 
 
 def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
@@ -187,7 +188,7 @@ def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
     kind: type[Chunk | Collect | Verify] = {"chunk": Chunk, "collect": Collect, "verify": Verify}[table]
     own = typed(kind, {k: v for k, v in flags.items() if k in kind.__dataclass_fields__}, "the command line")
     if "data" in flags:
-        recipe = replace(recipe, data=Path(flags["data"]))
+        recipe = replace(recipe, data=as_path(flags["data"]))
     if "dataset" in flags:
         aside = {**recipe.aside, "datasets": recipe.datasets}
         chosen = _chosen(recipe.datasets, str(flags["dataset"]), "data set")

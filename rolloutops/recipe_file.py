@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.errors import InputError, UsageError, near
+from rolloutops.paths import as_path
 from rolloutops.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.settings import Chunk, Collect, Dataset, Verify, typed
 from rolloutops.shipped import shipped
@@ -21,13 +22,15 @@ STEP_HEADER = re.compile(rf"^\s*\[\s*({'|'.join(STEP_KINDS)})\s*\.\s*[\"']?([A-Z
 def find_recipe(name: str) -> Path:
     """A recipe's file: the path as given, with .toml, or a shipped one by its name."""
     known = sorted(path.stem for path in shipped("recipes").glob("*.toml"))
-    for path in (Path(name), Path(f"{name}.toml"), shipped("recipes") / f"{name}.toml"):
+    for path in (as_path(name), as_path(f"{name}.toml"), shipped("recipes") / f"{name}.toml"):
         if path.is_file():
             return path
-    beside = [str(path.with_suffix("")) for path in Path(name).parent.glob("*.toml")]
-    hint = near(str(Path(name).with_suffix("")), [*beside, *known])
     if (Path(name) / "runs").is_dir():
         raise InputError(f"{name} is a workspace, not a recipe: name it with --data={name}")
+    beside = [str(path.with_suffix("")) for path in Path(name).parent.glob("*.toml")]
+    hint = near(name.removesuffix(".toml"), [*beside, *known])
+    if name and Path(name).is_dir():
+        hint = ", but a folder"
     raise InputError(f"no recipe {name!r}{hint}; shipped recipes: {', '.join(known)}")
 
 
@@ -62,7 +65,7 @@ def load(name: str) -> Recipe:
     if not isinstance(data, str) or not data:
         raise UsageError(f"{path}: data must be a folder's path, not {data!r}")
     return Recipe(
-        data=Path(data),
+        data=as_path(data),
         folder=path.parent,
         path=path,
         datasets=datasets,

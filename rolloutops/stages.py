@@ -16,6 +16,7 @@ from rolloutops.building.asked import asked_of
 from rolloutops.building.build import BuildReport, build
 from rolloutops.errors import UsageError, near
 from rolloutops.jsontext import dump
+from rolloutops.paths import as_path
 from rolloutops.recipe import Recipe
 from rolloutops.steps.explaining import Explained, explain, script
 from rolloutops.steps.measuring import Table, asked, measure_all, require_policies
@@ -116,12 +117,12 @@ def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) ->
     from rolloutops.tune import refuse_name, told, write
 
     if isinstance(output, str):
-        refuse_name(Path(output))
+        refuse_name(as_path(output))
     done = collect_stage(recipe, allow_policy_change, tune=True)
     yield from collected(done)
     yield from told(done.points, done.why)
     if isinstance(output, str) and done.points:
-        yield f"plotted in {write(done.points, Path(output))}"
+        yield f"plotted in {write(done.points, as_path(output))}"
 
 
 def verify_stage(recipe: Recipe) -> Verified:
@@ -207,7 +208,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
         for place, step in enumerate(steps):
             if step.kind == "build":
-                output = Path(step.settings.get("output") or recipe.data / "exports" / step.name)
+                output = as_path(step.settings.get("output") or recipe.data / "exports" / step.name)
                 before = sum(earlier.kind != "build" for earlier in steps[:place])
                 done.append(build(con, step, recipe.folder, output, funnels[:before], run.made_by))
         run.outputs = [dict(output) for report in done for output in report.outputs]
@@ -217,7 +218,8 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
 def query_stage(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Any query over the views: its columns and rows, or none where it was written to a file."""
     con = connect(open_workspace(recipe.data), recipe.plan())
-    text = sql.read(Path(query)) if query.endswith(".sql") and Path(query).is_file() else query.strip().rstrip(";")
+    file = as_path(query)
+    text = sql.read(file) if query.endswith(".sql") and file.is_file() else query.strip().rstrip(";")
     try:
         if len(con.extract_statements(text)) != 1:
             raise UsageError("sql takes one query, as in: sql 'SELECT avg(reward) FROM rollouts'")

@@ -16,8 +16,8 @@ from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy
-engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting conversations
-building building.plots collecting.alarm
+paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
+building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge

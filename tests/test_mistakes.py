@@ -310,3 +310,18 @@ def test_a_file_that_may_not_grow(project: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("rolloutops: no space is left in w: free some")
+
+
+def test_folders_may_have_any_name(chunked: Path, tmp_path: Path) -> None:
+    """Characters of globs and SQL in the names of workspace and output; ~ in a recipe, where no shell has seen it."""
+    shutil.copy(chunked / "tasks.jsonl", tmp_path)
+    for data, output in (("w [1]*?{a,b}'\"é", "o [2]*'"), ("~/w", "~/o")):
+        kept = RECIPE.replace('data = "w"', f"data = '''{data}'''").replace('"out/sft"', f"'''{output}'''")
+        (tmp_path / "recipe.toml").write_text(kept)
+        rolloutops("run", "recipe.toml", cwd=tmp_path, HOME=str(tmp_path / "home"))
+        root = tmp_path / "home" if data.startswith("~") else tmp_path
+        lines = root / output.removeprefix("~/") / "train.jsonl"
+        found = rolloutops("trace", str(lines), cwd=tmp_path, HOME=str(tmp_path / "home")).stdout
+        assert "expected_answer" in found or "answer" in found
+        assert (root / data.removeprefix("~/") / "runs").is_dir()
+    assert not (tmp_path / "~").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.errors import UsageError, near
+from rolloutops.paths import as_path
 from rolloutops.steps.step import BUILD_KEYS, Step
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def asked_of(use: StepUse, step: Step, output: Path | None = None) -> Asked:
     """The build's own keys. output: the folder, where the caller chose it. Raises UsageError for nonsense."""
     where = f"[{use.kind}.{use.name}]"
     given: dict[str, Any] = {name: value for name, value in use.settings.items() if name in BUILD_KEYS}
-    place = output or given.get("output")
-    if not place:
+    output = output or given.get("output")
+    if not output:
         raise UsageError(f'{where} output is missing: the folder to write, as output = "data/demo/exports/{use.name}"')
-    asked = Asked(**{"format": step.notes.get("format", "jsonl"), **given, "output": Path(place)})
+    asked = Asked(**{"format": step.notes.get("format", "jsonl"), **given, "output": as_path(output)})
     for name, value, known in (("format", asked.format, FORMATS), ("compression", asked.compression, COMPRESSIONS)):
         if value not in known:
             raise UsageError(

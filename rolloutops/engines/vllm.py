@@ -26,6 +26,7 @@ from typing import Any
 from rolloutops.engines import ModelAnswer, ModelCall, smollm2
 from rolloutops.engines.vllm_text import Text, first_line
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
+from rolloutops.paths import as_path
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -74,7 +75,7 @@ class VllmEngine:
         """Whether it could start, for `check`: nothing is loaded. Raises what `start` would."""
         if importlib.util.find_spec("vllm") is None:
             raise MissingExtra("the engine vllm", "cpu" if self.model == smollm2.NAME else "vllm")
-        if self.model.startswith((".", "/", "~")) and not Path(self.model).expanduser().is_dir():
+        if self.model.startswith((".", "/", "~")) and not as_path(self.model).is_dir():
             raise EngineError(f"no folder {self.model} to load a model from")
         return "vLLM is installed"
 
@@ -83,7 +84,7 @@ class VllmEngine:
         await self.ready()
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        path = Path(self.model).expanduser()
+        path = as_path(self.model)
         if self.model == smollm2.NAME:
             path = await asyncio.to_thread(smollm2.folder)
         if path.is_dir():
@@ -241,7 +242,7 @@ def make(
     """
     if chat_template is not None and "{" not in chat_template:
         try:
-            chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
+            chat_template = as_path(chat_template).read_text(encoding="utf-8")
         except OSError as error:
             raise EngineError(f"the chat template {chat_template} cannot be read: {error.strerror}") from error
     named = {

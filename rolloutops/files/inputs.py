@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from rolloutops.errors import InputError, near
 from rolloutops.jsontext import dump, parse
+from rolloutops.paths import as_path
 
 LINES = (".jsonl", ".ndjson", ".csv")
 PACKED = (".gz", ".zst")
@@ -93,7 +94,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 def _base(pattern: str, bases: Sequence[Path]) -> Path:
     """Where a name starts: the first base that has it, else the first."""
-    name = str(Path(pattern).expanduser())
+    name = str(as_path(pattern))
     return next((base for base in bases if name and glob.glob(name, root_dir=base, recursive=True)), bases[0])
 
 
@@ -102,7 +103,7 @@ def _find(pattern: str, base: Path) -> list[Path]:
         raise InputError("an input has no name: name a file, a folder, or a glob such as data/*.jsonl")
     if "://" in pattern:
         raise InputError(f"{pattern}: inputs are read from the local disk; copy the file here first")
-    path = base / Path(pattern).expanduser()
+    path = base / as_path(pattern)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file() and _is_input(file))
         if not files:
@@ -113,7 +114,7 @@ def _find(pattern: str, base: Path) -> list[Path]:
     if path.exists():
         return [_readable(path)]
     if glob.has_magic(pattern):
-        names = glob.glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)
+        names = glob.glob(str(as_path(pattern)), root_dir=base, recursive=True)
         files = sorted(base / name for name in names if (base / name).is_file())
         if not files:
             raise InputError(f"no file matches {path}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import shutil
@@ -62,12 +63,10 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
 
 def patterns(workspace: Workspace) -> dict[str, str | None]:
     """Each table's glob, None for a table without a file."""
-    globs = {
-        name: workspace.root / name / ("*.parquet" if name in schema.FLAT else "*/*.parquet") for name in schema.TABLES
-    }
+    parts = {name: "*.parquet" if name in schema.FLAT else "*/*.parquet" for name in schema.TABLES}
     return {
-        name: str(glob) if any((workspace.root / name).glob(str(glob.relative_to(workspace.root / name)))) else None
-        for name, glob in globs.items()
+        name: f"{glob.escape(str(workspace.root))}/{name}/{part}" if any((workspace.root / name).glob(part)) else None
+        for name, part in parts.items()
     }
 
 
