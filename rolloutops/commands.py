@@ -16,7 +16,7 @@ from rolloutops import text
 from rolloutops.command import Parsed
 from rolloutops.errors import UsageError
 from rolloutops.flags import TARGETS
-from rolloutops.paths import as_path
+from rolloutops.paths import as_file, as_path
 from rolloutops.recipe import Recipe, from_flags, with_flags
 from rolloutops.recipe_file import load
 
@@ -59,11 +59,11 @@ def collect(parsed: Parsed) -> int:
     from rolloutops.stages import averages, export_stage
 
     recipe = recipe_of(parsed)
+    output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
     if parsed.flags.get("input") and (code := chunk_recipe(recipe)):
         return code
     code = collect_recipe(recipe, parsed)
-    if "output" in parsed.flags:
-        output = as_path(parsed.flags["output"])
+    if output is not None:
         say(f"{text.count(export_stage(recipe, output), 'rollout')} in {output}")
     print(text.means(averages(recipe)))
     return code
@@ -97,7 +97,7 @@ def export(parsed: Parsed) -> None:
     """Rollouts -> a JSONL file in NeMo Gym's shape."""
     from rolloutops.stages import export_stage
 
-    output = as_path(parsed.flags.get("output", "rollouts.jsonl"))
+    output = as_file(parsed.flags.get("output", "rollouts.jsonl"))
     rows = export_stage(recipe_of(parsed), output, parsed.flags.get("companions", False))
     say(f"{text.count(rows, 'rollout')} in {output}")
 
@@ -120,7 +120,7 @@ def metrics(parsed: Parsed) -> None:
     recipe, flags = recipe_of(parsed), parsed.flags
     found = metrics_stage(recipe, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
     if "report" in flags:
-        say(f"report in {report_stage(recipe, found, as_path(flags['report']))}")
+        say(f"report in {report_stage(recipe, found, as_file(flags['report']))}")
     elif flags.get("json"):
         print("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
     elif flags.get("csv"):

@@ -13,6 +13,16 @@ def as_path(written: str | Path) -> Path:
 
     Raises UsageError for what no path can be.
     """
+    if not str(written):
+        raise UsageError("a path is empty: name it, or set the variable that stands for it")
     if "\0" in str(written):
         raise UsageError(f"{str(written)!r} is no path: it holds a NUL character")
     return Path(os.path.expanduser(written))
+
+
+def as_file(written: str | Path) -> Path:
+    """The path of a file to be written. Raises UsageError where it is a folder, before the work is done for it."""
+    path = as_path(written)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file in it")
+    return path

@@ -6,6 +6,7 @@ What a key means and which values make sense stands beside it, and is checked be
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -121,7 +122,9 @@ def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     out = {}
     for name, value in given.items():
         if name not in hints:
-            raise UsageError(f"{where}: no key {name!r}{near(name, hints)}")
+            sampling = "; a sampling parameter is a key of responses_create_params"
+            hint = near(name, hints) or (sampling if "responses_create_params" in hints else "")
+            raise UsageError(f"{where}: no key {name!r}{hint}")
         out[name] = _value(value, hints[name], f"{where}: {name}")
         _refuse_nonsense(out[name], fields[name].metadata, f"{where}: {name}")
     return out
@@ -139,13 +142,28 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             return value[0] if len(value) == 1 and str in options else value
         if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        if origin in (str, dict, int, bool) and type(value) is origin:
+        if origin is dict and type(value) is dict:
+            _refuse_what_json_lacks(value, where)
+            return value
+        if origin in (str, int, bool) and type(value) is origin:
             return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
     wanted = " or ".join(
         names.get(typing.get_origin(o) or o, "a list of texts") for o in options if o is not types.NoneType
     )
     raise UsageError(f"{where} must be {wanted}, not {value!r}")
+
+
+def _refuse_what_json_lacks(value: Any, where: str) -> None:
+    """Open tables are sent and stored as JSON: no dates, no infinity."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_what_json_lacks(inner, f"{where}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_what_json_lacks(inner, where)
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        raise UsageError(f"{where} must be what JSON can hold, not {value}")
 
 
 def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
