@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from rolloutops import schema, sql
 from rolloutops.conversations.messages import Prompt, answer_of_row, prompt_of_row
+from rolloutops.conversations.nemo_gym import agent_of
 from rolloutops.errors import InputError, UsageError
 from rolloutops.files.inputs import find_inputs, open_rows
 from rolloutops.jsontext import digest, dump
@@ -141,12 +142,11 @@ def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, 
     row_hash = digest(row)
     messages = dump(prompt.messages)
     tools = dump(prompt.tools) if prompt.tools else None
-    agent = row.get("agent_ref")
     return {
         "dataset": name,
         "task_id": row_hash if dataset.id is None else _own_id(row, dataset.id),
         "row_hash": row_hash,
-        "agent": agent.get("name") if isinstance(agent, dict) else None,
+        "agent": agent_of(row),
         "prompt": messages,
         "tools": tools,
         "prompt_hash": digest([prompt.messages, prompt.tools or None]),

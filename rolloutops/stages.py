@@ -205,6 +205,9 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         con = connect(workspace, recipe.plan())
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
+        for step in steps:
+            if step.kind == "build":  # select looks at the others, before the first one runs too
+                check_step(step, recipe.folder)
         funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
         for place, step in enumerate(steps):
             if step.kind == "build":

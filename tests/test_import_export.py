@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +340,30 @@ ROWS = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), JSON_VALUES,
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_any_object_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("any")
+    done = imported(folder / "w", write_jsonl(folder / "r.jsonl", rows))
+    assert (done.rejected, done.rollouts + done.duplicates) == (0, len(rows))
+    assert values(exported(folder / "w")) == values(rows)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each value inside of an object."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in inner:
+        yield (*path, key)
+        yield from places(below, (*path, key))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_rollout_with_a_value_of_another_kind_comes_back(tmp_path_factory: Any, data: st.DataObject) -> None:
+    """A name that is a number, a count that no column can hold, a message that is none: none of them ends an import."""
+    folder, rows = tmp_path_factory.mktemp("odd"), []
+    agent = {"type": "responses_api_agents", "name": "solver"}
+    for number in range(30):
+        row = gym_row(f"q{number}", f"a{number}", agent_ref=agent | {}, _ng_task_index=number, _ng_rollout_index=0)
+        *path, last = data.draw(st.sampled_from(list(places(row))))
+        reduce(operator.getitem, path, row)[last] = data.draw(JSON_VALUES | st.sampled_from([2**64, 10**40, 1e300]))
+        rows.append(row)
     done = imported(folder / "w", write_jsonl(folder / "r.jsonl", rows))
     assert (done.rejected, done.rollouts + done.duplicates) == (0, len(rows))
     assert values(exported(folder / "w")) == values(rows)

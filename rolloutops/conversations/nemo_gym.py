@@ -20,6 +20,7 @@ from rolloutops.conversations.messages import from_responses, prompt_of_row, to_
 from rolloutops.engines import ModelCall, RolloutAnswer
 from rolloutops.engines.decoding import failure
 from rolloutops.errors import FAILURES, AttemptFailed
+from rolloutops.jsontext import count_of
 
 TASK_INDEX, ROLLOUT_INDEX, ATTEMPT_INDEX = "_ng_task_index", "_ng_rollout_index", "_ng_attempt_index"
 FAILURE_CLASS = "_ng_failure_class"
@@ -82,10 +83,10 @@ def read_rollout(row: Mapping[str, Any], raw: str, token_ids: bool = True) -> Ro
         turns=sum(said["role"] == "assistant" for said in completion),
         tool_names=[call["function"]["name"] for said in completion for call in said.get("tool_calls", ())],
         # Some agents leave the names of the chat endpoint.
-        input_tokens=_count(usage.get("input_tokens", usage.get("prompt_tokens"))),
-        output_tokens=_count(usage.get("output_tokens", usage.get("completion_tokens"))),
-        reasoning_tokens=_count(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
-        cached_tokens=_count(_object(usage.get("input_tokens_details")).get("cached_tokens")),
+        input_tokens=count_of(usage.get("input_tokens", usage.get("prompt_tokens"))),
+        output_tokens=count_of(usage.get("output_tokens", usage.get("completion_tokens"))),
+        reasoning_tokens=count_of(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
+        cached_tokens=count_of(_object(usage.get("input_tokens_details")).get("cached_tokens")),
         token_turns=_token_turns(items) if token_ids and isinstance(items, list) else None,
         service_tier=tier if isinstance(tier := response.get("service_tier"), str) else None,
     )
@@ -133,11 +134,19 @@ def create_params(
     """`responses_create_params` for a task: the row's own with the parameters over them. The row's own input stays as
     it is written, where the messages to send are those that it holds."""
     own = row.get("responses_create_params")
-    if isinstance(own, Mapping) and own.get("input") is not None and prompt_of_row(row).messages == list(messages):
+    if isinstance(own, Mapping) and own.get("input") is not None and _messages_of(row) == list(messages):
         return {**own, **params}
     kept = {key: value for key, value in own.items() if key != "instructions"} if isinstance(own, Mapping) else {}
     flat = to_responses_tools(tools)
     return {**kept, "input": to_responses(messages), **({"tools": flat} if flat else {}), **params}
+
+
+def _messages_of(row: Mapping[str, Any]) -> list[Any]:
+    """The messages that a task was made with: none, where its row's prompt is none that can be read."""
+    try:
+        return prompt_of_row(row).messages
+    except ValueError:
+        return []
 
 
 def refused(reply: Mapping[str, Any]) -> AttemptFailed | None:
@@ -235,10 +244,6 @@ def _token_turns(items: Sequence[Any]) -> list[dict[str, Any]] | None:
 
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _number(name: str) -> int:

@@ -22,7 +22,7 @@ from rolloutops.conversations.chat import message
 from rolloutops.conversations.messages import from_chat, from_responses, text_of
 from rolloutops.engines import Limits, Message, ModelAnswer
 from rolloutops.errors import AttemptFailed
-from rolloutops.jsontext import dump
+from rolloutops.jsontext import count_of, dump
 
 KEPT = 2048
 """Characters of an unreadable answer that are kept."""
@@ -217,10 +217,10 @@ def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str,
         "message": said,
         "finish_reason": finish,
         "model": model,
-        "input_tokens": _count(usage.get("input_tokens")),
-        "output_tokens": _count(usage.get("output_tokens")),
-        "reasoning_tokens": _count((usage.get("output_tokens_details") or {}).get("reasoning_tokens")),
-        "cached_tokens": _count((usage.get("input_tokens_details") or {}).get("cached_tokens")),
+        "input_tokens": count_of(usage.get("input_tokens")),
+        "output_tokens": count_of(usage.get("output_tokens")),
+        "reasoning_tokens": count_of((usage.get("output_tokens_details") or {}).get("reasoning_tokens")),
+        "cached_tokens": count_of((usage.get("input_tokens_details") or {}).get("cached_tokens")),
     }
     if token_ids:
         # A NeMo Gym model server puts the three lists on the last item of a model call.
@@ -250,10 +250,10 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
         "message": said,
         "finish_reason": "tool_calls" if finish == "stop" and called else finish,
         "model": model,
-        "input_tokens": _count(usage.get("prompt_tokens")),
-        "output_tokens": _count(usage.get("completion_tokens")),
-        "reasoning_tokens": _count((usage.get("completion_tokens_details") or {}).get("reasoning_tokens")),
-        "cached_tokens": _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens")),
+        "input_tokens": count_of(usage.get("prompt_tokens")),
+        "output_tokens": count_of(usage.get("completion_tokens")),
+        "reasoning_tokens": count_of((usage.get("completion_tokens_details") or {}).get("reasoning_tokens")),
+        "cached_tokens": count_of((usage.get("prompt_tokens_details") or {}).get("cached_tokens")),
     }
     if token_ids:
         log_probs = choice.get("log_probs")
@@ -293,18 +293,14 @@ def _one_message(messages: list[Message]) -> Message:
 
 def _tokens(prompt: Any, generated: Any, log_probs: Any) -> dict[str, Any]:
     """The three token lists; an empty one is an absent one, and so are log-probs that are not one a token."""
-    for ids in (prompt, generated):
-        array("i", ids or ())  # raises what _read turns into a failure where an id is not a 32-bit integer
-    array("f", log_probs or ())
+    # Arrays raise what _read turns into a failure where an id is not a 32-bit integer, and make numbers of true and 1.
+    prompt, generated = (array("i", ids or ()).tolist() for ids in (prompt, generated))
+    log_probs = array("d", log_probs or ()).tolist()
     return {
         "prompt_token_ids": prompt or None,
         "generation_token_ids": generated or None,
-        "generation_log_probs": log_probs if generated and log_probs and len(log_probs) == len(generated) else None,
+        "generation_log_probs": log_probs if generated and len(log_probs) == len(generated) else None,
     }
-
-
-def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) else None
 
 
 def _said(error: Any) -> tuple[str, str]:
