@@ -13,6 +13,7 @@ from rolloutops.errors import UsageError
 from rolloutops.jsontext import digest
 from rolloutops.pacing.prices import Price, Prices, load, price_of, spent
 from rolloutops.pacing.till import Spending, Till
+from rolloutops.paths import as_path
 from rolloutops.settings import Collect
 from rolloutops.tables.workspace import Workspace, connect
 
@@ -118,7 +119,7 @@ def price_table(asked: Collect, folder: Path) -> Prices:
     """The prices that [collect] names, none where it names none. folder: where a relative path is looked for too."""
     if asked.prices is None:
         return {}
-    path = Path(asked.prices)
+    path = as_path(asked.prices)
     return load(path if path.exists() else folder / path)
 
 
