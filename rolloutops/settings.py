@@ -155,7 +155,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 
 def _refuse_what_json_lacks(value: Any, where: str) -> None:
-    """Open tables are sent and stored as JSON: no dates, no infinity."""
+    """Settings are stored as JSON, open tables are sent so too: no dates, no infinity."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             _refuse_what_json_lacks(inner, f"{where}.{name}")
@@ -180,6 +180,7 @@ def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
     most = LARGEST if most is None and isinstance(value, int) else most
     if most is not None and value > most:
         raise UsageError(f"{where} must be {most} at most, not {value}")
+    _refuse_what_json_lacks(value, where)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
