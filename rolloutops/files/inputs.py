@@ -94,7 +94,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 def _base(pattern: str, bases: Sequence[Path]) -> Path:
     """Where a name starts: the first base that has it, else the first."""
-    name = str(as_path(pattern))
+    name = pattern and str(as_path(pattern))
     return next((base for base in bases if name and glob.glob(name, root_dir=base, recursive=True)), bases[0])
 
 
