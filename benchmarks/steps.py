@@ -103,11 +103,11 @@ CREATE VIEW selected AS SELECT *, 0 AS copy FROM asked
 """
 LINES = """
 CREATE TABLE kept AS SELECT {columns} FROM ({select});
-CREATE OR REPLACE VIEW selected AS FROM kept JOIN asked USING (dataset, task_id, policy, rollout_index);
+CREATE OR REPLACE VIEW selected AS FROM kept JOIN asked USING ({key});
 COPY ({once} SELECT json FROM ({build}) ORDER BY md5(sort_key || ':42'), sort_key)
 TO 'same.jsonl' (FORMAT csv, HEADER false, DELIMITER '\x01', QUOTE '', ESCAPE '')
 """
-KEY = "dataset, task_id, policy, rollout_index, copy"
+KEY = "dataset, task_id, policy, rollout_index"
 
 
 def macros_of(queries: Sequence[str]) -> list[str]:
@@ -135,7 +135,8 @@ def same_lines(data: Path, select: StepUse, build: StepUse) -> list[str]:
     script = LINES.format(
         select=steps[0].query,
         build=steps[1].query,
-        columns=f"{KEY.removesuffix(', copy')}, pair, role, margin" if pairs else KEY,
+        key=KEY,
+        columns=f"{KEY}, pair, role, margin" if pairs else f"{KEY}, copy",
         once="WITH selected AS MATERIALIZED (FROM main.selected)" if pairs else "",  # both sides in one pass
     )
     return [VIEWS.format(data=data), SELECTED.format(data=data), *macros_of([script]), *asked, script]
@@ -208,16 +209,16 @@ def main() -> None:
         (folder / "bench.toml").write_text(RECIPE.format(data=data, input=given.rollouts, mix=given.mix))
         if given.data is None:
             took = timed([*ours, "import", str(given.rollouts), f"--data={data}", "--dataset=all"], folder)
-            print(f"import: {shown(took)}\n")
+            print(f"import: {shown([took])}\n")
         timed([sys.executable, "-c", "import rolloutops.stages, rolloutops.commands"], folder)
         print("| wall s / CPU s / peak MB | rolloutops | raw, same result | CPU ratio | simplest raw | CPU ratio |")
         print("|---|---|---|---|---|---|")
         for what, words, same, simplest, file in cases(data, given.mix):
-            raw = [[sys.executable, "-c", SHELL, *queries] for queries in (same, simplest) if queries]
-            mine, *others = in_turn([[*ours, *words], *raw], folder, given.runs)
+            theirs = [[sys.executable, "-c", SHELL, *queries] for queries in (same, simplest) if queries]
+            mine, *others = in_turn([[*ours, *words], *theirs], folder, given.runs)
             cells = [what, shown(mine)]
             for other in others:
-                ratios = [one[1] / raw[1] for one, raw in zip(mine, other, strict=True)]
+                ratios = [a[1] / b[1] for a, b in zip(mine, other, strict=True)]
                 cells += [shown(other), f"{statistics.median(ratios):.2f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
             if file and (folder / file).read_bytes() != (folder / "same.jsonl").read_bytes():

@@ -118,9 +118,10 @@ def metrics(parsed: Parsed) -> None:
     from rolloutops.stages import as_json, further_metrics, metrics_stage, report_stage
 
     recipe, flags = recipe_of(parsed), parsed.flags
+    page = as_file(flags["report"]) if "report" in flags else None
     found = metrics_stage(recipe, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
-    if "report" in flags:
-        say(f"report in {report_stage(recipe, found, as_file(flags['report']))}")
+    if page is not None:
+        say(f"report in {report_stage(recipe, found, page)}")
     elif flags.get("json"):
         print("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
     elif flags.get("csv"):
@@ -221,7 +222,7 @@ def query(parsed: Parsed) -> None:
         return
     if "query" not in parsed.positionals:
         raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
-    output = as_path(flags["output"]) if "output" in flags else None
+    output = as_file(flags["output"]) if "output" in flags else None
     columns, rows = query_stage(recipe, parsed.positionals["query"], output)
     if output:
         say(f"written to {output}")

@@ -139,10 +139,3 @@ def _reason(data: bytes, error: str) -> str:
     if data.startswith(b"\xef\xbb\xbf"):
         return "not JSON: it begins with a byte order mark"
     return f"not JSON: {'it ends too early' if what.startswith('EOF') else what} ({where})"
-
-
-def count_of(value: Any) -> int | None:
-    """A number that counts something, as of tokens; None for anything else, also for one that no column can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
-        return None
-    return int(value)

@@ -25,11 +25,12 @@ def find_recipe(name: str) -> Path:
     for path in (as_path(name), as_path(f"{name}.toml"), shipped("recipes") / f"{name}.toml"):
         if path.is_file():
             return path
-    if (Path(name) / "runs").is_dir():
+    given = as_path(name)
+    if (given / "runs").is_dir():
         raise InputError(f"{name} is a workspace, not a recipe: name it with --data={name}")
-    beside = [str(path.with_suffix("")) for path in Path(name).parent.glob("*.toml")]
+    beside = [str(path.with_suffix("")) for path in given.parent.glob("*.toml")]
     hint = near(name.removesuffix(".toml"), [*beside, *known])
-    if name and Path(name).is_dir():
+    if given.is_dir():
         hint = ", but a folder"
     raise InputError(f"no recipe {name!r}{hint}; shipped recipes: {', '.join(known)}")
 

@@ -127,6 +127,7 @@ def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise UsageError(f"{where}: no key {name!r}{hint}")
         out[name] = _value(value, hints[name], f"{where}: {name}")
         _refuse_nonsense(out[name], fields[name].metadata, f"{where}: {name}")
+        _refuse_what_json_lacks(out[name], f"{where}: {name}")
     return out
 
 
@@ -142,10 +143,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             return value[0] if len(value) == 1 and str in options else value
         if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        if origin is dict and type(value) is dict:
-            _refuse_what_json_lacks(value, where)
-            return value
-        if origin in (str, int, bool) and type(value) is origin:
+        if origin in (str, dict, int, bool) and type(value) is origin:
             return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
     wanted = " or ".join(
@@ -180,7 +178,6 @@ def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
     most = LARGEST if most is None and isinstance(value, int) else most
     if most is not None and value > most:
         raise UsageError(f"{where} must be {most} at most, not {value}")
-    _refuse_what_json_lacks(value, where)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

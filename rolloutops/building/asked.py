@@ -54,11 +54,11 @@ class Asked:
         return ".parquet" if self.format == "parquet" else f".jsonl{ENDINGS[self.compression]}"
 
 
-def asked_of(use: StepUse, step: Step, output: Path | None = None) -> Asked:
-    """The build's own keys. output: the folder, where the caller chose it. Raises UsageError for nonsense."""
+def asked_of(use: StepUse, step: Step, default: Path | None = None) -> Asked:
+    """The build's own keys. default: the folder, where the step names none. Raises UsageError for nonsense."""
     where = f"[{use.kind}.{use.name}]"
     given: dict[str, Any] = {name: value for name, value in use.settings.items() if name in BUILD_KEYS}
-    output = output or given.get("output")
+    output = given.get("output") or default
     if not output:
         raise UsageError(f'{where} output is missing: the folder to write, as output = "data/demo/exports/{use.name}"')
     asked = Asked(**{"format": step.notes.get("format", "jsonl"), **given, "output": as_path(output)})

@@ -62,20 +62,20 @@ def build(
     con: sql.Connection,
     step: StepUse,
     folder: Path,
-    output: Path | None = None,
+    default: Path | None = None,
     funnels: Sequence[Funnel] = (),
     made_by: Mapping[str, Any] | None = None,
 ) -> BuildReport:
     """Write one build's folder: data files, lineage.parquet, what the step's format needs, and the companions.
 
     con: has a workspace's views, and the selections of `funnels` (what `select` returned). folder: the recipe's.
-    output: the folder to write; by default the step's own key. An earlier build there is replaced once the new one is
-    complete; a folder that holds anything else is refused. made_by: what the manifest says of the command, as
+    default: the folder to write, where the step's own keys name none. An earlier build there is replaced once the new
+    one is complete; a folder that holds anything else is refused. made_by: what the manifest says of the command, as
     `Run.made_by` does. Raises StepError where a check finds rows, or none is left.
     """
     where = f"[{step.kind}.{step.name}]"
     found = check_step(step, folder)
-    asked = asked_of(step, found, output)
+    asked = asked_of(step, found, default)
     if not prepared(con):
         prepare(con)
     start = start_of(step, funnels)

@@ -42,6 +42,7 @@ SELECT dataset, policy, engine, model, verifier, verifier_version, run_id, count
 FROM staging.used
 GROUP BY ALL
 """
+"""Who made and judged these rollouts."""
 
 LINEAGE = f"""
 SELECT split, row, role, {KEY}, attempt_id, reward

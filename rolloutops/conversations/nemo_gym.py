@@ -18,9 +18,8 @@ from typing import Any
 
 from rolloutops.conversations.messages import from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.engines import ModelCall, RolloutAnswer
-from rolloutops.engines.decoding import failure
+from rolloutops.engines.decoding import count_of, failure
 from rolloutops.errors import FAILURES, AttemptFailed
-from rolloutops.jsontext import count_of
 
 TASK_INDEX, ROLLOUT_INDEX, ATTEMPT_INDEX = "_ng_task_index", "_ng_rollout_index", "_ng_attempt_index"
 FAILURE_CLASS = "_ng_failure_class"

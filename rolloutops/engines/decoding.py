@@ -22,7 +22,7 @@ from rolloutops.conversations.chat import message
 from rolloutops.conversations.messages import from_chat, from_responses, text_of
 from rolloutops.engines import Limits, Message, ModelAnswer
 from rolloutops.errors import AttemptFailed
-from rolloutops.jsontext import count_of, dump
+from rolloutops.jsontext import dump
 
 KEPT = 2048
 """Characters of an unreadable answer that are kept."""
@@ -301,6 +301,13 @@ def _tokens(prompt: Any, generated: Any, log_probs: Any) -> dict[str, Any]:
         "generation_token_ids": generated or None,
         "generation_log_probs": log_probs if generated and len(log_probs) == len(generated) else None,
     }
+
+
+def count_of(value: Any) -> int | None:
+    """A number that counts something, as of tokens; None for anything else, also for one that no column can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
+        return None
+    return int(value)
 
 
 def _said(error: Any) -> tuple[str, str]:
