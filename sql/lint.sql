@@ -130,6 +130,18 @@ CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages
     )
 ]) END;
 
+-- What trainers make wrong of a prompt that is to be answered, text or messages. kind: its JSON type.
+CREATE OR REPLACE MACRO prompt_faults(kind, messages) AS found([
+    error_if(
+        coalesce(kind, '') NOT IN ('ARRAY', 'VARCHAR'),
+        'prompt is neither text nor a list of messages: every loader stops at the row; write one of them'
+    ),
+    error_if(
+        kind = 'ARRAY' AND coalesce(len(messages), 0) = 0,
+        'prompt is empty: there is nothing to answer; drop the row'
+    )
+]);
+
 -- What chat templates make wrong of arguments that are text, as endpoints send them.
 CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
     warning_if(

@@ -1,16 +1,8 @@
 -- Prompts that TRL's GRPO and RLOO, verl and SkyRL share: {"data_source", "prompt", "ability", "answer"?,
 -- "reward_model"?, "extra_info", "tools"?}. TRL hands further columns to the reward functions, as one list for each.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.prompt), tool_faults(line.tools),
+    prompt_faults(prompt, line.prompt), message_faults(line.prompt), tool_faults(line.tools),
     found([
-        error_if(
-            coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR'),
-            'prompt is neither text nor a list of messages: the loader stops at the row; write one of them'
-        ),
-        error_if(
-            prompt = 'ARRAY' AND coalesce(len(line.prompt), 0) = 0,
-            'prompt is empty: there is nothing to answer; drop the row'
-        ),
         error_if(
             line.prompt[-1].role = 'assistant',
             'the prompt ends with the assistant: the rollouts would continue its answer, or begin with it; cut the '

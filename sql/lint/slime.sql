@@ -1,16 +1,8 @@
 -- slime with --input-key prompt --label-key label --metadata-key metadata --tool-key tools: {"prompt", "label"?,
 -- "metadata"?: object, "tools"?}; for SFT prompt or messages end with the assistant.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.prompt), tool_faults(line.tools),
+    prompt_faults(prompt, line.prompt), message_faults(line.prompt), tool_faults(line.tools),
     found([
-        error_if(
-            coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR'),
-            'prompt is neither text nor a list of messages: slime stops at the row; write one of them'
-        ),
-        error_if(
-            prompt = 'ARRAY' AND coalesce(len(line.prompt), 0) = 0,
-            'prompt is empty: there is nothing to answer; drop the row'
-        ),
         error_if(
             type_of(json, 'metadata') <> 'OBJECT',
             'metadata is no object: slime stops with a TypeError; write an object'
