@@ -232,6 +232,14 @@ def test_an_empty_build_tells_which_step_dropped_what(tmp_path: Path) -> None:
         ("'{\"a\":}' AS json, {keys}, 'k' AS split_key, task_id || rollout_index AS sort_key", "whose json is not one"),
         ("'{{\n}}' AS json, {keys}, 'k' AS split_key, task_id || rollout_index AS sort_key", "whose json is not one"),
         (
+            "'{{\"a\":[1, ]}}' AS json, {keys}, 'k' AS split_key, task_id || rollout_index AS sort_key",
+            "whose json is not",
+        ),
+        (
+            "'{{\"\":' || 'nan'::FLOAT || '}}' AS json, {keys}, 'k' AS split_key, task_id || rollout_index AS sort_key",
+            "whose json is not one",
+        ),
+        (
             "'[]' AS json, {keys}, 'k' AS split_key, task_id || rollout_index AS sort_key",
             "made 160 of 160 rows whose json",
         ),
@@ -255,6 +263,18 @@ def test_a_step_that_makes_no_lines(columns: str, message: str, tmp_path: Path) 
         build(workspace(rollouts()), StepUse("build", "it", "mine.sql"), tmp_path, tmp_path / "out")
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_may_hold_what_is_no_json_outside_them(tmp_path: Path) -> None:
+    """A step of one's own is read more strictly than DuckDB reads JSON, but not its texts."""
+    text = json.dumps({"a": ':NaN, "[-inf', "b": ["x,}\\", ",]"], "c": '\\",}'})
+    key = "{'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': 'x'}"
+    (tmp_path / "mine.sql").write_text(
+        f"SELECT {sql.literal(text)} AS json, [{key}] AS keys, 'k' AS split_key, task_id || rollout_index AS sort_key "
+        "FROM selected"
+    )
+    build(workspace(rollouts()), StepUse("build", "it", "mine.sql"), tmp_path, tmp_path / "out")
+    assert set((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == {text}
 
 
 REWARDS = st.sampled_from([None, 0.0, 0.1, 0.25, 0.3, 0.7, 1.0])

@@ -143,6 +143,10 @@ def test_a_files_mistakes(text: str, message: str, tmp_path: Path) -> None:
             "returns rollouts that it was not given, as dataset d",
         ),
         ("SELECT s.* FROM selected AS s, range(2)", "returns a rollout more than once; give each repeat its own"),
+        (
+            "SELECT s.* REPLACE (s.reward / 0.0 AS reward) FROM selected AS s",
+            "makes numbers that JSON cannot hold, as reward inf, dataset d, task_id",
+        ),
         ("SELECT s.nothing FROM selected AS s", "[filter.f] "),
         ("SELECT s.* EXCLUDE (half) FROM selected AS s", "leaves out half, which an earlier step made"),
         (

@@ -26,6 +26,13 @@ from rolloutops.steps.step import Step, require_line
 KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
 
+LOOSE = r"'(?i)[:,[]\s*-?(?:nan|inf)|,\s*[]}]'"
+NO_JSON = rf"""
+NOT json_valid(json) OR CASE WHEN regexp_matches(json, {LOOSE})
+    THEN regexp_matches(regexp_replace(json, '"(?:[^"\\]|\\.)*"', '""', 'g'), {LOOSE}) ELSE false END
+"""
+"""DuckDB takes NaN, infinity and a comma before a bracket for JSON, trainers do not. Within texts they may stand."""
+
 USED = f"""
 CREATE OR REPLACE TABLE staging.used AS
 WITH named AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
@@ -124,13 +131,16 @@ def _values(con: sql.Connection, asked: Asked, where: str) -> str:
 
 
 def check_rows(con: sql.Connection, step: Step, where: str) -> None:
-    """Every line is one JSON object on one line, every row has its keys, and sort_key is unique."""
+    """Every line is one JSON object on one line, every row has its keys, and sort_key is unique.
+
+    The JSON of a shipped step is not read here: it is made of what was read when it came in, and its linter reads it.
+    """
+    broken = f"NOT starts_with(json, '{{') OR contains(json, chr(10)){'' if step.ships else f' OR {NO_JSON}'}"
     rows = sql.rows(
         con,
-        """
+        f"""
         SELECT count(*), count(*) FILTER (json IS NULL OR split_key IS NULL OR sort_key IS NULL OR len(keys) IS NULL),
-            count(*) - count(DISTINCT sort_key),
-            count(*) FILTER (NOT json_valid(json) OR contains(json, chr(10)) OR NOT starts_with(json, '{'))
+            count(*) - count(DISTINCT sort_key), count(*) FILTER ({broken})
         FROM result
         """,
     )

@@ -35,6 +35,9 @@ DROPPED = "dropped"
 PAIR = ("pair", "role", "margin")
 """The columns that a pair step adds."""
 
+WRITTEN = ("reward", "margin", "advantage")
+"""The numbers of a selection that builds write into their lines."""
+
 ANSWERS = re.compile(r"\banswers\s*\(")
 """The macro of sql/macros.sql that compares answers."""
 
@@ -154,6 +157,7 @@ def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> Funnel:
         sql.run(con, f"CREATE OR REPLACE TABLE {table} AS\nSELECT {columns}\nFROM (\n{step.query}\n)")
         _check_keys(con, table, where, step)
         reasons = _take_out(con, table)
+        _check_numbers(con, table, where, step)
         if "pair" in sql.columns(con, f"FROM {table}"):
             _check_pairs(con, table, where, step)
         sql.run(con, f"CREATE OR REPLACE VIEW result AS FROM {table}")
@@ -201,6 +205,18 @@ def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None
         if rows:
             example = ", ".join(f"{key} {value}" for key, value in rows[0].items())
             raise StepError(f"{where} {step.path} {fault}, as {example}")
+
+
+def _check_numbers(con: sql.Connection, table: str, where: str, step: Step) -> None:
+    """No number that a build may write is NaN or infinite: JSON has none, and training ends with them."""
+    for name, kind in sql.columns(con, f"FROM {table}").items():
+        if name not in WRITTEN or kind not in ("DOUBLE", "FLOAT"):
+            continue
+        rows = sql.records(con, f"SELECT {name}, {', '.join(KEYS)} FROM {table} WHERE NOT isfinite({name}) LIMIT 1")
+        if rows:
+            example = ", ".join(f"{key} {value}" for key, value in rows[0].items())
+            hint = "divide by nullif(…, 0), or leave these rollouts out"
+            raise StepError(f"{where} {step.path} makes numbers that JSON cannot hold, as {example}; {hint}")
 
 
 def _check_pairs(con: sql.Connection, table: str, where: str, step: Step) -> None:

@@ -91,6 +91,11 @@ class Step:
     reports: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def ships(self) -> bool:
+        """Whether the step is one of rolloutops, not one beside a recipe."""
+        return self.path.resolve().is_relative_to(shipped("sql"))
+
     def mentions(self, column: str) -> bool:
         """Whether the step or one of its queries names a column."""
         text = TEXT.sub("''", " ".join((self.query, *self.checks, *self.reports)))
