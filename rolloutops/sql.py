@@ -11,6 +11,7 @@ from itertools import groupby
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import duckdb
 import pyarrow as pa
@@ -69,10 +70,45 @@ def connect(threads: int | None = None, memory_limit: str | None = None, spill: 
     return con
 
 
+_unmade: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
+"""Connection -> name -> the statement that makes it, of views and macros that nothing has named yet, in their order."""
+
+CREATED = re.compile(r"^CREATE OR REPLACE (?:VIEW|MACRO) (\w+).*?;$", re.MULTILINE | re.DOTALL)
+
+
+def define(con: Connection, script: str) -> None:
+    """Give a connection views and macros. Each is made when a query first names it: they are many, a query needs few.
+
+    A cursor of the connection has those that are made.
+    """
+    _unmade.setdefault(con, {}).update((found[1], found[0]) for found in CREATED.finditer(script))
+
+
+def make_all(con: Connection) -> None:
+    """Make what is defined and was not named yet: what is to be listed must be there."""
+    make_named(con, " ".join(_unmade.get(con, ())))
+
+
+def make_named(con: Connection, query: str) -> None:
+    """Make what a query names of that, and what this is made of. Every query below does so first."""
+    unmade = _unmade.get(con)
+    if not unmade:
+        return
+    named: set[str] = set()
+    texts = [query]
+    while texts:
+        found = unmade.keys() & set(re.findall(r"\w+", texts.pop().lower())) - named
+        named |= found
+        texts += [unmade[name] for name in found]
+    if named:
+        con.execute("\n".join(unmade.pop(name) for name in list(unmade) if name in named))
+
+
 def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
         with _damage_told():
+            make_named(con, script)
             con.execute(script).fetchall()
 
 
@@ -90,6 +126,7 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
     with _damage_told():
+        make_named(con, query)
         result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
         return [name for name, *_ in result.description or ()], result.fetchall()
 
@@ -102,6 +139,7 @@ def columns(con: Connection, query: str) -> dict[str, str]:
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
     with _damage_told():
+        make_named(con, query)
         return con.sql(query).to_arrow_table()
 
 
@@ -113,6 +151,7 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     cursor = con.cursor()
     try:
         with _damage_told():
+            make_named(con, query)
             yield from cursor.sql(query).to_arrow_reader(batch_rows)
     finally:
         cursor.close()
@@ -224,14 +263,12 @@ def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
     return head + (values or none) + tail + ("" if plan else "\nWHERE false") + ";"
 
 
-def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]], macros: bool = True) -> str:
-    """Everything that makes a workspace's views in any DuckDB shell.
+def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]]) -> str:
+    """Everything that makes a workspace's views in any DuckDB shell, and what steps share.
 
-    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`. macros: what steps share is
-    made too; no view stands on it.
+    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`.
     """
-    named = ("macros.sql", "views.sql") if macros else ("views.sql",)
-    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in named]
+    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
     return "\n\n".join([*table_views(patterns), plan_view(plan), *files])
 
 

@@ -110,7 +110,7 @@ CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages
     warning_if(
         NOT list_has_all(
             [m.tool_call_id FOR m IN messages],
-            flatten([[c.id FOR c IN m.tool_calls IF c.id IS NOT NULL] FOR m IN messages[:-2]])
+            flatten([[c.id FOR c IN m.tool_calls IF c.id IS NOT NULL] FOR m IN messages][:-2])
         ),
         'a tool call has no answer before the conversation goes on: strict templates fail on it; drop the row'
     ),

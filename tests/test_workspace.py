@@ -116,6 +116,7 @@ def test_a_write_that_fails_leaves_nothing_and_what_was_there_stays(
 
 def test_an_empty_workspace_has_every_view(workspace: Workspace) -> None:
     con = connect(workspace, PLAN)
+    sql.make_all(con)
     views = [name for (name,) in sql.rows(con, "SELECT view_name FROM duckdb_views() WHERE NOT internal")]
     assert {"tasks", "attempts", "verdicts", "runs", "rollouts", "owed", "given_up", "unjudged"} <= set(views)
     for view in views:

@@ -61,9 +61,11 @@ def prepare(con: sql.Connection, used: str = NOTHING) -> None:
 
 def query(con: sql.Connection, name: str) -> Rows:
     """The rows of sql/report/NAME.sql. Floats are rounded to nine places, so that threads do not matter."""
+    text = sql.read(shipped("sql") / "report" / f"{name}.sql")
+    sql.make_named(con, text)  # in main
     sql.run(con, "SET search_path = 'report,main'")
     try:
-        found = sql.records(con, sql.read(shipped("sql") / "report" / f"{name}.sql"))
+        found = sql.records(con, text)
     finally:
         sql.run(con, "RESET search_path")
     return [{key: _rounded(value) for key, value in row.items()} for row in found]

@@ -82,7 +82,7 @@ def find_linter(target: str, folder: Path = Path(), where: str = "") -> Path:
 def lint_lines(con: sql.Connection, linter: Path) -> Linted:
     """Run a linter over the view `lines`; the table `faults` then holds a row for each line and fault."""
     try:
-        sql.run(con, sql.read(shipped("sql") / "lint.sql"))
+        sql.define(con, (shipped("sql") / "lint.sql").read_text(encoding="utf-8"))
         # Two parts of a line may have the same fault.
         found = f"SELECT DISTINCT split, row, severity, fault FROM (\n{sql.read(linter)}\n)"
         sql.run(con, f"CREATE OR REPLACE TABLE faults AS\n{found}")

@@ -58,7 +58,7 @@ class Ledger:
         run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
         self.workspace, self._run_id = workspace, run_id
         self._seen = self._attempt_files()
-        self.con = connect(workspace, plan, macros=False)
+        self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
         sql.run(self.con, f"CREATE TABLE owed_keys AS SELECT {kept} FROM owed")

@@ -37,7 +37,7 @@ def explain(recipe: Recipe) -> list[Explained]:
     not there, a step that is none.
     """
     with sql.connect(threads=1) as con:
-        sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
+        sql.define(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
         prepare(con, SMALL)
         funnels: list[Funnel] = []
         done = []

@@ -71,11 +71,11 @@ def patterns(workspace: Workspace) -> dict[str, str | None]:
 
 
 def connect(
-    workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None, macros: bool = True
+    workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None
 ) -> sql.Connection:
-    """A DuckDB connection with the workspace's views, as it stands now. macros: and with what steps share."""
+    """A DuckDB connection with the workspace's views, as it stands now, and with what steps share."""
     con = sql.connect(threads, spill=_spill(workspace))
-    sql.run(con, sql.views_script(patterns(workspace), plan, macros))
+    sql.define(con, sql.views_script(patterns(workspace), plan))
     return con
 
 
