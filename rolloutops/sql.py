@@ -70,7 +70,7 @@ def connect(threads: int | None = None, memory_limit: str | None = None, spill: 
     return con
 
 
-_unmade: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
+UNMADE: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
 """Connection -> name -> the statement that makes it, of views and macros that nothing has named yet, in their order."""
 
 CREATED = re.compile(r"^CREATE OR REPLACE (?:VIEW|MACRO) (\w+).*?;$", re.MULTILINE | re.DOTALL)
@@ -81,17 +81,17 @@ def define(con: Connection, script: str) -> None:
 
     A cursor of the connection has those that are made.
     """
-    _unmade.setdefault(con, {}).update((found[1], found[0]) for found in CREATED.finditer(script))
+    UNMADE.setdefault(con, {}).update((found[1], found[0]) for found in CREATED.finditer(script))
 
 
 def make_all(con: Connection) -> None:
     """Make what is defined and was not named yet: what is to be listed must be there."""
-    make_named(con, " ".join(_unmade.get(con, ())))
+    make_named(con, " ".join(UNMADE.get(con, ())))
 
 
 def make_named(con: Connection, query: str) -> None:
     """Make what a query names of that, and what this is made of. Every query below does so first."""
-    unmade = _unmade.get(con)
+    unmade = UNMADE.get(con)
     if not unmade:
         return
     named: set[str] = set()
