@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import resource
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import today
+from rolloutops.definitions import named, statements
 from rolloutops.recipe import StepUse
 from rolloutops.shipped import shipped
 from rolloutops.steps.measuring import DEFAULT
@@ -112,12 +112,8 @@ KEY = "dataset, task_id, policy, rollout_index"
 
 def macros_of(queries: Sequence[str]) -> list[str]:
     """The macros that queries name, and those that these name."""
-    text = (shipped("sql") / "macros.sql").read_text()
-    macros = [(found[1], found[0]) for found in re.finditer(r"CREATE OR REPLACE MACRO (\w+\().*?;\n", text, re.DOTALL)]
-    named = list(queries)
-    while more := [macro for name, macro in macros if macro not in named and any(name in query for query in named)]:
-        named += more
-    return [macro for _, macro in macros if macro in named]
+    macros = statements((shipped("sql") / "macros.sql").read_text(encoding="utf-8"))
+    return [macros[name] for name in named(queries, macros)]
 
 
 def same_numbers(data: Path, names: Sequence[str]) -> list[str]:

@@ -11,12 +11,12 @@ from itertools import groupby
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import duckdb
 import pyarrow as pa
 
 from rolloutops import schema
+from rolloutops.definitions import make_named
 from rolloutops.errors import StepError, WorkspaceError
 from rolloutops.shipped import shipped
 
@@ -68,40 +68,6 @@ def connect(threads: int | None = None, memory_limit: str | None = None, spill: 
     if spill is not None:
         con.execute(f"SET temp_directory = {literal(str(spill))}")
     return con
-
-
-UNMADE: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
-"""Connection -> name -> the statement that makes it, of views and macros that nothing has named yet, in their order."""
-
-CREATED = re.compile(r"^CREATE OR REPLACE (?:VIEW|MACRO) (\w+).*?;$", re.MULTILINE | re.DOTALL)
-
-
-def define(con: Connection, script: str) -> None:
-    """Give a connection views and macros. Each is made when a query first names it: they are many, a query needs few.
-
-    A cursor of the connection has those that are made.
-    """
-    UNMADE.setdefault(con, {}).update((found[1], found[0]) for found in CREATED.finditer(script))
-
-
-def make_all(con: Connection) -> None:
-    """Make what is defined and was not named yet: what is to be listed must be there."""
-    make_named(con, " ".join(UNMADE.get(con, ())))
-
-
-def make_named(con: Connection, query: str) -> None:
-    """Make what a query names of that, and what this is made of. Every query below does so first."""
-    unmade = UNMADE.get(con)
-    if not unmade:
-        return
-    named: set[str] = set()
-    texts = [query]
-    while texts:
-        found = unmade.keys() & set(re.findall(r"\w+", texts.pop().lower())) - named
-        named |= found
-        texts += [unmade[name] for name in found]
-    if named:
-        con.execute("\n".join(unmade.pop(name) for name in list(unmade) if name in named))
 
 
 def run(con: Connection, script: str) -> None:

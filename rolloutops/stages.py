@@ -14,6 +14,7 @@ from rolloutops import sql
 from rolloutops.building import aggregates, report
 from rolloutops.building.asked import asked_of
 from rolloutops.building.build import BuildReport, build
+from rolloutops.definitions import make_all
 from rolloutops.errors import UsageError, near
 from rolloutops.jsontext import dump
 from rolloutops.paths import as_path
@@ -227,7 +228,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
 def query_stage(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Any query over the views: its columns and rows, or none where it was written to a file."""
     con = connect(open_workspace(recipe.data), recipe.plan())
-    sql.make_all(con)
+    make_all(con)
     file = as_path(query) if query.endswith(".sql") else None
     text = sql.read(file) if file is not None and file.is_file() else query.strip().rstrip(";")
     try:

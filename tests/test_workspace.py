@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from rolloutops import schema, sql
+from rolloutops.definitions import make_all
 from rolloutops.shipped import shipped
 from rolloutops.tables import journal as journals
 from rolloutops.tables.journal import Journal, seal_orphans
@@ -116,7 +117,7 @@ def test_a_write_that_fails_leaves_nothing_and_what_was_there_stays(
 
 def test_an_empty_workspace_has_every_view(workspace: Workspace) -> None:
     con = connect(workspace, PLAN)
-    sql.make_all(con)
+    make_all(con)
     views = [name for (name,) in sql.rows(con, "SELECT view_name FROM duckdb_views() WHERE NOT internal")]
     assert {"tasks", "attempts", "verdicts", "runs", "rollouts", "owed", "given_up", "unjudged"} <= set(views)
     for view in views:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from rolloutops import sql
+from rolloutops.definitions import make_named
 from rolloutops.shipped import shipped
 
 Rows = list[dict[str, Any]]
@@ -62,7 +63,7 @@ def prepare(con: sql.Connection, used: str = NOTHING) -> None:
 def query(con: sql.Connection, name: str) -> Rows:
     """The rows of sql/report/NAME.sql. Floats are rounded to nine places, so that threads do not matter."""
     text = sql.read(shipped("sql") / "report" / f"{name}.sql")
-    sql.make_named(con, text)  # in main
+    make_named(con, text)  # while the connection is in main, where the views' own names are found
     sql.run(con, "SET search_path = 'report,main'")
     try:
         found = sql.records(con, text)

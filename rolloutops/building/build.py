@@ -96,10 +96,8 @@ def build(
             rollouts_in, used = find_used(con, found, start, where)
             _refuse_empty(con, asked, where, found, path, rollouts_in, used)
             refuse_leaks(con, asked, where)
-            lineage = (
-                f"{sql.literal(str(fresh / 'lineage.parquet'))} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
-            )
-            sql.run(con, f"COPY ({LINEAGE}) TO {lineage}")
+            lineage = sql.literal(str(fresh / "lineage.parquet"))
+            sql.run(con, f"COPY ({LINEAGE}) TO {lineage} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
             data = write_data(con, found, fresh, asked, where)
         files = {one.name: (one.rows, one.sha256) for one in data}
         files |= _dataset_info(con, found, step.name, fresh, data)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops import sql
+from rolloutops.definitions import define
 from rolloutops.errors import StepError, UsageError, near
 from rolloutops.files.inputs import find_inputs, open_rows
 from rolloutops.shipped import shipped
@@ -82,7 +83,7 @@ def find_linter(target: str, folder: Path = Path(), where: str = "") -> Path:
 def lint_lines(con: sql.Connection, linter: Path) -> Linted:
     """Run a linter over the view `lines`; the table `faults` then holds a row for each line and fault."""
     try:
-        sql.define(con, (shipped("sql") / "lint.sql").read_text(encoding="utf-8"))
+        define(con, (shipped("sql") / "lint.sql").read_text(encoding="utf-8"))
         # Two parts of a line may have the same fault.
         found = f"SELECT DISTINCT split, row, severity, fault FROM (\n{sql.read(linter)}\n)"
         sql.run(con, f"CREATE OR REPLACE TABLE faults AS\n{found}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rolloutops import schema, sql
+from rolloutops.definitions import define
 from rolloutops.recipe import Recipe, StepUse
 from rolloutops.steps.selected import ALL, KEYS, SMALL, bind, payload_of, preparation, prepare, selected_query, table_of
 from rolloutops.steps.selection import DROPPED, Funnel, require_pairs, start_of, stored
@@ -37,7 +38,7 @@ def explain(recipe: Recipe) -> list[Explained]:
     not there, a step that is none.
     """
     with sql.connect(threads=1) as con:
-        sql.define(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
+        define(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
         prepare(con, SMALL)
         funnels: list[Funnel] = []
         done = []

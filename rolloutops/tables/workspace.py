@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops import schema, sql
+from rolloutops.definitions import define
 from rolloutops.errors import WorkspaceError, near
 from rolloutops.failpoints import failpoint
 
@@ -75,7 +76,7 @@ def connect(
 ) -> sql.Connection:
     """A DuckDB connection with the workspace's views, as it stands now, and with what steps share."""
     con = sql.connect(threads, spill=_spill(workspace))
-    sql.define(con, sql.views_script(patterns(workspace), plan))
+    define(con, sql.views_script(patterns(workspace), plan))
     return con
 
 

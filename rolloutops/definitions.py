@@ -1,0 +1,51 @@
+"""Views and macros of a connection, each made when a query first names it.
+
+A workspace has some 80 of them and DuckDB binds a view when it is made, but a query needs few. sql.py, through which
+all queries go, makes what each of them names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from weakref import WeakKeyDictionary
+
+import duckdb
+
+CREATED = re.compile(r"^CREATE OR REPLACE (?:VIEW|MACRO) (\w+).*?;$", re.MULTILINE | re.DOTALL)
+
+UNMADE: WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, str]] = WeakKeyDictionary()
+"""Connection -> the statements of what it was given and nothing has named yet."""
+
+
+def statements(script: str) -> dict[str, str]:
+    """Name -> the statement that makes it, of the views and macros of a script, in its order."""
+    return {found[1]: found[0] for found in CREATED.finditer(script)}
+
+
+def named(texts: Iterable[str], known: Mapping[str, str]) -> list[str]:
+    """The names among `known` that texts name, and those that the statements of these name, in the order of `known`."""
+    found: set[str] = set()
+    left = list(texts)
+    while left:
+        more = known.keys() & set(re.findall(r"\w+", left.pop().lower())) - found
+        found |= more
+        left += [known[name] for name in more]
+    return [name for name in known if name in found]
+
+
+def define(con: duckdb.DuckDBPyConnection, script: str) -> None:
+    """Give a connection the views and macros of a script. A cursor of it has those that are made by then."""
+    UNMADE.setdefault(con, {}).update(statements(script))
+
+
+def make_named(con: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Make what a query names and what this is made of, in the schema where the connection is."""
+    unmade = UNMADE.get(con)
+    if unmade and (names := named([query], unmade)):
+        con.execute("\n".join(unmade.pop(name) for name in names))
+
+
+def make_all(con: duckdb.DuckDBPyConnection) -> None:
+    """Make what nothing has named yet: a query of the user's may list what there is."""
+    make_named(con, " ".join(UNMADE.get(con, ())))
