@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rolloutops import sql
-from rolloutops.building.asked import asked_of
+from rolloutops.building.asked import check_use
 from rolloutops.collect import engines, make_engine
 from rolloutops.environments import Rollout, Task
 from rolloutops.errors import RolloutopsError
@@ -51,9 +51,7 @@ def check(recipe: Recipe) -> Iterator[Finding]:
         yield Finding(False, str(error))
     for step in recipe.steps:
         try:
-            found = check_step(step, recipe.folder)
-            if step.kind == "build":
-                asked_of(step, found, recipe.data / "exports" / step.name)
+            check_use(recipe, step)
             yield Finding(True, f"[{step.kind}.{step.name}] {step.use}")
         except RolloutopsError as error:
             yield Finding(False, str(error))

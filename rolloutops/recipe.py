@@ -61,6 +61,10 @@ class Recipe:
         """Where inputs with a relative name are looked for: the working directory, the recipe's folder, what ships."""
         return Path(), self.folder, shipped("")
 
+    def exports(self, build: StepUse) -> Path:
+        """The folder of a build that names none."""
+        return self.data / "exports" / build.name
+
     def collect_of(self, dataset: str, policy: str) -> Collect:
         """[collect], then the policy's table, then the data set's, then the command line."""
         own = self.datasets[dataset].collect

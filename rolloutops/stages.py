@@ -5,20 +5,20 @@ What only one stage needs is imported by it: that measuring and building start a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops import sql
 from rolloutops.building import aggregates, report
-from rolloutops.building.asked import asked_of
+from rolloutops.building.asked import check_use
 from rolloutops.building.build import BuildReport, build
 from rolloutops.definitions import make_all
 from rolloutops.errors import UsageError, near
 from rolloutops.jsontext import dump
 from rolloutops.paths import as_path
-from rolloutops.recipe import Recipe, StepUse
+from rolloutops.recipe import Recipe
 from rolloutops.steps.explaining import Explained, explain, script
 from rolloutops.steps.measuring import Table, asked, measure_all, require_policies
 from rolloutops.steps.needed import needed
@@ -83,19 +83,8 @@ def refuse_bad_steps(recipe: Recipe) -> None:
     """Raise a mistake in the recipe's steps before anything is spent on rollouts for them."""
     for use in asked(recipe.metrics, recipe.metrics_settings, recipe.folder):
         check_step(use, recipe.folder)
-    _refuse_bad(recipe, recipe.steps)
-
-
-def _refuse_bad(recipe: Recipe, steps: Iterable[StepUse]) -> None:
-    for step in steps:
-        found = check_step(step, recipe.folder)
-        if step.kind == "build":
-            asked_of(step, found, _exports(recipe, step))
-
-
-def _exports(recipe: Recipe, step: StepUse) -> Path:
-    """Where a build goes that names no folder."""
-    return recipe.data / "exports" / step.name
+    for step in recipe.steps:
+        check_use(recipe, step)
 
 
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> Collected:
@@ -215,12 +204,13 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         con = connect(workspace, recipe.plan())
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
-        _refuse_bad(recipe, steps)
+        for step in steps:
+            check_use(recipe, step)
         funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
         for place, step in enumerate(steps):
             if step.kind == "build":
                 before = sum(earlier.kind != "build" for earlier in steps[:place])
-                done.append(build(con, step, recipe.folder, _exports(recipe, step), funnels[:before], run.made_by))
+                done.append(build(con, step, recipe.folder, recipe.exports(step), funnels[:before], run.made_by))
         run.outputs = [dict(output) for report in done for output in report.outputs]
         return done
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.errors import UsageError, near
 from rolloutops.paths import as_path
-from rolloutops.steps.step import BUILD_KEYS, Step
+from rolloutops.steps.step import BUILD_KEYS, Step, check_step
 
 if TYPE_CHECKING:
-    from rolloutops.recipe import StepUse
+    from rolloutops.recipe import Recipe, StepUse
 
 FORMATS = ("jsonl", "parquet")
 COMPRESSIONS = ("none", "zstd", "gzip")
@@ -81,3 +81,10 @@ def _refuse_shares(given: Mapping[str, Any], asked: Asked, where: str) -> None:
             raise UsageError(f"{where} {name} must be a share from 0 to below 1, not {share}")
     if asked.validation + asked.test >= 1:
         raise UsageError(f"{where} validation + test is {asked.validation + asked.test}: nothing is left to train on")
+
+
+def check_use(recipe: Recipe, use: StepUse) -> None:
+    """Raise what can be known to be wrong with a step of a recipe, and with the keys of a build, before it runs."""
+    step = check_step(use, recipe.folder)
+    if use.kind == "build":
+        asked_of(use, step, recipe.exports(use))

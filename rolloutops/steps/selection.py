@@ -203,8 +203,7 @@ def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None
     ):
         rows = sql.records(con, f"{query} LIMIT 1")
         if rows:
-            example = ", ".join(f"{key} {value}" for key, value in rows[0].items())
-            raise StepError(f"{where} {step.path} {fault}, as {example}")
+            raise StepError(f"{where} {step.path} {fault}, as {_told(rows[0])}")
 
 
 def _check_numbers(con: sql.Connection, table: str, where: str, step: Step) -> None:
@@ -214,9 +213,12 @@ def _check_numbers(con: sql.Connection, table: str, where: str, step: Step) -> N
             continue
         rows = sql.records(con, f"SELECT {name}, {', '.join(KEYS)} FROM {table} WHERE NOT isfinite({name}) LIMIT 1")
         if rows:
-            example = ", ".join(f"{key} {value}" for key, value in rows[0].items())
             hint = "divide by nullif(…, 0), or leave these rollouts out"
-            raise StepError(f"{where} {step.path} makes numbers that JSON cannot hold, as {example}; {hint}")
+            raise StepError(f"{where} {step.path} makes numbers that JSON cannot hold, as {_told(rows[0])}; {hint}")
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{column} {value}" for column, value in row.items())
 
 
 def _check_pairs(con: sql.Connection, table: str, where: str, step: Step) -> None:
