@@ -23,8 +23,8 @@ ENV |= {"PYTHONPATH": str(CHECKOUT), "OPENBLAS_NUM_THREADS": "1"}
 COLLECT = """
 import json, resource, sys, time
 import rolloutops.collect, rolloutops.engines.openai  # as bare aiohttp is imported before its clock runs
-from rolloutops.recipe_file import load
-from rolloutops.stages import collect_stage
+from rolloutops.config.recipe_file import load
+from rolloutops.cli.stages import collect_stage
 recipe = load(sys.argv[1])
 cpu, wall = time.process_time(), time.perf_counter()
 done = collect_stage(recipe)

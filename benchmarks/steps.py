@@ -25,11 +25,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import today
-from rolloutops.definitions import named, statements
-from rolloutops.recipe import StepUse
-from rolloutops.shipped import shipped
-from rolloutops.steps.measuring import DEFAULT
+from rolloutops.config.recipe import StepUse
+from rolloutops.config.resources import shipped
+from rolloutops.steps.metrics import DEFAULT
 from rolloutops.steps.step import find_step, variables
+from rolloutops.store.definitions import named, statements
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -206,7 +206,7 @@ def main() -> None:
         if given.data is None:
             took = timed([*ours, "import", str(given.rollouts), f"--data={data}", "--dataset=all"], folder)
             print(f"import: {shown([took])}\n")
-        timed([sys.executable, "-c", "import rolloutops.stages, rolloutops.commands"], folder)
+        timed([sys.executable, "-c", "import rolloutops.cli.stages, rolloutops.cli.commands"], folder)
         print("| wall s / CPU s / peak MB | rolloutops | raw, same result | CPU ratio | simplest raw | CPU ratio |")
         print("|---|---|---|---|---|---|")
         for what, words, same, simplest, file in cases(data, given.mix):

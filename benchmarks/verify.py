@@ -23,9 +23,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from rolloutops import schema, sql
-from rolloutops.jsontext import digest, dump
-from rolloutops.tables.workspace import Workspace, connect, open_workspace, write_part
+from rolloutops.formats.strict_json import digest, dump
+from rolloutops.store import schema, sql
+from rolloutops.store.workspace import Workspace, connect, open_workspace, write_part
 
 ROOT = Path(__file__).resolve().parents[1]
 VERIFIER = """

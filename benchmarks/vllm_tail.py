@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rolloutops.engines import ModelCall, smollm2
+from rolloutops.engines import smollm2
 from rolloutops.engines.vllm import QUIET, VllmEngine, _cpu_dtype
 from rolloutops.engines.vllm import make as make_vllm
+from rolloutops.types import ModelCall
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 KINDS = ("chunks", "giant", "rolloutops")
@@ -92,8 +93,8 @@ def make(model: str) -> Timed:
 
 def collected(chats: int, repeats: int = 1, words: int = 0, tokens: int = 0) -> dict[str, float]:
     """One collection in this process, in a fresh workspace. tokens: of every answer, in place of `lengths`."""
-    from rolloutops.recipe_file import load
-    from rolloutops.stages import collect_stage
+    from rolloutops.cli.stages import collect_stage
+    from rolloutops.config.recipe_file import load
     from tests.helpers import query, rolloutops
 
     with tempfile.TemporaryDirectory() as name:

@@ -2,6 +2,6 @@
 
 import sys
 
-from rolloutops.cli import main
+from rolloutops.cli.main import main
 
 sys.exit(main())

@@ -21,15 +21,15 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
-from rolloutops import schema, sql  # noqa: E402
-from rolloutops.cli import COMMANDS  # noqa: E402
-from rolloutops.command.help import help_text  # noqa: E402
+from rolloutops.cli.help import help_text  # noqa: E402
+from rolloutops.cli.main import COMMANDS  # noqa: E402
+from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find  # noqa: E402
+from rolloutops.config.resources import shipped  # noqa: E402
+from rolloutops.config.settings import Chunk, Collect, Dataset, Verify  # noqa: E402
 from rolloutops.errors import FAILURES  # noqa: E402
-from rolloutops.plugins import BUILT_IN, Kind, Plugin, find  # noqa: E402
-from rolloutops.settings import Chunk, Collect, Dataset, Verify  # noqa: E402
-from rolloutops.shipped import shipped  # noqa: E402
 from rolloutops.steps.step import BUILD_KEYS, KINDS, Step, read_step  # noqa: E402
-from rolloutops.tables.workspace import connect, open_workspace  # noqa: E402
+from rolloutops.store import schema, sql  # noqa: E402
+from rolloutops.store.workspace import connect, open_workspace  # noqa: E402
 
 REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
 SETTINGS = {"chunk": Chunk, "collect": Collect, "verify": Verify, "datasets": Dataset}

@@ -1,4 +1,4 @@
--- Imported rows, as keys: which are new, whose rollouts they are, and which index each gets (rolloutops/importing.py).
+-- Imported rows, as keys: which are new, whose rollouts they are, and which index each gets (rolloutops/ingest/import_rollouts.py).
 -- Stands on the views of a workspace, on the variable `dataset`, and on the staged rows:
 --   asked    tasks: ident, input_key, place, ng_task, empty, row_hash, prompt_hash, answer, and the payload
 --   ended    rollouts: ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from rolloutops.shipped import shipped
+from rolloutops.config.resources import shipped
 
 Settings: TypeAlias = dict[str, Any]
 """The parameters of a step, as a recipe gives them."""

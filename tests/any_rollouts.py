@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from rolloutops import schema
-from rolloutops.tables.workspace import Workspace, open_workspace, write_part
+from rolloutops.store import schema
+from rolloutops.store.workspace import Workspace, open_workspace, write_part
 from tests.given import dump
 
 Tables: TypeAlias = dict[str, list[dict[str, Any]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rolloutops.golden.given import dump, table, workspace
+from rolloutops.build.golden_rows import dump, table, workspace
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 """Real data beside the checkout; tests that read it are skipped where it is absent."""

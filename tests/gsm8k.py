@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
+from rolloutops.store import sql
 from tests import given
 
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.recipe import Recipe
-from rolloutops.tables.runs import last_recipe
-from rolloutops.tables.workspace import connect, open_workspace
+from rolloutops.config.recipe import Recipe
+from rolloutops.store import sql
+from rolloutops.store.runs import last_recipe
+from rolloutops.store.workspace import connect, open_workspace
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"

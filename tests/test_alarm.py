@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolloutops.collecting.alarm import Alarm
+from rolloutops.collect.deadline import Deadline
 from tests.virtual_time import run
 
 
 @asynccontextmanager
-async def as_alarm(alarm: Alarm, seconds: float | None) -> Any:
+async def as_alarm(alarm: Deadline, seconds: float | None) -> Any:
     with alarm.within(seconds):
         yield
 
@@ -42,7 +42,7 @@ async def ended(limit: Callable[[float | None], Any], blocks: Blocks) -> list[tu
 @given(st.lists(st.tuples(st.none() | SECONDS, SECONDS.map(lambda s: s + 0.03)), max_size=8))
 def test_an_alarm_rings_when_a_timeout_would(blocks: Blocks) -> None:
     async def ours() -> list[tuple[bool, float]]:
-        alarm = Alarm()
+        alarm = Deadline()
         return await ended(lambda allowed: as_alarm(alarm, allowed), blocks)
 
     async def theirs() -> list[tuple[bool, float]]:
@@ -53,7 +53,7 @@ def test_an_alarm_rings_when_a_timeout_would(blocks: Blocks) -> None:
 
 def test_the_limit_may_be_moved_and_taken_back_within_the_block() -> None:
     async def body() -> None:
-        loop, alarm = asyncio.get_running_loop(), Alarm()
+        loop, alarm = asyncio.get_running_loop(), Deadline()
         with alarm.within(1.0):
             alarm.when = None
             await asyncio.sleep(5.0)
@@ -76,7 +76,7 @@ def test_the_limit_may_be_moved_and_taken_back_within_the_block() -> None:
 def test_who_is_cancelled_from_outside_is_cancelled() -> None:
     async def body() -> None:
         async def work() -> None:
-            with Alarm().within(5.0):
+            with Deadline().within(5.0):
                 await asyncio.sleep(60)
 
         task = asyncio.create_task(work())

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from rolloutops.engines import ModelAnswer, ModelCall
+from rolloutops.cli.stages import chunk_stage
+from rolloutops.config.recipe_file import load
+from rolloutops.config.resources import shipped
 from rolloutops.engines.batch import make
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
-from rolloutops.recipe_file import load
-from rolloutops.shipped import shipped
-from rolloutops.stages import chunk_stage
-from rolloutops.tables.workspace import open_workspace, try_lock
+from rolloutops.store.workspace import open_workspace, try_lock
+from rolloutops.types import ModelAnswer, ModelCall
 from tests.batch_server import BatchServer, serving
 from tests.helpers import query, sums, write_jsonl
 
@@ -53,7 +53,7 @@ WAIT = "--engine_args.wait=true"
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["tests.test_batch", "rolloutops.stages", "rolloutops.collecting.batch", "openai.resources.batches"]
+    ["tests.test_batch", "rolloutops.cli.stages", "rolloutops.collect.batch", "openai.resources.batches"]
 )
 
 
@@ -67,7 +67,7 @@ def _run(words: list[str], folder: str, log: str, die_at: str) -> None:
     os.dup2(fd, 2)
     name, _, when = die_at.partition(":")
     if name == "journal":
-        from rolloutops.tables.journal import Journal
+        from rolloutops.store.journal import Journal
 
         append, lines = Journal.append, [0]
 
@@ -89,7 +89,7 @@ def _run(words: list[str], folder: str, log: str, die_at: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = dying  # type: ignore[assignment]
-    from rolloutops.cli import main
+    from rolloutops.cli.main import main
 
     sys.exit(main(words))
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rolloutops import sql
-from rolloutops.building import manifest
-from rolloutops.building.build import BuildReport, build
+from rolloutops.build import manifest
+from rolloutops.build.build import BuildReport, build
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError, UsageError
-from rolloutops.recipe import StepUse
 from rolloutops.steps.selection import select
 from rolloutops.steps.step import measure
+from rolloutops.store import sql
 from tests.given import dump, workspace
 
 ODD = [

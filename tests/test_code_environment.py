@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from rolloutops.environments import Rollout, Task, sandbox
+from rolloutops.config.plugins import find
+from rolloutops.environments import sandbox
 from rolloutops.environments.code import make
+from rolloutops.environments.verdict import Verdict
+from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import UsageError
-from rolloutops.judging.judge import Judge
-from rolloutops.judging.verdict import Verdict
-from rolloutops.plugins import find
+from rolloutops.types import Rollout, Task
 from tests.helpers import query, rolloutops, write_jsonl
 
 MISSING = sandbox.missing()
@@ -136,7 +137,7 @@ def test_without_a_sandbox_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = find("environment", "code")
 
     async def one(**given: Any) -> Verdict:
-        judge = Judge(plugin.make(given), plugin, given, processes=1)
+        judge = VerifierRunner(plugin.make(given), plugin, given, processes=1)
         try:
             return await judge.judge(Task("d", "t", ASSERTS, []), Rollout([], ADD))
         finally:

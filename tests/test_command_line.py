@@ -22,7 +22,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rolloutops.command import Command, Flag, Parsed, help_text, main
+from rolloutops.cli.run import Command, Flag, Parsed, help_text, main
 from rolloutops.errors import EngineError, UsageError
 
 PACKAGE = Path(__file__).parents[1]

@@ -31,12 +31,12 @@ from typing import TypeAlias
 
 import pytest
 
-from rolloutops import schema
-from rolloutops.cli import COMMANDS
+from rolloutops.cli.main import COMMANDS
+from rolloutops.config.plugins import BUILT_IN, find
+from rolloutops.config.resources import shipped
 from rolloutops.errors import FAILURES
-from rolloutops.plugins import BUILT_IN, find
-from rolloutops.shipped import shipped
 from rolloutops.steps.step import KINDS, read_step
+from rolloutops.store import schema
 from scripts import make_reference
 from tests.helpers import CHECKOUT, environ
 

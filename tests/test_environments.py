@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolloutops.environments import Rollout, Task, answers, exact_match, mcqa, multi_step
+from rolloutops.environments import answers, exact_match, mcqa, multi_step
 from rolloutops.errors import MissingExtra, UsageError
+from rolloutops.types import Rollout, Task
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared example data is not beside the checkout")
@@ -361,7 +362,7 @@ def test_reasoning_gym_agrees_with_nemo_gym() -> None:
 
 @pytest.mark.parametrize("name", ["math", "reasoning_gym"])
 def test_a_missing_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rolloutops.plugins import find
+    from rolloutops.config.plugins import find
 
     module = find("environment", name).load().__globals__
     monkeypatch.setitem(module, "find_spec", lambda name: None)

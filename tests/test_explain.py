@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rolloutops import sql
-from rolloutops.building.build import build
-from rolloutops.recipe_file import load
-from rolloutops.steps.explaining import explain, script
+from rolloutops.build.build import build
+from rolloutops.build.explain import explain, script
+from rolloutops.config.recipe_file import load
 from rolloutops.steps.selection import select
+from rolloutops.store import sql
 from tests import given
 from tests.helpers import rolloutops
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rolloutops.config.resources import shipped
 from rolloutops.errors import FAILURES
-from rolloutops.shipped import shipped
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 

@@ -18,14 +18,14 @@ import pyarrow.json
 import pyarrow.parquet
 import pytest
 
-from rolloutops import sql
-from rolloutops.building.build import BuildReport, build
-from rolloutops.importing import import_rollouts
-from rolloutops.recipe import StepUse
-from rolloutops.shipped import shipped
+from rolloutops.build.build import BuildReport, build
+from rolloutops.config.recipe import StepUse
+from rolloutops.config.resources import shipped
+from rolloutops.ingest.import_rollouts import import_rollouts
 from rolloutops.steps.selection import select
 from rolloutops.steps.step import read_step
-from rolloutops.tables.workspace import connect, open_workspace
+from rolloutops.store import sql
+from rolloutops.store.workspace import connect, open_workspace
 from tests.given import SHARED, dump, workspace
 
 STEPS = {path.stem: read_step(f"build/{path.stem}", path) for path in sorted((shipped("sql") / "build").glob("*.sql"))}

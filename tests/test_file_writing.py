@@ -13,11 +13,11 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops import sql
-from rolloutops.building.build import BuildReport, build
+from rolloutops.build.build import BuildReport, build
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError, UsageError
-from rolloutops.recipe import StepUse
 from rolloutops.steps.selection import select
+from rolloutops.store import sql
 from tests.given import dump, workspace
 
 

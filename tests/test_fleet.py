@@ -15,17 +15,17 @@ from urllib.request import urlopen
 
 import pytest
 
-from rolloutops.collecting.agent import attempt
-from rolloutops.collecting.attempted import Attempted, Owed
+from rolloutops.collect.agent import attempt
+from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.config.recipe_file import load
+from rolloutops.config.settings import Collect
 from rolloutops.engines.openai import OpenAIEngine, make
-from rolloutops.engines.servers import Servers
-from rolloutops.environments import Task
+from rolloutops.engines.replicas import Replicas
 from rolloutops.errors import EngineError
-from rolloutops.pacing.fleet import Fleet, Levels
-from rolloutops.pacing.level import Level
-from rolloutops.pacing.pace import Pace
-from rolloutops.recipe_file import load
-from rolloutops.settings import Collect
+from rolloutops.limits.concurrency import ConcurrencyLimit
+from rolloutops.limits.rate_limit import RateLimit
+from rolloutops.limits.replica_rate_limit import ReplicaConcurrency, ReplicaRateLimit
+from rolloutops.types import Task
 from tests.helpers import CHECKOUT, command, environ, query, rolloutops, write_jsonl
 from tests.loopback import serving
 
@@ -94,7 +94,7 @@ def test_one_address_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(one, OpenAIEngine)
     for several in ("http://a/v1, http://b/v1/,http://a/v1", ["http://a/v1", "http://b/v1"]):
         fleet = make("m", base_url=several, endpoint="chat")
-        assert isinstance(fleet, Servers)
+        assert isinstance(fleet, Replicas)
         assert [m.url for m in fleet.members] == ["http://a/v1/chat/completions", "http://b/v1/chat/completions"]
 
 
@@ -171,16 +171,16 @@ class Adder:
         return "2"
 
 
-def converse(urls: list[str], count: int, environment: Any) -> tuple[list[Attempted], Fleet]:
+def converse(urls: list[str], count: int, environment: Any) -> tuple[list[Attempt], ReplicaRateLimit]:
     """So many conversations of two model calls, at once."""
 
-    def owed(n: int) -> Owed:
+    def owed(n: int) -> PendingRollout:
         task = Task("d", f"t{n}", {}, [{"role": "user", "content": f"What is {n} + 1?"}], None, None)
-        return Owed(task, "h", 0, "p", 0, 1, Collect(engine="openai", model="m"), {}, "{}")
+        return PendingRollout(task, "h", 0, "p", 0, 1, Collect(engine="openai", model="m"), {}, "{}")
 
-    async def main() -> tuple[list[Attempted], Fleet]:
+    async def main() -> tuple[list[Attempt], ReplicaRateLimit]:
         engine = make("m", base_url=urls, endpoint="chat")
-        fleet = Fleet([Pace(Level(32)) for _ in urls], Level(64))
+        fleet = ReplicaRateLimit([RateLimit(ConcurrencyLimit(32)) for _ in urls], ConcurrencyLimit(64))
         await engine.start()
         try:
             tries = (attempt(owed(n), engine, environment, fleet) for n in range(count))
@@ -224,7 +224,7 @@ def test_what_breaks_two_servers_off_is_a_failed_attempt() -> None:
 
 
 def test_a_server_that_is_down_does_not_count() -> None:
-    levels = Levels([Pace(Level(16)), Pace(Level(8))])
+    levels = ReplicaConcurrency([RateLimit(ConcurrencyLimit(16)), RateLimit(ConcurrencyLimit(8))])
     assert levels.now == 24
     levels.paces[0]._down_in_a_row = 99
     assert levels.now == 8

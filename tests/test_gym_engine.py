@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rolloutops.engines import ModelCall, RolloutAnswer
 from rolloutops.engines.gym import make
 from rolloutops.errors import AttemptFailed, UsageError
+from rolloutops.types import ModelCall, RolloutAnswer
 from tests.gym_server import GymServer
 from tests.helpers import query, read_jsonl, rolloutops, write_jsonl
 from tests.loopback import serving

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops import sql
+from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """

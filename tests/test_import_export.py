@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rolloutops import sql
+from rolloutops.config.recipe import Recipe
+from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError
-from rolloutops.export import export
-from rolloutops.importing import Imported, import_rollouts
-from rolloutops.recipe import Recipe
-from rolloutops.settings import Dataset
+from rolloutops.ingest.export import export
+from rolloutops.ingest.import_rollouts import ImportReport, import_rollouts
 from rolloutops.steps.step import measure
-from rolloutops.tables.workspace import Workspace, connect, open_workspace
+from rolloutops.store import sql
+from rolloutops.store.workspace import Workspace, connect, open_workspace
 from tests.helpers import SHARED, query, read_jsonl, rolloutops, sums, write_jsonl
 
 GYM = SHARED / "data" / "gym"
@@ -41,7 +41,7 @@ def values(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
     return Counter(json.dumps(row, sort_keys=True) for row in rows)
 
 
-def imported(folder: Path, *files: Path | str, dataset: str = "d", run: str = "run1", **more: Any) -> Imported:
+def imported(folder: Path, *files: Path | str, dataset: str = "d", run: str = "run1", **more: Any) -> ImportReport:
     return import_rollouts(open_workspace(folder, create=True), dataset, [str(file) for file in files], run, **more)
 
 

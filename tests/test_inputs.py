@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rolloutops.errors import InputError
-from rolloutops.files import inputs
-from rolloutops.files.inputs import Row, find_inputs, open_rows
+from rolloutops.ingest import inputs
+from rolloutops.ingest.inputs import Row, find_inputs, open_rows
 
 ODD_LINES = (
     b'\xef\xbb\xbf{"a": 1}\r\n'

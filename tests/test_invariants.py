@@ -17,17 +17,17 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 
-from rolloutops import sql
-from rolloutops.building import manifest
-from rolloutops.building.build import BuildReport, build
-from rolloutops.building.lint import lint_files
+from rolloutops.build import manifest
+from rolloutops.build.build import BuildReport, build
+from rolloutops.build.lint import lint_files
+from rolloutops.build.trace import trace
+from rolloutops.config.recipe import StepUse
+from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError
-from rolloutops.recipe import StepUse
-from rolloutops.shipped import shipped
-from rolloutops.steps.selection import Funnel, select
+from rolloutops.steps.selection import StepStats, select
 from rolloutops.steps.step import find_step
-from rolloutops.tables.workspace import Workspace, connect
-from rolloutops.trace import trace
+from rolloutops.store import sql
+from rolloutops.store.workspace import Workspace, connect
 from tests.any_chain import BUILDS, CHAINS, PAIR_BUILDS, STEPS
 from tests.any_rollouts import PLAN, TASKS, Tables, Task, lay_out, tables_of
 
@@ -94,7 +94,7 @@ def ended(workspace: Workspace, chain: Any, threads: int, tables: Tables | None)
     output = workspace.root / "out"
     con = connect(workspace, PLAN, threads)
     try:
-        funnels: list[Funnel] = []
+        funnels: list[StepStats] = []
         uses: list[StepUse] = []
         for name, values in [*before, *after]:
             uses.append(StepUse(name.partition("/")[0], f"s{len(uses)}", name, values))
@@ -121,7 +121,7 @@ def ended(workspace: Workspace, chain: Any, threads: int, tables: Tables | None)
         con.close()
 
 
-def check_funnels(con: sql.Connection, uses: list[StepUse], funnels: list[Funnel], tables: Tables) -> None:
+def check_funnels(con: sql.Connection, uses: list[StepUse], funnels: list[StepStats], tables: Tables) -> None:
     """Kept and dropped make up what came in, for each step and data set, and what each kind promises."""
     table = "selection.rollouts"
     rows = selected(con, table)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolloutops.jsontext import canonical, digest, dump, parse
+from rolloutops.formats.strict_json import canonical, digest, dump, parse
 
 # Text without surrogates, integers beyond 64 bits, floats of every size.
 SCALARS = (

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from rolloutops.environments import Rollout, Task
+from rolloutops.config.plugins import find
+from rolloutops.environments.verdict import Verdict
+from rolloutops.environments.verification import StoredRollout, VerifierRunner
 from rolloutops.errors import RolloutopsError
-from rolloutops.judging.judge import Judge, Stored
-from rolloutops.judging.verdict import Verdict
-from rolloutops.plugins import find
+from rolloutops.types import Rollout, Task
 
 # One environment for all that a verifier can do: the rollout's text is the deed.
 ENVIRONMENTS = '''
@@ -128,17 +128,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def judge(folder: Path, factory: str = "make", processes: int | None = 2, timeout: float = 20.0, **given: Any) -> Judge:
+def judge(
+    folder: Path, factory: str = "make", processes: int | None = 2, timeout: float = 20.0, **given: Any
+) -> VerifierRunner:
     plugin = find("environment", f"deeds.py:{factory}", folder)
     memory = given.pop("memory_mb", 1024)
-    return Judge(plugin.make(given), plugin, given, processes, timeout, memory)
+    return VerifierRunner(plugin.make(given), plugin, given, processes, timeout, memory)
 
 
 def pair(deed: str, n: int = 0, **row: Any) -> tuple[Task, Rollout]:
     return Task("demo", str(n), row, []), Rollout([{"role": "assistant", "content": deed}], deed, "stop")
 
 
-def judged(judge: Judge, *deeds: str) -> list[Verdict]:
+def judged(judge: VerifierRunner, *deeds: str) -> list[Verdict]:
     async def run() -> list[Verdict]:
         try:
             return await asyncio.gather(*(judge.judge(*pair(deed, n)) for n, deed in enumerate(deeds)))
@@ -218,7 +220,7 @@ def test_a_coroutine_is_awaited_with_a_time_limit(folder: Path) -> None:
 
 
 def test_where_a_verifier_runs(folder: Path, tmp_path: Path) -> None:
-    async def pids(judge: Judge, **row: Any) -> set[int]:
+    async def pids(judge: VerifierRunner, **row: Any) -> set[int]:
         try:
             verdicts = await asyncio.gather(*(judge.judge(*pair("pid", n, **row)) for n in range(300)))
         finally:
@@ -281,8 +283,8 @@ def test_a_failure_is_not_kept(folder: Path) -> None:
     assert [(v.error, v.cached) for v in asyncio.run(run())] == [("verifier_error", False)] * 2
 
 
-def stored(deed: str, n: int = 0, row: str = "{}") -> Stored:
-    return Stored("demo", str(n), row, "[]", None, None, "[]", deed, "stop")
+def stored(deed: str, n: int = 0, row: str = "{}") -> StoredRollout:
+    return StoredRollout("demo", str(n), row, "[]", None, None, "[]", deed, "stop")
 
 
 @pytest.mark.parametrize("factory", ["make", "coroutine"])
@@ -290,7 +292,7 @@ def stored(deed: str, n: int = 0, row: str = "{}") -> Stored:
 def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, cpu_bound: bool, factory: str) -> None:
     count, read = 5000, 0
 
-    def items() -> Iterator[tuple[int, Stored]]:
+    def items() -> Iterator[tuple[int, StoredRollout]]:
         nonlocal read
         for n in range(count):
             read += 1
@@ -398,12 +400,12 @@ def test_workers_that_cannot_start_end_the_run_with_a_sentence(folder: Path, mon
 PARENT = """
 import asyncio, os, signal, sys
 from rolloutops.environments import Rollout, Task
-from rolloutops.judging.judge import Judge
-from rolloutops.plugins import find
+from rolloutops.environments.verification import VerifierRunner
+from rolloutops.config.plugins import find
 
 async def main():
     plugin = find("environment", "deeds.py:make", sys.argv[1])
-    judge = Judge(plugin.make({}), plugin, {}, processes=2)
+    judge = VerifierRunner(plugin.make({}), plugin, {}, processes=2)
     def one(deed): return judge.judge(Task("d", deed, {}, []), Rollout([], deed))
     pids = {(await one("pid")).details["pid"]}
     tasks = [asyncio.create_task(one(deed)) for deed in ("loop", "bomb")]
@@ -462,7 +464,7 @@ def test_math_that_never_ends_is_a_failed_verdict() -> None:
     rollouts = ["\\boxed{\\frac{2}{4}}", "\\boxed{3}", "\\boxed{\\frac{1}{2}}", "\\boxed{9^{9^{9^{9^9}}}}"]
 
     async def run() -> list[Verdict]:
-        here = Judge(plugin.make({}), plugin, {}, 1, timeout=3.0)
+        here = VerifierRunner(plugin.make({}), plugin, {}, 1, timeout=3.0)
         try:
             task = Task("d", "1", {}, [], None, "\\frac{1}{2}")
             return await asyncio.gather(*(here.judge(task, Rollout([], text)) for text in rollouts))

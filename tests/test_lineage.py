@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.building import manifest
+from rolloutops.build import manifest
+from rolloutops.build.trace import trace
 from rolloutops.errors import InputError, UsageError
-from rolloutops.trace import trace
+from rolloutops.store import sql
 from tests.helpers import read_jsonl, rolloutops, write_jsonl
 
 RECIPE = """

@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops import sql, text
-from rolloutops.building import manifest
-from rolloutops.building.build import BuildReport, build
-from rolloutops.building.lint import find_linter, lint_lines, targets
-from rolloutops.cli import main
+from rolloutops.build import manifest
+from rolloutops.build.build import BuildReport, build
+from rolloutops.build.lint import find_linter, lint_lines, targets
+from rolloutops.cli import text
+from rolloutops.cli.main import main
+from rolloutops.config.recipe import StepUse
+from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError
-from rolloutops.recipe import StepUse
-from rolloutops.shipped import shipped
+from rolloutops.store import sql
 from tests.given import workspace
 
 PLANTED = Path(__file__).parent / "lint"

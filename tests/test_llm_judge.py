@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from rolloutops.environments import Rollout, Task
+from rolloutops.config.plugins import find
 from rolloutops.environments.llm_judge import make, verdict_in
+from rolloutops.environments.verdict import Verdict
+from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import EngineError, UsageError
-from rolloutops.judging.judge import Judge
-from rolloutops.judging.verdict import Verdict
-from rolloutops.plugins import find
+from rolloutops.types import Rollout, Task
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 
@@ -24,7 +24,7 @@ TASK = Task("d", "t", {}, [{"role": "user", "content": "What is {answer} in brac
 def judged(texts: list[str], **settings: Any) -> list[Verdict]:
     async def run() -> list[Verdict]:
         plugin = find("environment", "llm_judge")
-        judge = Judge(plugin.make(settings), plugin, settings)
+        judge = VerifierRunner(plugin.make(settings), plugin, settings)
         try:
             return await asyncio.gather(*(judge.judge(TASK, Rollout([], text)) for text in texts))
         finally:

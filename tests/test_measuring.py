@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.cli import main
-from rolloutops.recipe import StepUse
-from rolloutops.shipped import shipped
-from rolloutops.steps.measuring import Table, measure_all
+from rolloutops.cli.main import main
+from rolloutops.config.recipe import StepUse
+from rolloutops.config.resources import shipped
+from rolloutops.steps.metrics import Table, measure_all
 from rolloutops.steps.step import measure
+from rolloutops.store import sql
 from tests import given
 from tests.helpers import command, environ, rolloutops, sums, write_jsonl
 

@@ -10,7 +10,8 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMes
 from openai.types.responses import FunctionToolParam, ResponseInputItemParam, ResponseOutputItem
 from pydantic import TypeAdapter
 
-from rolloutops.conversations.messages import (
+from rolloutops.formats.strict_json import dump, parse
+from rolloutops.formats.task_rows import (
     answer_of_row,
     from_chat,
     from_responses,
@@ -21,8 +22,7 @@ from rolloutops.conversations.messages import (
     to_responses_tools,
     tools_from,
 )
-from rolloutops.files.inputs import open_rows
-from rolloutops.jsontext import dump, parse
+from rolloutops.ingest.inputs import open_rows
 
 GYM = Path(__file__).parents[1].parent / "shared" / "data" / "gym"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rolloutops.cli import main
+from rolloutops.cli.main import main
 from tests.helpers import CHECKOUT, environ, query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 

@@ -1,6 +1,6 @@
 """Of a recipe's steps, a build that is asked for alone runs those that lead to it."""
 
-from rolloutops.recipe import StepUse
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.needed import needed
 
 STEPS = [

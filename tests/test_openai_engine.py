@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolloutops.engines import ModelAnswer, ModelCall
-from rolloutops.engines.decoding import KEPT, read_chat, read_responses, retry_after
 from rolloutops.engines.openai import OPENAI, make
 from rolloutops.errors import AttemptFailed, UsageError
+from rolloutops.formats.openai_replies import KEPT, read_chat, read_responses, retry_after
+from rolloutops.types import ModelAnswer, ModelCall
 from tests.loopback import Loopback, serving
 
 ENDPOINTS = ("responses", "chat")

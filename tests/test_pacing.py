@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from rolloutops.engines import Limits, ModelCall
 from rolloutops.errors import EngineError
-from rolloutops.pacing.budgets import Budget
-from rolloutops.pacing.health import Health
-from rolloutops.pacing.level import Level
-from rolloutops.pacing.pace import Pace
+from rolloutops.limits.circuit_breaker import CircuitBreaker
+from rolloutops.limits.concurrency import ConcurrencyLimit
+from rolloutops.limits.rate_limit import RateLimit
+from rolloutops.limits.shared_rate import SharedRate
+from rolloutops.types import Limits, ModelCall
 from tests.helpers import environ
 from tests.virtual_time import run
 
@@ -38,7 +38,7 @@ class Provider:
     _left: float = -1.0
     _at: float = 0.0
 
-    async def ask(self, pace: Pace) -> bool:
+    async def ask(self, pace: RateLimit) -> bool:
         ticket = pace.at_once() or await pace.admit()
         now = asyncio.get_running_loop().time()
         self.sent.append(now)
@@ -60,7 +60,7 @@ class Provider:
         return True
 
 
-async def collect(provider: Provider, tasks: int, pace: Pace, until: float = 1e9) -> float:
+async def collect(provider: Provider, tasks: int, pace: RateLimit, until: float = 1e9) -> float:
     """Ask for so many answers, as the window does; what is refused comes back. Returns the seconds that it took."""
     loop, rng = asyncio.get_running_loop(), random.Random(7)
     queue: asyncio.Queue[int] = asyncio.Queue()
@@ -90,9 +90,9 @@ async def collect(provider: Provider, tasks: int, pace: Pace, until: float = 1e9
     return loop.time()
 
 
-def seconds(provider: Provider, tasks: int, level: Level | None = None, until: float = 1e9) -> float:
+def seconds(provider: Provider, tasks: int, level: ConcurrencyLimit | None = None, until: float = 1e9) -> float:
     async def main() -> float:
-        return await collect(provider, tasks, Pace(level or Level(16, found=True)), until)
+        return await collect(provider, tasks, RateLimit(level or ConcurrencyLimit(16, found=True)), until)
 
     return run(main())
 
@@ -114,7 +114,7 @@ def test_a_limit_without_any_burst_is_found() -> None:
 
 def test_an_unknown_limit_is_kept_with_a_fixed_number_in_flight() -> None:
     provider = Provider(lambda _: 20, 20)
-    assert seconds(provider, 600, Level(64)) <= 33
+    assert seconds(provider, 600, ConcurrencyLimit(64)) <= 33
     assert provider.refused <= 25 + 44, "44 of the first 64 could not be known to be too many"
 
 
@@ -142,7 +142,7 @@ def test_a_limit_of_requests_at_once_is_found() -> None:
 
 def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
     assert seconds(Provider(), 20_000) <= 30, "1,024 at once after some seconds"
-    level = Level(16, found=True)
+    level = ConcurrencyLimit(16, found=True)
     busy = Provider(latency=lambda working: max(1.0, working / 40))
     assert seconds(busy, 4000, level) <= 110
     assert 30 <= level.now <= 170, "the server bears 40; more in flight only wait there"
@@ -150,7 +150,7 @@ def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
 
 def test_a_slow_task_is_no_limit_but_many_timeouts_are() -> None:
     async def main() -> tuple[int, int]:
-        level = Level(16, found=True)
+        level = ConcurrencyLimit(16, found=True)
         level.started()
         for n in range(64):
             level.ended(level.now, timed_out=n == 5)
@@ -166,7 +166,7 @@ def test_a_slow_task_is_no_limit_but_many_timeouts_are() -> None:
 
 def test_a_pause_is_everyones() -> None:
     async def main() -> list[float]:
-        pace, loop = Pace(Level(8)), asyncio.get_running_loop()
+        pace, loop = RateLimit(ConcurrencyLimit(8)), asyncio.get_running_loop()
         pace.failed(await pace.admit(), "rate_limited", 30.0, None)
         went = []
 
@@ -182,7 +182,7 @@ def test_a_pause_is_everyones() -> None:
 
 def test_an_endpoint_that_is_down_is_looked_at_now_and_then_and_taken_back() -> None:
     async def main() -> tuple[int, float]:
-        pace, loop = Pace(Level(64)), asyncio.get_running_loop()
+        pace, loop = RateLimit(ConcurrencyLimit(64)), asyncio.get_running_loop()
         asked = 0
 
         async def go() -> None:
@@ -207,8 +207,8 @@ def test_an_endpoint_that_is_down_is_looked_at_now_and_then_and_taken_back() -> 
 def test_tokens_a_minute_are_kept_in_every_minute(tmp_path: Path) -> None:
     async def main() -> list[tuple[float, float]]:
         loop = asyncio.get_running_loop()
-        budget = Budget(tmp_path / "budget", tokens_per_minute=20_000, clock=loop.time)
-        pace, rng, spent = Pace(Level(16), budget), random.Random(3), []
+        budget = SharedRate(tmp_path / "budget", tokens_per_minute=20_000, clock=loop.time)
+        pace, rng, spent = RateLimit(ConcurrencyLimit(16), budget), random.Random(3), []
         pace._output = 0.0
         for _ in range(50):
             tokens = rng.choice([10, 200, 2000, 8000])
@@ -226,9 +226,9 @@ def test_tokens_a_minute_are_kept_in_every_minute(tmp_path: Path) -> None:
 SPENDER = """
 import asyncio, sys, time
 from pathlib import Path
-from rolloutops.pacing.budgets import Budget
-from rolloutops.pacing.level import Level
-from rolloutops.pacing.pace import Pace
+from rolloutops.limits.shared_rate import Budget
+from rolloutops.limits.concurrency import Level
+from rolloutops.limits.rate_limit import Pace
 
 async def main():
     pace = Pace(Level(64), Budget(Path(sys.argv[1]), requests_per_minute=1200))
@@ -254,7 +254,7 @@ def test_two_processes_under_one_budget_stay_under_it(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_as_a_whole_ends() -> None:
-    def fails_after(health: Health, kinds: list[str | None]) -> int:
+    def fails_after(health: CircuitBreaker, kinds: list[str | None]) -> int:
         for n, kind in enumerate(kinds, 1):
             try:
                 health.attempted(kind, "because")
@@ -262,11 +262,11 @@ def test_a_run_that_fails_as_a_whole_ends() -> None:
                 return n
         return 0
 
-    assert fails_after(Health(), ["server_error"] * 50) == 10
-    assert fails_after(Health(), [None, *["timeout"] * 500]) == 101
-    assert fails_after(Health(), [None, "timeout"] * 500) == 0
-    assert fails_after(Health(0.5), [None, "timeout"] * 500) == 100
+    assert fails_after(CircuitBreaker(), ["server_error"] * 50) == 10
+    assert fails_after(CircuitBreaker(), [None, *["timeout"] * 500]) == 101
+    assert fails_after(CircuitBreaker(), [None, "timeout"] * 500) == 0
+    assert fails_after(CircuitBreaker(0.5), [None, "timeout"] * 500) == 100
     now = iter(range(0, 100_000, 10))
-    assert fails_after(Health(clock=lambda: next(now)), ["rate_limited"] * 500) == 91, (
+    assert fails_after(CircuitBreaker(clock=lambda: next(now)), ["rate_limited"] * 500) == 91, (
         "a quarter of an hour of refusals"
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.environments import Rollout, Task
+from rolloutops.config.plugins import BUILT_IN, Plugin, find, names
 from rolloutops.errors import MissingExtra, UsageError
-from rolloutops.plugins import BUILT_IN, Plugin, find, names
+from rolloutops.types import Rollout, Task
 
 MINE = """
 import my_helper
@@ -181,7 +181,7 @@ def test_two_recipes_may_both_have_a_my_env(mine: Path) -> None:
 
 def test_look_up_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from rolloutops.plugins import find, names; find('engine', 'vllm'); names('engine');"
+        "import sys; from rolloutops.config.plugins import find, names; find('engine', 'vllm'); names('engine');"
         "find('environment', 'math').version({});"
         "heavy = {'duckdb', 'pyarrow', 'polars', 'vllm', 'openai', 'aiohttp', 'sympy', 'numpy'};"
         "print(sorted(heavy & set(sys.modules)))"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rolloutops.errors import RolloutopsError
-from rolloutops.pacing.prices import Price, load, price_of, spent
-from rolloutops.pacing.purse import Purse
-from rolloutops.tables.workspace import connect, open_workspace
+from rolloutops.limits.prices import Price, load, price_of, spent
+from rolloutops.limits.spend_limit import SpendLimit
+from rolloutops.store.workspace import connect, open_workspace
 from tests.helpers import command, environ, query, rolloutops, sums, write_jsonl
 from tests.loopback import Loopback, serving
 
@@ -69,7 +69,7 @@ def test_a_wrong_table_is_told(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_an_unknown_price_makes_the_cost_unknown() -> None:
-    purse = Purse(prices={("m", ""): Price(1.0, 1.0, 1.0)})
+    purse = SpendLimit(prices={("m", ""): Price(1.0, 1.0, 1.0)})
     purse.paid({"model": "m", "input_tokens": 500_000, "output_tokens": 500_000, "error": "timeout"}, None)
     assert purse.note(1) == "cost 1.00, 1.00 of it on failures, 2.00 projected"
     purse.paid({"model": "x", "input_tokens": 1, "output_tokens": 1}, None)
@@ -186,7 +186,7 @@ def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Pa
 
 
 def test_a_price_that_turns_out_to_be_unknown_ends_a_run_with_max_cost() -> None:
-    purse = Purse(max_cost=1.0, prices={("m", ""): Price(1.0, 1.0, 1.0)})
+    purse = SpendLimit(max_cost=1.0, prices={("m", ""): Price(1.0, 1.0, 1.0)})
     assert purse.allows(0)
     purse.paid({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
     assert not purse.allows(0)

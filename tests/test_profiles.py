@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rolloutops.cli.stages import refuse_bad_steps
+from rolloutops.config.recipe import Recipe, StepUse
+from rolloutops.config.recipe_file import load
+from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError
-from rolloutops.recipe import Recipe, StepUse
-from rolloutops.recipe_file import load
-from rolloutops.shipped import shipped
-from rolloutops.stages import refuse_bad_steps
 
 PROFILES = [file.stem for file in sorted(shipped("recipes").glob("profiles/*.toml"))]
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rolloutops import sql
+from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
+from rolloutops.config.recipe_file import load
+from rolloutops.config.secrets import told
+from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, typed
 from rolloutops.errors import UsageError
-from rolloutops.jsontext import canonical, dump, spelled
-from rolloutops.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
-from rolloutops.recipe_file import load
-from rolloutops.secrecy import told
-from rolloutops.settings import Chunk, Collect, Dataset, Verify, merged, typed
+from rolloutops.formats.strict_json import canonical, dump, to_json_safe
+from rolloutops.store import sql
 from tests.helpers import query, read_jsonl, rolloutops, sums, write_jsonl
 
 Tables = st.SearchStrategy[dict[str, Any]]
@@ -202,7 +202,7 @@ def test_what_is_recorded_is_read_back_as_it_was(recipe: Recipe) -> None:
     again = from_json(stored)
     assert again.plan() == recipe.plan()
     assert prints(again) == prints(recipe)
-    assert [spelled(vars(step)) for step in again.steps] == [spelled(vars(step)) for step in recipe.steps]
+    assert [to_json_safe(vars(step)) for step in again.steps] == [to_json_safe(vars(step)) for step in recipe.steps]
     verify = replace(recipe.verify, against=None, unsafe_code=False)  # which are asked anew each time
     assert (again.chunk, again.verify, list(again.metrics)) == (recipe.chunk, verify, list(recipe.metrics))
     assert again.as_json() == stored

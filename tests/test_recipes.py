@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rolloutops.cli.listing import copy_shipped
+from rolloutops.config.resources import shipped
 from rolloutops.errors import InputError
-from rolloutops.listing import copy_shipped
-from rolloutops.shipped import shipped
 from tests.helpers import rolloutops
 
 RECIPES = sorted(path.stem for path in shipped("recipes").glob("*.toml"))

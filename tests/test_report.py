@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from rolloutops.building import aggregates, card, manifest, plots, report
-from rolloutops.building.build import build
-from rolloutops.recipe import StepUse
+from rolloutops.build import manifest
+from rolloutops.build.build import build
+from rolloutops.build.report import card, plots, queries, report
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.selected import prepare
 from rolloutops.steps.selection import select
 from rolloutops.steps.step import measure
@@ -141,20 +142,20 @@ def test_a_page_does_not_grow_with_the_rollouts(tmp_path: Path) -> None:
 def test_the_figures_say_what_the_metrics_say() -> None:
     con = workspace(rollouts(("d",), ("p",), tasks=30, repeats=5))
     prepare(con)
-    aggregates.prepare(con)
+    queries.prepare(con)
     columns, rows = measure(con, "metrics/pass_at_k")
     told = [dict(zip(columns, row, strict=True)) for row in rows]
-    drawn = {row["k"]: row for row in aggregates.query(con, "pass_at_k")}
+    drawn = {row["k"]: row for row in queries.query(con, "pass_at_k")}
     assert {row["k"]: pytest.approx(row["pass_at_k"], abs=1e-9) for row in told} == {
         k: row["mean"] for k, row in drawn.items()
     }
     assert all(row["low"] <= row["mean"] <= row["high"] for row in drawn.values())
     columns, rows = measure(con, "metrics/solve_rates")
     named = {row[columns.index("solve_rate")]: row[columns.index("tasks")] for row in rows}
-    places = {row["place"]: row["tasks"] for row in aggregates.query(con, "solve_rates")}
+    places = {row["place"]: row["tasks"] for row in queries.query(con, "solve_rates")}
     assert (places[0], places[11]) == (named["0 (never)"], named["1 (always)"])
     assert sum(places.values()) == sum(named.values()) == 30
-    assert sum(row["share"] for row in aggregates.query(con, "rewards")) == pytest.approx(1)
+    assert sum(row["share"] for row in queries.query(con, "rewards")) == pytest.approx(1)
 
 
 def test_what_to_look_at(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_build_without_a_page(tmp_path: Path) -> None:
 def test_the_page_of_a_workspace() -> None:
     con = workspace(rollouts(("d", "e")))
     prepare(con)
-    aggregates.prepare(con)
+    queries.prepare(con)
     root = ET.fromstring(report.workspace_page(con, "w", [("metrics/x", ["a"], [[1.5], [None], ["<i>"]])]))
     text = " ".join(root.itertext())
     assert "80 rollouts" in " ".join(text.split())

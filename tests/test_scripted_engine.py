@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from rolloutops.conversations.messages import answer_of_row
-from rolloutops.engines import ModelAnswer, ModelCall
 from rolloutops.engines.scripted import make
-from rolloutops.environments import Rollout, Task, exact_match, mcqa, multi_step
+from rolloutops.environments import exact_match, mcqa, multi_step
 from rolloutops.errors import FAILURES, AttemptFailed, InputError, RolloutopsError
+from rolloutops.formats.task_rows import answer_of_row
+from rolloutops.types import ModelAnswer, ModelCall, Rollout, Task
 
 ROWS: list[dict[str, Any]] = [
     {"question": "6 * 7?", "answer": "42"},

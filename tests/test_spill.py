@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rolloutops import sql
-from rolloutops.tables.workspace import connect, open_workspace
+from rolloutops.store import sql
+from rolloutops.store.workspace import connect, open_workspace
 
 LARGE = "CREATE TABLE large AS SELECT range AS n, md5(range::VARCHAR) AS text FROM range(2000000)"
 

@@ -1,4 +1,4 @@
-"""Every shipped step against cases written by hand: tests/sql/KIND/STEP/CASE.txt, as rolloutops/golden/cases.py reads
+"""Every shipped step against cases written by hand: tests/sql/KIND/STEP/CASE.txt, as rolloutops/build/golden.py reads
 them. Published values: tests/formulas."""
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.golden.cases import fault, find_cases, outcome, read_case, reasons
-from rolloutops.shipped import shipped
+from rolloutops.build.golden import fault, find_cases, outcome, read_case, reasons
+from rolloutops.config.resources import shipped
 from rolloutops.steps.step import BUILD_KEYS, KINDS, find_step, read_step
+from rolloutops.store import sql
 from tests import given
 
 HERE = Path(__file__).parent / "sql"

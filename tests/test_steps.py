@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
+from rolloutops.config.recipe import StepUse
+from rolloutops.config.resources import shipped
 from rolloutops.errors import RolloutopsError, StepError, UsageError
-from rolloutops.recipe import StepUse
-from rolloutops.shipped import shipped
 from rolloutops.steps.selected import payload_of
 from rolloutops.steps.selection import chain, select
 from rolloutops.steps.step import available, check_step, find_step, lint, measure, read_step, variables
+from rolloutops.store import sql
 from tests import given
 
 HEADER = """-- Keep long answers.

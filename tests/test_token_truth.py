@@ -13,11 +13,11 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops.collecting.attempted import _token_turns
-from rolloutops.engines import decoding
+from rolloutops.collect.attempt import _token_turns
 from rolloutops.errors import AttemptFailed
-from rolloutops.tables.journal import Journal, seal_orphans
-from rolloutops.tables.workspace import open_workspace
+from rolloutops.formats import openai_replies
+from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.workspace import open_workspace
 from tests import given
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
@@ -43,7 +43,7 @@ def completion(ids: list[int], log_probs: list[float], **more: Any) -> dict[str,
 def test_bit_exact_through_answer_journal_and_parquet(tmp_path: Path) -> None:
     numbers = singles(2000)
     ids = [random.Random(n).getrandbits(31) for n in range(len(numbers))]
-    answer = decoding.read_chat(json.dumps(completion(ids, numbers)).encode(), token_ids=True)
+    answer = openai_replies.read_chat(json.dumps(completion(ids, numbers)).encode(), token_ids=True)
     workspace = open_workspace(tmp_path / "w", create=True)
     row = {"dataset": "d", "task_id": "t", "attempt_id": "a", "token_turns": _token_turns([answer])}
     closed = Journal(workspace, "closed")
@@ -85,14 +85,14 @@ def test_the_fast_reader_reads_what_the_general_one_reads(body: Any, monkeypatch
 
     def read(data: bytes) -> Any:
         try:
-            return decoding.read_chat(data, model="asked", token_ids=True)
+            return openai_replies.read_chat(data, model="asked", token_ids=True)
         except AttemptFailed as failed:
             return failed.kind, failed.final
 
     for data in (json.dumps(body).encode(), json.dumps(body).encode()[:-3], b""):
         fast = read(data)
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, "_typed", lambda: None)
+            patch.setattr(openai_replies, "_typed", lambda: None)
             assert fast == read(data)
 
 
@@ -123,7 +123,7 @@ def test_real_rollouts_with_and_without_ids() -> None:
     read = with_ids = 0
     for line in path.read_text(encoding="utf-8").splitlines():
         response = json.loads(line)["response"]
-        answer = decoding.read_responses(json.dumps(response).encode(), token_ids=True)
+        answer = openai_replies.read_responses(json.dumps(response).encode(), token_ids=True)
         last = next((i for i in reversed(response["output"]) if i.get("generation_token_ids")), None)
         read += 1
         if last is not None:

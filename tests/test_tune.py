@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.pacing.tuning import Point, Tuning, knee
-from rolloutops.progress import Meter
-from rolloutops.tune import told
+from rolloutops.cli.tune import told
+from rolloutops.limits.concurrency_sweep import ConcurrencySweep, Point, knee
+from rolloutops.limits.progress import Progress
 from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.virtual_time import run
 
 
-def measured(latency: Callable[[int], float], most: int = 1024, refuses: int = 10**9, tasks: int = 10**6) -> Tuning:
+def measured(
+    latency: Callable[[int], float], most: int = 1024, refuses: int = 10**9, tasks: int = 10**6
+) -> ConcurrencySweep:
     """What is found of a server that takes so long with so many at work, and refuses beyond a number."""
 
-    async def main() -> Tuning:
-        meter, stop, refusals = Meter("rollouts", tasks), asyncio.Event(), [0]
-        tuning = Tuning(meter, most, land=stop.set, refusals=lambda: refusals[0])
+    async def main() -> ConcurrencySweep:
+        meter, stop, refusals = Progress("rollouts", tasks), asyncio.Event(), [0]
+        tuning = ConcurrencySweep(meter, most, land=stop.set, refusals=lambda: refusals[0])
         left, working, workers = tasks, 0, set[asyncio.Task[None]]()
 
         async def work() -> None:
@@ -44,7 +46,7 @@ def measured(latency: Callable[[int], float], most: int = 1024, refuses: int = 1
             await asyncio.gather(*workers)
         return tuning
 
-    found: Tuning = run(main())
+    found: ConcurrencySweep = run(main())
     return found
 
 

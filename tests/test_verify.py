@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.recipe_file import load
-from rolloutops.stages import agreement_stage
+from rolloutops.cli.stages import agreement_stage
+from rolloutops.config.recipe_file import load
 from tests.helpers import query, rolloutops, sums, write_jsonl
 
 VERIFIER = """

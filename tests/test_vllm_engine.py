@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from rolloutops.cli import main
-from rolloutops.conversations.messages import answer_of_row, prompt_of_row
-from rolloutops.engines import ModelAnswer, ModelCall, smollm2
+from rolloutops.cli.main import main
+from rolloutops.engines import smollm2
 from rolloutops.engines.vllm import VllmEngine, make
 from rolloutops.engines.vllm_text import sampling_values, template_messages
-from rolloutops.environments import Rollout, Task, exact_match, mcqa, multi_step
+from rolloutops.environments import exact_match, mcqa, multi_step
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
+from rolloutops.formats.task_rows import answer_of_row, prompt_of_row
+from rolloutops.types import ModelAnswer, ModelCall, Rollout, Task
 from tests.helpers import query, write_jsonl
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "examples"

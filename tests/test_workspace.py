@@ -24,12 +24,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rolloutops import schema, sql
-from rolloutops.definitions import make_all
-from rolloutops.shipped import shipped
-from rolloutops.tables import journal as journals
-from rolloutops.tables.journal import Journal, seal_orphans
-from rolloutops.tables.workspace import Workspace, connect, open_workspace, patterns, sweep, try_lock, write_part
+from rolloutops.config.resources import shipped
+from rolloutops.store import journal as journals
+from rolloutops.store import schema, sql
+from rolloutops.store.definitions import make_all
+from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, sweep, try_lock, write_part
 
 PLAN = [{"dataset": "d", "policy": "p", "num_repeats": 2, "row_limit": None, "max_attempts": 2}]
 INVARIANT = sql.read(shipped("sql") / "checks" / "invariant.sql")

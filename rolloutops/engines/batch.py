@@ -1,7 +1,7 @@
 """The `batch` engine: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of answers
 comes out within a day, at half the price.
 
-It answers jobs, not calls: `collecting/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
+It answers jobs, not calls: `collect/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
 are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
 `tool_calls`), because nobody is there to run them. A file holds 50,000 requests and 200 MB at most, and one model.
 """
@@ -18,11 +18,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
-from rolloutops.engines import ModelAnswer, ModelCall
-from rolloutops.engines.decoding import OUT_OF_MONEY, failure, read_chat, read_responses
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.openai import make as make_openai
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
+from rolloutops.formats.openai_replies import OUT_OF_MONEY, failure, read_chat, read_responses
+from rolloutops.types import ModelAnswer, ModelCall
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rolloutops import __version__
-from rolloutops.conversations.messages import prompt_of_row
-from rolloutops.conversations.nemo_gym import agent_of, read_rollout, refused, run_request
-from rolloutops.engines import Message, ModelCall, RolloutAnswer, RolloutEngine
-from rolloutops.engines.decoding import KEPT, failure
-from rolloutops.engines.session import Timeouts, open_session, sendable, unreached
+from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
-from rolloutops.jsontext import dump, parse
+from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
+from rolloutops.formats.openai_replies import KEPT, failure
+from rolloutops.formats.strict_json import dump, parse
+from rolloutops.formats.task_rows import prompt_of_row
+from rolloutops.types import Message, ModelCall, RolloutAnswer, RolloutEngine
 
 DEFAULT = "_default"
 """The name in `agents` that stands for all other agents."""

@@ -20,14 +20,14 @@ import aiohttp
 from yarl import URL
 
 from rolloutops import __version__
-from rolloutops.engines import Engine, ModelAnswer, ModelCall
-from rolloutops.engines.decoding import failure, rate_limits, read_chat, read_responses
+from rolloutops.config.secrets import NAME
+from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.engines.direct import Direct, Reply
-from rolloutops.engines.encoding import chat_body, encode, responses_body
-from rolloutops.engines.servers import Servers
-from rolloutops.engines.session import Timeouts, open_session, sendable, unreached
+from rolloutops.engines.replicas import Replicas
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
-from rolloutops.secrecy import NAME
+from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
+from rolloutops.formats.openai_requests import chat_body, encode, responses_body
+from rolloutops.types import Engine, ModelAnswer, ModelCall
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -100,7 +100,7 @@ def make(
         )
         for url, host in places
     ]
-    return Servers(engines) if len(engines) > 1 else engines[0]
+    return Replicas(engines) if len(engines) > 1 else engines[0]
 
 
 def _urls(given: str | Sequence[str]) -> list[str]:

@@ -17,12 +17,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from rolloutops.conversations.chat import message, tool_call
-from rolloutops.conversations.messages import answer_of_row, from_chat, text_of
-from rolloutops.engines import Engine, Message, ModelAnswer, ModelCall
-from rolloutops.errors import FAILURES, AttemptFailed, InputError, RolloutopsError, UsageError, near
-from rolloutops.jsontext import dump, parse
-from rolloutops.plugins import find
+from rolloutops.config.plugins import find
+from rolloutops.errors import FAILURES, AttemptFailed, InputError, RolloutopsError, UsageError, did_you_mean
+from rolloutops.formats.chat import message, tool_call
+from rolloutops.formats.strict_json import dump, parse
+from rolloutops.formats.task_rows import answer_of_row, from_chat, text_of
+from rolloutops.types import Engine, Message, ModelAnswer, ModelCall
 
 Rule = Callable[[ModelCall], str | Message | Awaitable[str | Message]]
 """A call in, the answer out: a text, or a chat message."""
@@ -154,7 +154,9 @@ def _rule(name: str, correct: float, seed: int) -> Rule:
         return lambda call: f"Answer: {_pick(_letters(call.row) or list('ABCD'), seed, call.key, call.turn)}"
     if ":" not in name:
         known = ("gold", "echo", "choice")
-        raise UsageError(f"scripted: no rule {name!r}{near(name, known)}; it is gold, echo, choice or module:attr")
+        raise UsageError(
+            f"scripted: no rule {name!r}{did_you_mean(name, known)}; it is gold, echo, choice or module:attr"
+        )
     try:
         return find("engine", name).load()
     except RolloutopsError as error:
@@ -278,7 +280,9 @@ def _faults(given: str | Mapping[str, float] | None) -> tuple[dict[str, float], 
     end = 0.0
     for kind, often in (given or {}).items():
         if kind not in FAILURES:
-            raise UsageError(f"scripted: no failure {kind!r}{near(kind, FAILURES)}; known: {', '.join(FAILURES)}")
+            raise UsageError(
+                f"scripted: no failure {kind!r}{did_you_mean(kind, FAILURES)}; known: {', '.join(FAILURES)}"
+            )
         try:
             rate = float(often)
         except ValueError:

@@ -23,10 +23,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rolloutops.engines import ModelAnswer, ModelCall, smollm2
+from rolloutops.config.paths import as_path
+from rolloutops.engines import smollm2
 from rolloutops.engines.vllm_text import Text, first_line
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
-from rolloutops.paths import as_path
+from rolloutops.types import ModelAnswer, ModelCall
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from rolloutops.conversations.messages import to_chat
-from rolloutops.engines import Message, ModelAnswer, ModelCall
-from rolloutops.errors import AttemptFailed, near
+from rolloutops.errors import AttemptFailed, did_you_mean
+from rolloutops.formats.task_rows import to_chat
+from rolloutops.types import Message, ModelAnswer, ModelCall
 
 RENAMED = {"max_output_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
 OWN = frozenset(
@@ -172,7 +172,7 @@ def sampling_values(
             values[RENAMED.get(name, name)] = value
         elif name not in IGNORED:
             names = {*RENAMED, *IGNORED, *known} - OWN
-            raise AttemptFailed("bad_request", f"no parameter {name!r}{near(name, names)}")
+            raise AttemptFailed("bad_request", f"no parameter {name!r}{did_you_mean(name, names)}")
     if isinstance(values.get("seed"), int):
         values["seed"] += rollout_index
     return values, options

@@ -20,35 +20,6 @@ Only `verify` is needed; the rest is optional and looked up with `getattr`:
 `call`, `verify` and `close` may be coroutine functions.
 """
 
-from __future__ import annotations
+from rolloutops.types import Environment, Rollout, Task
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One task. row: the input line as parsed. prompt, tools: canonical. answer: the expected answer, as text."""
-
-    dataset: str
-    task_id: str
-    row: Mapping[str, Any]
-    prompt: Sequence[dict[str, Any]]
-    tools: Sequence[dict[str, Any]] | None = None
-    answer: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One finished rollout. completion: canonical messages after the prompt. text: the last assistant's text."""
-
-    completion: Sequence[dict[str, Any]]
-    text: str
-    finish_reason: str | None = None
-
-
-class Environment(Protocol):
-    """The one method that every environment has."""
-
-    def verify(self, task: Task, rollout: Rollout) -> Any: ...
+__all__ = ["Environment", "Rollout", "Task"]

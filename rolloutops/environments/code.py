@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rolloutops.environments import Rollout, Task
 from rolloutops.environments import sandbox as box
 from rolloutops.environments.answers import same, without_reasoning
 from rolloutops.errors import UsageError
+from rolloutops.types import Rollout, Task
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = ("python", "python3", "py")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rolloutops.environments import Rollout, Task
 from rolloutops.environments.answers import bare, final_text, same, stated
 from rolloutops.errors import UsageError
+from rolloutops.types import Rollout, Task
 
 
 class ExactMatch:

@@ -11,9 +11,9 @@ from decimal import Decimal
 from importlib.util import find_spec
 from typing import Any
 
-from rolloutops.environments import Rollout, Task
 from rolloutops.environments.answers import bare, boxes, final_text, number, stated
 from rolloutops.errors import MissingExtra
+from rolloutops.types import Rollout, Task
 
 PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy")
 """Their versions are part of the verifier's version."""

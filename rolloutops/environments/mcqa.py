@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from rolloutops.environments import Rollout, Task
 from rolloutops.environments.answers import bare, boxes, final_text
+from rolloutops.types import Rollout, Task
 
 _SAYS = re.compile(
     r"(?i)\b(?:answer|choice|option|selected|selection)\**\s*(?:is\s*:?|:|=)\**\s*"  # Answer: · final choice is

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rolloutops.environments import Rollout, Task
 from rolloutops.environments.answers import final_text
 from rolloutops.errors import UsageError
+from rolloutops.types import Rollout, Task
 
 TOOL = "search_document"
 _WORD = re.compile(r"\w+")

@@ -18,9 +18,9 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from rolloutops.environments import Rollout, Task
 from rolloutops.environments.answers import boxes, final_text
-from rolloutops.errors import MissingExtra, near
+from rolloutops.errors import MissingExtra, did_you_mean
+from rolloutops.types import Rollout, Task
 
 PACKAGES = ("reasoning-gym",)
 """Its version is part of the verifier's version."""
@@ -86,6 +86,6 @@ def _scorer(name: str) -> Callable[..., Any]:
     from reasoning_gym.factory import DATASETS
 
     if name not in DATASETS:
-        raise ValueError(f"reasoning_gym has no data set '{name}'{near(name, DATASETS)}")
+        raise ValueError(f"reasoning_gym has no data set '{name}'{did_you_mean(name, DATASETS)}")
     scorer: Callable[..., Any] = reasoning_gym.get_score_answer_fn(name)
     return scorer

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rolloutops import __version__
-from rolloutops.conversations.nemo_gym import FAILURE_CLASS, create_params
-from rolloutops.conversations.responses import to_responses
-from rolloutops.environments import Rollout, Task
 from rolloutops.errors import UsageError
-from rolloutops.jsontext import dump, parse
+from rolloutops.formats.nemo_gym import FAILURE_CLASS, create_params
+from rolloutops.formats.responses import to_responses
+from rolloutops.formats.strict_json import dump, parse
+from rolloutops.types import Rollout, Task
 
 SAID = 500
 """Characters of a refusal that are told."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rolloutops.steps.selected import ALL
 
 if TYPE_CHECKING:
-    from rolloutops.recipe import StepUse
+    from rolloutops.config.recipe import StepUse
 
 
 def needed(steps: Sequence[StepUse], builds: Collection[str]) -> list[StepUse]:

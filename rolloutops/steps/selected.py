@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from rolloutops import sql
 from rolloutops.steps.step import Step
+from rolloutops.store import sql
 
 ALL = "rollouts"
 """The name of the selection that holds every rollout."""

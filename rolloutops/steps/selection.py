@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rolloutops import sql
-from rolloutops.errors import StepError, near
+from rolloutops.errors import StepError, did_you_mean
 from rolloutops.steps.selected import ALL, KEYS, MEASURED, PAYLOAD, bind, payload_of, prepare, quoted, table_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
+from rolloutops.store import sql
 
 if TYPE_CHECKING:
-    from rolloutops.recipe import StepUse
+    from rolloutops.config.recipe import StepUse
 
 DROPPED = "dropped"
 """The column in which a step gives its reason to drop a row; NULL in the rows that it keeps."""
@@ -43,7 +43,7 @@ ANSWERS = re.compile(r"\banswers\s*\(")
 
 
 @dataclass(frozen=True)
-class Kept:
+class DatasetStats:
     """What a step kept of one data set. rows: rows that went on, more than kept where a mix repeats rollouts.
 
     reasons: why rows were dropped and how many, the most frequent first; only of steps that say it.
@@ -62,7 +62,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Funnel:
+class StepStats:
     """What one step did: to each data set, and with which SQL and parameters. reports: the rows of its reports."""
 
     step: str
@@ -71,7 +71,7 @@ class Funnel:
     start: str
     source: str
     parameters: Mapping[str, Any]
-    datasets: Sequence[Kept]
+    datasets: Sequence[DatasetStats]
     reports: Sequence[Sequence[Mapping[str, Any]]] = field(default_factory=list)
 
     @property
@@ -95,7 +95,7 @@ class Funnel:
         return sum(kept.rows for kept in self.datasets)
 
 
-def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[Funnel]:
+def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[StepStats]:
     """Run the filter, reward, mix and pair steps in order; `selected` is bound to the last one's rollouts.
 
     con: has a workspace's views. folder: the recipe's. Every step is checked before the first one runs.
@@ -104,7 +104,7 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
     named = any(step.mentions("metrics") for step in checked)
     prepare(con, [*(MEASURED if measured else ()), *(["metrics"] if named else [])])
-    funnels: list[Funnel] = []
+    funnels: list[StepStats] = []
     for use, step in zip(steps, checked, strict=True):
         start = start_of(use, funnels)
         funnels.append(_apply(con, use, step, start))
@@ -112,22 +112,22 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     return funnels
 
 
-def start_of(use: StepUse, funnels: Sequence[Funnel]) -> str:
+def start_of(use: StepUse, funnels: Sequence[StepStats]) -> str:
     """The selection that a step starts from: the one it names, else that of the step before it."""
     if use.start is None:
         return funnels[-1].step if funnels else ALL
     known = [ALL, *(funnel.step for funnel in funnels)]
     if use.start not in known:
         raise StepError(
-            f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name{near(use.start, known)}"
+            f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name{did_you_mean(use.start, known)}"
         )
     return use.start
 
 
-def chain(funnels: Sequence[Funnel], start: str) -> list[Funnel]:
+def chain(funnels: Sequence[StepStats], start: str) -> list[StepStats]:
     """The steps that led to a selection, first to last."""
     by_name = {funnel.step: funnel for funnel in funnels}
-    path: list[Funnel] = []
+    path: list[StepStats] = []
     while start != ALL:
         path.insert(0, by_name[start])
         start = by_name[start].start
@@ -145,7 +145,7 @@ def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
         raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
 
 
-def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> Funnel:
+def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepStats:
     where, table = f"[{use.kind}.{use.name}]", table_of(use.name)
     bind(con, start, payload_of(step))
     if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
@@ -163,7 +163,7 @@ def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> Funnel:
         sql.run(con, f"CREATE OR REPLACE VIEW result AS FROM {table}")
         reports = findings(con, step, where)
         values = parameters(con, step)
-    return Funnel(
+    return StepStats(
         use.name, use.kind, use.use, start, step.source, values, _counts(con, table, use.kind, reasons), reports
     )
 
@@ -257,7 +257,7 @@ def _take_out(con: sql.Connection, table: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Mapping[str, int]]) -> list[Kept]:
+def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Mapping[str, int]]) -> list[DatasetStats]:
     """Rows in, kept and out, for each data set, of the step between `selected` and its result."""
     key = KEYS if kind == "pair" else (*KEYS, "copy")
     rows = sql.rows(
@@ -275,4 +275,4 @@ def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Ma
         ORDER BY dataset
         """,
     )
-    return [Kept(name, asked, kept, made, reasons.get(name, {})) for name, asked, kept, made in rows]
+    return [DatasetStats(name, asked, kept, made, reasons.get(name, {})) for name, asked, kept, made in rows]

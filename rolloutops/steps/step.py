@@ -25,12 +25,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rolloutops import sql
-from rolloutops.errors import StepError, UsageError, near
-from rolloutops.shipped import shipped
+from rolloutops.config.resources import shipped
+from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.store import sql
 
 if TYPE_CHECKING:
-    from rolloutops.recipe import StepUse
+    from rolloutops.config.recipe import StepUse
 
 BUILD_KEYS = {
     "output": "VARCHAR",
@@ -131,7 +131,7 @@ def find_step(use: str, folder: Path = Path(), where: str = "") -> Step:
             return read_step(use, path)
     known = available(folder)
     kind = [name for name in known if name.startswith(use.split("/")[0] + "/")]
-    raise UsageError(f"{_at(where)}no step {use!r}{near(use, known)}; there are: {', '.join(kind or known)}")
+    raise UsageError(f"{_at(where)}no step {use!r}{did_you_mean(use, known)}; there are: {', '.join(kind or known)}")
 
 
 def read_step(name: str, path: Path) -> Step:
@@ -176,7 +176,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
     for name, value in use.settings.items():
         if name not in known:
             keys = ", ".join(known) or "none"
-            raise UsageError(f"{where} no key {name!r}{near(name, known)}; {use.use} takes: {keys}")
+            raise UsageError(f"{where} no key {name!r}{did_you_mean(name, known)}; {use.use} takes: {keys}")
         _checked(con, f"{where} {name}", value, known[name])
     for param in step.params.values():
         if param.default is None and param.name not in use.settings:
@@ -195,7 +195,7 @@ def lint(con: sql.Connection, step: Step) -> None:
             raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
     used = set(VARIABLE.findall(" ".join((step.query, *step.checks, *step.reports))))
     for name in sorted(used - set(step.params)):
-        hint = near(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"
+        hint = did_you_mean(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"
         raise StepError(f"{step.path} uses the parameter {name!r}, which its header does not declare{hint}")
     for name in sorted(set(step.params) - used):
         raise StepError(f"{step.path} declares the parameter {name!r}, which it does not use: getvariable('{name}')")

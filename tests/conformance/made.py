@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rolloutops.building.build import build
-from rolloutops.recipe import StepUse
+from rolloutops.build.build import build
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.selection import select
 from tests.given import dump, workspace
 

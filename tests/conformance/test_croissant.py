@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rolloutops.building.build import build
-from rolloutops.recipe import StepUse
+from rolloutops.build.build import build
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.selection import select
 from tests.given import dump, workspace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rolloutops import sql
+from rolloutops.store import sql
 from tests import gsm8k as data
 
 

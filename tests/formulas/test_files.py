@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rolloutops import sql
-from rolloutops.building.build import build
-from rolloutops.recipe import StepUse
+from rolloutops.build.build import build
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.selection import select
+from rolloutops.store import sql
 
 
 def test_solve_rate_and_pairs(gsm8k: sql.Connection, tmp_path: Path) -> None:

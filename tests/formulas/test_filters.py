@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.building.build import build
-from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import Funnel, select
+from rolloutops.build.build import build
+from rolloutops.config.recipe import StepUse
+from rolloutops.steps.selection import StepStats, select
+from rolloutops.store import sql
 from tests import given
 
 GSM8K = given.SHARED / "gsm8k"
 
 
-def run(con: Any, step: str, **settings: Any) -> Funnel:
+def run(con: Any, step: str, **settings: Any) -> StepStats:
     """What one filter does."""
     return select(con, [StepUse("filter", "it", f"filter/{step}", settings)], Path())[0]
 
@@ -29,7 +29,7 @@ def tasks(con: Any, where: str = "true") -> int:
     return int(sql.rows(con, f"SELECT count(DISTINCT task_id) FROM selected WHERE {where}")[0][0])
 
 
-def reasons(funnel: Funnel) -> dict[str, int]:
+def reasons(funnel: StepStats) -> dict[str, int]:
     """Why rows went."""
     return {reason: rows for kept in funnel.datasets for reason, rows in kept.reasons.items()}
 

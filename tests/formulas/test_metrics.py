@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
 from rolloutops.steps.step import measure
+from rolloutops.store import sql
 from tests import given
 from tests import gsm8k as data
 

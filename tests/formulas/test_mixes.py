@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError
-from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import Funnel, select
+from rolloutops.steps.selection import StepStats, select
+from rolloutops.store import sql
 from tests import given
 
 SIZES = {"small": 10, "middle": 100, "large": 1000}
@@ -27,7 +27,7 @@ def con() -> sql.Connection:
     )
 
 
-def mixed(con: sql.Connection, use: str, **settings: Any) -> Funnel:
+def mixed(con: sql.Connection, use: str, **settings: Any) -> StepStats:
     return select(con, [StepUse("mix", "made", use, settings)], Path())[0]
 
 

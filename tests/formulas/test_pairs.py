@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.building.build import build
+from rolloutops.build.build import build
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError
-from rolloutops.recipe import StepUse
-from rolloutops.steps.selection import Funnel, select
+from rolloutops.steps.selection import StepStats, select
+from rolloutops.store import sql
 from tests import given, gsm8k
 
 LENGTHS = ("pairs", "chosen_length", "rejected_length", "chosen_longer", "chosen_longer_by")
 
 
-def paired(con: sql.Connection, use: str, *before: StepUse, **settings: Any) -> Funnel:
+def paired(con: sql.Connection, use: str, *before: StepUse, **settings: Any) -> StepStats:
     return select(con, [*before, StepUse("pair", "made", use, settings)], Path())[-1]
 
 

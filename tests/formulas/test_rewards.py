@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rolloutops import sql
-from rolloutops.recipe import StepUse
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.selection import select
+from rolloutops.store import sql
 from tests import given
 
 

@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rolloutops import failpoints
-from rolloutops.cli import main
-from rolloutops.engines import Engine, ModelAnswer, ModelCall, scripted
-from rolloutops.environments import Rollout, Task
+from rolloutops.cli.main import main
+from rolloutops.engines import scripted
+from rolloutops.store import failpoints
+from rolloutops.types import Engine, ModelAnswer, ModelCall, Rollout, Task
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, "rolloutops.stages", "duckdb", "pyarrow.parquet"])
+CONTEXT.set_forkserver_preload([__name__, "rolloutops.cli.stages", "duckdb", "pyarrow.parquet"])
 
 
 PATIENCE = 300.0

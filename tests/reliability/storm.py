@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rolloutops import sql
-from rolloutops.shipped import shipped
+from rolloutops.config.resources import shipped
+from rolloutops.store import sql
 from tests.helpers import command, environ, query, rolloutops, write_jsonl
 from tests.loopback import Exchange, serving
 

@@ -28,11 +28,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rolloutops import sql
+from rolloutops.config.recipe_file import load
+from rolloutops.config.resources import shipped
 from rolloutops.errors import FAILURES
-from rolloutops.recipe_file import load
-from rolloutops.shipped import shipped
-from rolloutops.tables.workspace import connect, open_workspace
+from rolloutops.store import sql
+from rolloutops.store.workspace import connect, open_workspace
 from tests.helpers import write_jsonl
 from tests.reliability.forked import Process, delivered, reward, run
 from tests.reliability.test_kills import FAILPOINTS

@@ -16,9 +16,9 @@ from typing import Any
 
 from aiohttp import web
 
-from rolloutops import sql
+from rolloutops.config.resources import shipped
 from rolloutops.errors import FAILURES
-from rolloutops.shipped import shipped
+from rolloutops.store import sql
 from tests.helpers import command, environ, query, rolloutops, write_jsonl
 from tests.loopback import Loopback, serving
 from tests.reliability import storm

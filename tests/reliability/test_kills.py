@@ -72,8 +72,8 @@ def test_torn_tails_are_recovered(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     (journal,) = (folder / "w" / "journals").glob("*.jsonl")
     whole = journal.read_bytes()
-    from rolloutops.tables.journal import seal_orphans
-    from rolloutops.tables.workspace import open_workspace
+    from rolloutops.store.journal import seal_orphans
+    from rolloutops.store.workspace import open_workspace
 
     rng = random.Random(5)
     for _ in range(50):

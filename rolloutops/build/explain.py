@@ -1,0 +1,95 @@
+"""A recipe's steps as one script, and as a trial: each is bound to tables that are empty, and described, not run.
+
+What a step reads and adds is known from its SQL and the tables' columns alone. So a whole recipe is checked before
+there is a rollout, and what it will run can be read, pasted and run in any DuckDB shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rolloutops.config.recipe import Recipe, StepUse
+from rolloutops.steps.selected import ALL, KEYS, SMALL, bind, payload_of, preparation, prepare, selected_query, table_of
+from rolloutops.steps.selection import DROPPED, StepStats, require_pairs, start_of, stored
+from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, variables
+from rolloutops.store import schema, sql
+from rolloutops.store.definitions import define
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """One step of a recipe. start: the selection that it reads. adds: the columns that it adds to it; of a build, the
+    columns of its rows. script: its statements for a DuckDB shell that has the views and the steps before it."""
+
+    kind: str
+    name: str
+    use: str
+    path: str
+    start: str
+    adds: Sequence[str]
+    script: str
+
+
+def explain(recipe: Recipe) -> list[BoundStep]:
+    """The recipe's filter, reward, mix, pair and build steps, in order, each fitted to those before it.
+
+    Raises UsageError or StepError for the first step that does not fit: a key that it does not take, a column that is
+    not there, a step that is none.
+    """
+    with sql.connect(threads=1) as con:
+        define(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
+        prepare(con, SMALL)
+        funnels: list[StepStats] = []
+        done = []
+        for use in recipe.steps:
+            step = check_step(use, recipe.folder)
+            start = start_of(use, funnels)
+            done.append(_fitted(con, use, step, start))
+            if use.kind != "build":
+                funnels.append(StepStats(use.name, use.kind, use.use, start, step.source, {}, []))
+        return done
+
+
+def script(steps: Sequence[BoundStep]) -> str:
+    """All steps as one script, to be run after the one of `sql --print`."""
+    return "\n\n".join([preparation(SMALL), *(step.script for step in steps)])
+
+
+def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> BoundStep:
+    where = f"[{use.kind}.{use.name}]"
+    bind(con, start, payload_of(step))
+    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step))};"
+    settings = {name: value for name, value in use.settings.items() if name in step.params}
+    with bound(con, step, settings, where):
+        if use.kind == "build":
+            require_pairs(con, step, where)
+            require_line(con, step)
+            adds, made = list(LINE), _text(step)
+            _fit_header(con, step, f"SELECT 'train' AS split, '' AS shape, '' AS place, * FROM (\n{step.query}\n)")
+        else:
+            before = set(sql.columns(con, "FROM selected"))
+            kept = stored(con, step, start, where, use.kind)
+            made = f"SELECT {kept}\nFROM (\n{_text(step)}\n)"
+            columns = sql.columns(con, made)
+            if columns.pop(DROPPED, None):
+                made = f"SELECT * EXCLUDE ({DROPPED})\nFROM (\n{made}\n)\nWHERE {DROPPED} IS NULL"
+            listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+            sql.run(con, f"CREATE OR REPLACE TABLE {table_of(use.name)} ({listed})")
+            _fit_header(con, step, f"FROM {table_of(use.name)}")
+            adds = [name for name in columns if name not in before and name not in KEYS]
+    told = f"-- {where} {use.use}, of {'all rollouts' if start == ALL else start}"
+    lines = [told, selected, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
+    return BoundStep(use.kind, use.name, use.use, str(step.path), start, adds, "\n".join(filter(None, lines)))
+
+
+def _fit_header(con: sql.Connection, step: Step, made: str) -> None:
+    """Bind the checks and reports of a step's header to what it reads and makes."""
+    sql.run(con, f"CREATE OR REPLACE VIEW result AS {made}")
+    for query in (*step.checks, *step.reports):
+        sql.columns(con, query)
+
+
+def _text(step: Step) -> str:
+    """The step as it was written, comments and all, as one can put it into brackets."""
+    return step.source.rstrip().rstrip(";")

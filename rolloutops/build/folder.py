@@ -1,0 +1,50 @@
+"""A build's folder: replaced as a whole or not at all, and never where a person put something."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rolloutops.build import manifest
+from rolloutops.errors import StepError, UsageError
+from rolloutops.store.workspace import sync
+
+
+@contextmanager
+def replacing(output: Path, where: str) -> Iterator[Path]:
+    """A fresh folder beside `output` that takes its place when the block ends well, and is gone when it does not."""
+    _refuse_foreign(output, where)
+    fresh, old = (output.parent / f".{output.name}.{mark}-{os.getpid()}" for mark in ("new", "old"))
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{where} cannot write {output}: {error.strerror}; choose another output") from error
+    try:
+        yield fresh
+        for path in fresh.iterdir():
+            sync(path)
+        sync(fresh)
+        if output.exists():
+            output.rename(old)
+        fresh.rename(output)
+        sync(output.parent)
+    except OSError as error:
+        raise StepError(f"{where} cannot write {output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if output.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_foreign(output: Path, where: str) -> None:
+    """Only a build's own folder is replaced: nothing that a person put there is ever deleted."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise UsageError(f"{where} output {output} is a file; name a folder")
+    foreign = sorted({path.name for path in output.iterdir()} - manifest.files_of(output))
+    if foreign:
+        raise UsageError(f"{where} output {output} holds what no build wrote ({foreign[0]}); choose another folder")

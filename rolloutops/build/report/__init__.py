@@ -1,0 +1,1 @@
+"""The pages beside a build's files: report, card and croissant.json."""

@@ -1,0 +1,84 @@
+"""What a person should look at before training on a build: sentences, made of the manifest and the figures' numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rolloutops.build.manifest import by_dataset
+from rolloutops.build.report.figures import Figure
+from rolloutops.build.report.plots import number, percent
+
+FEW = 100
+"""Lines below which a page says that there are few."""
+DRIFT = 0.02
+"""How far a data set's share of the lines may lie from what the mix was asked for."""
+
+
+def warnings_of(
+    content: Mapping[str, Any],
+    totals: Mapping[str, Any],
+    drawn: Sequence[Figure],
+    targets: Mapping[str, float],
+) -> list[str]:
+    """The warnings of a build. content: its manifest. totals: of sql/report. targets: data set -> the share asked."""
+    said = (_faults(content), _of_lines(content, totals), _of_mix(content, targets), _of_pairs(drawn), amiss(totals))
+    return [sentence for some in said for sentence in some]
+
+
+def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
+    """What is amiss with the rollouts of a workspace."""
+    rollouts = totals["rollouts"]
+    if totals["unjudged"]:
+        yield f"{number(totals['unjudged'])} of {number(rollouts)} rollouts have no reward yet: run verify."
+    if totals["verdict_failures"]:
+        yield f"Verification failed for {number(totals['verdict_failures'])} rollouts; they have no reward."
+    if rollouts and totals["cut_off"] / rollouts > 0.1:
+        yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were cut off at a limit."
+
+
+def _faults(content: Mapping[str, Any]) -> Iterator[str]:
+    """What the linter of the build's target found."""
+    for row in (row for rows in content["build"]["reports"] for row in rows):
+        if "fault" in row and "lines" in row:
+            dropped = f" ({number(row['dropped'])} dropped)" if row.get("dropped") else ""
+            yield f"{number(row['lines'])} {'line' if row['lines'] == 1 else 'lines'}: {row['fault']}{dropped}."
+
+
+def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator[str]:
+    counts = by_dataset(content)
+    lines = sum(counts.values())
+    if lines < FEW:
+        yield f"The files hold {lines} {'line' if lines == 1 else 'lines'} only."
+    if totals["used_cut_off"]:
+        share = percent(totals["used_cut_off"] / totals["used_rollouts"])
+        yield f"{number(totals['used_cut_off'])} of the rollouts used ({share}) were cut off at a limit."
+    if others := content["unasked_policies"]:
+        yield f"The recipe does not ask for all policies in the lines: filter/only leaves out {', '.join(others)}."
+    copies = sum(step["rows"] - step["kept"] for step in content["steps"] if step["kind"] == "mix")
+    if copies > 0:
+        yield f"A mix repeats rollouts: {number(copies)} rows are copies."
+
+
+def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterator[str]:
+    counts = by_dataset(content)
+    lines = sum(counts.values()) or 1
+    off = {name: counts.get(name, 0) / lines for name, asked in targets.items()}
+    off = {name: share for name, share in off.items() if abs(share - targets[name]) > DRIFT}
+    if off:
+        said = [f"{name} is {percent(share)} for {percent(targets[name])}" for name, share in off.items()]
+        yield f"The lines are not mixed as asked: {', '.join(said[:5])}{', …' if len(off) > 5 else ''}."
+    for row in (row for step in content["steps"] if step["kind"] == "mix" for rows in step["reports"] for row in rows):
+        if row.get("short_rows") and row.get("dataset") in counts:
+            yield f"The mix had {number(row['short_rows'])} rows fewer of {row['dataset']} than it was asked for."
+    largest = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if len(counts) > 1 and largest[1] / lines > 0.9:
+        yield f"{percent(largest[1] / lines)} of the lines are of one data set, {largest[0]}."
+
+
+def _of_pairs(drawn: Sequence[Figure]) -> Iterator[str]:
+    for row in (row for figure in drawn for row in figure.rows if "share_chosen_longer" in row):
+        for what in ("longer", "shorter"):
+            if (share := row[f"share_chosen_{what}"]) > 0.6:
+                part = f"In {percent(share)} of the pairs"
+                yield f"{part} the chosen answer is the {what} one: length may be what is learnt."

@@ -1,0 +1,204 @@
+"""The lines of a build before they are written: made once by its step, split, ordered and checked.
+
+They lie in one table in the order of the files to come, and are seen as three views; two more tables say which
+rollouts are behind them:
+
+    result          split, shape, place, sort_key, split_key, keys, json     what checks and reports read
+    numbered        the same, and row: the number of the line, from 1        what names a line
+    lines           split, row, json                                         what a linter reads
+    staging.used    split, row, role, key, and what is known of the rollout  what lineage and report read
+    staging.makers  who made and judged these rollouts, and how many         what the manifest reads
+
+The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
+where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
+type of a line's tools where Parquet is asked for, which has one type a file; else it is empty.
+"""
+
+from __future__ import annotations
+
+from rolloutops.build.options import PROMPT, BuildOptions
+from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.steps.selected import ALL, table_of
+from rolloutops.steps.selection import reads_pairs
+from rolloutops.steps.step import Step, require_line
+from rolloutops.store import sql
+
+KEY = "dataset, task_id, policy, rollout_index"
+ORDER = "split, shape, place, sort_key"
+
+LOOSE = r"'(?i)[:,[]\s*-?(?:nan|inf)|,\s*[]}]'"
+NO_LINE = rf"""
+NOT starts_with(json, '{{') OR contains(json, chr(10)) OR NOT json_valid(json)
+OR CASE WHEN regexp_matches(json, {LOOSE})
+    THEN regexp_matches(regexp_replace(json, '"(?:[^"\\]|\\.)*"', '""', 'g'), {LOOSE}) ELSE false END
+"""
+"""DuckDB takes NaN, infinity and a comma before a bracket for JSON, trainers do not. Within texts they may stand."""
+
+USED = f"""
+CREATE OR REPLACE TABLE staging.used AS
+WITH named AS (SELECT split, row, unnest(keys, recursive := true) FROM numbered)
+SELECT n.split, n.row, n.role, n.dataset, n.task_id, n.policy, n.rollout_index, s.attempt_id, s.reward, s.output_tokens,
+    s.finish_reason, s.engine, s.model, s.verifier, s.verifier_version, s.run_id
+FROM named AS n
+JOIN selection.rollouts AS s USING ({KEY})
+"""
+"""A row for each rollout behind each line."""
+
+MAKERS = """
+CREATE OR REPLACE TABLE staging.makers AS
+SELECT dataset, policy, engine, model, verifier, verifier_version, run_id, count(DISTINCT attempt_id) AS rollouts
+FROM staging.used
+GROUP BY ALL
+"""
+"""Who made and judged these rollouts."""
+
+LINEAGE = f"""
+SELECT split, row, role, {KEY}, attempt_id, reward
+FROM staging.used
+ORDER BY split, row, role, {KEY}
+"""
+"""Which rollouts each line came from: split, number of the line from 1, role, key, attempt and verifier's reward."""
+
+PARTS = " UNION ALL ".join(
+    f"SELECT split, row, json FROM numbered WHERE place >= '{low}' AND place < '{high}'"
+    for low, high in zip("02468ace", "2468aceg", strict=True)
+)
+"""So several threads read the lines: DuckDB gives a thread 122,880 rows of a table, and most builds have fewer."""
+
+VIEWS = f"""
+CREATE OR REPLACE VIEW result AS FROM staging.made;
+
+CREATE OR REPLACE VIEW numbered AS
+SELECT m.*, m.rowid - f.first_row + 1 AS row
+FROM staging.made AS m
+JOIN (SELECT split, min(rowid) AS first_row FROM staging.made GROUP BY split) AS f ON f.split = m.split;
+
+CREATE OR REPLACE VIEW lines AS {PARTS};
+"""
+"""Lines are numbered without sorting them once more: they are staged in order."""
+
+
+def stage(con: sql.Connection, step: Step, asked: BuildOptions, where: str) -> None:
+    """Run the step, which is bound, once; makes the views over its lines."""
+    require_line(con, step)
+    # The share is a number in [0, 1): the first 60 bits of the hash.
+    share = f"('0x' || md5(split_key || ':' || {asked.seed})[1:15])::BIGINT / 1152921504606846976.0"
+    split = f"""CASE
+            WHEN {share} < {asked.validation} THEN 'validation'
+            WHEN {share} < {asked.validation + asked.test} THEN 'test'
+            ELSE 'train'
+        END"""
+    if len(asked.splits) == 1:
+        split = "'train'"
+    shape = "''"
+    if asked.format == "parquet":
+        shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
+    # Both sides of a pair are read in one pass: payload is what takes time.
+    once = "WITH selected AS MATERIALIZED (FROM main.selected)" if reads_pairs(step) else ""
+    ordered = f"""
+        {once}
+        SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {asked.seed}) AS place, sort_key, split_key,
+            keys, json::VARCHAR AS json
+        FROM (\n{_grouped(con, step.query, asked, where)}\n)
+        ORDER BY {ORDER}
+    """
+    # The lines of an earlier build make room first.
+    sql.run(con, "CREATE SCHEMA IF NOT EXISTS staging; DROP TABLE IF EXISTS staging.made")
+    sql.run(con, f"CREATE TABLE staging.made AS {ordered}")
+    sql.run(con, VIEWS)
+
+
+def drop_lines(con: sql.Connection, faulty: str) -> None:
+    """Take lines out of the staged ones. faulty: a query that returns their split and row."""
+    kept = f"SELECT * EXCLUDE (row) FROM numbered ANTI JOIN (\n{faulty}\n) USING (split, row) ORDER BY {ORDER}"
+    sql.run(con, f"CREATE OR REPLACE TABLE staging.made AS {kept}")
+
+
+def _grouped(con: sql.Connection, query: str, asked: BuildOptions, where: str) -> str:
+    """The step's query, its split_key being the column that the recipe splits by; where that is NULL, the step's."""
+    if asked.split_by == PROMPT:
+        return query
+    return f"""
+        SELECT made.* REPLACE (coalesce('by ' || g.value, split_key) AS split_key)
+        FROM (\n{query}\n) AS made
+        LEFT JOIN ({_values(con, asked, where)}) AS g
+            ON g.dataset = keys[1].dataset AND g.task_id = keys[1].task_id
+            AND g.policy = keys[1].policy AND g.rollout_index = keys[1].rollout_index
+    """
+
+
+def _values(con: sql.Connection, asked: BuildOptions, where: str) -> str:
+    """The value of the column that the recipe splits by, of each rollout."""
+    known = sql.columns(con, "FROM selected")
+    if asked.split_by not in known:
+        hint = did_you_mean(asked.split_by, [PROMPT, *known]) or "; a filter that finds near duplicates adds `cluster`"
+        raise UsageError(f"{where} split_by = {asked.split_by!r}: the selection has no such column{hint}")
+    column = '"' + asked.split_by.replace('"', '""') + '"'
+    return f"SELECT {KEY}, min({column}::VARCHAR) AS value FROM selected GROUP BY {KEY}"
+
+
+def check_rows(con: sql.Connection, step: Step, where: str) -> None:
+    """Every line is one JSON object on one line, every row has its keys, and sort_key is unique.
+
+    The text of a shipped step is not read here: it is made of what was read when it came in, and its linter reads it.
+    """
+    broken = "false" if step.ships else NO_LINE
+    rows = sql.rows(
+        con,
+        f"""
+        SELECT count(*), count(*) FILTER (json IS NULL OR split_key IS NULL OR sort_key IS NULL OR len(keys) IS NULL),
+            count(*) - count(DISTINCT sort_key), count(*) FILTER ({broken})
+        FROM result
+        """,
+    )
+    total, missing, repeated, invalid = rows[0]
+    for count, fault in (
+        (missing, "with a NULL in json, keys, split_key or sort_key"),
+        (repeated, "whose sort_key another row has"),
+        (invalid, "whose json is not one JSON object on one line"),
+    ):
+        if count:
+            raise StepError(f"{where} {step.path} made {count} of {total} rows {fault}; nothing was written")
+
+
+def refuse_leaks(con: sql.Connection, asked: BuildOptions, where: str) -> None:
+    """No prompt, and no value of the column that the recipe splits by, may lie in two splits."""
+    if len(asked.splits) == 1:
+        return
+    asks = {"prompt": f"SELECT {KEY}, prompt_hash AS value FROM selection.rollouts"}
+    if asked.split_by != PROMPT:
+        asks[asked.split_by] = _values(con, asked, where)
+    for name, values in asks.items():
+        leaks = sql.rows(
+            con,
+            f"""
+            SELECT value, min(task_id), string_agg(DISTINCT split, ' and ' ORDER BY split DESC)
+            FROM staging.used JOIN ({values}) USING ({KEY})
+            GROUP BY value HAVING count(DISTINCT split) > 1
+            ORDER BY ALL
+            """,
+        )
+        if leaks:
+            raise StepError(
+                f"{where} {len(leaks)} {name}{'' if len(leaks) == 1 else 's'} would lie in two splits, as that of task "
+                f"{leaks[0][1]} in {leaks[0][2]}: the lines of one {name} must share their split_key"
+            )
+
+
+def find_used(con: sql.Connection, step: Step, start: str, where: str) -> tuple[int, int]:
+    """Make both tables of rollouts. Returns how many the build read, from the selection `start`, and how many it used.
+
+    Raises StepError where a line names a rollout that there is not.
+    """
+    sql.run(con, f"{USED};\n{MAKERS}")
+    read = "selection.rollouts" if start == ALL else f"(SELECT DISTINCT {KEY} FROM {table_of(start)})"
+    counts = f"""
+        SELECT (SELECT count(*) FROM {read}), (SELECT coalesce(sum(rollouts), 0)::BIGINT FROM staging.makers),
+            (SELECT coalesce(sum(len(keys)), 0)::BIGINT FROM result) - (SELECT count(*) FROM staging.used)
+    """
+    rollouts_in, used, unknown = sql.rows(con, counts)[0]
+    if unknown:
+        raise StepError(
+            f"{where} {step.path} has {unknown} keys of rollouts that the workspace does not hold; nothing was written"
+        )
+    return rollouts_in, used

@@ -1,1 +1,0 @@
-"""Training files: how they are written, with lineage and manifest."""

@@ -1,0 +1,126 @@
+"""Checks before a GPU second or a dollar is spent: recipe, files, steps, environments, engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rolloutops.build.options import check_use
+from rolloutops.cli.text import count
+from rolloutops.collect.collect import engines, make_engine
+from rolloutops.collect.verify import Verifier, verifiers
+from rolloutops.config.recipe import Recipe
+from rolloutops.config.settings import Collect
+from rolloutops.errors import RolloutopsError
+from rolloutops.ingest.inputs import find_inputs
+from rolloutops.steps.metrics import asked as measured
+from rolloutops.steps.step import check_step
+from rolloutops.store import sql
+from rolloutops.store.workspace import connect, open_workspace
+from rolloutops.types import Rollout, Task
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    good: bool
+    sentence: str
+
+
+def check(recipe: Recipe) -> Iterator[Finding]:
+    """Look at everything that a run of the recipe will need. Engines are asked whether they could start."""
+    yield Finding(True, f"recipe {recipe.path or '(from flags)'} read: {', '.join(recipe.datasets) or 'no data set'}")
+    yield _workspace(recipe.data)
+    for name, dataset in recipe.datasets.items():
+        try:
+            paths = find_inputs(dataset.input, *recipe.places)
+            yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
+        except RolloutopsError as error:
+            yield Finding(False, f"{name}: {error}")
+    try:
+        for use in measured(recipe.metrics, recipe.metrics_settings, recipe.folder):
+            check_step(use, recipe.folder)
+    except RolloutopsError as error:
+        yield Finding(False, str(error))
+    for step in recipe.steps:
+        try:
+            check_use(recipe, step)
+            yield Finding(True, f"[{step.kind}.{step.name}] {step.use}")
+        except RolloutopsError as error:
+            yield Finding(False, str(error))
+    try:
+        judges = verifiers(recipe)
+    except RolloutopsError as error:
+        yield Finding(False, str(error))
+    else:
+        for name, verifier in judges.items():
+            yield from _gold(recipe, name, verifier)
+    try:
+        for windows in engines(recipe):
+            yield _engine(next(iter(windows[0].values())), recipe)
+    except RolloutopsError as error:
+        yield Finding(False, str(error))
+
+
+def _workspace(data: Path) -> Finding:
+    place = next(folder for folder in (data, *data.absolute().parents) if folder.exists())
+    if not os.access(place, os.W_OK):
+        return Finding(False, f"{data} cannot be written: permission denied at {place}; choose another with --data")
+    return Finding(True, f"workspace {data}")
+
+
+def _gold(recipe: Recipe, name: str, verifier: Verifier) -> Iterator[Finding]:
+    """Every task's own answer must score 1.0; those that do not are broken tasks, or a broken verifier."""
+    try:
+        getattr(verifier.environment, "preflight", lambda: None)()
+    except RolloutopsError as error:
+        yield Finding(False, f"{name}: {error}")
+        return
+    gold = getattr(verifier.environment, "gold", None)
+    if gold is None or not (recipe.data / "tasks" / name).is_dir():
+        what = "it knows no gold answers" if gold is None else "chunk first, and its gold answers are scored here"
+        yield Finding(True, f"{name}: environment {verifier.name}; {what}")
+        return
+    con = connect(open_workspace(recipe.data))
+    query = "SELECT task_id, row::VARCHAR, prompt::VARCHAR, tools::VARCHAR, answer FROM tasks "
+    tasks = [
+        Task(name, task_id, json.loads(row), json.loads(prompt), json.loads(tools) if tools else None, answer)
+        for task_id, row, prompt, tools, answer in sql.rows(con, f"{query} WHERE dataset = {sql.literal(name)}")
+    ]
+    scored, broken = asyncio.run(_score_gold(verifier, tasks))
+    yield Finding(not broken, f"{name}: {scored - len(broken):,} of {count(scored, 'gold answer')} score 1.0")
+    for sentence in broken[:SHOWN]:
+        yield Finding(False, sentence)
+
+
+async def _score_gold(verifier: Verifier, tasks: list[Task]) -> tuple[int, list[str]]:
+    scored, broken = 0, []
+    for task in tasks:
+        text = verifier.environment.gold(task)
+        if text is None:
+            continue
+        scored += 1
+        verdict = await verifier.judge(task, Rollout([{"role": "assistant", "content": text}], text, "stop"))
+        if verdict.reward != 1.0:
+            why = verdict.error_message or f"scores {verdict.reward}"
+            broken.append(f"{task.dataset}: the gold answer of task {task.task_id} {why}")
+    await verifier.close()
+    return scored, broken
+
+
+def _engine(asked: Collect, recipe: Recipe) -> Finding:
+    """Whether the engine could start: a method `ready` of its own says so where it has one."""
+    name = f"engine {asked.engine} {asked.model}".strip()
+    try:
+        engine = make_engine(asked, recipe)
+        ready = getattr(engine, "ready", None)
+        return Finding(True, f"{name}: {asyncio.run(ready()) if ready else 'found'}")
+    except RolloutopsError as error:
+        return Finding(False, f"{name}: {error}")

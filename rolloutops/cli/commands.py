@@ -1,0 +1,274 @@
+"""What each command does: parse, one call, print. Only here is anything printed for the user.
+
+Heavy packages are imported by the stages when a command runs, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from rolloutops.cli import text
+from rolloutops.cli.run import Parsed
+from rolloutops.cli.shared_flags import TARGETS
+from rolloutops.config.paths import as_file, as_path
+from rolloutops.config.recipe import Recipe, from_flags, with_flags
+from rolloutops.config.recipe_file import load
+from rolloutops.errors import UsageError
+
+
+def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
+    """The recipe that a command line means: the named one, the one its flags make, or the workspace's last."""
+    flags = {**parsed.flags, **parsed.overrides}
+    name = parsed.positionals.get("recipe") or parsed.flags.get("recipe")
+    if name:
+        recipe = load(name)
+    elif flags.get("input"):
+        recipe = from_flags(flags)
+    elif flags.get("data"):
+        from rolloutops.store.runs import last_recipe
+        from rolloutops.store.workspace import open_workspace
+
+        recipe = last_recipe(open_workspace(as_path(flags["data"])))
+    else:
+        alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
+        raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
+    return with_flags(recipe, table, flags)
+
+
+def chunk(parsed: Parsed) -> int:
+    """Input files -> tasks."""
+    return chunk_recipe(recipe_of(parsed, "chunk"))
+
+
+def chunk_recipe(recipe: Recipe) -> int:
+    """Chunk and say what came of it; 2 where lines were rejected and that was not allowed."""
+    from rolloutops.cli.stages import chunk_stage
+
+    done = chunk_stage(recipe)
+    say(*text.chunked(done, recipe.chunk.skip_bad_lines))
+    return 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
+
+
+def collect(parsed: Parsed) -> int:
+    """Owed -> attempts and verdicts; then the mean of each numeric field."""
+    from rolloutops.cli.stages import averages, export_stage
+
+    recipe = recipe_of(parsed)
+    output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
+    if parsed.flags.get("input") and (code := chunk_recipe(recipe)):
+        return code
+    code = collect_recipe(recipe, parsed)
+    if output is not None:
+        say(f"{text.count(export_stage(recipe, output), 'rollout')} in {output}")
+    print(text.means(averages(recipe)))
+    return code
+
+
+def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
+    """Collect and say what came of it; 3 where work is still owed."""
+    from rolloutops.cli.stages import collect_stage, tune_stage
+
+    allowed = parsed.flags.get("allow_policy_change", False)
+    if tune := parsed.flags.get("tune"):
+        return say(*tune_stage(recipe, allowed, tune))
+    done = collect_stage(recipe, allowed)
+    say(*text.collected(done))
+    return 3 if done.left or done.in_flight else 0
+
+
+def import_(parsed: Parsed) -> int:
+    """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
+    from rolloutops.ingest.import_rollouts import import_stage
+
+    flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
+    recipe = load(flags["recipe"]) if "recipe" in flags else None
+    data = as_path(flags["data"]) if "data" in flags else None
+    done = import_stage(parsed.positionals["files"], data, flags.get("dataset"), flags.get("policy"), recipe, skip)
+    say(*text.imported(done, skip))
+    return 2 if done.rejected and not skip else 0
+
+
+def export(parsed: Parsed) -> None:
+    """Rollouts -> a JSONL file in NeMo Gym's shape."""
+    from rolloutops.cli.stages import export_stage
+
+    output = as_file(parsed.flags.get("output", "rollouts.jsonl"))
+    rows = export_stage(recipe_of(parsed), output, parsed.flags.get("companions", False))
+    say(f"{text.count(rows, 'rollout')} in {output}")
+
+
+def verify(parsed: Parsed) -> None:
+    """Unjudged -> verdicts."""
+    from rolloutops.cli.stages import agreement_stage, averages, verify_stage
+
+    recipe = recipe_of(parsed, "verify")
+    say(text.verified(verify_stage(recipe)))
+    print(text.means(averages(recipe)))
+    if recipe.verify.against:
+        print(text.table(*agreement_stage(recipe)))
+
+
+def metrics(parsed: Parsed) -> None:
+    """The metrics steps, as tables."""
+    from rolloutops.cli.stages import as_json, further_metrics, metrics_stage, report_stage
+
+    recipe, flags = recipe_of(parsed), parsed.flags
+    page = as_file(flags["report"]) if "report" in flags else None
+    found = metrics_stage(recipe, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
+    if page is not None:
+        say(f"report in {report_stage(recipe, found, page)}")
+    elif flags.get("json"):
+        print("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
+    elif flags.get("csv"):
+        columns, rows = text.only_table(found)
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+    else:
+        print(text.measured(found))
+        if not {"step", "group_by", "compare"} & set(flags):
+            say("", *text.further(further_metrics(recipe, found)))
+
+
+def select(parsed: Parsed) -> None:
+    """The steps up to the last filter, mix or pair, and what each kept and dropped."""
+    from rolloutops.cli.stages import select_stage
+
+    print(text.funnels(select_stage(recipe_of(parsed), parsed.command)))
+
+
+def build(parsed: Parsed) -> None:
+    """Steps -> training files."""
+    from rolloutops.cli.stages import build_stage
+
+    print(text.built(build_stage(recipe_of(parsed), parsed.flags.get("only"))))
+
+
+def lint(parsed: Parsed) -> int:
+    """Training files made elsewhere, against what their trainer rejects or damages; 2 where errors were found."""
+    from rolloutops.build.lint import lint_files
+
+    if "target" not in parsed.flags:
+        raise UsageError(f"lint needs --target, what the file is for: one of {', '.join(TARGETS)}")
+    found = lint_files(parsed.positionals["files"], parsed.flags["target"])
+    if parsed.flags.get("json"):
+        print(json.dumps(dataclasses.asdict(found), indent=4))
+    else:
+        print(*text.linted(found), sep="\n")
+    return 2 if found.faulty else 0
+
+
+def trace(parsed: Parsed) -> None:
+    """A row of a training file -> where it came from."""
+    from rolloutops.build.trace import trace as find
+
+    data = as_path(parsed.flags["data"]) if "data" in parsed.flags else None
+    found = find(as_path(parsed.positionals["file"]), parsed.flags.get("row", 1), data)
+    print(*([json.dumps(found, indent=4)] if parsed.flags.get("json") else text.traced(found)), sep="\n")
+
+
+def explain(parsed: Parsed) -> None:
+    """The recipe's steps with their parameters, as a script for any DuckDB shell."""
+    from rolloutops.cli.stages import explain_stage, script_stage
+
+    recipe, only = recipe_of(parsed), parsed.flags.get("only")
+    print(explain_stage(recipe, only)[0].script if only else script_stage(recipe))
+
+
+def run(parsed: Parsed) -> int:
+    """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
+    from rolloutops.cli.stages import build_stage, explain_stage, metrics_stage, verify_stage
+
+    recipe = recipe_of(parsed)
+    steps = explain_stage(recipe)
+    if parsed.flags.get("dry_run"):
+        print(text.explained(steps))
+        return 0
+    if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
+        return code
+    say(text.verified(verify_stage(recipe)))
+    print(text.measured(metrics_stage(recipe)))
+    if any(step.kind == "build" for step in recipe.steps):
+        print("\n" + text.built(build_stage(recipe)))
+    return 0
+
+
+def status(parsed: Parsed) -> int:
+    """What is done, owed and failing."""
+    from rolloutops.cli.stages import status_stage
+
+    recipe = recipe_of(parsed)
+    while True:
+        now = status_stage(recipe)
+        if parsed.flags.get("json"):
+            print(json.dumps(dataclasses.asdict(now), indent=4))
+        else:
+            print(*text.status(now), sep="\n")
+        if not parsed.flags.get("watch") or not any(row["owed"] for row in now.progress):
+            return 1 if now.faults else 0
+        time.sleep(2.0)
+
+
+def query(parsed: Parsed) -> None:
+    """Any query over the views, or the script that makes them."""
+    from rolloutops.cli.stages import as_json, query_stage, views_stage
+
+    recipe, flags = recipe_of(parsed), parsed.flags
+    if flags.get("print"):
+        print(views_stage(recipe))
+        return
+    if "query" not in parsed.positionals:
+        raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
+    output = as_file(flags["output"]) if "output" in flags else None
+    columns, rows = query_stage(recipe, parsed.positionals["query"], output)
+    if output:
+        say(f"written to {output}")
+    elif flags.get("json"):
+        print(as_json(columns, rows))
+    elif flags.get("csv"):
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+    else:
+        print(text.table(columns, rows))
+
+
+def test(parsed: Parsed) -> int:
+    """Golden cases of steps; 2 where one does not pass."""
+    from rolloutops.build.golden import fault, find_cases, read_case
+
+    places = [as_path(case) for case in parsed.positionals.get("cases", ["tests"])]
+    faults = {str(path): fault(read_case(path), Path()) for path in find_cases(places)}
+    print(*(f"BAD  {path}: {said}" if said else f"ok   {path}" for path, said in faults.items()), sep="\n")
+    return 2 if any(faults.values()) else 0
+
+
+def check(parsed: Parsed) -> int:
+    """Recipe, files, environments and engines, before anything is spent."""
+    from rolloutops.cli.check import check as look
+
+    findings = list(look(recipe_of(parsed)))
+    print(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings), sep="\n")
+    return 0 if all(one.good for one in findings) else 2
+
+
+def list_(parsed: Parsed) -> None:
+    """Recipes, steps, engines and environments."""
+    from rolloutops.cli.listing import listing
+
+    tables = (f"{heading}\n{text.table(('name', 'what it does', 'where'), rows)}" for heading, rows in listing())
+    print(*tables, sep="\n\n")
+
+
+def init(parsed: Parsed) -> None:
+    """Copies of a recipe, its SQL and its example files, to be edited."""
+    from rolloutops.cli.listing import copy_shipped
+
+    print(*copy_shipped(parsed.positionals.get("recipe", "demo"), as_path(parsed.flags.get("into", "."))), sep="\n")
+
+
+def say(*lines: str) -> int:
+    """A message for the person at the terminal. Returns the exit code of a command that ends with it."""
+    print(*lines, sep="\n", file=sys.stderr)
+    return 0

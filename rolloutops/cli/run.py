@@ -1,0 +1,155 @@
+"""The command line: nothing runs before every flag, name and value is checked.
+
+`fire` dispatches, but on its own it runs a command before it looks at a mistyped flag, reads `1e5` and `a,b` as
+Python, and answers a mistake with a traceback. So command_words sorts and checks a command line before Fire is even
+imported, and writes it down in words that Fire passes on untouched: `--name=text`, `+table.key=text`, `=positional`.
+Fire hands them to one callable, which takes nothing but text, binds it to the declared types and runs the command.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TextIO
+
+from rolloutops.cli.flags import Command, Flag, Parsed, quoted
+from rolloutops.cli.help import help_text, overview
+from rolloutops.cli.parse import bind, sort_words
+from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
+
+__all__ = ["Command", "Flag", "Parsed", "help_text", "main"]
+
+HELP = ("-h", "--help")
+
+HINDRANCES = {
+    errno.ENOSPC: "no space is left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file would be larger than allowed ('ulimit -f' says how large)",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EEXIST: "something is there already",
+    errno.EISDIR: "a folder is where a file should be",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many files are open ('ulimit -n' raises the limit)",
+}
+"""What the machine may refuse: no bug and no traceback, but a sentence."""
+
+
+def main(argv: Sequence[str], commands: Sequence[Command], program: str, version: str, about: str) -> int:
+    """Run a command line, given without the program's name, and return its exit code.
+
+    0 or what the command returned · 1 a bug · 2 the user's mistake, or a hindrance such as a full disk ·
+    130 interrupted · 141 whoever read the output has gone. ROLLOUTOPS_TRACEBACK=1 raises the errors instead.
+    """
+    argv, speaker = list(argv), program
+    try:
+        page = _page(argv, commands, program, version, about)
+        if page is None:
+            command = _find(argv[0], commands)
+            speaker = f"{program} {command.name}"
+            tokens, flags = sort_words(command, argv[1:])
+            bind(command, tokens, flags, argv)
+            speaker = program
+            code = _dispatch(command, tokens, flags, argv)
+        else:
+            sys.stdout.write(page)
+            code = 0
+        sys.stdout.flush()
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and any([_give_up(sys.stdout), _give_up(sys.stderr)]):
+            return 141  # as any program whose reader, say `head`, has seen enough
+        if os.environ.get("ROLLOUTOPS_TRACEBACK", "0") not in ("", "0"):
+            raise
+        return _report(error, speaker, f"{program} {version}")
+
+
+def _page(argv: list[str], commands: Sequence[Command], program: str, version: str, about: str) -> str | None:
+    """The page that the command line asks for; None where it asks for a command to be run."""
+    before = argv[: argv.index("--")] if "--" in argv else argv
+    names = [word for word in before if word not in HELP]
+    asked = len(names) < len(before)
+    if names[:1] == ["help"]:
+        names, asked = names[1:], True
+    if names[:1] == ["--version"]:
+        return f"{program} {version}\n"
+    if not argv or (asked and not names):
+        return overview(commands, program, about)
+    return help_text(_find(names[0], commands), program) if asked else None
+
+
+def _find(name: str, commands: Sequence[Command]) -> Command:
+    known = {command.name: command for command in commands}
+    if name in known:
+        return known[name]
+    if name.startswith("-"):
+        raise UsageError(f"the command comes before its flags, and {quoted(name)} is none; --help lists the commands")
+    raise UsageError(f"no command {quoted(name)}{did_you_mean(name, known) or '; --help lists the commands'}")
+
+
+def _dispatch(command: Command, tokens: list[str], flags: dict[str, str], argv: list[str]) -> int:
+    import fire
+    from fire.decorators import SetParseFn
+
+    code = 0
+
+    def call(*tokens: str, **flags: str) -> None:
+        nonlocal code
+        returned = command.run(bind(command, tokens, flags, argv))
+        code = returned if isinstance(returned, int) else 0
+
+    SetParseFn(str)(call)
+    words = [*tokens, *(f"--{name}={text}" for name, text in flags.items())]
+    # Fire takes what follows the last `--` for itself; no word can be its separator, or begin a flag of its own.
+    fire.Fire({command.name: call}, [command.name, *words, "--", "--separator=\x1f"], name=argv[0])
+    return code
+
+
+def _report(error: BaseException, speaker: str, release: str) -> int:
+    """Say on stderr what ended the command, and return the exit code."""
+    code, said = 2, ""
+    if isinstance(error, KeyboardInterrupt):
+        code, said = 130, "interrupted; the same command goes on from here"
+    elif isinstance(error, RolloutopsError):
+        code, said = error.exit_code, re.sub(r"\s*[\r\n]\s*", " ", str(error))
+    elif isinstance(error, MemoryError):
+        said = "out of memory; take less at once, and give the same command again"
+    elif isinstance(error, OSError) and error.errno in HINDRANCES:
+        place = error.filename2 or error.filename
+        said = HINDRANCES[error.errno] + (f": {place}" if place else "")
+        _give_up(sys.stdout)
+    else:
+        code, said = 1, f"this is a bug in {release}, not your mistake: please report it with the lines above"
+        trace = traceback.TracebackException.from_exception(error)
+        ours = [depth for depth, frame in enumerate(trace.stack) if frame.filename == __file__]
+        below = trace.stack[ours[-1] + 1 :]  # neither this file's frames nor Fire's
+        trace.stack = traceback.StackSummary.from_list(below[-6:] or trace.stack)
+        sys.stderr.writelines(trace.format())
+    sys.stderr.write(f"{speaker}: {said}\n")
+    return code
+
+
+def _give_up(stream: TextIO) -> bool:
+    """Can nothing be written to this stream any more? If so, drop what it holds.
+
+    Else Python would try once more to write it when the process ends, and complain.
+    """
+    try:
+        stream.flush()
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        broken = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except ValueError:  # it has no file of its own: a test has captured it
+        return False
+    except OSError:
+        broken = True
+    if broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return broken

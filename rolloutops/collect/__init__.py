@@ -1,0 +1,1 @@
+"""Pending rollouts to attempts and verdicts, and where a workspace stands."""

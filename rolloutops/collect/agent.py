@@ -1,0 +1,191 @@
+"""The agent loop: call the model, run the tools that it asks for, go on until it stops. One piece of code for all
+engines; what becomes of an attempt is a row of `attempts`, whether it succeeded or failed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any, TypeVar
+
+from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
+from rolloutops.collect.deadline import Deadline
+from rolloutops.errors import AttemptFailed, EngineError
+from rolloutops.formats.strict_json import dump
+from rolloutops.limits.rate_limit import Permit
+from rolloutops.limits.replica_rate_limit import AnyRateLimit
+from rolloutops.types import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine, Task
+
+Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
+
+CUT_OFF = AttemptFailed("timeout", "cut off")
+"""What the pace is told of a call that ended with its attempt, or with its engine."""
+
+
+async def attempt(
+    owed: PendingRollout,
+    engine: Engine | RolloutEngine,
+    environment: Any,
+    pace: AnyRateLimit | None = None,
+    alarm: Deadline | None = None,
+) -> Attempt:
+    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time. alarm: of
+    the task that this runs in, where it tries many.
+
+    Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
+    """
+    started, clock, trace = time.time(), time.monotonic(), Trace()
+    prompt, new_prompt = _prompt(owed)
+    tools = owed.task.tools or getattr(environment, "tools", None) or None
+    failure: AttemptFailed | None = None
+    limit = alarm or Deadline()
+    try:
+        with limit.within(_time_left(owed, clock)):
+            await _converse(owed, trace, prompt, tools, engine, environment, pace, limit)
+    except AttemptFailed as error:
+        failure = error
+    except TimeoutError:
+        failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
+    finally:
+        if alarm is None:
+            limit.off()
+    seconds = time.monotonic() - clock - trace.waited
+    return Attempt(owed, prompt, new_prompt, tools, started, seconds, trace, failure)
+
+
+def _time_left(owed: PendingRollout, now: float) -> float | None:
+    """Seconds that an attempt may take: its own limit, or what is left to the rollout with all its tries."""
+    limit = owed.asked.request_timeout
+    if owed.give_up_at is None:
+        return limit
+    left = max(0.1, owed.give_up_at - now)
+    return left if limit is None else min(limit, left)
+
+
+def _prompt(owed: PendingRollout) -> tuple[Sequence[Message], bool]:
+    """The prompt to send, and whether it is another than the task's own."""
+    prompt, system = owed.task.prompt, owed.asked.system_prompt
+    if system is None or (prompt and prompt[0]["role"] in ("system", "developer")):
+        return prompt, False
+    return [{"role": "system", "content": system}, *prompt], True
+
+
+async def _converse(
+    owed: PendingRollout,
+    trace: Trace,
+    prompt: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    engine: Engine | RolloutEngine,
+    environment: Any,
+    pace: AnyRateLimit | None,
+    alarm: Deadline,
+) -> None:
+    whole: Callable[[ModelCall], Awaitable[RolloutAnswer]] | None = getattr(engine, "rollout", None)
+    run_tool = getattr(environment, "call", None)
+    state = await _begin(environment, owed.task) if whole is None else None
+    spent = 0
+    for turn in range(owed.asked.max_steps):
+        said = [*prompt, *trace.completion]
+        call = ModelCall(said, tools, owed.params, owed.key, turn, owed.attempt, owed.task.row, trace.server)
+        if whole is not None:
+            trace.whole = await _ask(whole, call, trace, pace, alarm)
+            trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
+            trace.tool_names = list(trace.whole.tool_names)
+            return
+        answer = await _ask(engine.answer, call, trace, pace, alarm)  # type: ignore[union-attr]
+        trace.answers.append(answer)
+        trace.completion.append(answer.message)
+        spent += answer.output_tokens or 0
+        trace.finish_reason = answer.finish_reason
+        wanted = answer.message.get("tool_calls")
+        if not wanted or run_tool is None or answer.finish_reason not in ("tool_calls", "stop"):
+            return
+        for tool_call in wanted:
+            trace.completion.append(await _run_tool(run_tool, tool_call, state, trace))
+        if owed.asked.token_budget is not None and spent >= owed.asked.token_budget:
+            trace.finish_reason = "token_budget"
+            return
+    trace.finish_reason = "max_steps"
+
+
+async def _begin(environment: Any, task: Task) -> Any:
+    begin = getattr(environment, "begin", None)
+    if begin is None:
+        return None
+    try:
+        state = begin(task)
+        return await state if inspect.isawaitable(state) else state
+    except Exception as error:
+        raise AttemptFailed("environment_error", f"begin raised {type(error).__name__}: {error}") from error
+
+
+async def _ask(
+    ask: Callable[[ModelCall], Awaitable[Answer]],
+    call: ModelCall,
+    trace: Trace,
+    pace: AnyRateLimit | None,
+    alarm: Deadline,
+) -> Answer:
+    """One model call, when the endpoint may be asked; of a fleet's server that died, it goes to another one."""
+    for moved in count():
+        ticket = None
+        if pace is not None:
+            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, alarm)
+            if ticket.server is not None:
+                call, trace.server = replace(call, server=ticket.server), ticket.server
+        clock, failed, answer = time.monotonic(), CUT_OFF, None
+        try:
+            answer = await ask(call)
+            return answer
+        except AttemptFailed as error:
+            failed = error
+        except (EngineError, TimeoutError):
+            raise
+        except Exception as error:
+            failed = AttemptFailed("engine_error", f"{type(error).__name__}: {error}")
+            failed.__cause__ = error
+        finally:
+            trace.model_seconds += time.monotonic() - clock
+            if pace is not None and ticket is not None:
+                if answer is not None:
+                    pace.answered(ticket, answer.input_tokens or 0, answer.output_tokens or 0, answer.limits)
+                else:
+                    pace.failed(ticket, failed.kind, failed.retry_after, failed.limits)
+        other = None if pace is None or ticket is None else pace.elsewhere(ticket, failed.kind, moved)
+        if other is None:
+            raise failed
+        call = replace(call, server=other)
+    raise AssertionError("it counts without end")
+
+
+async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alarm: Deadline) -> Permit:
+    """Wait until the endpoint may be asked. The rollout's time limit moves on by as much."""
+    clock, until = time.monotonic(), alarm.when
+    alarm.when = None
+    ticket = await pace.admit(call)
+    waited = time.monotonic() - clock
+    trace.waited += waited
+    alarm.when = None if until is None else until + waited
+    return ticket
+
+
+async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, trace: Trace) -> Message:
+    """Run one tool; whatever goes wrong is told to the model, which may do better at its next turn."""
+    clock = time.monotonic()
+    function = tool_call["function"]
+    trace.tool_names.append(function["name"])
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError("the arguments must be a JSON object")
+        result = run_tool(function["name"], arguments, state)
+        result = await result if inspect.isawaitable(result) else result
+        content = result if isinstance(result, str) else dump(result)
+    except Exception as error:
+        trace.tool_errors += 1
+        content = f"Error: {error}" if isinstance(error, ValueError) else f"Error: {type(error).__name__}: {error}"
+    trace.tool_seconds += time.monotonic() - clock
+    return {"role": "tool", "tool_call_id": tool_call["id"], "content": content}

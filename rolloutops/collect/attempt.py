@@ -1,0 +1,152 @@
+"""An attempt before and after: the rollout that is owed, what has happened to it, and the row that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rolloutops.config.settings import Collect
+from rolloutops.errors import AttemptFailed
+from rolloutops.formats.strict_json import dump
+from rolloutops.formats.task_rows import text_of
+from rolloutops.types import Message, ModelAnswer, Rollout, RolloutAnswer, Task
+
+COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
+"""What answers tell of tokens: columns of `attempts`."""
+
+
+@dataclass(slots=True)
+class PendingRollout:
+    """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it, with their
+    JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
+    None until it is tried for the first time.
+    """
+
+    task: Task
+    row_hash: str
+    part: int
+    policy: str
+    rollout_index: int
+    attempt: int
+    asked: Collect
+    params: Mapping[str, Any]
+    request: str
+    tries: int = 0
+    give_up_at: float | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.task.dataset}/{self.task.task_id}/{self.rollout_index}"
+
+
+def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's own `responses_create_params` without its conversation, the overrides merged over it, shallowly."""
+    own = row.get("responses_create_params")
+    kept = {k: v for k, v in own.items() if k not in ("input", "tools")} if isinstance(own, dict) else {}
+    return {k: v for k, v in {**kept, **overrides}.items() if v is not None}
+
+
+@dataclass(slots=True)
+class Trace:
+    """What has happened in an attempt so far; complete or not, it is what the row is made of."""
+
+    completion: list[Message] = field(default_factory=list)
+    answers: list[ModelAnswer] = field(default_factory=list)
+    tool_names: list[str] = field(default_factory=list)
+    tool_errors: int = 0
+    finish_reason: str | None = None
+    model_seconds: float = 0.0
+    tool_seconds: float = 0.0
+    waited: float = 0.0
+    server: int | None = None
+    whole: RolloutAnswer | None = None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """How an attempt ended.
+
+    prompt, tools: as they were offered; new_prompt: it is not the task's own. started: seconds since 1970; seconds:
+    how long it took. trace: what happened. failure: None where it succeeded.
+    """
+
+    owed: PendingRollout
+    prompt: Sequence[Message]
+    new_prompt: bool
+    tools: Sequence[dict[str, Any]] | None
+    started: float
+    seconds: float
+    trace: Trace
+    failure: AttemptFailed | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of failure; None where it succeeded."""
+        return None if self.failure is None else self.failure.kind
+
+    def rollout(self) -> Rollout:
+        """What a verifier judges, of an attempt that succeeded."""
+        return Rollout(self.trace.completion, text_of(self.trace.completion), self.trace.finish_reason)
+
+    def row(self) -> dict[str, Any]:
+        """The columns of `attempts` but for attempt_id and run_id."""
+        owed, trace, failure, whole = self.owed, self.trace, self.failure, self.trace.whole
+        told: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
+        last = told[-1] if told else None
+        row: dict[str, Any] = {
+            "dataset": owed.task.dataset,
+            "task_id": owed.task.task_id,
+            "row_hash": owed.row_hash,
+            "policy": owed.policy,
+            "rollout_index": owed.rollout_index,
+            "attempt": owed.attempt,
+            "part": owed.part,
+            "engine": owed.asked.engine,
+            "model": (last.model if last else None) or owed.asked.model,
+            "final": failure.final if failure else True,
+            "request": owed.request,
+            "prompt": dump(self.prompt) if self.new_prompt else None,
+            "tools": None if owed.task.tools or not self.tools else dump(self.tools),
+            "started_at": int(self.started * 1e6),
+            "seconds": self.seconds,
+            "turns": len(trace.answers) if whole is None else whole.turns,
+            "tool_calls": len(trace.tool_names),
+            "tool_errors": trace.tool_errors if whole is None else None,
+            "tool_names": trace.tool_names,
+            "model_seconds": trace.model_seconds,
+            "tool_seconds": trace.tool_seconds,
+            "service_tier": last.service_tier if last else None,
+        }
+        for name in COUNTS:
+            row[name] = getattr(last, name) if len(told) == 1 else _sum(getattr(answer, name) for answer in told)
+        if failure:
+            return row | {"error": failure.kind, "error_message": failure.message, "response": failure.raw}
+        if whole is not None and whole.prompt is not None and list(whole.prompt) != list(self.prompt):
+            row["prompt"] = dump(whole.prompt)
+        row["completion"], row["text"] = dump(trace.completion), text_of(trace.completion)
+        row["finish_reason"] = trace.finish_reason
+        if owed.asked.keep_response:
+            row["response"] = "[" + ",".join(answer.raw or "null" for answer in told) + "]"
+        if owed.asked.token_ids:
+            row["token_turns"] = _token_turns(trace.answers) if whole is None else whole.token_turns
+        return row
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Tokens over several model calls; null where no call told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None
+
+
+def _token_turns(answers: Sequence[ModelAnswer]) -> list[dict[str, Any]] | None:
+    turns = [
+        {
+            "prompt_token_ids": list(answer.prompt_token_ids or ()),
+            "generation_token_ids": list(answer.generation_token_ids),
+            "generation_log_probs": list(answer.generation_log_probs or ()),
+        }
+        for answer in answers
+        if answer.generation_token_ids
+    ]
+    return turns or None

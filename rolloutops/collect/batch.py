@@ -1,0 +1,322 @@
+"""Collection by batches: what is owed becomes jobs, and what a provider answers, hours later, becomes attempts.
+
+A run puts in order what an earlier one left unfinished, collects the jobs that have ended, submits what is owed as new
+jobs, and ends (or waits). Money is spent in one place, the request that makes a batch. Before it the job's intent and
+its file's id are on the disk, after it the batch's id is. So a run that dies anywhere leaves a job in one of three
+states, and the next run knows what to do:
+
+    intended     no batch was asked for: the job is dropped, and its rollouts are owed again
+    uploaded     a batch may exist: it is looked up in the provider's list, and made only where it is not there
+    submitted    the batch is collected, and what was written of it before is not written again
+
+What a provider never tried is owed again; what it tried and failed, or did not get to in time, is a failed attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
+
+from rolloutops.collect.attempt import PendingRollout
+from rolloutops.collect.batch_budget import allowance
+from rolloutops.collect.batch_prepare import body_of, tools_of
+from rolloutops.collect.batch_results import BatchContext, collect_answers, write_attempts
+from rolloutops.collect.pending import CollectPlan, PendingRollouts
+from rolloutops.collect.verify import Verifier
+from rolloutops.config.recipe import Recipe
+from rolloutops.config.settings import resolved
+from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
+from rolloutops.errors import AttemptFailed, EngineError
+from rolloutops.formats.openai_replies import OUT_OF_MONEY
+from rolloutops.formats.strict_json import dump
+from rolloutops.limits.progress import Progress, report
+from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
+from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.runs import Run
+from rolloutops.store.workspace import Workspace, connect, try_lock
+from rolloutops.types import Engine
+
+TRIES = 3
+"""How often a batch is asked for that is neither made nor refused."""
+
+NO_MODEL = frozenset({"model_not_found", "mismatched_model", "invalid_model"})
+"""Refusals that name a line and mean all of them."""
+
+STORED = ("engine", "model", "endpoint", "responses_create_params", "system_prompt", "keep_response", "verify")
+"""The settings that a job's rows are made with when its answers come: those of the day it was submitted."""
+
+
+@dataclass
+class _State:
+    """What one run learns on its way. largest: requests that a batch may hold. no_room: the provider's queue was full.
+    stop: why nothing more is submitted, in a sentence. spent: as stop, but it is the budget, and may pass."""
+
+    desk: BatchContext
+    recipe: Recipe
+    asked: CollectPlan
+    largest: int
+    no_room: bool = False
+    stop: str = ""
+    spent: str = ""
+
+
+async def collect_batch(
+    workspace: Workspace,
+    recipe: Recipe,
+    run: Run,
+    journal: Journal,
+    judges: Mapping[str, Verifier],
+    engine: Engine,
+    asked: CollectPlan,
+    meter: Progress,
+) -> None:
+    """Collect the jobs that have ended and submit what is owed; with the engine's `wait`, until nothing is under way.
+
+    Raises EngineError where the provider cannot be reached or refuses; all that was submitted stays known.
+    """
+    if not isinstance(engine, BatchEngine):
+        raise EngineError(f"{type(engine).__name__} is not the batch engine")
+    allowance(workspace, asked, recipe.folder)  # an unknown price is told before anything is spent
+    journal.flush()
+    with try_lock(workspace, "batches") as free:
+        if not free:
+            _say("another process is at the batches of this workspace: they are left to it")
+            return
+        seal_orphans(workspace)
+        desk = BatchContext(workspace, run, journal, judges, meter, engine, connect(workspace))
+        state = _State(desk, recipe, asked, engine.requests_per_batch)
+        before = sum(job.requests for job in _open(desk))
+        meter.owed += before
+        meter.done_before -= before
+        watch = asyncio.create_task(report(meter))
+        await engine.start()
+        try:
+            await _rounds(state, engine)
+        finally:
+            await engine.stop()
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+    if state.stop:
+        raise EngineError(state.stop)
+
+
+async def _rounds(state: _State, engine: BatchEngine) -> None:
+    last = ""
+    while True:
+        for job in _open(state.desk):
+            await _look_after(state, job)
+        if not state.stop:
+            await _submit(state)
+        jobs = _open(state.desk)
+        if not engine.wait or not jobs:
+            return
+        line = f"batch jobs under way: {len(jobs)}, with {sum(job.requests for job in jobs):,} requests"
+        if line != last:
+            _say(line)
+            last = line
+        await asyncio.sleep(engine.poll_seconds)
+
+
+async def _look_after(state: _State, job: Job) -> None:
+    """Bring an open job as far as it goes now."""
+    desk = state.desk
+    if job.state == "intended":
+        _note(desk, job, "dropped", message="the run ended before the batch was asked for")
+    elif job.state == "uploaded":
+        await _make(state, job, asked_before=True)
+    else:
+        batch = await desk.engine.look(str(job.batch_id))
+        if batch.status in ENDED:
+            counts, message = await _end(state, job, batch)
+            desk.journal.flush()
+            _note(desk, job, "ended", status=batch.status, message=message or None, counts=dump(counts))
+
+
+async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str]:
+    """Write the attempts of a job that ended. Returns what became of its requests, and why it was refused."""
+    if batch.status != "failed":
+        counts = await collect_answers(state.desk, job, batch)
+        state.no_room = False
+        odd = {name: count for name, count in counts.items() if name not in ("completed", "failed")}
+        if odd:
+            _say(f"batch {batch.batch_id}: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in odd.items()))
+        return counts, ""
+    counts, why = Counter(), batch.refusals or (Refusal("", "no reason given"),)
+    said = f"batch {batch.batch_id} was refused: {why[0]}"
+    if any(refusal.code in NO_ROOM for refusal in why):
+        state.no_room = True
+        state.largest = min(state.largest, max(1, job.requests // 2))
+        _say(f"{said}; its requests are submitted again, in smaller batches, when others have ended")
+        return counts, said
+    if any(refusal.code in OUT_OF_MONEY for refusal in why):
+        state.stop = f"{said}; nothing was given up: mend it and run the command again"
+        return counts, said
+    named = {r.line - 1: r for r in why if r.line is not None and r.code not in NO_MODEL}
+    told: dict[int, AttemptFailed] = {
+        place: AttemptFailed("bad_request", f"batch {batch.batch_id}, line {place + 1}: {r}")
+        for place, r in named.items()
+        if 0 <= place < job.requests
+    }
+    if told:
+        _say(f"{said}; {len(told):,} of its requests are given up, the others are submitted again")
+    else:
+        state.stop = f"{said}; mend it and run the command again"
+        told = {place: AttemptFailed("bad_request", said, final=False) for place in range(job.requests)}
+    await write_attempts(state.desk, job, batch, told.__getitem__, told, counts)
+    counts["not_tried"] = job.requests - len(told)
+    return +counts, said
+
+
+async def _make(state: _State, job: Job, asked_before: bool) -> None:
+    """Have the provider make a job's batch, once. asked_before: it may be made already."""
+    desk, why = state.desk, ""
+    for _ in range(TRIES):
+        batch = await _find(desk.engine, job) if asked_before else None
+        if batch is None:
+            try:
+                batch = await desk.engine.submit(job.job_id, str(job.file_id), job.endpoint)
+            except Unanswered as error:
+                asked_before, why = True, str(error)
+                continue
+            except NotNow as error:
+                state.no_room = True
+                _say(f"no batch for now: {error}")
+                return
+            except EngineError as error:
+                _note(desk, job, "dropped", message=str(error))
+                raise
+        _note(desk, job, "submitted", batch_id=batch.batch_id)
+        return
+    raise EngineError(f"{desk.engine.url} was asked for a batch and did not answer ({why}); run the command again")
+
+
+async def _find(engine: BatchEngine, job: Job) -> Batch | None:
+    """The job's batch, if the provider lists it, now or when a request that was on its way has had time to arrive."""
+    batch = await engine.find(job.job_id, str(job.file_id))
+    if batch is None and engine.settle_seconds > 0:
+        _say(f"job {job.job_id} may have been submitted: looking again in {engine.settle_seconds:g} s")
+        await asyncio.sleep(engine.settle_seconds)
+        batch = await engine.find(job.job_id, str(job.file_id))
+    return batch
+
+
+@dataclass
+class _Draft:
+    """A job that is being written: its file and what it covers. locks: of the parts that it draws from. tokens, cost:
+    what it is expected to spend."""
+
+    job_id: str
+    file: IO[bytes]
+    size: int = 0
+    tokens: float = 0.0
+    cost: float = 0.0
+    requests: list[Request] = field(default_factory=list)
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    locks: list[Callable[[], None]] = field(default_factory=list)
+
+
+async def _submit(state: _State) -> None:
+    """Submit what is owed, as jobs as large as they may be; where there was no room, one job when no other is left."""
+    desk, one_only = state.desk, state.no_room
+    if state.no_room and _open(desk):
+        return
+    state.no_room = False
+    desk.journal.flush()
+    ledger = await asyncio.to_thread(PendingRollouts, desk.workspace, state.recipe.plan())
+    budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.recipe.folder)
+    busy, draft = 0, _new_draft(desk)
+    try:
+        for part in ledger.parts(state.asked):
+            taken = await asyncio.to_thread(ledger.take, part, state.asked)
+            if taken is None:
+                busy += 1
+                continue
+            owed, release = taken
+            draft.locks.append(release)
+            for item in owed:
+                body = await body_of(desk, item)
+                if body is None:
+                    continue
+                if len(draft.requests) >= state.largest or draft.size + len(body) + 200 > desk.engine.bytes_per_batch:
+                    await _send(state, draft)
+                    draft = _new_draft(desk, keep=draft.locks)
+                    if state.no_room or one_only:
+                        return
+                expected = budget.takes(item, len(body))
+                if expected is None:
+                    await _send(state, draft)
+                    if not state.spent:
+                        state.spent = budget.why()
+                        _say(state.spent)
+                    return
+                draft.tokens, draft.cost = draft.tokens + expected[0], draft.cost + expected[1]
+                _add(desk, draft, item, body)
+        await _send(state, draft)
+    finally:
+        for release in draft.locks:
+            release()
+        draft.file.close()
+        if busy:
+            _say(f"{busy} parts are being worked on by another process: run the command again for what is left of them")
+
+
+def _new_draft(desk: BatchContext, keep: list[Callable[[], None]] | None = None) -> _Draft:
+    """An empty job. keep: locks of the draft before; only the last part's rollouts are not all in a job yet."""
+    locks = keep or []
+    while len(locks) > 1:
+        locks.pop(0)()
+    return _Draft(desk.run.next_id(), tempfile.TemporaryFile(dir=desk.workspace.root), locks=locks)
+
+
+def _add(desk: BatchContext, draft: _Draft, owed: PendingRollout, body: bytes) -> None:
+    line = desk.engine.line(request_id(draft.job_id, len(draft.requests)), body)
+    draft.file.write(line)
+    draft.size += len(line)
+    task = owed.task
+    draft.requests.append(
+        Request(task.dataset, task.task_id, owed.row_hash, owed.part, owed.policy, owed.rollout_index, owed.attempt)
+    )
+    policies = draft.asked.setdefault(task.dataset, {})
+    if owed.policy not in policies:
+        kept = {name: value for name, value in resolved(owed.asked).items() if name in STORED}
+        policies[owed.policy] = {"collect": kept, "tools": tools_of(desk, task.dataset)}
+
+
+async def _send(state: _State, draft: _Draft) -> None:
+    """Submit a draft, unless it is empty: intent, file, batch."""
+    desk, engine = state.desk, state.desk.engine
+    if not draft.requests:
+        return
+    job = Job(draft.job_id, "intended", engine.url, engine.endpoint, engine.inner.model, len(draft.requests))
+    requests = [asdict(request) for request in draft.requests]
+    expected = dump({"expected_tokens": round(draft.tokens), "expected_cost": draft.cost})
+    _note(desk, job, "intended", asked=dump(draft.asked), requests=requests, counts=expected)
+    draft.file.seek(0)
+    try:
+        file_id = await engine.upload(draft.file, f"rolloutops-{draft.job_id}.jsonl")
+    except EngineError as error:
+        _note(desk, job, "dropped", message=str(error))
+        raise
+    finally:
+        draft.file.close()
+    job = _note(desk, job, "uploaded", file_id=file_id)
+    await _make(state, job, asked_before=False)
+
+
+def _note(desk: BatchContext, job: Job, event: str, **more: Any) -> Job:
+    return record(desk.workspace, desk.run.run_id, job, event, **more)
+
+
+def _open(desk: BatchContext) -> list[Job]:
+    return open_jobs(desk.workspace, desk.engine.url, desk.con)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

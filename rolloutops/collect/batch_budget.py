@@ -1,0 +1,80 @@
+"""What a batch may cost: estimated before it is submitted, since afterwards nothing can be taken back.
+
+A request is expected to have a token for each four characters, and as many tokens in its answer as it allows, else as
+rollouts had on average so far. What is under way counts as it was expected when it was submitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rolloutops.collect.attempt import PendingRollout
+from rolloutops.collect.pending import CollectPlan
+from rolloutops.limits.prices import Price, price_of
+from rolloutops.limits.rate_limit import CHARACTERS
+from rolloutops.limits.spend_limit import SpendLimit, open_spend_limit, tier_of
+from rolloutops.store import sql
+from rolloutops.store.workspace import Workspace, connect
+
+UNKNOWN = 1024
+"""Tokens of an answer that may be of any length, before any is known."""
+
+UNDER_WAY = """
+SELECT coalesce(sum((counts ->> '$.expected_tokens')::DOUBLE), 0) AS tokens,
+    coalesce(sum((counts ->> '$.expected_cost')::DOUBLE), 0) AS cost
+FROM jobs SEMI JOIN open_jobs USING (job_id)
+WHERE event = 'intended'
+"""
+
+OUTPUT = "SELECT avg(output_tokens) FROM attempts WHERE error IS NULL"
+
+
+@dataclass
+class BatchBudget:
+    """What may still be submitted. tokens, cost: what was spent, and is expected of what is under way. prices: by data
+    set and policy; None where one is not known."""
+
+    purse: SpendLimit
+    prices: Mapping[tuple[str, str], Price | None]
+    output: float
+    tokens: float
+    cost: float
+
+    def takes(self, owed: PendingRollout, size: int) -> tuple[float, float] | None:
+        """The tokens and the cost that a request of `size` bytes is expected to have; None where they exceed what may
+        be spent."""
+        prompt = size / CHARACTERS
+        output = float(owed.params.get("max_output_tokens") or self.output)
+        price = self.prices.get((owed.task.dataset, owed.policy))
+        tokens, cost = prompt + output, price.of(int(prompt), 0, int(output)) if price else 0.0
+        most_tokens, most_cost = self.purse.max_tokens, self.purse.max_cost
+        if most_tokens is not None and self.tokens + tokens > most_tokens:
+            return None
+        if most_cost is not None and self.cost + cost > most_cost:
+            return None
+        self.tokens += tokens
+        self.cost += cost
+        return tokens, cost
+
+    def why(self) -> str:
+        """Why no more is submitted."""
+        cost = f", cost {self.cost:,.2f}" if self.purse.max_cost is not None else ""
+        limits = {"max_tokens_total": self.purse.max_tokens, "max_cost": self.purse.max_cost}
+        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
+        spent = f"{self.tokens:,.0f} tokens{cost} are spent, or expected of what is under way"
+        return f"no more is submitted: {spent}; {told}"
+
+
+def allowance(workspace: Workspace, asked: CollectPlan, folder: Path) -> BatchBudget:
+    """What the data sets and policies of the batch engine may still spend.
+
+    Raises UsageError where money is limited and a price is not known.
+    """
+    purse = open_spend_limit(workspace, asked, folder)
+    con = connect(workspace)
+    tokens, cost = sql.rows(con, UNDER_WAY)[0]
+    output = sql.rows(con, OUTPUT)[0][0]
+    prices = {key: price_of(purse.prices, how.model, tier_of(how)) for key, how in asked.items()}
+    return BatchBudget(purse, prices, float(output or UNKNOWN), purse.tokens + tokens, (purse.cost or 0.0) + cost)

@@ -1,0 +1,201 @@
+"""What came back for a job becomes attempts and verdicts: a file of answers read into rows, whatever its order.
+
+A row's attempt_id is the custom id that its request had, so that what an earlier run wrote before it died is not
+written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import orjson
+
+from rolloutops.collect.agent import attempt
+from rolloutops.collect.attempt import Attempt, PendingRollout, effective_params
+from rolloutops.collect.verify import Verifier, record_verdict
+from rolloutops.config.settings import Collect
+from rolloutops.engines.batch import Batch, BatchEngine, NotThere
+from rolloutops.errors import AttemptFailed
+from rolloutops.formats.strict_json import dump
+from rolloutops.limits.progress import Progress
+from rolloutops.store import sql
+from rolloutops.store.jobs import Job, Request, intent, request_id, written
+from rolloutops.store.journal import Journal
+from rolloutops.store.runs import Run
+from rolloutops.store.workspace import Workspace
+from rolloutops.types import ModelAnswer, ModelCall, Task
+
+AT_ONCE = 500
+"""Rollouts whose tasks and answers are in memory at the same time."""
+
+
+@dataclass(frozen=True)
+class BatchContext:
+    """What collecting a job takes: where to write, who judges, whom to ask. con: knows the workspace's views."""
+
+    workspace: Workspace
+    run: Run
+    journal: Journal
+    judges: Mapping[str, Verifier]
+    meter: Progress
+    engine: BatchEngine
+    con: sql.Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """An environment that offers its tools and runs none: the first answer ends the rollout."""
+
+    tools: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An engine with one answer, which is there already."""
+
+    given: ModelAnswer | AttemptFailed
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def answer(self, call: ModelCall) -> ModelAnswer:
+        if isinstance(self.given, AttemptFailed):
+            raise self.given
+        return self.given
+
+
+AdvertisedLimit = Callable[[int], ModelAnswer | AttemptFailed]
+"""What became of a request, by its place in the file of requests."""
+
+
+async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> Counter[str]:
+    """Write an attempt for each request of a batch that ended. Returns counts of what is odd about its files.
+
+    Lines may come in any order. Of two with one custom id the first counts. A request without a line is a failed
+    attempt, which is owed again.
+    """
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryFile(dir=desk.workspace.root) as file:
+        for name in batch.files:
+            try:
+                await desk.engine.download(name, file)
+                file.write(b"\n")
+            except NotThere:
+                counts["files_gone"] += 1
+        lines = _places_of_lines(file, job, counts)
+
+        def told(place: int) -> ModelAnswer | AttemptFailed:
+            if place not in lines:
+                kind = "timeout" if batch.status == "expired" else "bad_response"
+                return AttemptFailed(kind, f"batch {batch.batch_id} is {batch.status} without a line for this request")
+            file.seek(lines[place])
+            return desk.engine.read(file.readline(), job.endpoint)
+
+        counts["missing"] = job.requests - len(lines)
+        await write_attempts(desk, job, batch, told, range(job.requests), counts)
+    return +counts
+
+
+async def write_attempts(
+    desk: BatchContext, job: Job, batch: Batch, told: AdvertisedLimit, places: Collection[int], counts: Counter[str]
+) -> None:
+    """Write the attempts and verdicts of some requests of a job, but for those that are written already."""
+    asked, requests = intent(desk.workspace, job.job_id, desk.con)
+    before = written(desk.workspace, job.job_id, requests, desk.con)
+    parts: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for place in places:
+        if request_id(job.job_id, place) not in before:
+            parts[requests[place].dataset, requests[place].part].append(place)
+
+    async def one(place: int, task: Task) -> None:
+        request = requests[place]
+        how = asked[request.dataset][request.policy]
+        answered = await _attempt(request, task, Collect(**how["collect"]), how["tools"], told(place))
+        row = {
+            **answered.row(),
+            "attempt_id": request_id(job.job_id, place),
+            "run_id": desk.run.run_id,
+            "started_at": int(batch.created_at * 1e6),
+            "seconds": batch.ended_at - batch.created_at,
+            "model_seconds": batch.ended_at - batch.created_at,
+        }
+        desk.journal.append("attempts", row)
+        desk.meter.attempted(row)
+        counts["failed" if row.get("error") else "completed"] += 1
+        verifier = desk.judges.get(request.dataset)
+        if answered.failure is None and verifier is not None and how["collect"].get("verify", "now") == "now":
+            verdict = await verifier.judge(task, answered.rollout())
+            record_verdict(desk.run, desk.journal, verifier, row, row["attempt_id"], verdict)
+            desk.meter.judged(verdict.reward, verdict.error)
+
+    for (dataset, number), within in sorted(parts.items()):
+        for start in range(0, len(within), AT_ONCE):
+            some = within[start : start + AT_ONCE]
+            tasks = _tasks(desk, dataset, number, [requests[place] for place in some])
+            keyed = [(place, tasks.get((requests[place].task_id, requests[place].row_hash))) for place in some]
+            await asyncio.gather(*(one(place, task) for place, task in keyed if task is not None))
+            counts["tasks_gone"] += sum(task is None for _, task in keyed)
+
+
+async def _attempt(
+    request: Request, task: Task, asked: Collect, tools: Sequence[dict[str, Any]], told: ModelAnswer | AttemptFailed
+) -> Attempt:
+    """The attempt, as made by the loop that makes all, out of an answer that is there already."""
+    if isinstance(told, AttemptFailed) and told.kind == "unauthorized":
+        told = AttemptFailed(told.kind, told.message, final=False, raw=told.raw)
+    params = effective_params(task.row, asked.responses_create_params)
+    place = (request.row_hash, request.part, request.policy, request.rollout_index, request.attempt)
+    owed = PendingRollout(task, *place, asked, params, dump(params))
+    return await attempt(owed, _Given(told), Offers(tools))
+
+
+def _places_of_lines(file: IO[bytes], job: Job, counts: Counter[str]) -> dict[int, int]:
+    """place of a request -> where its line begins in the file of answers."""
+    places: dict[int, int] = {}
+    at = file.seek(0)
+    while line := file.readline():
+        here, at = at, at + len(line)
+        if not line.strip():
+            continue
+        try:
+            name = str(orjson.loads(line)["custom_id"])
+        except (orjson.JSONDecodeError, TypeError, KeyError):
+            counts["unreadable_lines"] += 1
+            continue
+        place = name.removeprefix(f"{job.job_id}-")
+        if place == name or not place.isdecimal() or int(place) >= job.requests:
+            counts["unknown_lines"] += 1
+        elif int(place) in places:
+            counts["duplicate_lines"] += 1
+        else:
+            places[int(place)] = here
+    return places
+
+
+def _tasks(desk: BatchContext, dataset: str, part: int, requests: Sequence[Request]) -> dict[tuple[str, str], Task]:
+    """(task_id, row_hash) -> the task as it was when it was asked."""
+    path = desk.workspace.root / "tasks" / dataset / f"part-{part:05d}.parquet"
+    if not path.is_file():
+        return {}
+    hashes = sql.literal(sorted({request.row_hash for request in requests}))
+    found = sql.rows(
+        desk.con,
+        f"""
+        SELECT task_id, row_hash, row::VARCHAR, prompt::VARCHAR, tools::VARCHAR, answer
+        FROM read_parquet({sql.literal(str(path))})
+        WHERE list_contains({hashes}, row_hash)
+        """,
+    )
+    return {
+        (task_id, row_hash): Task(
+            dataset, task_id, json.loads(row), json.loads(prompt), json.loads(tools) if tools else None, answer
+        )
+        for task_id, row_hash, row, prompt, tools, answer in found
+    }

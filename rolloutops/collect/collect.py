@@ -1,0 +1,258 @@
+"""The collect stage: what is owed becomes attempts, and verdicts unless verification is left for later."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts, standing
+from rolloutops.collect.verify import verifiers, verify_unverified
+from rolloutops.collect.window import fly, land
+from rolloutops.collect.window_state import Window
+from rolloutops.config.plugins import find
+from rolloutops.config.recipe import Recipe
+from rolloutops.config.settings import Collect
+from rolloutops.errors import FAILURES, UsageError, did_you_mean
+from rolloutops.formats.strict_json import digest
+from rolloutops.limits.circuit_breaker import CircuitBreaker
+from rolloutops.limits.concurrency import FIRST, MOST, Concurrency, ConcurrencyLimit
+from rolloutops.limits.concurrency_sweep import ConcurrencySweep, Point
+from rolloutops.limits.progress import Progress
+from rolloutops.limits.rate_limit import RateLimit
+from rolloutops.limits.replica_rate_limit import AnyRateLimit, ReplicaConcurrency, ReplicaRateLimit
+from rolloutops.limits.shared_rate import SharedRate
+from rolloutops.limits.spend_limit import SpendLimit, open_shared_spend_limit
+from rolloutops.store.jobs import open_jobs
+from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.runs import Run
+from rolloutops.store.workspace import Workspace
+from rolloutops.types import Engine
+
+ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
+"""Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
+LIMITS = ("max_tokens_total", "max_cost", "prices")
+"""Keys of [collect] that say what may be spent: who has the same ones has one purse."""
+WINDOW_KEYS = (
+    *("num_samples_in_parallel", "max_failure_rate", "requests_per_minute", "tokens_per_minute", "grace_seconds"),
+    *LIMITS,
+)
+"""Keys of [collect] that a window has for all that is in it: what differs in one of them has a window of its own."""
+
+
+@dataclass(frozen=True)
+class CollectReport:
+    """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
+    rollouts that batches are under way for, jobs: how many batches. unrewarded: why some have no reward. points: what
+    was measured where it was to be, and why no more."""
+
+    wanted: int
+    owed: int
+    done: int
+    left: int
+    given_up: int
+    judged: int
+    saved: int
+    failures: Mapping[str, int]
+    in_flight: int = 0
+    jobs: int = 0
+    unrewarded: Mapping[str, int] = field(default_factory=dict)
+    points: Sequence[Point] = ()
+    why: str = ""
+
+
+def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
+    """Collect what is owed. tune: only as much of it as it takes to find the best number in flight.
+
+    Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
+    """
+    saved = seal_orphans(workspace)
+    retry = {key: asked.retry for key, asked in _everyone(engines(recipe)).items() if asked.retry}
+    ledger = PendingRollouts(workspace, recipe.plan(), retry, run.run_id)
+    owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
+    given_up = ledger.given_up()
+    meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
+    tuning = ConcurrencySweep(meter) if tune else None
+    judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+    now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
+    points, why = (tuning.points, tuning.why) if tuning else ((), "")
+    return CollectReport(
+        *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
+        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why),
+    )
+
+
+def engines(recipe: Recipe) -> list[list[CollectPlan]]:
+    """The data sets and policies of a recipe, by the engine that answers them, and of each by what a window has for all
+    that is in it."""
+    found: dict[str, dict[str, dict[tuple[str, str], Collect]]] = {}
+    for row in recipe.plan():
+        key = (row["dataset"], row["policy"])
+        asked = recipe.collect_of(*key)
+        if not asked.engine:
+            raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
+        _refuse_nonsense(asked)
+        engine, window = (
+            json.dumps([getattr(asked, name) for name in names], sort_keys=True)
+            for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
+        )
+        found.setdefault(engine, {}).setdefault(window, {})[key] = asked
+    return [list(windows.values()) for windows in found.values()]
+
+
+def _everyone(groups: Sequence[Sequence[CollectPlan]]) -> CollectPlan:
+    """The data sets and policies of all windows of all engines."""
+    return {key: asked for windows in groups for window in windows for key, asked in window.items()}
+
+
+def make_engine(asked: Collect, recipe: Recipe) -> Engine:
+    """The engine that a data set and policy ask for, not yet started."""
+    plugin = find("engine", asked.engine, recipe.folder)
+    takes = plugin.takes()
+    given = {k: v for k in ENGINE_KEYS if k in takes and (v := getattr(asked, k)) is not None}
+    if asked.token_ids:
+        given["token_ids"] = True
+    if asked.model:
+        given["model"] = asked.model
+    engine: Engine = plugin.make({**asked.engine_args, **given})
+    return engine
+
+
+@asynccontextmanager
+async def _running(engine: Engine) -> AsyncIterator[Engine]:
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def _collect(
+    workspace: Workspace,
+    recipe: Recipe,
+    run: Run,
+    ledger: PendingRollouts,
+    meter: Progress,
+    tuning: ConcurrencySweep | None,
+) -> int:
+    """Fly each engine's windows, or with `tuning` the first one, then judge what was left unjudged. Returns how many
+    verdicts that took."""
+    journal = Journal(workspace, run.run_id)
+    judges = verifiers(recipe)
+    stopping = asyncio.Event()
+    groups = engines(recipe)
+    everyone = _everyone(groups)
+    purses: dict[str, SpendLimit] = {}
+
+    def purse_of(asked: CollectPlan) -> SpendLimit:
+        limits = _limits(next(iter(asked.values())))
+        if limits not in purses:
+            sharing = {key: how for key, how in everyone.items() if _limits(how) == limits}
+            purses[limits] = open_shared_spend_limit(workspace, sharing, recipe.folder)
+        return purses[limits]
+
+    async def window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], purse: SpendLimit) -> None:
+        if meter.done or meter.failures:
+            journal.flush()  # an earlier window may have had the same parts
+        first = next(iter(asked.values()))
+        meter.start_clock()
+        budget = _budget(workspace, first)
+        with closing(budget) if budget else nullcontext():
+            pace = _pace(first, engine, budget, tuning)
+            health = CircuitBreaker(first.max_failure_rate)
+            flight = Window(run, journal, engine, judges, meter, pace, health, purse, first.grace_seconds)
+            if tuning is not None:
+                tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
+            await fly(flight, ledger, asked, parts, stopping)
+        if flight.stopped:
+            sys.stderr.write(f"{flight.stopped}\n")
+
+    try:
+        for windows in groups:
+            first = next(iter(windows[0].values()))
+            if first.engine == "batch":
+                if tuning is not None:
+                    raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
+                from rolloutops.collect.batch import collect_batch
+
+                for asked in windows if not stopping.is_set() else ():
+                    batches = make_engine(first, recipe)
+                    await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
+                continue
+            due = [(asked, parts, purse_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
+            if not due or stopping.is_set():
+                continue
+            async with _running(make_engine(first, recipe)) as engine:
+                for one in due[: 1 if tuning else None]:
+                    if not stopping.is_set():
+                        await window(engine, *one)
+            if tuning is not None:
+                break
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        journal.flush()
+        ledger.forget()
+        now = {dataset for (dataset, _), asked in everyone.items() if asked.verify == "now"}
+        return await verify_unverified(ledger.con, recipe, run, journal, {d: v for d, v in judges.items() if d in now})
+    finally:
+        for judge in judges.values():
+            await judge.close()
+        journal.close()
+        for purse in purses.values():  # whoever begins a till reads the tables, where all of this run lies now
+            purse.close()
+
+
+def _limits(asked: Collect) -> str:
+    """What may be spent, as a key."""
+    return json.dumps([getattr(asked, name) for name in LIMITS])
+
+
+def _refuse_nonsense(asked: Collect) -> None:
+    width = asked.num_samples_in_parallel
+    if isinstance(width, str) and width != "auto":
+        raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {width!r}")
+    for kind in asked.retry or ():
+        if kind not in FAILURES:
+            raise UsageError(
+                f"retry: no failure {kind!r}{did_you_mean(kind, FAILURES)}; there are: {', '.join(FAILURES)}"
+            )
+
+
+def _pace(
+    asked: Collect, engine: Engine, budget: SharedRate | None, tuning: ConcurrencySweep | None = None
+) -> AnyRateLimit:
+    """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
+    width, clock = asked.num_samples_in_parallel, asyncio.get_running_loop().time
+    own = [RateLimit(_level(asked, engine), budget, clock) for _ in getattr(engine, "members", ())]
+    level: Concurrency
+    if tuning is not None:
+        level, tuning.most = tuning, width if isinstance(width, int) else MOST
+    elif not own:
+        level = _level(asked, engine)
+    else:
+        level = ReplicaConcurrency(own) if isinstance(width, str) else ConcurrencyLimit(width or 64 * len(own))
+    pace = ReplicaRateLimit(own, level) if own else RateLimit(level, budget, clock)
+    if tuning is not None:
+        tuning.refusals = lambda: pace.refusals
+    return pace
+
+
+def _level(asked: Collect, engine: Engine) -> ConcurrencyLimit:
+    """How many rollouts are in flight: as asked, else what suits the engine."""
+    width = asked.num_samples_in_parallel
+    if isinstance(width, str):
+        return ConcurrencyLimit(FIRST, found=True)
+    return ConcurrencyLimit(width or int(getattr(engine, "parallel", 64)))
+
+
+def _budget(workspace: Workspace, asked: Collect) -> SharedRate | None:
+    """The budget a minute, by endpoint and model, for all processes of the workspace."""
+    if asked.requests_per_minute is None and asked.tokens_per_minute is None:
+        return None
+    name = digest([asked.engine, asked.base_url, asked.model])
+    path = workspace.root / "locks" / f"budget-{name[:16]}"
+    return SharedRate(path, asked.requests_per_minute, asked.tokens_per_minute)

@@ -1,0 +1,174 @@
+"""What is owed, part by part: the anti-join of wanted and done, and the locks under which parts are worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rolloutops.collect.attempt import PendingRollout, effective_params
+from rolloutops.config.settings import Collect
+from rolloutops.errors import FAILURES
+from rolloutops.formats.strict_json import dump, read
+from rolloutops.store import sql
+from rolloutops.store.journal import seal_orphans
+from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
+from rolloutops.types import Task
+
+CollectPlan = Mapping[tuple[str, str], Collect]
+"""(data set, policy) -> how it is collected."""
+
+FREE = [kind for kind, failure in FAILURES.items() if not failure.counted]
+"""Failures that are no tries."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition of a data set with work in it."""
+
+    dataset: str
+    number: int
+    owed: int
+
+
+def standing(con: sql.Connection) -> dict[str, int]:
+    """State (in_flight, owed, given_up) -> how many of the rollouts that the plan asks for are in it."""
+    found = dict(sql.rows(con, "SELECT state, count(*) FROM unfinished GROUP BY state"))
+    return {state: found.get(state, 0) for state in ("in_flight", "owed", "given_up")}
+
+
+class PendingRollouts:
+    """The keys that were owed when the ledger was opened, and what has been written since, by whomever.
+
+    The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
+    appeared in between, so that two processes on one workspace share the work and repeat none of it. con: its
+    connection, with the workspace's views.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        plan: Sequence[Mapping[str, Any]],
+        retry: Mapping[tuple[str, str], Sequence[str]] | None = None,
+        run_id: str = "",
+    ) -> None:
+        """retry: (data set, policy) -> failures for which what was given up is owed again, its tries counted anew.
+        run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
+        self.workspace, self._run_id = workspace, run_id
+        self._seen = self._attempt_files()
+        self.con = connect(workspace, plan)
+        # No more than a part cannot tell by itself: all keys of the workspace are in memory.
+        kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
+        sql.run(self.con, f"CREATE TABLE owed_keys AS SELECT {kept} FROM owed")
+        for (dataset, policy), kinds in (retry or {}).items():
+            sql.run(
+                self.con,
+                f"""
+                INSERT INTO owed_keys SELECT {kept} FROM (SELECT * REPLACE (0 AS tries) FROM given_up)
+                WHERE dataset = {sql.literal(dataset)} AND policy = {sql.literal(policy)}
+                    AND list_contains({sql.literal(list(kinds))}, last_error)
+                """,
+            )
+
+    def given_up(self) -> int:
+        """Rollouts that are given up and not to be retried. Where nothing failed, nothing is looked for."""
+        if not self.count("attempts WHERE error IS NOT NULL"):
+            return 0
+        return self.count("given_up ANTI JOIN owed_keys USING (dataset, task_id, policy, rollout_index)")
+
+    def forget(self) -> None:
+        """Free the memory that the keys take, and let the views see all that was written since."""
+        sql.run(self.con, "DROP TABLE owed_keys")
+        look_again(self.con, self.workspace)
+
+    def count(self, view: str) -> int:
+        """Rows of owed_keys, or of a view, over all data sets."""
+        return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
+
+    def parts(self, asked: CollectPlan) -> list[Part]:
+        """The parts with work for these data sets and policies, data sets in the order given."""
+        found = sql.rows(
+            self.con, "SELECT dataset, part, policy, count(*) FROM owed_keys GROUP BY ALL ORDER BY dataset, part"
+        )
+        totals: dict[tuple[str, int], int] = {}
+        for dataset, part, policy, count in found:
+            if (dataset, policy) in asked:
+                totals[dataset, part] = totals.get((dataset, part), 0) + count
+        order = list(dict.fromkeys(dataset for dataset, _ in asked))
+        parts = [Part(dataset, number, owed) for (dataset, number), owed in totals.items()]
+        return sorted(parts, key=lambda part: (order.index(part.dataset), part.number))
+
+    def take(self, part: Part, asked: CollectPlan) -> tuple[list[PendingRollout], Callable[[], None]] | None:
+        """Lock a part and read what is still owed of it; None where another process works on it.
+
+        The second item gives the lock back. Repeats of one task are adjacent, so that they share their prefill.
+        """
+        with ExitStack() as stack:
+            if not stack.enter_context(try_lock(self.workspace, f"{part.dataset}.{part.number}")):
+                return None
+            seal_orphans(self.workspace)
+            return self._read(part, asked), stack.pop_all().close
+
+    def _read(self, part: Part, asked: CollectPlan) -> list[PendingRollout]:
+        con = self.con.cursor()
+        fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
+        still = f"""
+            SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
+                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
+            FROM owed_keys AS o
+            JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
+            WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
+        """
+        if fresh:
+            still = f"""
+            WITH keys AS ({still}),
+            since AS (
+                SELECT task_id, row_hash, policy, rollout_index, bool_or(error IS NULL OR final) AS settled,
+                    max(attempt) AS last_attempt,
+                    count(*) FILTER (WHERE NOT list_contains({sql.literal(FREE)}, error)) AS tries
+                FROM read_parquet({sql.literal(fresh)}) WHERE dataset = {sql.literal(part.dataset)} GROUP BY ALL
+            )
+            SELECT keys.* REPLACE (
+                keys.tries + coalesce(since.tries, 0) AS tries,
+                greatest(keys.attempt, coalesce(since.last_attempt + 1, 0)) AS attempt
+            )
+            FROM keys LEFT JOIN since USING (task_id, row_hash, policy, rollout_index)
+            WHERE NOT coalesce(since.settled, false)
+            """
+        query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
+        found = sql.rows(con, query)
+        con.close()
+        return list(_owed(part, found, asked))
+
+    def _task_file(self, part: Part) -> str:
+        return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")
+
+    def _own(self, file: str) -> bool:
+        return bool(self._run_id) and Path(file).name.startswith(self._run_id)
+
+    def _attempt_files(self) -> set[str]:
+        return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
+
+
+def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: CollectPlan) -> Iterator[PendingRollout]:
+    task: Task | None = None
+    plain = {
+        policy: effective_params({}, how.responses_create_params)
+        for (dataset, policy), how in asked.items()
+        if dataset == part.dataset
+    }
+    plain_requests = {policy: dump(params) for policy, params in plain.items()}
+    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer in found:
+        how = asked.get((part.dataset, policy))
+        if how is None or tries >= how.max_attempts:
+            continue
+        if task is None or task.task_id != task_id:
+            offered = read(tools) if tools else None
+            task = Task(part.dataset, task_id, read(row), read(prompt), offered, answer)
+        params, request = plain[policy], plain_requests[policy]
+        if "responses_create_params" in task.row:
+            params = effective_params(task.row, how.responses_create_params)
+            request = dump(params)
+        yield PendingRollout(task, row_hash, part.number, policy, rollout_index, attempt, how, params, request, tries)

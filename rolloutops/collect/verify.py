@@ -1,0 +1,206 @@
+"""The verify stage: what is unjudged becomes verdicts. Changed verifier code makes everything unjudged again; the old
+verdicts stay, to be compared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from rolloutops.config.plugins import find
+from rolloutops.config.recipe import Recipe
+from rolloutops.environments.verdict import Verdict
+from rolloutops.environments.verification import StoredRollout, VerifierRunner
+from rolloutops.errors import UsageError
+from rolloutops.formats.strict_json import dump
+from rolloutops.limits.progress import Progress, report
+from rolloutops.steps.step import measure
+from rolloutops.store import sql
+from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.runs import Run
+from rolloutops.store.workspace import Workspace, connect
+from rolloutops.types import Rollout, Task
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A data set's environment, made, with the judge that runs its verify."""
+
+    name: str
+    version: str
+    environment: Any
+    judge_: VerifierRunner
+
+    def at_once(self, task: Task, rollout: Rollout) -> Verdict | None:
+        """A verdict, where it takes no waiting for a process or another server."""
+        return self.judge_.at_once(task, rollout)
+
+    async def judge(self, task: Task, rollout: Rollout) -> Verdict:
+        """One verdict; never raises for what the verifier does."""
+        return await self.judge_.judge(task, rollout)
+
+    async def close(self) -> None:
+        """End the judge's processes."""
+        await self.judge_.close()
+
+
+@dataclass(frozen=True)
+class RemoteVerifier:
+    """A verifier that judged where the rollout was made. What version of its code that was, nobody told."""
+
+    name: str
+    version: None = None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """How a verification ended."""
+
+    unjudged: int
+    judged: int
+    failed: int
+
+
+def verifiers(recipe: Recipe) -> dict[str, Verifier]:
+    """data set -> verifier, for the data sets that name an environment."""
+    made = {}
+    limits = recipe.verify
+    for name, dataset in recipe.datasets.items():
+        if dataset.environment is not None:
+            plugin = find("environment", dataset.environment, recipe.folder)
+            args = dict(dataset.environment_args)
+            if limits.unsafe_code and "unsafe_code" in plugin.takes():
+                args["unsafe_code"] = True  # where it runs is no part of the verifier's version
+            environment = plugin.make(args)
+            judge = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
+            version = plugin.version(dataset.environment_args)
+            made[name] = Verifier(dataset.environment, version, environment, judge)
+    return made
+
+
+def verify(workspace: Workspace, recipe: Recipe, run: Run) -> VerifyReport:
+    """Judge what is unjudged, and, with retry_errors, what failed to be judged.
+
+    Raises UsageError where `against` is the version of no verdict.
+    """
+    seal_orphans(workspace)
+    if recipe.verify.against is not None:
+        _refuse_unknown_version(workspace, recipe.verify.against)
+    return asyncio.run(_verify(workspace, recipe, run))
+
+
+def agreement(workspace: Workspace, recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """How far the present verdicts agree with those of the version `against`: metrics/agreement, columns and rows."""
+    con = connect(workspace, recipe.plan())
+    return measure(con, "metrics/agreement", recipe.folder, {"against": recipe.verify.against})
+
+
+def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
+    found = sql.rows(
+        connect(workspace),
+        "SELECT verifier_version, verifier, count(*) FROM verdicts WHERE verifier_version IS NOT NULL"
+        " GROUP BY ALL ORDER BY max(verdict_id) DESC",
+    )
+    if not any(version.startswith(against) for version, _, _ in found):
+        known = ", ".join(f"{version} ({verifier}, {count:,} verdicts)" for version, verifier, count in found)
+        raise UsageError(f"no verdict is of the version {against!r}; there are, the newest first: {known or 'none'}")
+
+
+async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> VerifyReport:
+    judges = verifiers(recipe)
+    journal = Journal(workspace, run.run_id)
+    try:
+        return await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges)
+    finally:
+        for judge in judges.values():
+            await judge.close()
+        journal.close()
+
+
+async def verify_unverified(
+    con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+) -> int:
+    """Judge what earlier runs collected and did not live to judge. Returns the number of verdicts.
+
+    con: with the workspace's views as they stand now."""
+    return (await _judge(con, recipe, run, journal, judges)).judged
+
+
+async def _judge(
+    con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+) -> VerifyReport:
+    query = "SELECT dataset, attempt_id FROM unjudged"
+    if recipe.verify.retry_errors:
+        query += (
+            " UNION SELECT v.dataset, v.attempt_id FROM verdicts AS v"
+            " SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id"
+            " SEMI JOIN judges AS j ON j.dataset = v.dataset WHERE v.error IS NOT NULL"
+        )
+    sql.run(con, f"CREATE TABLE due AS {query}")
+    counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
+    wanted = {name: counts[name] for name in judges if name in counts}
+    if not wanted:
+        return VerifyReport(0, 0, 0)
+    meter = Progress("verdicts", sum(wanted.values()))
+    watch = asyncio.create_task(report(meter))
+    try:
+        for name, count in wanted.items():
+            async for ended in judges[name].judge_.judge_all(_due(con, name), count):
+                for row, verdict in ended:
+                    record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
+                    meter.done += 1
+                    meter.judged(verdict.reward, verdict.error)
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+    return VerifyReport(meter.owed, meter.done, sum(meter.unrewarded.values()))
+
+
+def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], StoredRollout]]:
+    """The rollouts of a data set that are due: the keys of a verdict, and what a verifier needs."""
+    query = f"""
+        SELECT r.task_id, r.policy, r.rollout_index, r.attempt_id, r.row::VARCHAR, r.prompt::VARCHAR,
+            r.tools::VARCHAR, r.answer, r.completion::VARCHAR, r.text, r.finish_reason
+        FROM rollouts AS r
+        SEMI JOIN due ON due.dataset = r.dataset AND due.attempt_id = r.attempt_id
+        WHERE r.dataset = {sql.literal(name)}
+    """
+    for batch in sql.stream(con, query):
+        for task_id, policy, index, attempt_id, *payload in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+            key = {"dataset": name, "task_id": task_id, "policy": policy, "rollout_index": index}
+            yield {**key, "attempt_id": attempt_id}, StoredRollout(name, task_id, *payload)
+
+
+def record_verdict(
+    run: Run,
+    journal: Journal,
+    verifier: Verifier | RemoteVerifier,
+    row: Mapping[str, Any],
+    attempt_id: str,
+    verdict: Verdict,
+) -> None:
+    """Append a verdict on an attempt to the journal."""
+    journal.append(
+        "verdicts",
+        {
+            "verdict_id": run.next_id(),
+            "dataset": row["dataset"],
+            "task_id": row["task_id"],
+            "policy": row["policy"],
+            "rollout_index": row["rollout_index"],
+            "attempt_id": attempt_id,
+            "verifier": verifier.name,
+            "verifier_version": verifier.version,
+            "reward": verdict.reward,
+            "metrics": list(verdict.metrics.items()),
+            "details": dump(verdict.details),
+            "error": verdict.error,
+            "error_message": verdict.error_message,
+            "seconds": verdict.seconds,
+            "cached": verdict.cached,
+            "run_id": run.run_id,
+        },
+    )

@@ -1,0 +1,227 @@
+"""The window: rollouts in flight, each try of them, and what comes next.
+
+As many workers as rollouts may be in flight take one after the other from a queue, across parts and data sets, so that
+the slowest of a part holds nobody up. What failed and may succeed later waits outside the window and comes back into
+the queue. What becomes of an attempt that has ended: `landing.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from rolloutops.collect.agent import attempt
+from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.collect.deadline import Deadline
+from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts
+from rolloutops.collect.recording import landed, settle, write, write_landed
+from rolloutops.collect.window_state import Window, spawn
+from rolloutops.errors import FAILURES, AttemptFailed, EngineError
+from rolloutops.limits.progress import report
+from rolloutops.store.journal import Journal
+
+AHEAD = 64
+"""Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
+more than twice as many."""
+GARBAGE = 100_000
+"""Objects that may come to be before cycles among them are looked for."""
+
+
+async def fly(
+    flight: Window, ledger: PendingRollouts, asked: CollectPlan, parts: Sequence[Part], stopping: asyncio.Event
+) -> None:
+    """Keep rollouts in flight until the parts are settled, the engine dies, the budget is spent, or Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    flight.meter.notes = [
+        lambda: flight.purse.note(flight.meter.owed - flight.meter.done),
+        flight.pace.note,
+        lambda: f"{flight.elsewhere:,} wait for another process" if flight.elsewhere else "",
+    ]
+    beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight.journal))]
+
+    def interrupted() -> None:
+        if stopping.is_set():
+            _cancel_all(flight)
+            return
+        stopping.set()
+        sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
+        _end_soon(flight)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
+    # What is there by now stays, and an attempt leaves next to no cycles: looking for garbage less often saves 5 %.
+    gc.freeze()
+    often = gc.get_threshold()
+    gc.set_threshold(GARBAGE)
+    try:
+        async with flight.group:
+            feeding = spawn(flight, _feed(flight, ledger, asked, parts))
+            feeding.set_name("feed")
+            _staff(flight)
+        if flight.died is not None:
+            raise flight.died
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        gc.set_threshold(*often)
+        gc.unfreeze()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        write_landed(flight)
+        for release in flight.release.values():
+            flight.journal.when_sealed(release)
+
+
+def _staff(flight: Window) -> None:
+    """As many workers as rollouts may be in flight; those that are too many leave by themselves."""
+    while flight.workers < flight.pace.level.now:
+        flight.workers += 1
+        spawn(flight, _work(flight))
+
+
+def land(flight: Window, why: str) -> None:
+    """Let what is in flight end, and start nothing new. why: in a sentence; the first one counts."""
+    if not flight.stopped:
+        flight.stopped = why
+        _start_no_more(flight)
+
+
+def _start_no_more(flight: Window) -> None:
+    """Let what is in flight end, and start nothing new."""
+    flight.closing = True
+    for task in flight.tasks:
+        if task.get_name() == "feed":
+            task.cancel()
+    while not flight.queue.empty():
+        flight.queue.get_nowait()
+    flight.queue.put_nowait(None)
+
+
+def _end_soon(flight: Window) -> None:
+    """Start nothing new, and give what is in flight a short while to end."""
+    _start_no_more(flight)
+    asyncio.get_running_loop().call_later(flight.grace, _cancel_all, flight)
+
+
+def _cancel_all(flight: Window) -> None:
+    for task in flight.tasks:
+        task.cancel()
+
+
+async def _feed(flight: Window, ledger: PendingRollouts, asked: CollectPlan, parts: Sequence[Part]) -> None:
+    """Put the parts' owed rollouts into the queue, as room allows; wait for parts that other processes work on."""
+    waiting = list(parts)
+    while waiting:
+        busy = []
+        for part in waiting:
+            taken = await asyncio.to_thread(ledger.take, part, asked)
+            if taken is None:
+                busy.append(part)
+                continue
+            owed, release = taken
+            flight.meter.owed -= part.owed - len(owed)
+            flight.meter.done_before += part.owed - len(owed)
+            if not owed:
+                release()
+                continue
+            key = (part.dataset, part.number)
+            flight.remaining[key], flight.release[key] = len(owed), release
+            for start in range(0, len(owed), AHEAD):
+                while flight.queue.qsize() >= AHEAD:
+                    flight.low.clear()
+                    await flight.low.wait()
+                for item in owed[start : start + AHEAD]:
+                    flight.queue.put_nowait((item, False))
+        flight.elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
+        if flight.elsewhere:
+            if not flight.remaining:
+                flight.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
+            await asyncio.sleep(1.0)
+        waiting = busy
+    while flight.remaining:
+        flight.settled.clear()
+        await flight.settled.wait()
+    flight.queue.put_nowait(None)
+
+
+async def _work(flight: Window) -> None:
+    """Try one rollout after the other, until there are none, or too many workers."""
+    level, alarm = flight.pace.level, Deadline()
+    while flight.workers <= level.now:
+        item = await flight.queue.get()
+        if item is None:
+            flight.queue.put_nowait(None)  # for the other workers
+            break
+        if not flight.purse.allows(flight.in_flight):
+            land(flight, flight.purse.why())
+            break
+        owed, tried_before = item
+        if tried_before:
+            flight.parked.release()
+        elif owed.asked.deadline is not None:
+            owed.give_up_at = time.monotonic() + owed.asked.deadline
+        if flight.queue.qsize() < AHEAD:
+            flight.low.set()
+        verifier = flight.verifiers.get(owed.task.dataset)
+        flight.in_flight += 1
+        level.started()
+        try:
+            ended = await attempt(owed, flight.engine, verifier.environment if verifier else None, flight.pace, alarm)
+        except EngineError as error:  # others have answers that were made before it died: they are kept
+            if flight.died is None:
+                flight.died = error
+                _end_soon(flight)
+            break
+        finally:
+            flight.in_flight -= 1
+        if level.found:
+            level.ended(flight.in_flight + 1, timed_out=ended.kind == "timeout")
+            _staff(flight)
+        if ended.failure is not None:
+            await _failed(flight, ended, ended.failure)
+            continue
+        await landed(flight, ended, verifier)
+    alarm.off()
+    flight.workers -= 1
+
+
+async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> None:
+    """Write a failed attempt, and let its rollout come back into the queue after a while, if it may."""
+    owed, kind = ended.owed, failure.kind
+    if kind == "unauthorized":
+        raise EngineError(f"{failure.message}; nothing was given up: mend it and run the command again")
+    wait = _wait(owed, failure)
+    tries = owed.tries + FAILURES[kind].counted
+    late = owed.give_up_at is not None and time.monotonic() + wait > owed.give_up_at
+    row = ended.row()
+    row["final"] = late or flight.health.is_final(kind, failure.final)
+    write(flight, owed, row)
+    flight.health.attempted(kind, failure.message)
+    if row["final"] or tries >= owed.asked.max_attempts:
+        settle(flight, owed)
+        return
+    if flight.closing:
+        return  # owed to the next run
+    await flight.parked.acquire()
+    owed.attempt, owed.tries = owed.attempt + 1, tries
+    asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
+
+
+def _wait(owed: PendingRollout, failure: AttemptFailed) -> float:
+    """Seconds before the next try: what the endpoint asked for, else doubling with full jitter, a minute at most."""
+    doubled = min(60.0, owed.asked.retry_seconds * 2 ** min(owed.attempt - 1, 10))
+    return (failure.retry_after or 0.0) + random.uniform(0, doubled)
+
+
+async def _seal_now_and_then(journal: Journal) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        journal.flush_if_due()

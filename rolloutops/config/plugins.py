@@ -1,0 +1,306 @@
+"""Look up engines and environments: a built-in name, `package.module:attr`, `my_env.py:attr`, or an entry point.
+
+What is found is a factory: a callable that takes settings by name and returns the engine or environment.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean
+
+Kind = Literal["engine", "environment"]
+
+BUILT_IN: dict[Kind, dict[str, str | None]] = {
+    "engine": {"vllm": "vllm", "openai": None, "batch": None, "gym": None, "scripted": None},
+    "environment": {
+        **{"exact_match": None, "mcqa": None, "math": "math", "reasoning_gym": "tasks", "multi_step": None},
+        **{"code": None, "llm_judge": None, "remote": None},
+    },
+}
+"""kind -> name -> the extra that it needs. The factory is `make` in `rolloutops/<kind>s/<name>.py`."""
+
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a text"),
+}
+"""The annotations that are checked: what a value must be, in Python and in words."""
+
+
+WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_required", "headers"))
+"""Settings that say where and as whom a server is asked."""
+OPERATIONAL = WHERE.union(
+    ("connect_timeout", "request_timeout", "timeout", "max_connections", "delay", "faults"),
+    ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization"),
+    ("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds"),
+)
+"""Engine arguments that say where and how fast a model answers, not what: no part of a policy's fingerprint, nor of the
+version of a verifier that asks one."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where a factory is. target: `package.module:attr` or `/folder/my_env.py:attr`. extra: the extra that it needs.
+
+    folder: the recipe's folder, importable like the working directory while a user's module is looked up.
+    """
+
+    kind: Kind
+    name: str
+    target: str
+    extra: str | None = None
+    folder: str = "."
+
+    def load(self) -> Callable[..., Any]:
+        """The factory, imported. Raises MissingExtra, or UsageError where the module or the name in it is wrong."""
+        place, _, attr = self.target.rpartition(":")
+        module = self._import(place)
+        factory = module
+        for part in attr.split("."):
+            known = vars(factory)
+            factory = getattr(factory, part, None)  # type: ignore[assignment]
+            if factory is None:
+                raise UsageError(
+                    f"{self._called} names '{part}', which {place} does not have{did_you_mean(part, known)}"
+                )
+        if not callable(factory):
+            raise UsageError(f"{self._called} must be a function or class that makes one, not {factory!r:.80}")
+        return factory
+
+    def takes(self) -> dict[str, inspect.Parameter]:
+        """The settings that the factory takes by name."""
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return {name: p for name, p in inspect.signature(self.load()).parameters.items() if p.kind in kinds}
+
+    def make(self, settings: Mapping[str, Any]) -> Any:
+        """Call the factory with these settings. Raises UsageError where it does not take them."""
+        factory, takes = self.load(), self.takes()
+        any_name = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+        listed = f"it takes {', '.join(takes)}" if takes else "it takes no settings"
+        for name, value in settings.items():
+            if name not in takes and not any_name:
+                raise UsageError(f"{self._called} has no setting '{name}'{did_you_mean(name, takes)} ({listed})")
+            if name in takes:
+                self._check(name, value, takes[name].annotation)
+        for name, parameter in takes.items():
+            if parameter.default is parameter.empty and name not in settings:
+                raise UsageError(f"{self._called} needs the setting '{name}' ({listed})")
+        try:
+            return factory(**settings)
+        except RolloutopsError:
+            raise
+        except ImportError as error:
+            raise self._cannot_import(error) from error
+        except Exception as error:
+            raise UsageError(f"{self._called} cannot be made: {type(error).__name__}: {error}") from error
+
+    def version(self, settings: Mapping[str, Any]) -> str:
+        """12 hex digits that change with the code, the settings, or the packages in the module's `PACKAGES`.
+
+        The code is the module's file and those files of its own folder that it imports, directly or not. Nothing is
+        imported but the packages that the module lies in. Where and as whom a server is asked, and how fast, is no
+        part of it: a new key or a moved server makes nothing unjudged.
+        """
+        digest = hashlib.sha256(json.dumps(_what(settings), sort_keys=True, default=str).encode())
+        digest.update(self.target.rpartition(":")[2].encode())
+        for source in sorted(_own_sources(*self._source())):
+            code = source.read_bytes()
+            digest.update(code)
+            for package in _packages(code):
+                digest.update(f"{package}={_version(package)}".encode())
+        return digest.hexdigest()[:12]
+
+    @property
+    def _called(self) -> str:
+        return f"{self.kind} '{self.name}'"
+
+    def _source(self) -> tuple[Path, str]:
+        """The module's file and its name."""
+        place = self.target.rpartition(":")[0]
+        if place.endswith(".py"):
+            if not Path(place).is_file():
+                raise UsageError(f"{self._called}: there is no file {place}")
+            return Path(place), ""
+        _make_importable(self.folder)
+        try:
+            spec = importlib.util.find_spec(place)
+        except (ImportError, ValueError) as error:
+            raise self._cannot_import(error) from error
+        if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+            raise UsageError(
+                f"{self._called}: no module '{place}' in the working directory, {self.folder} or installed"
+            )
+        return Path(spec.origin), place
+
+    def _import(self, place: str) -> ModuleType:
+        path, name = self._source()
+        try:
+            if name:
+                return importlib.import_module(name)
+            return _import_file(path)
+        except ImportError as error:
+            raise self._cannot_import(error) from error
+        except RolloutopsError:
+            raise
+        except Exception as error:
+            where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            raise UsageError(f"{self._called}: {path}{where} fails: {type(error).__name__}: {error}") from error
+
+    def _cannot_import(self, error: Exception) -> RolloutopsError:
+        missing = getattr(error, "name", None) or ""
+        if self.extra and not missing.startswith("rolloutops"):
+            note = " (where there is no GPU, the extra 'cpu' stands for 'vllm')" if self.extra == "vllm" else ""
+            return MissingExtra(self._called + note, self.extra)
+        return UsageError(f"{self._called} cannot be imported: {error}")
+
+    def _check(self, name: str, value: Any, annotation: Any) -> None:
+        """Plain types are checked, so that `strip = "no"` is not taken for true; all else is the factory's business."""
+        wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        kind, words = TYPES.get(wanted, (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and wanted in ("int", "float")):
+            raise UsageError(f"{self._called}: setting '{name}' must be {words}, not {value!r:.80}")
+
+
+def find(kind: Kind, name: str, folder: Path | str | None = None) -> Plugin:
+    """Look a name up. folder: the recipe's, in which `my_env.py:make` and a user's own modules are looked for.
+
+    Nothing is imported. Raises UsageError for a name that is none, with the near name and the list.
+    """
+    folder = str(Path(folder or ".").absolute())
+    place, colon, attr = name.rpartition(":")
+    if name.endswith(".py") or (colon and place.endswith(".py")):
+        place, attr = (name, "make") if name.endswith(".py") else (place, attr)
+        paths = [Path(folder, place), Path(place).absolute()]
+        path = next((p for p in paths if p.is_file()), None)
+        if path is None:
+            raise UsageError(f"{kind} '{name}': there is no file {' or '.join(dict.fromkeys(map(str, paths)))}")
+        return Plugin(kind, name, f"{path.resolve()}:{attr}", None, folder)
+    if name in BUILT_IN[kind]:
+        return Plugin(kind, name, f"rolloutops.{kind}s.{name}:make", BUILT_IN[kind][name], folder)
+    if colon and all(part.isidentifier() for part in f"{place}.{attr}".split(".")):
+        return Plugin(kind, name, name, None, folder)
+    for entry in metadata.entry_points(group=f"rolloutops.{kind}s", name=name):
+        return Plugin(kind, name, entry.value.partition("[")[0].replace(" ", ""), None, folder)
+    known = names(kind)
+    raise UsageError(
+        f"there is no {kind} '{name}'{did_you_mean(name, known) or '.'} There are {', '.join(known)}; "
+        "one of your own is package.module:attr or my_file.py:attr"
+    )
+
+
+def names(kind: Kind) -> list[str]:
+    """The built-in names and those of installed entry points."""
+    return list(dict.fromkeys([*BUILT_IN[kind], *(e.name for e in metadata.entry_points(group=f"rolloutops.{kind}s"))]))
+
+
+def _make_importable(*folders: str) -> None:
+    """Last in the path: a user's file never hides an installed module."""
+    for folder in ("", *folders):
+        folder = str(Path(folder).absolute())
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """A module from a file, under a name of its own, so that two recipes may both have a `my_env.py`."""
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    _make_importable(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _what(settings: Any, aside: Collection[str] = WHERE) -> Any:
+    """Settings, at any depth, without those that say where and as whom a server is asked, or how fast an engine is."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {
+        name: _what(value, OPERATIONAL if name == "engine_args" else aside)
+        for name, value in settings.items()
+        if name not in aside
+    }
+
+
+def _own_sources(path: Path, module: str) -> set[Path]:
+    """A module's file and the files beside it that it imports, in turn."""
+    package = module.rpartition(".")[0]
+    found: set[Path] = set()
+    todo = [path]
+    while todo:
+        source = todo.pop()
+        if source in found or not source.is_file():
+            continue
+        found.add(source)
+        for name in _imported(source.read_bytes()):
+            if name.startswith("."):
+                todo.append(path.parent / f"{name[1:]}.py")
+            elif not package:
+                todo.append(path.parent / f"{name.partition('.')[0]}.py")
+            elif name.startswith(package + "."):
+                todo.append(path.parent / f"{name[len(package) + 1 :].partition('.')[0]}.py")
+    return found
+
+
+@lru_cache
+def _imported(code: bytes) -> list[str]:
+    """The modules that a source imports: `a.b`, or `.b` for one of its own package."""
+    found: list[str] = []
+    for node in ast.walk(_parsed(code)):
+        if isinstance(node, ast.Import):
+            found += (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level < 2:
+            before = "." if node.level else ""
+            if node.module:
+                found.append(before + node.module.partition(".")[0] if before else node.module)
+            found += (f"{before or (node.module or '') + '.'}{alias.name}" for alias in node.names)
+    return found
+
+
+@lru_cache
+def _packages(code: bytes) -> list[str]:
+    """The literal that a source gives to PACKAGES."""
+    for node in _parsed(code).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "PACKAGES" for t in node.targets):
+            try:
+                return [str(name) for name in ast.literal_eval(node.value)]
+            except (ValueError, TypeError):
+                return []
+    return []
+
+
+def _parsed(code: bytes) -> ast.Module:
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError):  # not Python, or broken: its bytes are hashed all the same
+        return ast.Module([], [])
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

@@ -1,1 +1,0 @@
-"""Conversations and rows: one form, whatever comes in or goes out."""

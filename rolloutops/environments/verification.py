@@ -1,0 +1,339 @@
+"""Judging: an environment's verify, run so that whatever it does becomes a verdict.
+
+Where it runs is the environment's choice. A plain verify runs here, in microseconds (one that turns out slow goes to
+threads, or, where many stored rollouts are judged, to the workers); a coroutine is awaited with a time limit; one that
+computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs, takes all memory or
+ends its process has failed for this one rollout: an error in the verdict, never a reward of 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from rolloutops.config.plugins import Plugin
+from rolloutops.environments.verdict import Verdict, failed, raised, stopped, verdict_of
+from rolloutops.environments.worker_pool import WorkerPool
+from rolloutops.errors import RolloutopsError
+from rolloutops.formats.strict_json import read
+from rolloutops.types import Rollout, Task
+
+CACHED = 65_536
+"""Verdicts that are kept for equal rollouts, the latest used."""
+WINDOW = 1024
+"""Rollouts that `judge_all` has in flight."""
+BATCH = 64
+"""Verdicts that are made here before other work of the event loop has a turn."""
+TRIED, WORTH = 0.05, 4.0
+"""Seconds of a plain verify after which it is known, and seconds of it to come that are worth starting workers."""
+SLOW, HELD_UP, SHARE, THREADS = 0.05, 0.5, 0.1, 64
+"""Seconds of a plain verify from which it is slow; seconds of slow ones, and their share of the time since the first
+(a busy machine makes a few), after which they have held up the event loop for long enough; threads that then run it."""
+
+Key = TypeVar("Key")
+
+
+class StoredRollout(NamedTuple):
+    """A task and its rollout as the tables hold them; their JSON is read only where they are judged."""
+
+    dataset: str
+    task_id: str
+    row: str
+    prompt: str
+    tools: str | None
+    answer: str | None
+    completion: str
+    text: str
+    finish_reason: str | None
+
+    def read(self) -> tuple[Task, Rollout]:
+        """What verify is given."""
+        tools = read(self.tools) if self.tools else None
+        task = Task(self.dataset, self.task_id, read(self.row), read(self.prompt), tools, self.answer)
+        return task, Rollout(read(self.completion), self.text, self.finish_reason)
+
+
+class VerifierRunner:
+    """Judges rollouts of one environment.
+
+    environment: as made by `plugin` with `settings`; workers make their own. processes: workers for environments that
+    compute (default: the cores; 0: none, then nothing can stop a verifier). timeout: seconds for one verdict (the
+    environment's `longest`, if that is more), but for a plain verify, which cannot be interrupted. memory_mb: what a
+    worker may take; None is no limit.
+    Use it in one event loop, and `close` it there.
+    """
+
+    def __init__(
+        self,
+        environment: Any,
+        plugin: Plugin,
+        settings: Mapping[str, Any],
+        processes: int | None = None,
+        timeout: float = 30.0,
+        memory_mb: int | None = 4096,
+    ) -> None:
+        self.environment, self.timeout = environment, max(timeout, getattr(environment, "longest", 0.0))
+        self._verify = environment.verify
+        cpu_bound = getattr(environment, "cpu_bound", False) if processes != 0 else False
+        self._pooled = cpu_bound if callable(cpu_bound) else None  # of a task
+        self._always_pooled = cpu_bound is True
+        self._may_spread = processes != 0
+        self._held_up = self._slow_since = 0.0
+        self._threads: ThreadPoolExecutor | None = None
+        self._async = inspect.iscoroutinefunction(self._verify)
+        self.is_plain = not (self._pooled or self._always_pooled or self._async)
+        memory = None if memory_mb is None else memory_mb * 2**20
+        setup = (plugin, dict(settings))
+        self._pool = WorkerPool(
+            "rolloutops.environments.verification:_worker", setup, stopped, processes, self.timeout, memory
+        )
+        self._turn = asyncio.Semaphore(int(getattr(environment, "parallel", None) or WINDOW))
+        self._cache: OrderedDict[bytes, asyncio.Future[Verdict]] | None = None
+        if getattr(environment, "pure", False):
+            self._cache = OrderedDict()
+        self._preflight = getattr(environment, "preflight", None)
+        if not self._always_pooled:
+            _prepare(environment)
+
+    def at_once(self, task: Task, rollout: Rollout) -> Verdict | None:
+        """The verdict of a plain verify; None where it takes time, and `judge` is to be awaited."""
+        if not self.is_plain or self._preflight is not None:
+            return None
+        verdict = _judged(self._verify, task, rollout)
+        if verdict.seconds >= SLOW:
+            self._slow(verdict.seconds)
+        return verdict
+
+    async def judge(self, task: Task, rollout: Rollout) -> Verdict:
+        """One verdict. Raises RolloutopsError where no rollout can be judged: no worker process starts, the machine has
+        no sandbox, the key of a judge is refused. Nothing else."""
+        verdict = self.at_once(task, rollout)
+        if verdict is not None:
+            return verdict
+        started = self._start((task, rollout))
+        return started if isinstance(started, Verdict) else await asyncio.shield(started)
+
+    def _slow(self, seconds: float) -> None:
+        """A plain verify was slow. If such ones take too much of the event loop's time, all go to threads."""
+        self._held_up += seconds
+        self._slow_since = self._slow_since or time.perf_counter() - seconds
+        if self._held_up >= max(HELD_UP, SHARE * (time.perf_counter() - self._slow_since)):
+            self.is_plain = False
+            self._threads = ThreadPoolExecutor(int(getattr(self.environment, "parallel", None) or THREADS))
+
+    async def judge_all(
+        self, stored: Iterable[tuple[Key, StoredRollout]], count: int
+    ) -> AsyncIterator[list[tuple[Key, Verdict]]]:
+        """The verdicts of many stored rollouts, each with its key, in lists, as they end.
+
+        stored: read as it is needed, WINDOW ahead. count: how many they are; a plain verify that will take seconds for
+        so many is spread over the worker processes. Raises as `judge` does.
+        """
+        ended: list[tuple[Key, Verdict | asyncio.Future[Verdict]]] = []
+        flying, wake, here = 0, asyncio.Event(), 0.0
+
+        def landed(key: Key, verdict: asyncio.Future[Verdict]) -> None:
+            nonlocal flying
+            flying -= 1
+            ended.append((key, verdict))
+            wake.set()
+
+        def taken() -> list[tuple[Key, Verdict]]:
+            verdicts = [(key, each if isinstance(each, Verdict) else each.result()) for key, each in ended]
+            ended.clear()
+            return verdicts
+
+        for n, (key, item) in enumerate(stored, 1):
+            started = self._start(item)
+            if isinstance(started, Verdict):
+                ended.append((key, started))
+                here += started.seconds
+                if self.is_plain and self._may_spread and here >= TRIED and here / n * (count - n) >= WORTH:
+                    self.is_plain, self._always_pooled = False, True
+            else:
+                flying += 1
+                started.add_done_callback(partial(landed, key))
+            while flying >= WINDOW:
+                wake.clear()
+                await wake.wait()
+            if n % BATCH == 0:
+                await asyncio.sleep(0)
+            if ended and (n % BATCH == 0 or flying >= WINDOW - 1):
+                yield taken()
+        while flying:
+            wake.clear()
+            await wake.wait()
+            yield taken()
+        yield taken()
+
+    async def close(self) -> None:
+        """End the worker processes, and what the environment holds open."""
+        await self._pool.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        close = getattr(self.environment, "close", None)
+        if close is not None and not self._always_pooled:
+            closed = close()
+            if inspect.isawaitable(closed):
+                await closed
+
+    def _start(self, item: tuple[Task, Rollout] | StoredRollout) -> Verdict | asyncio.Future[Verdict]:
+        """A verdict, or its future where it takes time; that of an equal rollout where there is one."""
+        if self._preflight is not None:
+            self._preflight()
+            self._preflight = None
+        if self._always_pooled:
+            return self._once(item, lambda: self._submit(item))
+        try:
+            task, rollout = pair = item.read() if isinstance(item, StoredRollout) else item
+        except ValueError as error:
+            return failed(f"the stored rollout cannot be read: {error}")
+        if self._pooled is not None and self._pooled(task):
+            return self._once(pair, lambda: self._submit(pair))
+        if self._async:
+            return self._once(pair, lambda: asyncio.ensure_future(self._awaited(task, rollout)))
+        if self._threads is not None:
+            loop, threads = asyncio.get_running_loop(), self._threads
+            return self._once(pair, lambda: loop.run_in_executor(threads, _judged, self._verify, task, rollout))
+        # Not looked up in the cache: that takes longer than most plain verifiers.
+        return _judged(self._verify, task, rollout)
+
+    def _once(
+        self, item: tuple[Task, Rollout] | StoredRollout, start: Callable[[], Verdict | asyncio.Future[Verdict]]
+    ) -> Verdict | asyncio.Future[Verdict]:
+        """The verdict of an equal rollout where the environment is pure and one is known, else a new one."""
+        key = None if self._cache is None else _key(item)
+        if key is None or self._cache is None:
+            return start()
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return _copy(self._cache[key])
+        started = start()
+        if not isinstance(started, Verdict):
+            self._cache[key] = started
+            started.add_done_callback(lambda done: self._forget(key, done))
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return started
+
+    def _submit(self, item: tuple[Task, Rollout] | StoredRollout) -> Verdict | asyncio.Future[Verdict]:
+        try:
+            return self._pool.submit(item)
+        except (TypeError, AttributeError, ValueError) as error:  # pickle's ways to say no
+            return failed(f"the rollout cannot be sent to a worker process: {error}")
+
+    async def _awaited(self, task: Task, rollout: Rollout) -> Verdict:
+        async with self._turn:
+            return await self._answered(task, rollout)
+
+    async def _answered(self, task: Task, rollout: Rollout) -> Verdict:
+        clock = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout):
+                returned = await self._verify(task, rollout)
+        except TimeoutError as error:
+            if time.perf_counter() - clock < self.timeout:  # the verifier's own
+                return failed(raised(error), seconds=time.perf_counter() - clock)
+            return stopped("timeout", f"no verdict within {self.timeout:g} s", time.perf_counter() - clock)
+        except RolloutopsError:
+            raise
+        except Exception as error:
+            return failed(raised(error), seconds=time.perf_counter() - clock)
+        return verdict_of(returned, time.perf_counter() - clock)
+
+    def _forget(self, key: bytes, done: asyncio.Future[Verdict]) -> None:
+        """A failure may have been the machine's: the next equal rollout is judged anew."""
+        if self._cache is not None and (done.cancelled() or done.exception() or done.result().error):
+            self._cache.pop(key, None)
+
+
+def _judged(verify: Any, task: Task, rollout: Rollout) -> Verdict:
+    """One verdict, here and now."""
+    clock = time.perf_counter()
+    try:
+        returned = verify(task, rollout)
+    except (Exception, SystemExit) as error:
+        return failed(raised(error), seconds=time.perf_counter() - clock)
+    return verdict_of(returned, time.perf_counter() - clock)
+
+
+def _prepare(environment: Any) -> None:
+    prepare = getattr(environment, "prepare", None)
+    if prepare is not None:
+        prepare()
+
+
+def _worker(setup: tuple[Plugin, dict[str, Any]]) -> Any:
+    """In a worker process: make the environment, and give the function that judges one rollout."""
+    plugin, settings = setup
+    environment = plugin.make(settings)
+    _prepare(environment)
+    verify = environment.verify
+    if inspect.iscoroutinefunction(verify):
+        runner = asyncio.Runner()
+
+        def run(task: Task, rollout: Rollout) -> Any:
+            return runner.run(verify(task, rollout))
+    else:
+        run = verify
+
+    def answer(item: tuple[Task, Rollout] | StoredRollout) -> Verdict:
+        clock = time.perf_counter()
+        try:
+            task, rollout = item.read() if isinstance(item, StoredRollout) else item
+        except ValueError as error:
+            return failed(f"the stored rollout cannot be read: {error}")
+        try:
+            returned = run(task, rollout)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return failed(raised(error), seconds=time.perf_counter() - clock)
+        return verdict_of(returned, time.perf_counter() - clock)
+
+    return answer
+
+
+def _key(item: tuple[Task, Rollout] | StoredRollout) -> bytes | None:
+    """A hash of all that verify sees; None for what orjson cannot write, which is then judged each time."""
+    import orjson
+
+    seen: Any = item
+    if not isinstance(item, StoredRollout):
+        task, rollout = item
+        seen = [
+            [task.dataset, task.task_id, task.row, task.prompt, task.tools, task.answer],
+            [rollout.completion, rollout.text, rollout.finish_reason],
+        ]
+    try:
+        return hashlib.blake2b(orjson.dumps(seen), digest_size=16).digest()
+    except TypeError:
+        return None
+
+
+def _copy(known: asyncio.Future[Verdict]) -> Verdict | asyncio.Future[Verdict]:
+    """The verdict of an equal rollout, or a future that gets it."""
+    if known.done():
+        return replace(known.result(), cached=True)
+    copied: asyncio.Future[Verdict] = known.get_loop().create_future()
+
+    def settle(done: asyncio.Future[Verdict]) -> None:
+        if copied.done():
+            return
+        if done.cancelled():
+            copied.cancel()
+        elif error := done.exception():
+            copied.set_exception(error)
+        else:
+            copied.set_result(replace(done.result(), cached=True))
+
+    known.add_done_callback(settle)
+    return copied

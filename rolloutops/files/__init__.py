@@ -1,1 +1,0 @@
-"""Files that people give: task files and rollouts made elsewhere, row by row."""

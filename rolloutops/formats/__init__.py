@@ -1,0 +1,1 @@
+"""The one form of conversations and JSON, and what rows, requests and replies of other makes become in it."""

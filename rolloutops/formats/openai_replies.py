@@ -1,0 +1,344 @@
+"""What an OpenAI-compatible endpoint sent back, as a `ModelAnswer` or as the `AttemptFailed` that it means.
+
+Nothing here touches the network, so the same code reads a live answer and a line of a batch file. An answer that was
+truncated, filtered or empty is an answer; what cannot be read as one keeps its first 2 KB in the failure's `raw`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from rolloutops.errors import AttemptFailed
+from rolloutops.formats.chat import message
+from rolloutops.formats.strict_json import dump
+from rolloutops.formats.task_rows import from_chat, from_responses, text_of
+from rolloutops.types import Limits, Message, ModelAnswer
+
+KEPT = 2048
+"""Characters of an unreadable answer that are kept."""
+
+TOO_LONG = re.compile(
+    r"context.?(length|window|size)|max_model_len|maximum model length|(prompt|input|request|string) (is )?too long"
+    r"|input token count .{0,40}exceeds",
+    re.IGNORECASE,
+)
+"""How servers say that a prompt does not fit: OpenAI and vLLM, SGLang, llama.cpp, Anthropic, Gemini."""
+
+OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+"""Codes under status 429 that waiting does not heal."""
+
+CODES = {
+    "server_error": 500,
+    "vector_store_timeout": 500,
+    "rate_limit_exceeded": 429,
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+    "invalid_request_error": 400,
+    "data_residency_mismatch": 400,
+    "bio_policy": 400,
+    "misalignment_policy_violation": 400,
+}
+"""The status that an error's code stands for, where the error came inside an answer with status 200."""
+
+CHAT_FINISH = {
+    "length": "length",
+    "max_tokens": "length",
+    "repetition": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+"""Chat's finish reasons as rolloutops' own; any other is `stop`."""
+
+
+def read_responses(
+    body: bytes, *, model: str = "", token_ids: bool = False, limits: Limits | None = None
+) -> ModelAnswer:
+    """The answer in a Responses object. model: the name where the answer has none. limits: kept with the answer."""
+    return _read(_responses, _parse, body, model, token_ids, limits)
+
+
+def read_chat(body: bytes, *, model: str = "", token_ids: bool = False, limits: Limits | None = None) -> ModelAnswer:
+    """The answer in a Chat completion: its first choice."""
+    return _read(_chat, _parse_tokens if token_ids else _parse, body, model, token_ids, limits)
+
+
+def failure(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
+    """The failure that a status other than 2xx means. headers: looked up in lower case or case-insensitively."""
+    error: Any = None
+    try:
+        error = orjson.loads(body)
+        error = error.get("error", error) if isinstance(error, dict) else error
+    except orjson.JSONDecodeError:
+        pass
+    text, code = _said(error) if error else (body[:KEPT].decode(errors="replace").strip(), "")
+    asked = headers.get("x-should-retry")
+    final = {"false": True, "true": False}.get(asked.lower()) if asked else None
+    return _failed(status, code, text, final=final, retry_after=retry_after(headers))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the endpoint asked to wait: `retry-after-ms`, or `retry-after` as seconds or as an HTTP date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    return None
+
+
+def rate_limits(headers: Mapping[str, str]) -> Limits | None:
+    """What the headers say of the endpoint's rate limits, as OpenAI, Azure and vLLM's proxies write them."""
+    if "x-ratelimit-limit-requests" not in headers and "x-ratelimit-limit-tokens" not in headers:
+        return None
+    said: list[float | None] = []
+    for name in ("limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens"):
+        try:
+            value = float(headers.get(f"x-ratelimit-{name}", ""))
+            said.append(value if math.isfinite(value) else None)
+        except ValueError:
+            said.append(None)
+    return Limits(*said)
+
+
+def _read(
+    shape: Callable[[dict, str, bool], dict[str, Any]],
+    parse: Callable[[bytes], Any],
+    body: bytes,
+    model: str,
+    token_ids: bool,
+    limits: Limits | None,
+) -> ModelAnswer:
+    try:
+        answer = parse(body)
+        if not isinstance(answer, dict):
+            raise AttemptFailed("bad_response", "the answer is not a JSON object")
+        if answer.get("error"):
+            text, code = _said(answer["error"])
+            raise _failed(CODES.get(code) or _number(code) or 200, code, text)
+        named = answer.get("model")
+        found = shape(answer, named if named and isinstance(named, str) else model, token_ids)
+        tier = answer.get("service_tier")
+        found["service_tier"] = tier if isinstance(tier, str) else None
+        return ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found)
+    except AttemptFailed as failed:
+        failed.raw = failed.raw or body[:KEPT].decode(errors="replace")
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+        what = f"the answer does not have the shape of one: {type(error).__name__}: {error}"
+        raise AttemptFailed("bad_response", what, raw=body[:KEPT].decode(errors="replace")) from error
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        why = error
+    try:  # some servers write NaN, or half a surrogate pair: dump makes null and U+FFFD of them
+        return orjson.loads(dump(json.loads(body)))
+    except (ValueError, RecursionError):
+        empty = "the answer is empty" if not body.strip() else f"the answer is not JSON: {why}"
+        raise AttemptFailed("bad_response", empty) from None
+
+
+def _parse_tokens(body: bytes) -> Any:
+    """As `_parse`, for a Chat completion with log-probs: they are read as numbers, under `log_probs` of their choice.
+    An object for each of 8,000 tokens takes three times as long."""
+    read = _typed()
+    try:
+        return _parse(body) if read is None else read(body)
+    except ValueError:  # it has another shape: the general way says what is wrong with it, if anything
+        return _parse(body)
+
+
+@lru_cache(maxsize=1)
+def _typed() -> Callable[[bytes], Any] | None:
+    """The reader of Chat completions, None where msgspec is not installed."""
+    try:
+        import msgspec
+    except ImportError:
+        return None
+    entry = msgspec.defstruct("Entry", [("logprob", float)], gc=False)
+    entries = msgspec.defstruct("Entries", [("content", list[entry] | None, None)])  # type: ignore[valid-type]
+    named = ("message", "finish_reason", "error", "token_ids", "prompt_token_ids")
+    choice = msgspec.defstruct("Choice", [*((n, Any, None) for n in named), ("logprobs", entries | None, None)])
+    shown = ("model", "error", "usage", "prompt_token_ids", "service_tier")
+    answer = msgspec.defstruct("Answer", [*((n, Any, None) for n in shown), ("choices", list[choice] | None, None)])  # type: ignore[valid-type]
+    decode = msgspec.json.Decoder(answer).decode
+
+    def read(body: bytes) -> dict[str, Any]:
+        found: Any = decode(body)
+        choices = []
+        for each in found.choices or ():
+            content = each.logprobs.content if each.logprobs is not None else None
+            log_probs = [one.logprob for one in content or ()]
+            choices.append({**{n: getattr(each, n) for n in named}, "log_probs": log_probs})
+        return {**{n: getattr(found, n) for n in shown}, "choices": choices}
+
+    return read
+
+
+def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]:
+    items = answer.get("output")
+    if not isinstance(items, list):
+        raise AttemptFailed("bad_response", "the answer has no output")
+    status = answer.get("status")
+    if status in ("failed", "cancelled", "queued", "in_progress"):
+        kind = "server_error" if status == "failed" else "bad_response"
+        raise AttemptFailed(kind, f"the answer's status is {status}")
+    said = _one_message(from_responses(items))
+    why = (answer.get("incomplete_details") or {}).get("reason")
+    if why == "content_filter":
+        finish = "content_filter"
+    elif why or status == "incomplete":
+        finish = "length"
+    else:
+        finish = "tool_calls" if said.get("tool_calls") else "stop"
+    usage = answer.get("usage") or {}
+    found = {
+        "message": said,
+        "finish_reason": finish,
+        "model": model,
+        "input_tokens": count_of(usage.get("input_tokens")),
+        "output_tokens": count_of(usage.get("output_tokens")),
+        "reasoning_tokens": count_of((usage.get("output_tokens_details") or {}).get("reasoning_tokens")),
+        "cached_tokens": count_of((usage.get("input_tokens_details") or {}).get("cached_tokens")),
+    }
+    if token_ids:
+        # A NeMo Gym model server puts the three lists on the last item of a model call.
+        ends = (item for item in reversed(items) if isinstance(item, dict) and item.get("generation_token_ids"))
+        last: dict[str, Any] = next(ends, {})
+        found |= _tokens(
+            last.get("prompt_token_ids"), last.get("generation_token_ids"), last.get("generation_log_probs")
+        )
+    return found
+
+
+def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]:
+    if not answer.get("choices"):
+        raise AttemptFailed("bad_response", "the answer has no choices")
+    choice = answer["choices"][0]
+    if choice.get("error"):
+        text, code = _said(choice["error"])
+        raise _failed(CODES.get(code) or _number(code) or 500, code, text)
+    finish = choice.get("finish_reason")
+    if finish in ("abort", "error"):
+        raise AttemptFailed("server_error", f"the endpoint ended the answer: finish_reason is {finish}")
+    said = _plain(choice["message"]) or _one_message(from_chat([{"role": "assistant", **choice["message"]}]))
+    called = bool(said.get("tool_calls"))
+    finish = CHAT_FINISH.get(finish, "stop")
+    usage = answer.get("usage") or {}
+    found = {
+        "message": said,
+        "finish_reason": "tool_calls" if finish == "stop" and called else finish,
+        "model": model,
+        "input_tokens": count_of(usage.get("prompt_tokens")),
+        "output_tokens": count_of(usage.get("completion_tokens")),
+        "reasoning_tokens": count_of((usage.get("completion_tokens_details") or {}).get("reasoning_tokens")),
+        "cached_tokens": count_of((usage.get("prompt_tokens_details") or {}).get("cached_tokens")),
+    }
+    if token_ids:
+        log_probs = choice.get("log_probs")
+        if log_probs is None:
+            log_probs = [entry["logprob"] for entry in (choice.get("logprobs") or {}).get("content") or []]
+        prompt = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
+        found |= _tokens(prompt, choice.get("token_ids"), log_probs)
+    return found
+
+
+def _plain(said: Any) -> Message | None:
+    """A message that holds text and nothing else, as most do: what the general way makes of it, in a tenth of the
+    time."""
+    content = said.get("content")
+    if type(content) is not str or said.get("role", "assistant") != "assistant":
+        return None
+    if any(value and key != "content" and key != "role" for key, value in said.items()):
+        return None
+    return {"role": "assistant", "content": content}
+
+
+def _one_message(messages: list[Message]) -> Message:
+    """The answer as one assistant message: Responses may hold several in one answer; no message at all is an empty
+    one."""
+    said = [each for each in messages if each["role"] == "assistant"]
+    if len(said) == 1:
+        return said[0]
+    reasoning = "\n\n".join(each["reasoning_content"] for each in said if "reasoning_content" in each)
+    calls = [call for each in said for call in each.get("tool_calls", ())]
+    contents = [each["content"] for each in said if each["content"]]
+    content = "\n\n".join(filter(None, (text_of(each) for each in said)))
+    if all(isinstance(each, str) for each in contents):
+        return message("assistant", content, reasoning=reasoning, tool_calls=calls)
+    parts = [[{"type": "text", "text": each}] if isinstance(each, str) else each for each in contents]
+    return message("assistant", [part for each in parts for part in each], reasoning=reasoning, tool_calls=calls)
+
+
+def _tokens(prompt: Any, generated: Any, log_probs: Any) -> dict[str, Any]:
+    """The three token lists; an empty one is an absent one, and so are log-probs that are not one a token."""
+    # Arrays raise what _read turns into a failure where an id is not a 32-bit integer, and make numbers of true and 1.
+    prompt, generated = (array("i", ids or ()).tolist() for ids in (prompt, generated))
+    log_probs = array("d", log_probs or ()).tolist()
+    return {
+        "prompt_token_ids": prompt or None,
+        "generation_token_ids": generated or None,
+        "generation_log_probs": log_probs if generated and len(log_probs) == len(generated) else None,
+    }
+
+
+def count_of(value: Any) -> int | None:
+    """A number that counts something, as of tokens; None for anything else, also for one that no column can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
+        return None
+    return int(value)
+
+
+def _said(error: Any) -> tuple[str, str]:
+    """An error object's message and its code (else its type), both as text."""
+    if not isinstance(error, dict):
+        return str(error), ""
+    message = error.get("message") or error.get("detail") or json.dumps(error)
+    return str(message), str(error.get("code") or error.get("type") or "")
+
+
+def _number(code: str) -> int | None:
+    return int(code) if code.isdigit() and 400 <= int(code) < 600 else None
+
+
+def _failed(
+    status: int, code: str, text: str, *, final: bool | None = None, retry_after: float | None = None
+) -> AttemptFailed:
+    """status: as HTTP has it; 200 for an error inside an answer whose code says nothing."""
+    if status == 402 or code in OUT_OF_MONEY:
+        kind, final = "unauthorized", True
+    elif status == 429:
+        kind = "rate_limited"
+    elif status in (401, 403):
+        kind = "unauthorized"
+    elif status == 408:
+        kind = "timeout"
+    elif status in (409, 425) or status >= 500:
+        kind = "server_error"
+    elif status >= 400:
+        kind = "context_length" if code.startswith("context_length") or TOO_LONG.search(text) else "bad_request"
+    else:
+        kind = "bad_response"
+    said = f"{status} {code}: {text}" if code and code != str(status) else f"{status}: {text}"
+    return AttemptFailed(kind, said, final=final, retry_after=retry_after)

@@ -1,1 +1,0 @@
-"""Golden tests of steps: rows that are given, and what a step must make of them."""

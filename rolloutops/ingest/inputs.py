@@ -1,0 +1,259 @@
+"""Input files: found by name, read row by row. Memory does not grow with the file.
+
+Every row comes with its bytes. A line of JSONL is kept byte for byte; a row of a table becomes one compact line of
+JSON. A row that cannot be used comes with the reason and ends nothing; a file that cannot be read is an InputError.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from rolloutops.config.paths import as_path
+from rolloutops.errors import InputError, did_you_mean
+from rolloutops.formats.strict_json import dump, parse
+
+LINES = (".jsonl", ".ndjson", ".csv")
+PACKED = (".gz", ".zst")
+TABLES = (".parquet", ".arrow", ".feather")
+SUFFIXES = (*(kind + packed for kind in LINES for packed in ("", *PACKED)), *TABLES)
+"""The kinds of file that can be read."""
+
+BLOCK = 1 << 16
+"""Bytes of a compressed file that are unpacked at once."""
+
+UNUSABLE = {list: "a JSON array", str: "a JSON string", int: "a number", float: "a number", bool: "true or false"}
+
+
+class Row(NamedTuple):
+    """One row of an input file.
+
+    line: its line in the file (in a table its row), from 1. raw: its bytes, as one line of JSON. value: the object in
+    it; None where the row cannot be used, and then reason says why.
+    """
+
+    line: int
+    raw: bytes
+    value: dict[str, Any] | None
+    reason: str | None
+
+
+def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = False) -> list[Path]:
+    """The files that a recipe's `input` names: files, globs (`**` reaches into subfolders), and folders, of which every
+    readable file counts. Relative names start at the first of the bases where something lies under them. In the order
+    given, sorted within each pattern, no file twice.
+
+    Raises InputError where something is missing, empty (unless empty_too), or of a kind that cannot be read.
+    """
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    try:
+        found = dict.fromkeys(path for one in patterns for path in _find(one, _base(one, bases)))
+        empty = next((path for path in found if not empty_too and path.stat().st_size == 0), None)
+    except OSError as error:
+        raise _unreadable(Path(error.filename or bases[0]), error) from None
+    if not found:
+        raise InputError("no input: name a file, a folder, or a glob such as data/*.jsonl")
+    if empty:
+        raise InputError(f"{empty} is empty: write it again, or take it out of the input")
+    return list(found)
+
+
+def open_rows(path: Path) -> Iterator[Row]:
+    """The rows of one input file, one at a time; blank lines are skipped.
+
+    An empty cell of a CSV file is an absent key, and other cells are text; a null of Parquet or Arrow is a null.
+    Raises InputError where the file, or the rest of it, cannot be read.
+    """
+    name = _readable(path).name.lower()
+    try:
+        if name.endswith(TABLES):
+            from rolloutops.ingest.arrow_rows import table_lines
+
+            for line, raw, reason in table_lines(path):
+                yield Row(line, raw, None, reason) if reason else _checked(line, raw)
+        elif name.removesuffix(".gz").removesuffix(".zst").endswith(".csv"):
+            yield from _csv_rows(path, _lines(path))
+        else:
+            for line, raw in _lines(path):
+                raw = raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw
+                if raw and not raw.isspace():
+                    yield _checked(line, raw)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot read {path}: {os.strerror(error.errno) if error.errno else error}")
+
+
+def _base(pattern: str, bases: Sequence[Path]) -> Path:
+    """Where a name starts: the first base that has it, else the first."""
+    name = pattern and str(as_path(pattern))
+    return next((base for base in bases if name and glob.glob(name, root_dir=base, recursive=True)), bases[0])
+
+
+def _find(pattern: str, base: Path) -> list[Path]:
+    if not pattern:
+        raise InputError("an input has no name: name a file, a folder, or a glob such as data/*.jsonl")
+    if "://" in pattern:
+        raise InputError(f"{pattern}: inputs are read from the local disk; copy the file here first")
+    path = base / as_path(pattern)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and _is_input(file))
+        if not files:
+            raise InputError(
+                f"the folder {path} has no file ending in {', '.join(SUFFIXES)}; for subfolders use a glob"
+            )
+        return files
+    if path.exists():
+        return [_readable(path)]
+    if glob.has_magic(pattern):
+        names = glob.glob(str(as_path(pattern)), root_dir=base, recursive=True)
+        files = sorted(base / name for name in names if (base / name).is_file())
+        if not files:
+            raise InputError(f"no file matches {path}")
+        return [_readable(file) for file in files]
+    siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise InputError(f"no such file: {path}{did_you_mean(path.name, siblings)}")
+
+
+def _is_input(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith((".", "_"))
+
+
+def _readable(path: Path) -> Path:
+    """The path, where its suffix is one that can be read."""
+    name = path.name.lower()
+    if name.endswith(SUFFIXES):
+        return path
+    suffix = "".join(Path(name).suffixes[-2:]) if name.endswith(PACKED) else Path(name).suffix
+    if suffix == ".json":
+        raise InputError(f"{path}: .json is one document; write one object a line, as .jsonl (jq -c '.[]' does it)")
+    guess = did_you_mean(suffix, SUFFIXES) if suffix else ""
+    raise InputError(f"{path}: cannot read {suffix or 'a file without suffix'}{guess} (known: {', '.join(SUFFIXES)})")
+
+
+def _checked(line: int, raw: bytes) -> Row:
+    """A line as a row: parsed, or with the reason why not."""
+    try:
+        value = parse(raw)
+    except ValueError as error:
+        return Row(line, raw, None, str(error))
+    if isinstance(value, dict):
+        return Row(line, raw, value, None)
+    return Row(line, raw, None, f"{UNUSABLE.get(type(value), 'null')}, not a JSON object")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line with its ending) of a text file, plain or compressed; without a byte order mark."""
+    with path.open("rb", buffering=1 << 20) as file:
+        packed = path.name.lower().endswith(PACKED)
+        for number, line in enumerate(_split(_unpacked(path, file)) if packed else file, start=1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise InputError(f"{path} is UTF-16: convert it to UTF-8 first (iconv -f utf-16 -t utf-8)")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            yield number, line
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Blocks of bytes as lines with their endings. A long line is joined once, not block by block."""
+    begun: list[bytes] = []
+    for block in blocks:
+        first, *rest = block.split(b"\n")
+        begun.append(first)
+        for piece in rest:
+            yield b"".join(begun) + b"\n"
+            begun = [piece]
+    if last := b"".join(begun):
+        yield last
+
+
+def _unpacked(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a .gz or .zst file, over all its members. Tells a truncated file, which zstandard's own does not."""
+    new, broken = _unpacker(path)
+    unpacker = new()
+    fresh = True  # between two members, where the file may end
+    while block := file.read(BLOCK):
+        while block := block.lstrip(b"\0") if fresh else block:  # gzip files may be padded with zeros
+            try:
+                yield unpacker.decompress(block)
+            except broken as error:
+                raise InputError(f"{path} is damaged, or not what its suffix says: {error}") from None
+            fresh, block = unpacker.eof, unpacker.unused_data
+            if fresh:
+                unpacker = new()
+    if not fresh:
+        raise InputError(f"{path} ends in the middle: it is truncated; copy or write it again")
+
+
+def _unpacker(path: Path) -> tuple[Callable[[], Any], type[Exception]]:
+    if path.name.lower().endswith(".gz"):
+        return lambda: zlib.decompressobj(wbits=31), zlib.error
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+
+        return zstd.ZstdDecompressor, zstd.ZstdError
+    import zstandard
+
+    return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+
+
+def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
+    taken: list[bytes] = []  # the lines of the row being read, as they are in the file
+
+    def lines() -> Iterator[str]:
+        for _, line in numbered:
+            taken.append(line)
+            yield line.decode("utf-8", "surrogateescape")
+
+    csv.field_size_limit(2**31 - 1)
+    rows = csv.reader(lines(), strict=True)
+    header: list[str] = []
+    while True:
+        taken.clear()
+        start = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            if not header:
+                raise InputError(f"{path}, line {start}: the header is not CSV: {error}") from None
+            yield Row(start, b"".join(taken).rstrip(b"\r\n"), None, f"not CSV: {error}")
+            continue
+        if not cells:
+            continue
+        if not header:
+            header = _header(path, cells)
+            continue
+        value = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+        as_written = b"".join(taken).rstrip(b"\r\n")
+        if len(cells) != len(header):
+            wrong = f"{len(cells)} cells, but the header names {len(header)} columns"
+            yield Row(start, as_written, None, wrong)
+        elif not _is_utf8(as_written):
+            yield Row(start, as_written, None, "invalid UTF-8")
+        else:
+            yield Row(start, dump(value).encode(), value, None)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    double = next((name for name in cells if cells.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"{path}: two columns have the name {double!r}; rename one")
+    return cells

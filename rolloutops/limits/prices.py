@@ -1,0 +1,159 @@
+"""What tokens cost: a price table that the user owns, and what a workspace has spent.
+
+    ["gpt-5-mini"]            # the model, as its answers name it; a dated name is looked up without its date too
+    input = 0.25              # per million tokens
+    cached = 0.025            # prompt tokens from a prefix cache (default: as input)
+    output = 2.0
+    ["gpt-5-mini".flex]       # answers that say that they were served as "flex"
+    input = 0.125
+    output = 1.0
+    ["gpt-5-mini".batch]      # what the batch engine asked
+    input = 0.125
+    output = 1.0
+
+What counts is the tier that the answer names; where it names none, the one that was asked for. A model, or a tier of
+it, without a price costs an unknown amount, never nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rolloutops.errors import InputError, UsageError
+from rolloutops.store import sql
+
+MILLION = 1_000_000
+RATES = ("input", "cached", "output")
+DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
+
+SPENT = """
+-- What each data set and policy has spent on rollouts, and on verdicts that a model gave, by model and service tier;
+-- and what of it on attempts that failed.
+WITH calls AS (
+    SELECT dataset, policy, 'rollouts' AS spent_on, model,
+        CASE
+            WHEN engine = 'batch' THEN 'batch'
+            ELSE coalesce(service_tier, json_extract_string(request, '$.service_tier'))
+        END AS tier,
+        1 AS attempts, input_tokens, cached_tokens, output_tokens, error
+    FROM attempts
+    UNION ALL
+    SELECT dataset, policy, 'verdicts', json_extract_string(details, '$.judge_model'),
+        json_extract_string(details, '$.judge_service_tier'),
+        metrics['judge_calls'], metrics['judge_input_tokens'], metrics['judge_cached_tokens'],
+        metrics['judge_output_tokens'], error
+    FROM verdicts
+    WHERE metrics['judge_calls'] > 0 AND NOT coalesce(cached, false)
+)
+SELECT dataset, policy, spent_on, model, tier, sum(attempts)::BIGINT AS attempts,
+    coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens, coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
+    coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
+    coalesce(sum(input_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_input_tokens,
+    coalesce(sum(cached_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_cached_tokens,
+    coalesce(sum(output_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_output_tokens
+FROM calls
+GROUP BY dataset, policy, spent_on, model, tier
+ORDER BY dataset, policy, spent_on, model, tier
+"""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of a million tokens, in the table's currency."""
+
+    input: float
+    output: float
+    cached: float
+
+    def of(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+        """Cached tokens are among the input tokens."""
+        cached = min(cached_tokens, input_tokens)
+        return ((input_tokens - cached) * self.input + cached * self.cached + output_tokens * self.output) / MILLION
+
+
+Prices = Mapping[tuple[str, str], Price]
+"""(model, service tier or "") -> price."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a data set and policy has spent with one model at one tier. spent_on: rollouts, or verdicts, where a model
+    judges; attempts then are its calls. failed_tokens: of attempts that failed. cost and cost_failed are None where no
+    price is known."""
+
+    dataset: str
+    policy: str
+    spent_on: str
+    model: str
+    tier: str | None
+    attempts: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    failed_tokens: int
+    cost: float | None
+    cost_failed: float | None
+
+    @property
+    def tokens(self) -> int:
+        """Of prompts and answers."""
+        return self.input_tokens + self.output_tokens
+
+
+def load(path: Path) -> Prices:
+    """Read a price table; a mistake in it is a sentence that names the model and the key."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the prices in {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    prices: dict[tuple[str, str], Price] = {}
+    for model, table in tables.items():
+        if not isinstance(table, dict):
+            raise UsageError(f'{path}: prices stand in a table for each model, ["{model}"]; {model} is none')
+        if any(name in table for name in RATES):
+            prices[model, ""] = _price({k: v for k, v in table.items() if not isinstance(v, dict)}, f"{path} [{model}]")
+        for tier, own in table.items():
+            if isinstance(own, dict):
+                prices[model, tier] = _price(own, f"{path} [{model}.{tier}]")
+    return prices
+
+
+def price_of(prices: Prices, model: str, tier: str | None = None) -> Price | None:
+    """The price of a model's tokens at a service tier; None where the table has none."""
+    named = "" if tier in (None, "default", "auto", "standard") else str(tier)
+    return prices.get((model, named)) or prices.get((DATED.sub("", model), named))
+
+
+def spent(con: sql.Connection, prices: Prices | None = None) -> list[Spent]:
+    """What the workspace behind a connection has spent."""
+    found = []
+    for row in sql.records(con, SPENT):
+        price = price_of(prices or {}, row["model"] or "", row["tier"])
+        kinds = ("input_tokens", "cached_tokens", "output_tokens")
+        found.append(
+            Spent(
+                **{name: row[name] for name in ("dataset", "policy", "spent_on", "model", "tier", "attempts", *kinds)},
+                failed_tokens=row["failed_input_tokens"] + row["failed_output_tokens"],
+                cost=price.of(*(row[kind] for kind in kinds)) if price else None,
+                cost_failed=price.of(*(row[f"failed_{kind}"] for kind in kinds)) if price else None,
+            )
+        )
+    return found
+
+
+def _price(table: Mapping[str, Any], where: str) -> Price:
+    for name, value in table.items():
+        if name not in RATES:
+            raise UsageError(f"{where}: no key {name!r}; a price has {', '.join(RATES)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise UsageError(f"{where}: {name} must be a price for a million tokens, not {value!r}")
+    if missing := [name for name in ("input", "output") if name not in table]:
+        raise UsageError(f"{where}: {' and '.join(missing)} is missing")
+    return Price(table["input"], table["output"], table.get("cached", table["input"]))

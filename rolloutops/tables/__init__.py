@@ -1,1 +1,0 @@
-"""A workspace on disk: its tables, journals, jobs and the log of commands."""

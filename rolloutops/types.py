@@ -1,0 +1,146 @@
+"""The types that travel through the whole product: tasks, rollouts, what a model is asked and what it answers.
+
+The protocols of engines and environments are here too; each page of the docs that adds one says how it is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+"""One canonical chat message: see messages.py."""
+
+
+@dataclass(slots=True)  # not frozen: it would take three times as long to make, and each rollout makes one
+class ModelCall:
+    """What a policy is asked: the conversation so far and the effective parameters.
+
+    params: OpenAI Responses names (temperature, top_p, max_output_tokens, seed, ...), as merged for this task.
+    key: `dataset/task_id/rollout_index`, for engines that answer by rule. turn: model call of this rollout, from 0.
+    server: which of an engine's several servers is to answer; None where the engine may choose.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[dict[str, Any]] | None
+    params: Mapping[str, Any]
+    key: str = ""
+    turn: int = 0
+    attempt: int = 1
+    row: Mapping[str, Any] = field(default_factory=dict)
+    server: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an endpoint's headers say of its rate limits: so many a minute, and what was left of them."""
+
+    requests: float | None = None
+    requests_left: float | None = None
+    tokens: float | None = None
+    tokens_left: float | None = None
+
+
+@dataclass(slots=True)  # as ModelCall
+class ModelAnswer:
+    """One assistant message, canonical, and what it cost.
+
+    finish_reason: stop, length, tool_calls or content_filter. raw: the answer as received, as JSON text.
+    The three token lists are what the engine sampled from and sampled; None where they were not asked for.
+    limits: the endpoint's rate limits, where it tells them. service_tier: what it was billed as, where that is told.
+    """
+
+    message: Message
+    finish_reason: str
+    model: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    raw: str | None = None
+    prompt_token_ids: Sequence[int] | None = None
+    generation_token_ids: Sequence[int] | None = None
+    generation_log_probs: Sequence[float] | None = None
+    limits: Limits | None = None
+    service_tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutAnswer:
+    """A whole rollout: what followed the prompt, what it cost, and what its environment made of it.
+
+    completion: canonical messages. finish_reason: as of ModelAnswer, None where it is not known. model: as it calls
+    itself. returned: what the environment's verify returned, with "reward"; None where it did not judge. verifier: its
+    name. raw: the reply as received, as JSON text. turns: model calls. token_turns: the token lists of each model call
+    that has them, as the column of `attempts`. prompt: what was asked in the end, where the environment may have added
+    to it. limits, service_tier: as of ModelAnswer.
+    """
+
+    completion: Sequence[Message]
+    finish_reason: str | None
+    model: str | None
+    returned: Mapping[str, Any] | None
+    verifier: str
+    raw: str
+    turns: int = 1
+    tool_names: Sequence[str] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    token_turns: Sequence[Mapping[str, Any]] | None = None
+    prompt: Sequence[Message] | None = None
+    limits: Limits | None = None
+    service_tier: str | None = None
+
+
+class Engine(Protocol):
+    """A policy engine. `start` is called once before the first call (load the model, open the session), `stop` once
+    after the last. `answer` is called concurrently."""
+
+    async def start(self) -> None: ...
+
+    async def answer(self, call: ModelCall) -> ModelAnswer: ...
+
+    async def stop(self) -> None: ...
+
+
+class RolloutEngine(Protocol):
+    """A rollout engine: the agent loop runs behind it, and with it the tools and, mostly, the verifier.
+
+    `rollout` is called concurrently, with turn 0 of the conversation: the prompt, the tools and the task's row.
+    """
+
+    async def start(self) -> None: ...
+
+    async def rollout(self, call: ModelCall) -> RolloutAnswer: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task. row: the input line as parsed. prompt, tools: canonical. answer: the expected answer, as text."""
+
+    dataset: str
+    task_id: str
+    row: Mapping[str, Any]
+    prompt: Sequence[dict[str, Any]]
+    tools: Sequence[dict[str, Any]] | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One finished rollout. completion: canonical messages after the prompt. text: the last assistant's text."""
+
+    completion: Sequence[dict[str, Any]]
+    text: str
+    finish_reason: str | None = None
+
+
+class Environment(Protocol):
+    """The one method that every environment has."""
+
+    def verify(self, task: Task, rollout: Rollout) -> Any: ...
