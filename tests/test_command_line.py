@@ -554,7 +554,7 @@ Look:
 
 PROGRAM = """
 import sys, time
-from rolloutops.command import Command, Flag, main
+from rolloutops.cli.run import Command, Flag, main
 
 def copy(parsed):
     for _ in range(parsed.flags["lines"]):
@@ -588,7 +588,7 @@ def test_help_and_mistakes_load_nothing_heavy(tmp_path: Path) -> None:
             continue
         said, loaded = err.splitlines()
         assert said.startswith("rolloutops")
-        assert "rolloutops.command" in loaded.split()
+        assert "rolloutops.cli.run" in loaded.split()
         assert not {"duckdb", "pyarrow", "polars", "vllm", "aiohttp", "openai", "fire"} & set(loaded.split())
 
 

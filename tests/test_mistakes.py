@@ -299,7 +299,7 @@ def test_a_folder_without_permission(project: Path, said: Said) -> None:
 
 def test_a_file_that_may_not_grow(project: Path) -> None:
     program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
-    program += "import sys; from rolloutops.cli import main; sys.exit(main(sys.argv[1:]))"
+    program += "import sys; from rolloutops.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", program, "collect", "recipe.toml"],
         env=environ(),

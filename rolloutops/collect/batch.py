@@ -27,8 +27,9 @@ from rolloutops.collect.attempt import PendingRollout
 from rolloutops.collect.batch_budget import allowance
 from rolloutops.collect.batch_prepare import body_of, tools_of
 from rolloutops.collect.batch_results import BatchContext, collect_answers, write_attempts
-from rolloutops.collect.pending import CollectPlan, PendingRollouts
+from rolloutops.collect.pending import PendingRollouts
 from rolloutops.collect.verify import Verifier
+from rolloutops.config.plan import CollectPlan
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import resolved
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered

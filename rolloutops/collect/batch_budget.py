@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rolloutops.collect.attempt import PendingRollout
-from rolloutops.collect.pending import CollectPlan
+from rolloutops.config.plan import CollectPlan
 from rolloutops.limits.prices import Price, price_of
 from rolloutops.limits.rate_limit import CHARACTERS
 from rolloutops.limits.spend_limit import SpendLimit, open_spend_limit, tier_of

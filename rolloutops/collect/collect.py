@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
-from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts, standing
+from rolloutops.collect.pending import Part, PendingRollouts, standing
 from rolloutops.collect.verify import verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
+from rolloutops.config.plan import CollectPlan
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Collect

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.collect.attempt import PendingRollout, effective_params
-from rolloutops.config.settings import Collect
+from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES
 from rolloutops.formats.strict_json import dump, read
 from rolloutops.store import sql
 from rolloutops.store.journal import seal_orphans
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
 from rolloutops.types import Task
-
-CollectPlan = Mapping[tuple[str, str], Collect]
-"""(data set, policy) -> how it is collected."""
 
 FREE = [kind for kind, failure in FAILURES.items() if not failure.counted]
 """Failures that are no tries."""

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
 from rolloutops.collect.deadline import Deadline
-from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts
+from rolloutops.collect.pending import Part, PendingRollouts
 from rolloutops.collect.recording import landed, settle, write, write_landed
 from rolloutops.collect.window_state import Window, spawn
+from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.limits.progress import report
 from rolloutops.store.journal import Journal

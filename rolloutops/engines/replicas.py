@@ -1,7 +1,7 @@
 """Several servers of one model, as one engine: each call goes to one of them.
 
-Which one a rollout's call goes to says its pace (`limits/replica_rate_limit.py`), which knows who is up and how much each has to do.
-A call that names none, such as a judge's, goes to the server that has the fewest open.
+Which one a rollout's call goes to says `limits/replica_rate_limit.py`, which knows who is up and how much each has to
+do. A call that names none, such as a judge's, goes to the server that has the fewest open.
 """
 
 from __future__ import annotations

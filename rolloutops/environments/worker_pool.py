@@ -37,7 +37,10 @@ STARTS = 3
 """Workers that may fail to start, one after another, before the pool gives up."""
 
 _LENGTH = struct.Struct("<I")
-_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from rolloutops.environments.worker_pool import work; work()"
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from rolloutops.environments.worker_pool import work; work()"
+)
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rolloutops.collect.pending import CollectPlan
 from rolloutops.config.paths import as_path
+from rolloutops.config.plan import CollectPlan
 from rolloutops.config.settings import Collect
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest

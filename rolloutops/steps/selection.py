@@ -119,7 +119,8 @@ def start_of(use: StepUse, funnels: Sequence[StepStats]) -> str:
     known = [ALL, *(funnel.step for funnel in funnels)]
     if use.start not in known:
         raise StepError(
-            f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name{did_you_mean(use.start, known)}"
+            f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name"
+            + did_you_mean(use.start, known)
         )
     return use.start
 
