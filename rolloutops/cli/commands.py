@@ -231,7 +231,7 @@ def query(parsed: Parsed) -> None:
     elif flags.get("csv"):
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     else:
-        print(text.table(columns, rows))
+        print(text.table(columns, rows, text.GLANCE))
 
 
 def test(parsed: Parsed) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rolloutops import layout
 from rolloutops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,26 +24,23 @@ if TYPE_CHECKING:
     from rolloutops.steps.selection import StepStats
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An aligned table: numbers to the right, text to the left, missing values as a dash. "" is an empty cell."""
-    cells = [[cell(value) for value in row] for row in rows]
+LONGEST, GLANCE = 2048, 80
+"""Characters of a value that a table shows: all of any message that says what to do; of a query's, a glance."""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], longest: int = LONGEST) -> str:
+    """An aligned table that fits the terminal: numbers to the right, text to the left, missing values as a dash. "" is
+    an empty cell. longest: characters of a value that are shown."""
+    cells = [[cell(value, longest) for value in row] for row in rows]
     right = [
         bool(rows) and all(row[i] == "" or isinstance(row[i], int | float | None) for row in rows)
         for i in range(len(columns))
     ]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    lines = [list(columns), ["─" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if is_right else text.ljust(width)
-            for text, width, is_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(layout.table([cell(name) for name in columns], cells, right, layout.columns_of(sys.stdout)))
 
 
-def cell(value: Any) -> str:
-    """One value, short enough for a table."""
+def cell(value: Any, longest: int = LONGEST) -> str:
+    """One value on one line, cut where it is longer than this."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -53,7 +52,7 @@ def cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else text[:79] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def count(number: int, noun: str) -> str:
