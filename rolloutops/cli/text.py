@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rolloutops.build.explain import BoundStep
     from rolloutops.build.lint import LintReport
     from rolloutops.collect.collect import CollectReport
-    from rolloutops.collect.status import Status
     from rolloutops.collect.verify import VerifyReport
     from rolloutops.ingest.chunk import ChunkReport
     from rolloutops.ingest.import_rollouts import ImportReport
@@ -128,7 +127,7 @@ def collected(done: CollectReport) -> Iterator[str]:
         yield f"without a reward: {kinds}; status tells why{again}"
 
 
-def _money(column: str, value: Any) -> Any:
+def money(column: str, value: Any) -> Any:
     """A cost with cents, or more of it where it is less; an unknown one is n/a."""
     if not column.startswith("cost"):
         return value
@@ -233,33 +232,6 @@ def linted(found: LintReport) -> Iterator[str]:
         yield f"{found.faulty:,} of {count(found.lines, 'line')} would not train as meant: {found.target}"
     else:
         yield f"{count(found.lines, 'line')} without an error: {found.target}"
-
-
-def status(now: Status) -> Iterator[str]:
-    """Progress, failures, pace, and whether the tables agree."""
-    if not now.progress:
-        yield "the recipe asks for no rollouts"
-    else:
-        yield table(list(now.progress[0]), [list(row.values()) for row in now.progress])
-    for found in filter(None, (now.failures, now.unrewarded)):
-        yield "\n" + table(list(found[0]), [list(row.values()) for row in found])
-    for priced in (False, True):  # a data set without a price table has no columns of cost
-        spending = [row for row in now.spending if ("cost" in row) == priced]
-        if spending:
-            yield "\n" + table(
-                list(spending[0]), [[_money(name, value) for name, value in r.items()] for r in spending]
-            )
-    if now.unsealed:
-        yield f"\n{count(now.unsealed, 'row')} safe in a journal, not yet in the tables"
-    if now.rollouts_per_second:
-        tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
-        left = f", {now.seconds_left / 60:,.1f} minutes left at that pace" if now.seconds_left else ""
-        yield f"\nlast collection: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
-    if not now.faults:
-        yield "\nevery wanted rollout is exactly one of done, owed, in flight and given up"
-    else:
-        yield f"\nthe tables disagree about {count(len(now.faults), 'rollout')}: please report this"
-        yield table(list(now.faults[0]), [list(row.values()) for row in now.faults[:10]])
 
 
 def traced(found: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from rolloutops.collect.live import live
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.environments.verdict import Verdict
@@ -144,18 +145,19 @@ async def _judge(
     if not wanted:
         return VerifyReport(0, 0, 0)
     meter = Progress("verdicts", sum(wanted.values()))
-    watch = asyncio.create_task(report(meter))
-    try:
-        for name, count in wanted.items():
-            async for ended in judges[name].judge_.judge_all(_due(con, name), count):
-                for row, verdict in ended:
-                    record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
-                    meter.done += 1
-                    meter.judged(verdict.reward, verdict.error)
-    finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+    with live(journal.workspace, run.run_id, meter):
+        watch = asyncio.create_task(report(meter))
+        try:
+            for name, count in wanted.items():
+                async for ended in judges[name].judge_.judge_all(_due(con, name), count):
+                    for row, verdict in ended:
+                        record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
+                        meter.done += 1
+                        meter.judged(verdict.reward, verdict.error)
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
     return VerifyReport(meter.owed, meter.done, sum(meter.unrewarded.values()))
 
 

@@ -100,7 +100,7 @@ class Progress:
         if self.unrewarded:
             yield _kinds("without a reward", self.unrewarded)
         if self.done and self.done < self.owed:
-            yield _Part(f"{_duration((self.owed - self.done) / rate)} left", [(1, "")])
+            yield _Part(f"{duration((self.owed - self.done) / rate)} left", [(1, "")])
         for text in filter(None, (note() for note in self.notes)):
             yield _Part(text, [(4, "")])
 
@@ -141,7 +141,8 @@ async def report(meter: Progress, out: TextIO | None = None) -> None:
         out.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
