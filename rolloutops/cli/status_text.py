@@ -91,7 +91,7 @@ def _lost(one: Mapping[str, Any]) -> str:
     if one["missing"]:
         found.append(f"{count(one['missing'], 'task')} that chunk wrote and no task file holds")
     if one["torn"]:
-        found.append(f"{count(one['torn'], 'task')} with a version missing or there twice")
+        found.append(f"{count(one['torn'], 'task')} that were changed in two ways")
     return (
         f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, as when two "
         "workspaces that each ran chunk for it are copied together: their task files have the same names. The rollouts "

@@ -2,7 +2,7 @@
 -- Variable datasets VARCHAR[]: the datasets that the recipe names.
 -- No join meets a key twice, whatever the tables hold: no attempt is told of twice.
 WITH logged_tasks AS (
-    SELECT DISTINCT dataset, task_id
+    SELECT DISTINCT dataset, task_id, row_hash
     FROM task_log
 ),
 
@@ -45,7 +45,7 @@ told AS (
     SELECT a.dataset, a.policy,
         CASE
             WHEN NOT list_contains(getvariable('datasets'), a.dataset) THEN 'the recipe does not name this dataset'
-            WHEN l.task_id IS NULL THEN 'its task is in no task file'
+            WHEN l.task_id IS NULL THEN 'its task, as it was then, is in no task file'
             WHEN now.task_id IS NULL THEN 'its task is gone from the input'
             WHEN same.task_id IS NULL THEN 'its task was edited since'
             WHEN p.policy IS NULL AND starts_with(a.engine, 'import:')
@@ -60,7 +60,7 @@ told AS (
             ELSE 'it failed; the rollout is still pending'
         END AS account
     FROM attempts AS a
-    LEFT JOIN logged_tasks AS l ON l.dataset = a.dataset AND l.task_id = a.task_id
+    LEFT JOIN logged_tasks AS l ON l.dataset = a.dataset AND l.task_id = a.task_id AND l.row_hash = a.row_hash
     LEFT JOIN present AS now ON now.dataset = a.dataset AND now.task_id = a.task_id
     LEFT JOIN unedited AS same
         ON same.dataset = a.dataset AND same.task_id = a.task_id AND same.row_hash = a.row_hash
