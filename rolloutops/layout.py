@@ -124,7 +124,7 @@ def table(names: Sequence[str], cells: Cells, right: Sequence[bool], columns: in
 def _fitted(
     names: Sequence[str], cells: Cells, right: Sequence[bool], natural: Sequence[int], columns: int
 ) -> tuple[list[int], int] | None:
-    """The width of each column, the widest ones narrowed alike, and the space between two; None where they do not fit."""
+    """The width of each column, the widest ones narrowed, and the space between two; None where they do not fit."""
 
     def least(longest_word: int) -> list[int]:
         found = []

@@ -15,13 +15,15 @@ from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors schema jsontext shipped failpoints secrecy definitions layout machine tables.parts
-progress paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
+__init__ errors schema jsontext shipped failpoints secrecy definitions layout machine
+progress tables.parts judging.cpu
+paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge
-conversations.messages tables.journal tables.jobs tables.runs tables.live tables.snapshot recipe_file steps steps.step command.help command.words
+conversations.messages tables.journal tables.jobs tables.runs tables.live tables.snapshot
+recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
 engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox

@@ -117,7 +117,8 @@ def _work(now: Status) -> Iterator[str]:
         collects = any(one["noun"] == "rollouts" for one in now.running)
         tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
         left = f", {duration(now.seconds_left)} left at that pace" if now.seconds_left else ""
-        yield f"\n{'pace now' if collects else 'last collection'}: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
+        when = "pace now" if collects else "last collection"
+        yield f"\n{when}: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
 
 
 def _space(now: Status) -> Iterator[str]:

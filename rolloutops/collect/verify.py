@@ -204,5 +204,6 @@ def record_verdict(
             "seconds": verdict.seconds,
             "cached": verdict.cached,
             "run_id": run.run_id,
+            "cpu_seconds": verdict.cpu_seconds,
         },
     )

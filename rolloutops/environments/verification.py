@@ -13,13 +13,14 @@ import hashlib
 import inspect
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from rolloutops.config.plugins import Plugin
+from rolloutops.environments.cpu_time import CpuClock, process_cpu
 from rolloutops.environments.verdict import Verdict, failed, raised, stopped, verdict_of
 from rolloutops.environments.worker_pool import WorkerPool
 from rolloutops.errors import RolloutopsError
@@ -235,10 +236,16 @@ class VerifierRunner:
             return await self._answered(task, rollout)
 
     async def _answered(self, task: Task, rollout: Rollout) -> Verdict:
+        cpu = CpuClock()
+        verdict = await self._within(cpu.measured(self._verify(task, rollout)))
+        verdict.cpu_seconds = cpu.seconds
+        return verdict
+
+    async def _within(self, verifying: Awaitable[Any]) -> Verdict:
         clock = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout):
-                returned = await self._verify(task, rollout)
+                returned = await verifying
         except TimeoutError as error:
             if time.perf_counter() - clock < self.timeout:  # the verifier's own
                 return failed(raised(error), seconds=time.perf_counter() - clock)
@@ -257,12 +264,15 @@ class VerifierRunner:
 
 def _judged(verify: Any, task: Task, rollout: Rollout) -> Verdict:
     """One verdict, here and now."""
-    clock = time.perf_counter()
+    clock, cpu = time.perf_counter(), time.thread_time()
     try:
         returned = verify(task, rollout)
     except (Exception, SystemExit) as error:
-        return failed(raised(error), seconds=time.perf_counter() - clock)
-    return verdict_of(returned, time.perf_counter() - clock)
+        verdict = failed(raised(error), seconds=time.perf_counter() - clock)
+    else:
+        verdict = verdict_of(returned, time.perf_counter() - clock)
+    verdict.cpu_seconds = time.thread_time() - cpu
+    return verdict
 
 
 def _prepare(environment: Any) -> None:
@@ -286,20 +296,28 @@ def _worker(setup: tuple[Plugin, dict[str, Any]]) -> Any:
         run = verify
 
     def answer(item: tuple[Task, Rollout] | StoredRollout) -> Verdict:
-        clock = time.perf_counter()
-        try:
-            task, rollout = item.read() if isinstance(item, StoredRollout) else item
-        except ValueError as error:
-            return failed(f"the stored rollout cannot be read: {error}")
-        try:
-            returned = run(task, rollout)
-        except MemoryError:
-            raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return failed(raised(error), seconds=time.perf_counter() - clock)
-        return verdict_of(returned, time.perf_counter() - clock)
+        cpu = process_cpu()
+        verdict = _answer(run, item)
+        verdict.cpu_seconds = process_cpu() - cpu
+        return verdict
 
     return answer
+
+
+def _answer(run: Callable[[Task, Rollout], Any], item: tuple[Task, Rollout] | StoredRollout) -> Verdict:
+    """One verdict of a worker process; raises MemoryError alone."""
+    clock = time.perf_counter()
+    try:
+        task, rollout = item.read() if isinstance(item, StoredRollout) else item
+    except ValueError as error:
+        return failed(f"the stored rollout cannot be read: {error}")
+    try:
+        returned = run(task, rollout)
+    except MemoryError:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return failed(raised(error), seconds=time.perf_counter() - clock)
+    return verdict_of(returned, time.perf_counter() - clock)
 
 
 def _key(item: tuple[Task, Rollout] | StoredRollout) -> bytes | None:

@@ -122,7 +122,7 @@ def _kinds(what: str, counted: Counter[str]) -> _Part:
 
 
 async def report(meter: Progress, out: TextIO | None = None) -> None:
-    """Write the meter's line until cancelled, and once more at the end: there all of it, in as many lines as it takes."""
+    """Write the meter's line until cancelled, and at the end all of it, in as many lines as it takes."""
     out = out or sys.stderr
     terminal = out.isatty()
     tick, every = (0.5, 1) if terminal else (1.0, 10)

@@ -33,7 +33,7 @@ def find_parts(root: Path, table: str) -> Parts:
     size, as is the rule, that costs a look at each folder and nothing else.
     """
     folder = root / table
-    places = [folder] if table in schema.FLAT else [place for place in _folders(folder)]
+    places = [folder] if table in schema.FLAT else _folders(folder)
     sizes = dict(sorted(found for place in places for found in _files(place)))
     copies = list(_copies(sizes)) if table in COUNTED_ONCE else []
     left_out = set(copies)
