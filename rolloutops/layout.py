@@ -18,8 +18,9 @@ TALL = 8
 Cells = Sequence[Sequence[str]]
 
 
-def columns_of(out: TextIO) -> int:
-    """The width of the terminal that a stream writes to: $COLUMNS where it is set, 80 where there is no terminal."""
+def columns_of(out: TextIO | None = None) -> int:
+    """The width of the terminal that a stream (default: standard output) writes to: $COLUMNS where it is set, 80 where
+    there is no terminal."""
     try:
         wide = int(os.environ.get("COLUMNS", ""))
     except ValueError:
@@ -27,7 +28,7 @@ def columns_of(out: TextIO) -> int:
     if wide > 0:
         return max(wide, 20)
     try:
-        return max(os.get_terminal_size(out.fileno()).columns or COLUMNS, 20)
+        return max(os.get_terminal_size(out.fileno() if out else 1).columns or COLUMNS, 20)
     except (OSError, ValueError):  # no terminal, or a stream without a file
         return COLUMNS
 

@@ -20,6 +20,7 @@ progress tables.parts judging.cpu
 paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
+judging.stored
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge
 conversations.messages tables.journal tables.jobs tables.runs tables.live tables.snapshot

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -35,7 +34,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], longest: int = 
         bool(rows) and all(row[i] == "" or isinstance(row[i], int | float | None) for row in rows)
         for i in range(len(columns))
     ]
-    return "\n".join(layout.table([cell(name) for name in columns], cells, right, layout.columns_of(sys.stdout)))
+    return "\n".join(layout.table([cell(name) for name in columns], cells, right, layout.columns_of()))
 
 
 def cell(value: Any, longest: int = LONGEST) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from rolloutops.collect.live import live
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict
-from rolloutops.environments.verification import StoredRollout, VerifierRunner
+from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.progress import Progress, report

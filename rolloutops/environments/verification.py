@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from rolloutops.config.plugins import Plugin
 from rolloutops.environments.cpu_time import CpuClock, process_cpu
+from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict, failed, raised, stopped, verdict_of
 from rolloutops.environments.worker_pool import WorkerPool
 from rolloutops.errors import RolloutopsError
-from rolloutops.formats.strict_json import read
 from rolloutops.types import Rollout, Task
 
 CACHED = 65_536
@@ -40,26 +40,6 @@ SLOW, HELD_UP, SHARE, THREADS = 0.05, 0.5, 0.1, 64
 (a busy machine makes a few), after which they have held up the event loop for long enough; threads that then run it."""
 
 Key = TypeVar("Key")
-
-
-class StoredRollout(NamedTuple):
-    """A task and its rollout as the tables hold them; their JSON is read only where they are judged."""
-
-    dataset: str
-    task_id: str
-    row: str
-    prompt: str
-    tools: str | None
-    answer: str | None
-    completion: str
-    text: str
-    finish_reason: str | None
-
-    def read(self) -> tuple[Task, Rollout]:
-        """What verify is given."""
-        tools = read(self.tools) if self.tools else None
-        task = Task(self.dataset, self.task_id, read(self.row), read(self.prompt), tools, self.answer)
-        return task, Rollout(read(self.completion), self.text, self.finish_reason)
 
 
 class VerifierRunner:
