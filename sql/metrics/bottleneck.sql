@@ -3,7 +3,7 @@
 -- environment's begin, waiting for this process). in_flight: rollouts at work at once, on average; verifying: verdicts.
 -- verify_cpu_share: of the verdicts' time, the share in which they computed; null where no verdict measured it.
 -- A verifier that waits for a network, a disk or another process needs to be asked more often at once; one that computes
--- needs more cores. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most
+-- needs more cores: it computes for half of its time, or, where it waits for the CPU itself, keeps half a core busy. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most
 -- likely) and short ones that together take half a core or more compute.
 -- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
 WITH verdict AS (
@@ -28,7 +28,7 @@ runs_of AS (
         max(epoch(started_at) + seconds) - min(epoch(started_at)) AS span,
         sum(seconds) AS rollout_seconds, sum(model_seconds) AS model, sum(tool_seconds) AS tools,
         sum(verify_seconds) AS verify, sum(other_seconds) AS other,
-        sum(cpu_seconds) / nullif(sum(measured_seconds), 0) AS computing,
+        sum(cpu_seconds) AS cpu, sum(cpu_seconds) / nullif(sum(measured_seconds), 0) AS computing,
         quantile_cont(verify_seconds, 0.5) AS median_verify, quantile_cont(verify_seconds, 0.99) AS p99_verify
     FROM times
     GROUP BY dataset, policy, run_id
@@ -47,7 +47,7 @@ told AS (
             WHEN total IS NULL THEN NULL
             WHEN verify / total >= getvariable('share') AND verify >= tools AND verify >= other THEN
                 CASE
-                    WHEN computing >= 0.5 THEN 'verification: compute'
+                    WHEN computing >= 0.5 OR cpu >= 0.5 * span THEN 'verification: compute'
                     WHEN computing < 0.5 THEN 'verification: waiting'
                     WHEN p99_verify >= 1.0 THEN 'verification: stalls'
                     WHEN verify >= 0.5 * span THEN 'verification: compute'
