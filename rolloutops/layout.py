@@ -88,6 +88,8 @@ def _pieces(word: str, columns: int) -> list[str]:
     """A word in pieces that fit, broken after punctuation where there is some."""
     pieces, piece = list[str](), ""
     for part in re.findall(r"[^/_.,:;=|&?-]*[/_.,:;=|&?-]+|[^/_.,:;=|&?-]+", word):
+        while part and piece and _columns(part[0]) == 0:  # it combines with the mark before
+            piece, part = piece + part[0], part[1:]
         if width(piece + part) <= columns:
             piece += part
             continue
