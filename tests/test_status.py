@@ -180,6 +180,21 @@ def test_tasks_that_no_rollout_names_yet_are_missed_too(tmp_path: Path) -> None:
     assert [row["missing"] for row in now_of(tmp_path, "one")["lost_tasks"]] == [7]
 
 
+def test_a_rewritten_part_beside_the_first_is_named(tmp_path: Path) -> None:
+    recipe, workspace = recipe_in(tmp_path), open_workspace(tmp_path / "w", create=True)
+    task = {"dataset": "a", "task_id": "t1", "row_hash": "h0", "version": 0, "removed": False, "part": 0}
+    task |= {"row": "{}", "prompt": "[]", "prompt_hash": "x"}
+    write_part(workspace, "tasks", "a", "part-00000", schema.table_of(schema.TASKS, [task]))
+    for name, rows in (("run-0000", [meter_row(1)]), ("merged", [meter_row(1), meter_row(2)])):
+        write_part(workspace, "attempts", "a", name, schema.table_of(schema.ATTEMPTS, rows))
+    now = status_of(workspace, recipe)
+    assert now.on_disk == sum(row["attempts"] for row in now.accounts) == 3
+    text = "\n".join(shown(now))
+    assert "merged.parquet and " in text
+    assert "run-0000.parquet: keep one of them" in text
+    assert "please report" not in text
+
+
 def test_edits_that_two_workspaces_made_apart_are_named(tmp_path: Path) -> None:
     rows = sums(8)
     write_jsonl(tmp_path / "t.jsonl", rows)

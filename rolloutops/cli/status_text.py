@@ -13,7 +13,7 @@ from rolloutops.limits.progress import duration
 
 Rows = Sequence[Mapping[str, Any]]
 
-CONSISTENT = "every wanted rollout is exactly one of done, owed, in flight and given up"
+CONSISTENT = "consistency check passed: every wanted rollout is exactly one of done, owed, in flight and given up"
 
 
 def status(now: Status) -> Iterator[str]:
@@ -35,7 +35,11 @@ def status(now: Status) -> Iterator[str]:
     if not now.faults:
         yield f"\n{CONSISTENT}"
     else:
-        yield f"\nthe tables disagree about {count(len(now.faults), 'rollout')}: please report this"
+        for one in now.doubled:
+            files = " and ".join(one["files"])
+            yield f"\n{count(one['attempts'], 'attempt')} more than once in {files}: keep one of them"
+        report = "" if now.doubled else ": please report this"
+        yield f"\nconsistency check failed: the tables disagree about {count(len(now.faults), 'rollout')}{report}"
         yield _table(now.faults[:10])
 
 

@@ -82,6 +82,15 @@ FROM journal_attempts
 """
 
 
+DOUBLED = """
+WITH held AS (
+    SELECT dataset, attempt_id, list(DISTINCT filename ORDER BY filename) AS files
+    FROM read_parquet({files}, union_by_name = true, filename = true) GROUP BY dataset, attempt_id HAVING count(*) > 1
+)
+SELECT files, count(*) AS attempts FROM held GROUP BY files ORDER BY files
+"""
+
+
 @dataclass(frozen=True)
 class Status:
     """What `status` tells of one moment, one record a row.
@@ -93,7 +102,8 @@ class Status:
     rate for what is owed; None where a price is not known. journals: attempts, failures and verdicts that are in
     journals and not yet in the tables, all of them counted above; unsealed: their sum. running: the commands at work.
     space: bytes of the workspace by table, free on its disk, and expected of what is owed; memory of this process, and
-    of GPUs. faults: rows of the invariant check, none where all is well."""
+    of GPUs. faults: rows of the invariant check, none where all is well; doubled: where there are some, the files that
+    hold the same attempts."""
 
     progress: Sequence[Mapping[str, Any]]
     accounts: Sequence[Mapping[str, Any]]
@@ -111,6 +121,7 @@ class Status:
     seconds_left: float | None
     space: Mapping[str, Any]
     faults: Sequence[Mapping[str, Any]]
+    doubled: Sequence[Mapping[str, Any]]
 
 
 def status(workspace: Workspace, recipe: Recipe) -> Status:
@@ -123,6 +134,7 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
     rate, tokens = _pace(con, at_work)
     owed = sum(row["owed"] for row in progress)
     journals = _journaled(con, snapshot)
+    faults = sql.records(con, _check("invariant"))
     attempts, copied = sql.rows(con, "SELECT count(*) FROM attempts")[0][0], _copied(con, snapshot)
     return Status(
         progress=progress,
@@ -140,7 +152,8 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
         tokens_per_second=tokens,
         seconds_left=owed / rate if rate and owed else None,
         space=_space(workspace, snapshot, owed, attempts),
-        faults=sql.records(con, _check("invariant")),
+        faults=faults,
+        doubled=_read(con, DOUBLED, snapshot.parts["attempts"].files) if faults else [],
     )
 
 
@@ -169,8 +182,12 @@ def _journaled(con: sql.Connection, snapshot: Snapshot) -> dict[str, int]:
 
 def _copied(con: sql.Connection, snapshot: Snapshot) -> list[dict[str, Any]]:
     """The attempts of part files that are there under a second name."""
-    copies = snapshot.parts["attempts"].copies
-    return sql.records(con, COPIED.format(files=sql.literal([escape(file) for file in copies]))) if copies else []
+    return _read(con, COPIED, snapshot.parts["attempts"].copies)
+
+
+def _read(con: sql.Connection, query: str, files: Sequence[str]) -> list[dict[str, Any]]:
+    """A query over files; nothing where there are none."""
+    return sql.records(con, query.format(files=sql.literal([escape(file) for file in files]))) if files else []
 
 
 def _space(workspace: Workspace, snapshot: Snapshot, owed: int, attempts: int) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 -- environment's begin, waiting for this process). in_flight: rollouts at work at once, on average; verifying: verdicts.
 -- verify_cpu_share: of the verdicts' time, the share in which they computed; null where no verdict measured it.
 -- A verifier that waits for a network, a disk or another process needs more verdicts at once; one that computes needs
--- more cores: it computes for half of its time, or, where it has to wait for the CPU, keeps half a core busy all the
--- same. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most likely), and
+-- more cores: it computes for half of its time, or, where it has to wait for the CPU, for a tenth, and keeps half a core
+-- busy all the same. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most likely), and
 -- short ones that together take half a core or more are called compute.
 -- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
 WITH verdict AS (
@@ -48,7 +48,7 @@ told AS (
             WHEN total IS NULL THEN NULL
             WHEN verify / total >= getvariable('share') AND verify >= tools AND verify >= other THEN
                 CASE
-                    WHEN computing >= 0.5 OR cpu >= 0.5 * span THEN 'verification: compute'
+                    WHEN computing >= 0.5 OR (computing >= 0.1 AND cpu >= 0.5 * span) THEN 'verification: compute'
                     WHEN computing < 0.5 THEN 'verification: waiting'
                     WHEN p99_verify >= 1.0 THEN 'verification: stalls'
                     WHEN verify >= 0.5 * span THEN 'verification: compute'
