@@ -36,7 +36,7 @@ def status(now: Status) -> Iterator[str]:
         yield f"\n{CONSISTENT}"
     else:
         for one in now.doubled:
-            files = " and ".join(one["files"])
+            files = " and ".join(map(cell, one["files"]))
             yield f"\n{count(one['attempts'], 'attempt')} more than once in {files}: keep one of them"
         report = "" if now.doubled else ": please report this"
         yield f"\nconsistency check failed: the tables disagree about {count(len(now.faults), 'rollout')}{report}"
@@ -70,7 +70,8 @@ def _examples(found: Rows) -> Iterator[str]:
     """An example of each kind of failure, whole, below its table."""
     for row in found:
         if row["example"]:
-            yield f"{row['dataset']}, {row.get('error') or row.get('without_reward')}, e.g.: {cell(row['example'])}"
+            kind = row.get("error") or row.get("without_reward")
+            yield f"{cell(row['dataset'])}, {kind}, e.g.: {cell(row['example'])}"
 
 
 def _accounts(now: Status) -> Iterator[str]:
@@ -84,7 +85,7 @@ def _accounts(now: Status) -> Iterator[str]:
         yield _table(now.accounts)
     for one in now.lost_tasks:
         yield "\n" + _lost(one)
-        yield from (f"  chunked {origin}" for origin in one["origins"])
+        yield from (f"  chunked {cell(origin)}" for origin in one["origins"])
 
 
 def _lost(one: Mapping[str, Any]) -> str:
@@ -113,12 +114,12 @@ def _work(now: Status) -> Iterator[str]:
     for one in now.running:
         memory = f", {size(one['memory_bytes'])} of memory" if one["memory_bytes"] else ""
         yield (
-            f"\nrunning now: {one['run_id']} on {one['host']} (process {one['pid']}): "
+            f"\nrunning now: {cell(one['run_id'])} on {cell(one['host'])} (process {one['pid']}): "
             f"{one['in_flight']:,} in flight, {one['done']:,} {one['noun']} done, {one['failed']:,} failed, "
             f"{one['per_second']:,.1f}/s{memory}"
         )
     if now.rollouts_per_second:
-        collects = any(one["noun"] == "rollouts" for one in now.running)
+        collects = any(one["noun"] == "rollouts" and one["done"] for one in now.running)
         tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
         left = f", {duration(now.seconds_left)} left at that pace" if now.seconds_left else ""
         when = "pace now" if collects else "last collection"

@@ -193,10 +193,12 @@ def _read(con: sql.Connection, query: str, files: Sequence[str]) -> list[dict[st
 def _space(workspace: Workspace, snapshot: Snapshot, owed: int, attempts: int) -> dict[str, Any]:
     """Bytes on disk, and what is owed is expected to take at the size of a rollout so far."""
     tables = {table: sum(parts.sizes.values()) for table, parts in snapshot.parts.items()}
-    written = snapshot.journal_bytes
-    for table in ("attempts", "verdicts"):
-        written += sum(snapshot.parts[table].sizes[file] for file in snapshot.parts[table].files)
-    each = written / attempts if attempts else None
+    in_journals = snapshot.journals["attempts"].num_rows if "attempts" in snapshot.journals else 0
+    written, rows = snapshot.journal_bytes, in_journals
+    if sealed := attempts - in_journals:  # parts are compressed, and journals are not
+        both, rows = (snapshot.parts["attempts"], snapshot.parts["verdicts"]), sealed
+        written = sum(parts.sizes[file] for parts in both for file in parts.files)
+    each = written / rows if rows else None
     return {
         "bytes": {**tables, "journals": snapshot.journal_bytes},
         "free_bytes": free_disk(workspace.root),
