@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from rolloutops.config.plugins import find
+from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict
-from rolloutops.environments.verification import StoredRollout, VerifierRunner
+from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import RolloutopsError
 from rolloutops.types import Rollout, Task
 

@@ -179,7 +179,7 @@ def test_what_judging_costs_is_told_and_counts(tmp_path: Path) -> None:
     assert 1000 < tokens < 3000
     for told in (said, again):
         assert "the budget is spent" in told
-    lines = rolloutops("status", "judged.toml", cwd=tmp_path).stdout.splitlines()
+    lines = rolloutops("status", "judged.toml", cwd=tmp_path, COLUMNS="200").stdout.splitlines()
     (line,) = (line.split() for line in lines if " verdicts " in line)
     assert line[:6] == ["sums", "m", "verdicts", "judge", "–", str(rollouts)]
     assert float(line[-3].replace(",", "")) == tokens

@@ -322,17 +322,20 @@ def test_the_check_finds_each_planted_fault(workspace: Workspace, view: str, que
 
 
 def test_the_check_finds_faults_in_the_files(workspace: Workspace) -> None:
-    """What no writer of ours writes, but a copied folder or a hand may: the same part twice, one id in two rows."""
+    """What no writer of ours writes, but a hand may: one id in two rows of files that differ. A copy counts once."""
     put(workspace, "tasks", "part-00000", *(task(n) for n in range(3)))
     put(workspace, "attempts", "a", attempt(1), attempt(2))
     assert faults(workspace) == []
     source = workspace.root / "attempts" / "d" / "a.parquet"
     shutil.copy(source, source.with_name("a-copy.parquet"))
-    assert faults(workspace) != [], "an attempt is there twice under one id"
-    source.with_name("a-copy.parquet").unlink()
     shutil.copy(workspace.root / "tasks" / "d" / "part-00000.parquet", workspace.root / "tasks" / "d" / "copy.parquet")
+    assert faults(workspace) == [], "a file under two names is one file"
+    put(workspace, "attempts", "b", attempt(1))
+    assert faults(workspace) != [], "an attempt is there twice under one id"
+    source.with_name("b.parquet").unlink()
+    put(workspace, "tasks", "part-00001", task(1))
     assert faults(workspace) != [], "a task is there twice in one version"
-    (workspace.root / "tasks" / "d" / "copy.parquet").unlink()
+    (workspace.root / "tasks" / "d" / "part-00001.parquet").unlink()
     assert faults(workspace, plan=[*PLAN, *PLAN]) != [], "the plan asks for a key twice"
 
 

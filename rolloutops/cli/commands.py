@@ -197,16 +197,18 @@ def run(parsed: Parsed) -> int:
 
 
 def status(parsed: Parsed) -> int:
-    """What is done, owed and failing."""
+    """What is done, pending and failing; with --watch again and again, in place where that is a terminal."""
     from rolloutops.cli.stages import status_stage
+    from rolloutops.cli.status_text import Screen
+    from rolloutops.cli.status_text import status as shown
 
-    recipe = recipe_of(parsed)
+    recipe, screen = recipe_of(parsed), Screen(sys.stdout)
     while True:
         now = status_stage(recipe)
         if parsed.flags.get("json"):
             print(json.dumps(dataclasses.asdict(now), indent=4))
         else:
-            print(*text.status(now), sep="\n")
+            screen.show("\n".join(shown(now)))
         if not parsed.flags.get("watch") or not any(row["owed"] for row in now.progress):
             return 1 if now.faults else 0
         time.sleep(2.0)
@@ -231,7 +233,7 @@ def query(parsed: Parsed) -> None:
     elif flags.get("csv"):
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     else:
-        print(text.table(columns, rows))
+        print(text.table(columns, rows, text.GLANCE))
 
 
 def test(parsed: Parsed) -> int:

@@ -76,7 +76,7 @@ TRACING = (
 ONLY = Flag("only", str, "only this one")
 DRY_RUN = Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds")
 QUERY = Flag("query", str, "a query, or a .sql file")
-WATCHING = (DATA, JSON, Flag("watch", bool, "again each two seconds, until nothing is owed"))
+WATCHING = (DATA, JSON, Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending"))
 LINTING = (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON)
 LINTED = Flag("files", list[str], "training files, globs or folders", required=True)
 TRACED = Flag("file", str, "a data file of a build: train.jsonl, or any other, any shard", required=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rolloutops import layout
 from rolloutops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,33 +16,29 @@ if TYPE_CHECKING:
     from rolloutops.build.explain import BoundStep
     from rolloutops.build.lint import LintReport
     from rolloutops.collect.collect import CollectReport
-    from rolloutops.collect.status import Status
     from rolloutops.collect.verify import VerifyReport
     from rolloutops.ingest.chunk import ChunkReport
     from rolloutops.ingest.import_rollouts import ImportReport
     from rolloutops.steps.selection import StepStats
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An aligned table: numbers to the right, text to the left, missing values as a dash. "" is an empty cell."""
-    cells = [[cell(value) for value in row] for row in rows]
+LONGEST, GLANCE = 2048, 80
+"""Characters of a value that a table shows: all of any message that says what to do; of a query's, a glance."""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], longest: int = LONGEST) -> str:
+    """An aligned table that fits the terminal: numbers to the right, text to the left, missing values as a dash. "" is
+    an empty cell. longest: characters of a value that are shown."""
+    cells = [[cell(value, longest) for value in row] for row in rows]
     right = [
         bool(rows) and all(row[i] == "" or isinstance(row[i], int | float | None) for row in rows)
         for i in range(len(columns))
     ]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    lines = [list(columns), ["─" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if is_right else text.ljust(width)
-            for text, width, is_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(layout.table([cell(name) for name in columns], cells, right, layout.columns_of()))
 
 
-def cell(value: Any) -> str:
-    """One value, short enough for a table."""
+def cell(value: Any, longest: int = LONGEST) -> str:
+    """One value on one line, cut where it is longer than this."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -53,7 +50,7 @@ def cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else text[:79] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def count(number: int, noun: str) -> str:
@@ -129,7 +126,7 @@ def collected(done: CollectReport) -> Iterator[str]:
         yield f"without a reward: {kinds}; status tells why{again}"
 
 
-def _money(column: str, value: Any) -> Any:
+def money(column: str, value: Any) -> Any:
     """A cost with cents, or more of it where it is less; an unknown one is n/a."""
     if not column.startswith("cost"):
         return value
@@ -234,33 +231,6 @@ def linted(found: LintReport) -> Iterator[str]:
         yield f"{found.faulty:,} of {count(found.lines, 'line')} would not train as meant: {found.target}"
     else:
         yield f"{count(found.lines, 'line')} without an error: {found.target}"
-
-
-def status(now: Status) -> Iterator[str]:
-    """Progress, failures, pace, and whether the tables agree."""
-    if not now.progress:
-        yield "the recipe asks for no rollouts"
-    else:
-        yield table(list(now.progress[0]), [list(row.values()) for row in now.progress])
-    for found in filter(None, (now.failures, now.unrewarded)):
-        yield "\n" + table(list(found[0]), [list(row.values()) for row in found])
-    for priced in (False, True):  # a data set without a price table has no columns of cost
-        spending = [row for row in now.spending if ("cost" in row) == priced]
-        if spending:
-            yield "\n" + table(
-                list(spending[0]), [[_money(name, value) for name, value in r.items()] for r in spending]
-            )
-    if now.unsealed:
-        yield f"\n{count(now.unsealed, 'row')} safe in a journal, not yet in the tables"
-    if now.rollouts_per_second:
-        tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
-        left = f", {now.seconds_left / 60:,.1f} minutes left at that pace" if now.seconds_left else ""
-        yield f"\nlast collection: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
-    if not now.faults:
-        yield "\nevery wanted rollout is exactly one of done, owed, in flight and given up"
-    else:
-        yield f"\nthe tables disagree about {count(len(now.faults), 'rollout')}: please report this"
-        yield table(list(now.faults[0]), [list(row.values()) for row in now.faults[:10]])
 
 
 def traced(found: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
+from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
 from rolloutops.collect.verify import verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
@@ -78,7 +79,8 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     given_up = ledger.given_up()
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
-    judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+    with live(workspace, run.run_id, meter):
+        judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     return CollectReport(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from typing import Any
 
+from rolloutops.collect.live import running
+from rolloutops.collect.machine import free_disk, gpus, process_memory
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.resources import shipped
 from rolloutops.limits.prices import Spent, spent
 from rolloutops.limits.spend_limit import price_table
 from rolloutops.store import sql
-from rolloutops.store.workspace import Workspace, connect
+from rolloutops.store.snapshot import Snapshot, connect_snapshot, take_snapshot
+from rolloutops.store.workspace import Workspace
 
 PROGRESS = """
 WITH counted AS (
@@ -58,43 +62,150 @@ FROM attempts SEMI JOIN newest USING (run_id)
 """
 
 
+IMPORTS = """
+SELECT a.dataset, a.policy, a.engine, count(*) FILTER (WHERE a.error IS NULL) AS rollouts,
+    count(*) FILTER (WHERE a.error IS NOT NULL) AS failures, count(v.reward) AS judged, avg(v.reward) AS mean_reward
+FROM attempts AS a
+LEFT JOIN good_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
+WHERE starts_with(a.engine, 'import:')
+GROUP BY a.dataset, a.policy, a.engine ORDER BY a.dataset, a.policy, a.engine
+"""
+
+COPIED = """
+SELECT dataset, policy, 'its part file is there under two names' AS account, count(*) AS attempts
+FROM read_parquet({files}, union_by_name = true) GROUP BY dataset, policy ORDER BY dataset, policy
+"""
+
+JOURNALED = """
+SELECT count(*) FILTER (WHERE error IS NULL) AS rollouts, count(*) FILTER (WHERE error IS NOT NULL) AS failures
+FROM journal_attempts
+"""
+
+
+DOUBLED = """
+WITH held AS (
+    SELECT dataset, attempt_id, list(DISTINCT filename ORDER BY filename) AS files
+    FROM read_parquet({files}, union_by_name = true, filename = true) GROUP BY dataset, attempt_id HAVING count(*) > 1
+)
+SELECT files, count(*) AS attempts FROM held GROUP BY files ORDER BY files
+"""
+
+
 @dataclass(frozen=True)
 class Status:
-    """What `status` tells, one record a row. unrewarded: rollouts whose verification failed, or which are masked.
-    spending: of each data set and policy, on rollouts and on verdicts, by model and tier: the tokens, how many of them
-    on attempts that failed, and, where the recipe names prices, the cost so far, on failures, and at that rate for what
-    is owed; None where a price is not known. unsealed: attempts and verdicts of running commands that are safe in a
-    journal and not yet in the tables. faults: rows of the invariant check, none where all is well."""
+    """What `status` tells of one moment, one record a row.
+
+    accounts: what became of every attempt on disk, `on_disk` of them. lost_tasks: datasets whose task files were
+    overwritten. imports: rollouts that were made elsewhere. unrewarded: rollouts whose verification failed, or which
+    are masked. spending: of each dataset and policy, on rollouts and on verdicts, by model and tier: the tokens, how
+    many of them on attempts that failed, and, where the recipe names prices, the cost so far, on failures, and at that
+    rate for what is owed; None where a price is not known. journals: attempts, failures and verdicts that are in
+    journals and not yet in the tables, all of them counted above; unsealed: their sum. running: the commands at work.
+    space: bytes of the workspace by table, free on its disk, and expected of what is owed; memory of this process, and
+    of GPUs. faults: rows of the invariant check, none where all is well; doubled: where there are some, the files that
+    hold the same attempts."""
 
     progress: Sequence[Mapping[str, Any]]
+    accounts: Sequence[Mapping[str, Any]]
+    on_disk: int
+    lost_tasks: Sequence[Mapping[str, Any]]
+    imports: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
     unrewarded: Sequence[Mapping[str, Any]]
     spending: Sequence[Mapping[str, Any]]
     unsealed: int
+    journals: Mapping[str, int]
+    running: Sequence[Mapping[str, Any]]
     rollouts_per_second: float | None
     tokens_per_second: float | None
     seconds_left: float | None
+    space: Mapping[str, Any]
     faults: Sequence[Mapping[str, Any]]
+    doubled: Sequence[Mapping[str, Any]]
 
 
 def status(workspace: Workspace, recipe: Recipe) -> Status:
-    """Read where the workspace stands with respect to a recipe. Reads only."""
-    con = connect(workspace, recipe.plan())
+    """Read where the workspace stands with respect to a recipe: one look at its files and journals. Reads only."""
+    at_work = running(workspace)
+    snapshot = take_snapshot(workspace)
+    con = connect_snapshot(workspace, snapshot, recipe.plan())
+    sql.set_variable(con, "datasets", list(recipe.datasets), "VARCHAR[]")
     progress = sql.records(con, PROGRESS)
-    done, tokens, span = sql.rows(con, PACE)[0]
-    rate = done / span if done and span else None
+    rate, tokens = _pace(con, at_work)
     owed = sum(row["owed"] for row in progress)
+    journals = _journaled(con, snapshot)
+    faults = sql.records(con, _check("invariant"))
+    attempts, copied = sql.rows(con, "SELECT count(*) FROM attempts")[0][0], _copied(con, snapshot)
     return Status(
         progress=progress,
+        accounts=[*sql.records(con, _check("accounts")), *copied],
+        on_disk=attempts + sum(row["attempts"] for row in copied),
+        lost_tasks=sql.records(con, _check("lost_tasks")),
+        imports=sql.records(con, IMPORTS),
         failures=sql.records(con, FAILURES),
         unrewarded=sql.records(con, UNREWARDED),
         spending=list(_spending(con, recipe, progress)),
-        unsealed=_unsealed(workspace),
+        unsealed=sum(journals.values()),
+        journals=journals,
+        running=at_work,
         rollouts_per_second=rate,
-        tokens_per_second=tokens / span if tokens and span else None,
+        tokens_per_second=tokens,
         seconds_left=owed / rate if rate and owed else None,
-        faults=sql.records(con, sql.read(shipped("sql") / "checks" / "invariant.sql")),
+        space=_space(workspace, snapshot, owed, attempts),
+        faults=faults,
+        doubled=_read(con, DOUBLED, snapshot.parts["attempts"].files) if faults else [],
     )
+
+
+def _check(name: str) -> str:
+    return sql.read(shipped("sql") / "checks" / f"{name}.sql")
+
+
+def _pace(con: sql.Connection, at_work: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """Rollouts and tokens per second: of the commands that collect now, else of the last collection."""
+    collecting = [one for one in at_work if one["noun"] == "rollouts" and one["done"]]
+    if collecting:
+        return sum(one["per_second"] for one in collecting), sum(one["tokens_per_second"] for one in collecting) or None
+    done, tokens, span = sql.rows(con, PACE)[0]
+    return (done / span if done and span else None), (tokens / span if tokens and span else None)
+
+
+def _journaled(con: sql.Connection, snapshot: Snapshot) -> dict[str, int]:
+    """Rows of journals by kind."""
+    found = {"rollouts": 0, "failures": 0, "verdicts": 0}
+    if "attempts" in snapshot.journals:
+        found |= sql.records(con, JOURNALED)[0]
+    if "verdicts" in snapshot.journals:
+        found["verdicts"] = snapshot.journals["verdicts"].num_rows
+    return found
+
+
+def _copied(con: sql.Connection, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The attempts of part files that are there under a second name."""
+    return _read(con, COPIED, snapshot.parts["attempts"].copies)
+
+
+def _read(con: sql.Connection, query: str, files: Sequence[str]) -> list[dict[str, Any]]:
+    """A query over files; nothing where there are none."""
+    return sql.records(con, query.format(files=sql.literal([escape(file) for file in files]))) if files else []
+
+
+def _space(workspace: Workspace, snapshot: Snapshot, owed: int, attempts: int) -> dict[str, Any]:
+    """Bytes on disk, and what is owed is expected to take at the size of a rollout so far."""
+    tables = {table: sum(parts.sizes.values()) for table, parts in snapshot.parts.items()}
+    in_journals = snapshot.journals["attempts"].num_rows if "attempts" in snapshot.journals else 0
+    written, rows = snapshot.journal_bytes, in_journals
+    if sealed := attempts - in_journals:  # parts are compressed, and journals are not
+        both, rows = (snapshot.parts["attempts"], snapshot.parts["verdicts"]), sealed
+        written = sum(parts.sizes[file] for parts in both for file in parts.files)
+    each = written / rows if rows else None
+    return {
+        "bytes": {**tables, "journals": snapshot.journal_bytes},
+        "free_bytes": free_disk(workspace.root),
+        "pending_bytes": round(each * owed) if each is not None else None,
+        "memory_bytes": process_memory(),
+        "gpus": gpus(),
+    }
 
 
 def _spending(con: sql.Connection, recipe: Recipe, progress: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -121,13 +232,3 @@ def _by_prices(recipe: Recipe, keys: Iterable[tuple[str, str]]) -> dict[str, lis
     for key in keys:
         found.setdefault(recipe.collect_of(*key).prices or "", []).append(key)
     return found
-
-
-def _unsealed(workspace: Workspace) -> int:
-    lines = 0
-    for path in (workspace.root / "journals").glob("*.jsonl"):
-        try:
-            lines += path.read_bytes().count(b"\n")
-        except FileNotFoundError:
-            continue
-    return lines

@@ -9,10 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from rolloutops.collect.live import live
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict
-from rolloutops.environments.verification import StoredRollout, VerifierRunner
+from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.progress import Progress, report
@@ -144,18 +146,19 @@ async def _judge(
     if not wanted:
         return VerifyReport(0, 0, 0)
     meter = Progress("verdicts", sum(wanted.values()))
-    watch = asyncio.create_task(report(meter))
-    try:
-        for name, count in wanted.items():
-            async for ended in judges[name].judge_.judge_all(_due(con, name), count):
-                for row, verdict in ended:
-                    record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
-                    meter.done += 1
-                    meter.judged(verdict.reward, verdict.error)
-    finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+    with live(journal.workspace, run.run_id, meter):
+        watch = asyncio.create_task(report(meter))
+        try:
+            for name, count in wanted.items():
+                async for ended in judges[name].judge_.judge_all(_due(con, name), count):
+                    for row, verdict in ended:
+                        record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
+                        meter.done += 1
+                        meter.judged(verdict.reward, verdict.error)
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
     return VerifyReport(meter.owed, meter.done, sum(meter.unrewarded.values()))
 
 
@@ -202,5 +205,6 @@ def record_verdict(
             "seconds": verdict.seconds,
             "cached": verdict.cached,
             "run_id": run.run_id,
+            "cpu_seconds": verdict.cpu_seconds,
         },
     )

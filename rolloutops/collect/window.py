@@ -38,6 +38,7 @@ async def fly(
 ) -> None:
     """Keep rollouts in flight until the parts are settled, the engine dies, the budget is spent, or Ctrl-C."""
     loop = asyncio.get_running_loop()
+    flight.meter.in_flight = lambda: flight.in_flight
     flight.meter.notes = [
         lambda: flight.purse.note(flight.meter.owed - flight.meter.done),
         flight.pace.note,

@@ -17,7 +17,8 @@ class Verdict:
     reward: None where it failed. metrics: every finite number and truth value that it returned, `reward` among them.
     details: everything that it returned, as JSON can hold it. error: None, `verifier_error`, `verifier_timeout` or
     `masked`.
-    seconds: how long verify ran. cached: taken from an equal rollout's verdict.
+    seconds: how long verify ran. cached: taken from an equal rollout's verdict. cpu_seconds: of seconds, how long it
+    computed, its child processes counted; None where that was not measured.
     """
 
     reward: float | None
@@ -27,11 +28,12 @@ class Verdict:
     error_message: str | None = None
     seconds: float = 0.0
     cached: bool = False
+    cpu_seconds: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Half the time of the pickle that a dataclass has: one comes from a worker for each rollout."""
         fields = (self.reward, self.metrics, self.details, self.error, self.error_message, self.seconds, self.cached)
-        return Verdict, fields
+        return Verdict, (*fields, self.cpu_seconds)
 
 
 def verdict_of(returned: Any, seconds: float) -> Verdict:

@@ -13,17 +13,18 @@ import hashlib
 import inspect
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from rolloutops.config.plugins import Plugin
+from rolloutops.environments.cpu_time import CpuClock, process_cpu
+from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict, failed, raised, stopped, verdict_of
 from rolloutops.environments.worker_pool import WorkerPool
 from rolloutops.errors import RolloutopsError
-from rolloutops.formats.strict_json import read
 from rolloutops.types import Rollout, Task
 
 CACHED = 65_536
@@ -39,26 +40,6 @@ SLOW, HELD_UP, SHARE, THREADS = 0.05, 0.5, 0.1, 64
 (a busy machine makes a few), after which they have held up the event loop for long enough; threads that then run it."""
 
 Key = TypeVar("Key")
-
-
-class StoredRollout(NamedTuple):
-    """A task and its rollout as the tables hold them; their JSON is read only where they are judged."""
-
-    dataset: str
-    task_id: str
-    row: str
-    prompt: str
-    tools: str | None
-    answer: str | None
-    completion: str
-    text: str
-    finish_reason: str | None
-
-    def read(self) -> tuple[Task, Rollout]:
-        """What verify is given."""
-        tools = read(self.tools) if self.tools else None
-        task = Task(self.dataset, self.task_id, read(self.row), read(self.prompt), tools, self.answer)
-        return task, Rollout(read(self.completion), self.text, self.finish_reason)
 
 
 class VerifierRunner:
@@ -235,10 +216,16 @@ class VerifierRunner:
             return await self._answered(task, rollout)
 
     async def _answered(self, task: Task, rollout: Rollout) -> Verdict:
+        cpu = CpuClock()
+        verdict = await self._within(cpu.measured(self._verify(task, rollout)))
+        verdict.cpu_seconds = cpu.seconds
+        return verdict
+
+    async def _within(self, verifying: Awaitable[Any]) -> Verdict:
         clock = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout):
-                returned = await self._verify(task, rollout)
+                returned = await verifying
         except TimeoutError as error:
             if time.perf_counter() - clock < self.timeout:  # the verifier's own
                 return failed(raised(error), seconds=time.perf_counter() - clock)
@@ -257,12 +244,15 @@ class VerifierRunner:
 
 def _judged(verify: Any, task: Task, rollout: Rollout) -> Verdict:
     """One verdict, here and now."""
-    clock = time.perf_counter()
+    clock, cpu = time.perf_counter(), time.thread_time()
     try:
         returned = verify(task, rollout)
     except (Exception, SystemExit) as error:
-        return failed(raised(error), seconds=time.perf_counter() - clock)
-    return verdict_of(returned, time.perf_counter() - clock)
+        verdict = failed(raised(error), seconds=time.perf_counter() - clock)
+    else:
+        verdict = verdict_of(returned, time.perf_counter() - clock)
+    verdict.cpu_seconds = time.thread_time() - cpu
+    return verdict
 
 
 def _prepare(environment: Any) -> None:
@@ -286,20 +276,28 @@ def _worker(setup: tuple[Plugin, dict[str, Any]]) -> Any:
         run = verify
 
     def answer(item: tuple[Task, Rollout] | StoredRollout) -> Verdict:
-        clock = time.perf_counter()
-        try:
-            task, rollout = item.read() if isinstance(item, StoredRollout) else item
-        except ValueError as error:
-            return failed(f"the stored rollout cannot be read: {error}")
-        try:
-            returned = run(task, rollout)
-        except MemoryError:
-            raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return failed(raised(error), seconds=time.perf_counter() - clock)
-        return verdict_of(returned, time.perf_counter() - clock)
+        cpu = process_cpu()
+        verdict = _answer(run, item)
+        verdict.cpu_seconds = process_cpu() - cpu
+        return verdict
 
     return answer
+
+
+def _answer(run: Callable[[Task, Rollout], Any], item: tuple[Task, Rollout] | StoredRollout) -> Verdict:
+    """One verdict of a worker process; raises MemoryError alone."""
+    clock = time.perf_counter()
+    try:
+        task, rollout = item.read() if isinstance(item, StoredRollout) else item
+    except ValueError as error:
+        return failed(f"the stored rollout cannot be read: {error}")
+    try:
+        returned = run(task, rollout)
+    except MemoryError:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return failed(raised(error), seconds=time.perf_counter() - clock)
+    return verdict_of(returned, time.perf_counter() - clock)
 
 
 def _key(item: tuple[Task, Rollout] | StoredRollout) -> bytes | None:

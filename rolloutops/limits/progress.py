@@ -7,16 +7,21 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from itertools import count
+from typing import Any, NamedTuple, TextIO
+
+from rolloutops.layout import columns_of, shorten, width, wrap
+
+SEPARATOR, NEWLINE = " · ", "\n"
 
 
 @dataclass
 class Progress:
     """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts. failures: failed attempts by kind;
     unrewarded: rollouts without a reward, by the reason. notes: what else the line says, each empty where it has
-    nothing to say."""
+    nothing to say. in_flight: how many are at work. publish: shows the counts to other processes, each second."""
 
     noun: str
     owed: int
@@ -30,6 +35,8 @@ class Progress:
     unrewarded: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
     notes: list[Callable[[], str]] = field(default_factory=list)
+    in_flight: Callable[[], int] = lambda: 0
+    publish: Callable[[Progress], None] = lambda _: None
 
     def attempted(self, row: dict[str, Any]) -> None:
         """Count an attempt's row."""
@@ -52,39 +59,90 @@ class Progress:
         if not self.done and not self.failures:
             self.began = time.monotonic()
 
-    def line(self) -> str:
-        """The state in one line."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        rate = self.done / seconds
+    def pace(self) -> float:
+        """Done per second, so far."""
+        return self.done / max(time.monotonic() - self.began, 1e-9)
+
+    def line(self, columns: int | None = None) -> str:
+        """The state in one line. columns: its width at most; what matters less is then shorter or left out."""
+        parts = list(self._parts())
+        shown = [part.text for part in parts]
+        steps = [(order, place, text) for place, part in enumerate(parts) for order, text in part.shorter]
+        for _, place, text in sorted(steps, reverse=True):
+            if columns is None or width(SEPARATOR.join(filter(None, shown))) <= columns:
+                break
+            shown[place] = text
+        line = SEPARATOR.join(filter(None, shown))
+        return line if columns is None else shorten(line, columns)
+
+    def lines(self, columns: int) -> list[str]:
+        """The state in as many lines of this width as it takes."""
+        lines: list[str] = []
+        for part in self._parts():
+            joined = f"{lines[-1]}{SEPARATOR}{part.text}" if lines else part.text
+            if lines and width(joined) <= columns:
+                lines[-1] = joined
+            else:
+                lines += wrap(part.text, columns)
+        return lines
+
+    def _parts(self) -> Iterator[_Part]:
+        seconds, rate = max(time.monotonic() - self.began, 1e-9), self.pace()
         total, done = self.owed + self.done_before + self.given_up, self.done + self.done_before
-        parts = [f"{done:,}/{total:,} {self.noun}", f"{rate:,.1f}/s"]
+        yield _Part(f"{done:,}/{total:,} {self.noun}", [])
+        yield _Part(f"{rate:,.1f}/s", [(2, "")])
         if self.tokens:
-            parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
+            yield _Part(f"{self.tokens / seconds:,.0f} tokens/s", [(9, "")])
         if self.rewarded:
-            parts.append(f"mean reward {self.reward_sum / self.rewarded:.3f}")
-        for what, counted in (("failed attempts", self.failures), ("without a reward", self.unrewarded)):
-            if counted:
-                parts.append(f"{what}: {', '.join(f'{count} {kind}' for kind, count in counted.most_common())}")
+            yield _Part(f"mean reward {self.reward_sum / self.rewarded:.3f}", [(8, "")])
+        if self.failures:
+            yield _kinds("failed attempts", self.failures)
+        if self.unrewarded:
+            yield _kinds("without a reward", self.unrewarded)
         if self.done and self.done < self.owed:
-            parts.append(f"{_duration((self.owed - self.done) / rate)} left")
-        return " · ".join([*parts, *filter(None, (note() for note in self.notes))])
+            yield _Part(f"{duration((self.owed - self.done) / rate)} left", [(1, "")])
+        for text in filter(None, (note() for note in self.notes)):
+            yield _Part(text, [(4, "")])
+
+
+class _Part(NamedTuple):
+    """One part of the line, and what stands for it where the line is too long: the highest number goes first."""
+
+    text: str
+    shorter: list[tuple[int, str]]
+
+
+def _kinds(what: str, counted: Counter[str]) -> _Part:
+    """Failures by kind; where that is too long only the most frequent kind, then only how many there are."""
+    kinds, total = counted.most_common(), counted.total()
+    (kind, most), others = kinds[0], total - kinds[0][1]
+    brief = f"{most:,} {kind}, {others:,} other" if others else f"{most:,} {kind}"
+    shorter = [(7, f"{what}: {brief}"), (6, f"{what}: {total:,}"), (3, "")]
+    return _Part(f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}", shorter)
 
 
 async def report(meter: Progress, out: TextIO | None = None) -> None:
-    """Write the meter's line until cancelled, and once more at the end."""
+    """Write the meter's line until cancelled, and at the end all of it, in as many lines as it takes."""
     out = out or sys.stderr
     terminal = out.isatty()
+    tick, every = (0.5, 1) if terminal else (1.0, 10)
+    clear = "\r\x1b[2K" if terminal else ""
     try:
-        while True:
-            await asyncio.sleep(0.5 if terminal else 10.0)
-            out.write(f"\r\x1b[2K{meter.line()}" if terminal else f"{meter.line()}\n")
-            out.flush()
+        for number in count(1):
+            meter.publish(meter)
+            await asyncio.sleep(tick)
+            if number % every == 0:
+                # One column stays free: a line that fills the last one makes some terminals begin another.
+                out.write(f"{clear}{meter.line(columns_of(out) - 1)}{'' if terminal else NEWLINE}")
+                out.flush()
     finally:
-        out.write(f"\r\x1b[2K{meter.line()}\n" if terminal else f"{meter.line()}\n")
+        meter.publish(meter)
+        out.write(f"{clear}{NEWLINE.join(meter.lines(columns_of(out) - 1))}{NEWLINE}")
         out.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

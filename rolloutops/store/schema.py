@@ -96,6 +96,7 @@ VERDICTS = _schema(
     ("seconds", REAL, "how long it took"),
     ("cached", BOOL, "the verdict was taken from an equal one"),
     ("run_id", TEXT, "the run that judged"),
+    ("cpu_seconds", REAL, "of seconds, how long it computed; null where that was not measured"),
 )
 
 RUNS = _schema(

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from glob import glob
+from glob import escape, glob
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
@@ -175,35 +175,42 @@ def duckdb_type(kind: pa.DataType) -> str:
     return names[kind]
 
 
-def table_views(patterns: Mapping[str, str | None]) -> list[str]:
+Files = str | list[str] | None
+"""A table's files: a glob, or a list of them; None where there are none."""
+
+
+def table_views(patterns: Mapping[str, Files], beside: Mapping[str, str] | None = None) -> list[str]:
     """The views of the Parquet tables, each under its own name; `tasks` as task_log, of which the view tasks is made.
 
-    patterns: table -> glob of its files, None where there are none.
+    patterns: table -> its files. beside: table -> a relation with the same columns, whose rows are rows of it too.
     """
     return [
-        _table_view("task_log" if name == "tasks" else name, table, patterns.get(name))
+        _table_view("task_log" if name == "tasks" else name, table, patterns.get(name), (beside or {}).get(name))
         for name, table in schema.TABLES.items()
     ]
 
 
-def _table_view(name: str, table: pa.Schema, pattern: str | None) -> str:
+def _table_view(name: str, table: pa.Schema, pattern: Files, beside: str | None) -> str:
     """The view of one table; an empty one where no file lies there yet (DuckDB refuses an empty glob)."""
     there = _columns(table, pattern) if pattern is not None else set()
+    if isinstance(pattern, list):
+        pattern = [escape(file) for file in pattern]  # DuckDB takes each for a glob
+    more = f"\nUNION ALL BY NAME SELECT * FROM {beside}" if beside else ""
     if there is None:
-        return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)});"
+        return f"CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({literal(pattern)}){more};"
     columns = ", ".join(
         field.name if field.name in there else f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in table
     )
     files = "WHERE false" if pattern is None else f"FROM read_parquet({literal(pattern)}, union_by_name = true)"
-    return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns} {files};"
+    return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {columns} {files}{more};"
 
 
-def _columns(table: pa.Schema, pattern: str) -> set[str] | None:
+def _columns(table: pa.Schema, pattern: str | list[str]) -> set[str] | None:
     """The columns that any part has; None where all parts have all columns of the table, as this version writes them.
 
     A folder's parts are named by time, so that the first one of each folder tells whether there are older ones.
     """
-    files = sorted(glob(pattern))
+    files = sorted(glob(pattern) if isinstance(pattern, str) else pattern)
     first = [next(group) for _, group in groupby(files, os.path.dirname)]
     if all(set(table.names) <= _columns_of(file) for file in first):
         return None
@@ -229,13 +236,15 @@ def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
     return head + (values or none) + tail + ("" if plan else "\nWHERE false") + ";"
 
 
-def views_script(patterns: Mapping[str, str | None], plan: Sequence[Mapping[str, object]]) -> str:
+def views_script(
+    patterns: Mapping[str, Files], plan: Sequence[Mapping[str, object]], beside: Mapping[str, str] | None = None
+) -> str:
     """Everything that makes a workspace's views in any DuckDB shell, and what steps share.
 
-    patterns: table -> glob of its files, None where there are none. plan: rows for `plan`.
+    patterns: table -> its files. plan: rows for `plan`. beside: as in `table_views`.
     """
     files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
-    return "\n\n".join([*table_views(patterns), plan_view(plan), *files])
+    return "\n\n".join([*table_views(patterns, beside), plan_view(plan), *files])
 
 
 def read(path: Path) -> str:

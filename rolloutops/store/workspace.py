@@ -35,6 +35,7 @@ from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define
 from rolloutops.store.failpoints import failpoint
+from rolloutops.store.parts import find_parts
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,17 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
     return Workspace(root)
 
 
-def patterns(workspace: Workspace) -> dict[str, str | None]:
-    """Each table's glob, None for a table without a file."""
+def patterns(workspace: Workspace) -> dict[str, str | list[str] | None]:
+    """Each table's glob, None for a table without a file. Where a file lies there under two names, a list of files that
+    has each once: the same part counts once."""
+    found = {name: find_parts(workspace.root, name) for name in schema.TABLES}
     parts = {name: "*.parquet" if name in schema.FLAT else "*/*.parquet" for name in schema.TABLES}
     return {
-        name: f"{glob.escape(str(workspace.root))}/{name}/{part}" if any((workspace.root / name).glob(part)) else None
+        name: None
+        if not found[name].files
+        else found[name].files
+        if found[name].copies
+        else f"{glob.escape(str(workspace.root))}/{name}/{part}"
         for name, part in parts.items()
     }
 
@@ -75,7 +82,7 @@ def connect(
     workspace: Workspace, plan: Sequence[Mapping[str, object]] = (), threads: int | None = None
 ) -> sql.Connection:
     """A DuckDB connection with the workspace's views, as it stands now, and with what steps share."""
-    con = sql.connect(threads, spill=_spill(workspace))
+    con = sql.connect(threads, spill=spill_folder(workspace))
     define(con, sql.views_script(patterns(workspace), plan))
     return con
 
@@ -89,7 +96,7 @@ CONNECTIONS = count()
 """Numbers the connections of this process: two that spill must not share a folder."""
 
 
-def _spill(workspace: Workspace) -> Path:
+def spill_folder(workspace: Workspace) -> Path:
     """A folder for one connection to spill to. What killed processes of this machine left is taken away first."""
     root, prefix = workspace.root.absolute(), f".spill-{socket.gethostname()}-"
     for left in root.glob(f"{prefix}*"):

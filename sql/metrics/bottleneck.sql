@@ -1,11 +1,15 @@
 -- Where the time of each run went, what held it up, and what to do about it. Shares are of the time that rollouts
 -- spent with the model, in tools, in verification (of the same run; not what `verify` judged later) and elsewhere (an
 -- environment's begin, waiting for this process). in_flight: rollouts at work at once, on average; verifying: verdicts.
--- Verification shows in three ways: progress stalls between rollouts (verdicts that take seconds: calls elsewhere), the
--- CPU is busy (short verdicts that together take half a core or more), or the model answers fast and rollouts come slowly.
+-- verify_cpu_share: of the verdicts' time, the share in which they computed; null where no verdict measured it.
+-- A verifier that waits for a network, a disk or another process needs more verdicts at once; one that computes needs
+-- more cores: it computes for half of its time, or, where it has to wait for the CPU, for a tenth, and keeps half a core
+-- busy all the same. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most likely), and
+-- short ones that together take half a core or more are called compute.
 -- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
 WITH verdict AS (
-    SELECT v.dataset, v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds
+    SELECT v.dataset, v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds,
+        if(v.cached, 0.0, v.cpu_seconds) AS cpu_seconds
     FROM verdicts AS v
     SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id
 ),
@@ -13,6 +17,8 @@ WITH verdict AS (
 times AS (
     SELECT r.dataset, r.policy, r.run_id, r.started_at, r.seconds, r.model_seconds, r.tool_seconds,
         coalesce(v.seconds, 0.0) AS verify_seconds,
+        if(v.cpu_seconds IS NULL, NULL, v.seconds) AS measured_seconds,
+        if(v.cpu_seconds > v.seconds, v.seconds, v.cpu_seconds) AS cpu_seconds,
         greatest(r.seconds - coalesce(r.model_seconds, 0.0) - coalesce(r.tool_seconds, 0.0), 0.0) AS other_seconds
     FROM rollouts AS r
     LEFT JOIN verdict AS v ON v.dataset = r.dataset AND v.attempt_id = r.attempt_id AND v.run_id = r.run_id
@@ -23,6 +29,7 @@ runs_of AS (
         max(epoch(started_at) + seconds) - min(epoch(started_at)) AS span,
         sum(seconds) AS rollout_seconds, sum(model_seconds) AS model, sum(tool_seconds) AS tools,
         sum(verify_seconds) AS verify, sum(other_seconds) AS other,
+        sum(cpu_seconds) AS cpu, sum(cpu_seconds) / nullif(sum(measured_seconds), 0) AS computing,
         quantile_cont(verify_seconds, 0.5) AS median_verify, quantile_cont(verify_seconds, 0.99) AS p99_verify
     FROM times
     GROUP BY dataset, policy, run_id
@@ -36,11 +43,13 @@ told AS (
     SELECT dataset, policy, run_id, rollouts, rollouts / nullif(span, 0) AS rollouts_per_second,
         rollout_seconds / nullif(span, 0) AS in_flight, verify / nullif(span, 0) AS verifying,
         model / total AS model_share, tools / total AS tool_share, verify / total AS verify_share,
-        other / total AS other_share, median_verify, p99_verify,
+        other / total AS other_share, computing AS verify_cpu_share, median_verify, p99_verify,
         CASE
             WHEN total IS NULL THEN NULL
             WHEN verify / total >= getvariable('share') AND verify >= tools AND verify >= other THEN
                 CASE
+                    WHEN computing >= 0.5 OR (computing >= 0.1 AND cpu >= 0.5 * span) THEN 'verification: compute'
+                    WHEN computing < 0.5 THEN 'verification: waiting'
                     WHEN p99_verify >= 1.0 THEN 'verification: stalls'
                     WHEN verify >= 0.5 * span THEN 'verification: compute'
                     ELSE 'verification'
@@ -53,10 +62,13 @@ told AS (
 )
 
 SELECT *, CASE bottleneck
+    WHEN 'verification: waiting'
+        THEN 'verdicts wait for a network, a disk or another process: make verify a coroutine (its calls then overlap), '
+            || 'raise the environment''s parallel, or collect --verify=later'
     WHEN 'verification: stalls'
         THEN 'some verdicts take seconds: make verify a coroutine (its calls then overlap), or collect --verify=later'
     WHEN 'verification: compute'
-        THEN 'verdicts keep the CPU busy: cpu_bound and pure = True, more --processes, or collect --verify=later'
+        THEN 'verdicts keep the CPU busy: set cpu_bound and pure = True, use more cores (--processes), or collect --verify=later'
     WHEN 'verification'
         THEN 'the model answers faster than rollouts are judged: collect --verify=later, then verify'
     WHEN 'tools'

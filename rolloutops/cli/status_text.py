@@ -1,0 +1,156 @@
+"""What `status` prints: tables, and a sentence for whatever a person should do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from rolloutops.cli.text import cell, count, money, table
+from rolloutops.collect.status import Status
+from rolloutops.layout import columns_of, rows_on_screen
+from rolloutops.limits.progress import duration
+
+Rows = Sequence[Mapping[str, Any]]
+
+CONSISTENT = "consistency check passed: every wanted rollout is exactly one of done, owed, in flight and given up"
+
+
+def status(now: Status) -> Iterator[str]:
+    """Progress, failures, what is on disk, pace, and whether the tables agree."""
+    yield _table(now.progress) if now.progress else "the recipe asks for no rollouts"
+    for found in filter(None, (now.failures, now.unrewarded)):
+        yield "\n" + _table(found, but=("example",))
+        yield from _examples(found)
+    for priced in (False, True):  # a dataset without a price table has no columns of cost
+        spending = [row for row in now.spending if ("cost" in row) == priced]
+        if spending:
+            yield "\n" + _table([{name: money(name, value) for name, value in row.items()} for row in spending])
+    if now.imports:
+        yield "\nimported rollouts"
+        yield _table(now.imports)
+    yield from _accounts(now)
+    yield from _work(now)
+    yield from _space(now)
+    if not now.faults:
+        yield f"\n{CONSISTENT}"
+    else:
+        for one in now.doubled:
+            files = " and ".join(map(cell, one["files"]))
+            yield f"\n{count(one['attempts'], 'attempt')} more than once in {files}: keep one of them"
+        report = "" if now.doubled else ": please report this"
+        yield f"\nconsistency check failed: the tables disagree about {count(len(now.faults), 'rollout')}{report}"
+        yield _table(now.faults[:10])
+
+
+class Screen:
+    """Shows one text after another: each in the place of the one before on a terminal, else one below the other."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._rows = out, 0
+
+    def show(self, text: str) -> None:
+        """Show a text. On a terminal that is too low for the one before, the screen is cleared first."""
+        if self._rows and not self._out.isatty():
+            self._out.write("\n")
+        elif self._rows:
+            low = self._rows >= os.get_terminal_size(self._out.fileno()).lines
+            self._out.write("\x1b[H\x1b[2J" if low else f"\x1b[{self._rows}A\r\x1b[J")
+        self._out.write(f"{text}\n")
+        self._out.flush()
+        self._rows = rows_on_screen(text, columns_of(self._out))
+
+
+def _table(rows: Rows, but: Sequence[str] = ()) -> str:
+    names = [name for name in rows[0] if name not in but]
+    return table(names, [[row[name] for name in names] for row in rows])
+
+
+def _examples(found: Rows) -> Iterator[str]:
+    """An example of each kind of failure, whole, below its table."""
+    for row in found:
+        if row["example"]:
+            kind = row.get("error") or row.get("without_reward")
+            yield f"{cell(row['dataset'])}, {kind}, e.g.: {cell(row['example'])}"
+
+
+def _accounts(now: Status) -> Iterator[str]:
+    """Every attempt on disk, and why those that are not counted are not."""
+    counted = sum(row["attempts"] for row in now.accounts if row["account"] == "counted")
+    if counted == now.on_disk == sum(row["attempts"] for row in now.accounts):
+        if counted:
+            yield f"\n{count(counted, 'attempt')} on disk, all counted"
+    else:
+        yield f"\n{count(now.on_disk, 'attempt')} on disk: {counted:,} counted, {now.on_disk - counted:,} not"
+        yield _table(now.accounts)
+    for one in now.lost_tasks:
+        yield "\n" + _lost(one)
+        yield from (f"  chunked {cell(origin)}" for origin in one["origins"])
+
+
+def _lost(one: Mapping[str, Any]) -> str:
+    """That task files were overwritten, and how to have the tasks back."""
+    found = []
+    if one["tasks"]:
+        found.append(f"{count(one['rollouts'], 'rollout')} of {count(one['tasks'], 'task')} that no task file holds")
+    if one["missing"]:
+        found.append(f"{count(one['missing'], 'task')} that chunk wrote and no task file holds")
+    if one["torn"]:
+        found.append(f"{count(one['torn'], 'task')} that were changed in two ways")
+    return (
+        f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, as when two "
+        "workspaces that each ran chunk for it are copied together: their task files have the same names. The rollouts "
+        "are kept. To get the tasks back, run chunk with an input that holds the lines of all of them (every input "
+        "file that was ever chunked here); they get the same ids, and their rollouts count again"
+    )
+
+
+def _work(now: Status) -> Iterator[str]:
+    """What runs now, and how fast; what lies in journals."""
+    if now.unsealed:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in now.journals.items() if number)
+        after = "" if now.running else "; the next collect or verify moves the rows of a killed command"
+        yield f"\n{count(now.unsealed, 'row')} in a journal, not yet in the tables ({kinds}), counted above{after}"
+    for one in now.running:
+        memory = f", {size(one['memory_bytes'])} of memory" if one["memory_bytes"] else ""
+        yield (
+            f"\nrunning now: {cell(one['run_id'])} on {cell(one['host'])} (process {one['pid']}): "
+            f"{one['in_flight']:,} in flight, {one['done']:,} {one['noun']} done, {one['failed']:,} failed, "
+            f"{one['per_second']:,.1f}/s{memory}"
+        )
+    if now.rollouts_per_second:
+        collects = any(one["noun"] == "rollouts" and one["done"] for one in now.running)
+        tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
+        left = f", {duration(now.seconds_left)} left at that pace" if now.seconds_left else ""
+        when = "pace now" if collects else "last collection"
+        yield f"\n{when}: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
+
+
+def _space(now: Status) -> Iterator[str]:
+    """Bytes on disk and in memory; a warning where what is pending will not fit."""
+    space, free = now.space, now.space["free_bytes"]
+    parts = [f"{size(sum(space['bytes'].values()))} on disk"]
+    if free is not None:
+        parts.append(f"{size(free)} free")
+    if space["pending_bytes"]:
+        parts.append(f"about {size(space['pending_bytes'])} still to come")
+    if space["memory_bytes"] and not now.running:
+        parts.append(f"{size(space['memory_bytes'])} of memory in this process")
+    yield "\n" + ", ".join(parts)
+    for gpu in space["gpus"]:
+        yield f"GPU {gpu['name']}: {size(gpu['used_bytes'])} of {size(gpu['total_bytes'])} in use"
+    if free is not None and space["pending_bytes"] and space["pending_bytes"] > free:
+        yield (
+            "the disk will be full before all pending rollouts are collected: free some space, or move the workspace "
+            "to a larger disk and name it with --data"
+        )
+
+
+def size(number: int) -> str:
+    """Bytes as a person reads them: `12 MB`."""
+    amount, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}" if unit != "B" else f"{number} B"
