@@ -152,6 +152,7 @@ async def _judge(
                     record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
                     meter.done += 1
                     meter.judged(verdict.reward, verdict.error)
+                journal.check()
     finally:
         watch.cancel()
         with suppress(asyncio.CancelledError):
