@@ -28,7 +28,8 @@ def sentence_of(root: Path, error: OSError) -> str | None:
     place = f" at {named}" if named else ""
     stays = "what is stored stays"
     if error.errno in FULL:
-        return f"no space is left in {root} ({reason}): free some, and run the same command again; {stays}"
+        which = f" ({reason})" if error.errno == errno.EDQUOT else ""
+        return f"no space is left in {root}{which}: free some, and run the same command again; {stays}"
     if error.errno in REFUSED:
         return f"{root} cannot be written ({reason}): make it writable, or name another with --data"
     if error.errno in WITHOUT_LOCKS:

@@ -69,7 +69,11 @@ def _locked(lock: Path) -> int:
     """Make and take a lock file; one that was taken away before it was locked is made again."""
     while True:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if lock_file(fd) and lock.exists() and os.path.samestat(os.stat(lock), os.fstat(fd)):
+        try:
+            mine = lock_file(fd)
+        except OSError:  # an output may lie where there are no locks; then nobody takes it away either
+            return fd
+        if mine and lock.exists() and os.path.samestat(os.stat(lock), os.fstat(fd)):
             return fd
         os.close(fd)
         time.sleep(0.001)
