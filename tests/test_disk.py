@@ -138,7 +138,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("place", "output"), enumerate(OUTPUTS), ids=[f"{words[0]}-{call}" for words, call, _ in OUTPUTS]
+    ("place", "output"), list(enumerate(OUTPUTS)), ids=[f"{words[0]}-{call}" for words, call, _ in OUTPUTS]
 )
 def test_an_output_that_cannot_be_written_is_a_sentence(
     tmp_path: Path, stored: Path, place: int, output: tuple[list[str], str, str]

@@ -19,11 +19,12 @@ from rolloutops.store.workspace import sync
 @contextmanager
 def replacing(output: Path, where: str) -> Iterator[Path]:
     """A fresh folder beside `output` that takes its place when the block ends well, and is gone when it does not."""
-    sweep_replaced(output.parent, escape(output.name))
     _refuse_foreign(output, where)
     mark = f"{os.getpid()}-{secrets.token_hex(3)}"
     fresh, old = (output.parent / f".{output.name}.{age}-{mark}" for age in ("new", "old"))
     with ExitStack() as stack:
+        # At the end, when a folder of this name is there again, or the one that a killed build moved away comes back.
+        stack.callback(sweep_replaced, output.parent, escape(output.name))
         try:
             stack.enter_context(scratch(fresh))
         except OSError as error:

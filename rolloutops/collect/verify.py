@@ -153,6 +153,8 @@ async def _judge(
                     meter.done += 1
                     meter.judged(verdict.reward, verdict.error)
                 journal.check()
+                if run.refused is not None:
+                    raise run.refused
     finally:
         watch.cancel()
         with suppress(asyncio.CancelledError):

@@ -27,7 +27,6 @@ def replacing_file(output: Path) -> Iterator[Path]:
     name = output.name[:100]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        sweep_scratch(output.parent, f".{escape(name)}.tmp-*")
         with scratch(output.with_name(f".{name}.tmp-{os.getpid()}-{secrets.token_hex(3)}")) as folder:
             file = folder / output.name
             yield file
@@ -38,3 +37,5 @@ def replacing_file(output: Path) -> Iterator[Path]:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(output)) from error
+    finally:
+        sweep_scratch(output.parent, f".{escape(name)}.tmp-*")

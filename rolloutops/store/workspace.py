@@ -13,6 +13,7 @@ the lock of is what a killed writer left.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -179,6 +180,9 @@ def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:  # SMB and some FUSE mounts cannot sync a folder; a rename is as durable there as it gets
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP) or not path.is_dir():
+            raise
     finally:
         os.close(fd)
 
