@@ -20,6 +20,7 @@ from rolloutops.ingest.inputs import find_inputs
 from rolloutops.steps.metrics import asked as measured
 from rolloutops.steps.step import check_step
 from rolloutops.store import sql
+from rolloutops.store.damage import damaged, find_all, parts_of
 from rolloutops.store.workspace import connect, open_workspace
 from rolloutops.types import Rollout, Task
 
@@ -34,10 +35,19 @@ class Finding:
     sentence: str
 
 
-def check(recipe: Recipe) -> Iterator[Finding]:
-    """Look at everything that a run of the recipe will need. Engines are asked whether they could start."""
+def check(recipe: Recipe, deep: bool = False) -> Iterator[Finding]:
+    """Look at everything that a run of the recipe will need. Engines are asked whether they could start.
+
+    deep: also read every part file of the workspace; if one is damaged, that is all.
+    """
     yield Finding(True, f"recipe {recipe.path or '(from flags)'} read: {', '.join(recipe.datasets) or 'no data set'}")
     yield _workspace(recipe.data)
+    if deep:
+        broken = [str(damaged(path, why)) for path, why in find_all(recipe.data)]
+        yield from (Finding(False, sentence) for sentence in broken)
+        yield Finding(not broken, f"{count(len(parts_of(recipe.data)), 'part file')} read, {len(broken)} damaged")
+        if broken:
+            return
     for name, dataset in recipe.datasets.items():
         try:
             paths = find_inputs(dataset.input, *recipe.places)

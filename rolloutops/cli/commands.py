@@ -250,7 +250,7 @@ def check(parsed: Parsed) -> int:
     """Recipe, files, environments and engines, before anything is spent."""
     from rolloutops.cli.check import check as look
 
-    findings = list(look(recipe_of(parsed)))
+    findings = list(look(recipe_of(parsed), parsed.flags.get("deep", False)))
     print(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings), sep="\n")
     return 0 if all(one.good for one in findings) else 2
 

@@ -100,7 +100,7 @@ COMMANDS = (
         "check",
         commands.check,
         "look at recipe, files, environments and engines, before anything is spent",
-        COLLECTING,
+        (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums")),
         (RECIPE,),
         SAMPLING,
         group="looking",

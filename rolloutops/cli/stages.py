@@ -26,6 +26,7 @@ from rolloutops.steps.selection import StepStats, select
 from rolloutops.steps.step import available, check_step
 from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
+from rolloutops.store.output import replacing_file
 from rolloutops.store.runs import recorded, refuse_changed_policies
 from rolloutops.store.workspace import connect, open_workspace, patterns, require_tasks
 
@@ -176,8 +177,8 @@ def report_stage(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> P
     prepare(con)
     queries.prepare(con)
     page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    with replacing_file(output) as path:
+        path.write_text(page, encoding="utf-8")
     return output
 
 
@@ -225,7 +226,11 @@ def query_stage(recipe: Recipe, query: str, output: Path | None = None) -> tuple
         if len(con.extract_statements(text)) != 1:
             raise UsageError("sql takes one query, as in: sql 'SELECT avg(reward) FROM rollouts'")
         if output is not None:
-            sql.run(con, f"COPY ({text}) TO {sql.literal(str(output))} ({_format(output)})")
+            how = _format(output)
+            if not output.parent.is_dir():
+                raise UsageError(f"the query does not run: there is no folder for {output}")
+            with replacing_file(output) as path:
+                sql.run(con, f"COPY ({text}) TO {sql.literal(str(path))} ({how})")
             return [], []
         kinds = sql.columns(con, text)
         zoned = [f'"{name}"::TIMESTAMP AS "{name}"' for name, kind in kinds.items() if kind.endswith("TIME ZONE")]

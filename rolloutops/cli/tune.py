@@ -9,6 +9,7 @@ from rolloutops.build.report.plots import GREEN, Axis, Series, lines, roof
 from rolloutops.cli.text import table
 from rolloutops.errors import UsageError
 from rolloutops.limits.concurrency_sweep import Point, knee
+from rolloutops.store.output import replacing_file
 
 BAR = 30
 """Characters of the longest bar."""
@@ -36,8 +37,8 @@ def write(points: Sequence[Point], output: Path) -> Path:
     picture = _picture(points)
     page = f'<!doctype html>\n<meta charset="utf-8">\n<title>Throughput</title>\n{picture}\n'
     alone = picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page if output.suffix == ".html" else alone, encoding="utf-8")
+    with replacing_file(output) as path:
+        path.write_text(page if output.suffix == ".html" else alone, encoding="utf-8")
     return output
 
 

@@ -127,6 +127,7 @@ async def write_attempts(
             "model_seconds": batch.ended_at - batch.created_at,
         }
         desk.journal.append("attempts", row)
+        desk.journal.check()
         desk.meter.attempted(row)
         counts["failed" if row.get("error") else "completed"] += 1
         verifier = desk.judges.get(request.dataset)

@@ -155,6 +155,9 @@ async def _judge(
                         record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
                         meter.done += 1
                         meter.judged(verdict.reward, verdict.error)
+                    journal.check()
+                    if run.refused is not None:
+                        raise run.refused
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):

@@ -24,7 +24,6 @@ from rolloutops.collect.window_state import Window, spawn
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.limits.progress import report
-from rolloutops.store.journal import Journal
 
 AHEAD = 64
 """Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
@@ -44,7 +43,7 @@ async def fly(
         flight.pace.note,
         lambda: f"{flight.elsewhere:,} wait for another process" if flight.elsewhere else "",
     ]
-    beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight.journal))]
+    beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight))]
 
     def interrupted() -> None:
         if stopping.is_set():
@@ -223,7 +222,13 @@ def _wait(owed: PendingRollout, failure: AttemptFailed) -> float:
     return (failure.retry_after or 0.0) + random.uniform(0, doubled)
 
 
-async def _seal_now_and_then(journal: Journal) -> None:
+async def _seal_now_and_then(flight: Window) -> None:
+    """Seal what is due. When the disk fails, or another host is at work, let what is in flight end: its answers may
+    still be kept."""
     while True:
-        await asyncio.sleep(1.0)
-        journal.flush_if_due()
+        await asyncio.sleep(0.5)
+        flight.journal.flush_if_due()
+        failure = flight.run.refused or flight.journal.failure
+        if failure is not None and flight.died is None:
+            flight.died = failure
+            _end_soon(flight)

@@ -9,7 +9,6 @@ from typing import Any
 
 from rolloutops.collect.attempt import Attempt, PendingRollout
 from rolloutops.collect.verify import Verifier
-from rolloutops.errors import EngineError
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.progress import Progress
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
@@ -41,7 +40,7 @@ class Window:
     grace: float = 5.0
     stopped: str = ""
     closing: bool = False
-    died: EngineError | None = None
+    died: BaseException | None = None
     in_flight: int = 0
     workers: int = 0
     elsewhere: int = 0

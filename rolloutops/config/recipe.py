@@ -151,9 +151,9 @@ class Recipe:
 
 
 def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what may be a key; nor `retry`, which is asked for anew or not."""
+    """Without what may be a key; nor what each command is told by itself: `retry`, and `shared_locks`."""
     sensitive = ("base_url", "api_key_env", "engine_args")  # what a model is told stays as it is
-    kept = {name: value for name, value in collect.items() if name != "retry"}
+    kept = {name: value for name, value in collect.items() if name not in ("retry", "shared_locks")}
     return {name: public(value, name) if name in sensitive else value for name, value in kept.items()}
 
 

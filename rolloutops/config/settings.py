@@ -85,6 +85,9 @@ class Collect:
     endpoint: str | None = key(None, "responses or chat")
     api_key_env: str | None = key(None, "the environment variable that holds the key")
     engine_args: dict[str, Any] = key({}, "further arguments of the engine")
+    shared_locks: bool = key(
+        False, "go on although another host works in the workspace, where file locks do not reach from one to the other"
+    )
     grace_seconds: float = key(5.0, "after Ctrl-C, how long what is in flight may still finish", least=0)
 
 

@@ -8,7 +8,6 @@ tasks are appended.
 from __future__ import annotations
 
 import os
-import shutil
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import Prompt, answer_of_row, prompt_of_row
 from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.store import schema, sql
+from rolloutops.store.scratch import scratch
 from rolloutops.store.workspace import Workspace, connect, try_lock, write_part
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
@@ -79,12 +79,10 @@ def find_sources(recipe: Recipe) -> dict[str, list[Path]]:
 
 
 def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
-    staging = workspace.root / "staging" / f"{run_id}-{name}"
     with ExitStack() as cleanup:
         if not cleanup.enter_context(try_lock(workspace, f"{name}.chunk")):
             raise UsageError(f"another chunk of {name!r} is running in {workspace.root}; wait for it to end")
-        staging.mkdir(parents=True)
-        cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
+        staging = cleanup.enter_context(scratch(workspace.root / "staging" / f"{run_id}-{name}"))
         read, rejected, examples = _stage(staging, name, recipe.datasets[name], paths)
         if not read:
             raise InputError(f"{name}: there is nothing but blank lines in {', '.join(map(str, paths))}")

@@ -8,7 +8,6 @@ verifier returned, the parameters that were in force, and the rollout as a Respo
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rolloutops.formats.nemo_gym import (
 from rolloutops.formats.responses import to_responses
 from rolloutops.formats.strict_json import dump
 from rolloutops.store import sql
+from rolloutops.store.output import replacing_file
 from rolloutops.store.workspace import Workspace, connect
 
 KEYS = """
@@ -78,7 +78,6 @@ def export(workspace: Workspace, recipe: Recipe, output: Path, companions: bool 
     con = connect(workspace, recipe.plan())
     wanted = f"list_contains({sql.literal(list(recipe.datasets))}, a.dataset)" if recipe.datasets else "true"
     sql.run(con, KEYS.format(wanted=wanted, failures="true" if companions else "false"))
-    output.parent.mkdir(parents=True, exist_ok=True)
     if companions:
         _written(con, output.with_stem(output.stem + MATERIALIZED), "false", _materialized)
         _written(con, output.with_stem(output.stem + FAILURES), "true", _failure)
@@ -86,16 +85,11 @@ def export(workspace: Workspace, recipe: Recipe, output: Path, companions: bool 
 
 
 def _written(con: sql.Connection, output: Path, failures: str, line_of: Callable[[Mapping[str, Any]], str]) -> int:
-    hidden = output.with_name(f".{output.name}.tmp")
     count = 0
-    try:
-        with hidden.open("w", encoding="utf-8") as file:
-            for row in _rows(con, failures):
-                file.write(line_of(row) + "\n")
-                count += 1
-        os.replace(hidden, output)
-    finally:
-        hidden.unlink(missing_ok=True)
+    with replacing_file(output) as path, path.open("w", encoding="utf-8") as file:
+        for row in _rows(con, failures):
+            file.write(line_of(row) + "\n")
+            count += 1
     return count
 
 

@@ -20,7 +20,6 @@ further attempt at the same rollout, which the views show once.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +40,7 @@ from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
 from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
+from rolloutops.store.scratch import scratch
 from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
@@ -189,14 +189,12 @@ def import_rollouts(
     """
     found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
     files, skipped = rollout_files(found)
-    staging = workspace.root / "staging" / f"{run_id}-{dataset}"
     with ExitStack() as cleanup:
         if not cleanup.enter_context(try_lock(workspace, f"{dataset}.chunk")):
             raise UsageError(
                 f"another chunk or import of {dataset!r} is running in {workspace.root}; wait for it to end"
             )
-        staging.mkdir(parents=True)
-        cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
+        staging = cleanup.enter_context(scratch(workspace.root / "staging" / f"{run_id}-{dataset}"))
         staged = _Staging(staging)
         _stage(staged, Reader(dataset, policy), files)
         if not staged.read:

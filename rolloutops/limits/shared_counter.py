@@ -24,10 +24,15 @@ class Spending(NamedTuple):
 
 
 class SharedCounter:
-    """The file, shared until it is closed. Opening it waits for whoever is about to begin it."""
+    """The file, shared until it is closed. Opening it waits for whoever is about to begin it.
+
+    An error of the disk is raised when the next rollout wants to start (`spent`), not when one has just been paid for.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._failure: OSError | None = None
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._path = str(path)
         self._fd = os.open(path, flags, 0o666)
         self._users = os.open(path.with_name(f"{path.name}.users"), flags, 0o666)
         try:
@@ -44,18 +49,25 @@ class SharedCounter:
             fcntl.flock(self._users, fcntl.LOCK_SH)
 
     def spent(self) -> Spending:
-        """What all have spent by now."""
+        """What all have spent by now. Raises OSError if something that was spent could not be written."""
+        if self._failure is not None:
+            raise self._failure
         return Spending(*_STATE.unpack(os.pread(self._fd, _STATE.size, 0)))
 
     def add(self, more: Spending) -> Spending:
-        """Spend so much. Returns what all have spent by now."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        """Spend so much. Returns what all have spent by now, or only this if the file cannot be read or written."""
+        total = more
         try:
-            total = Spending(*map(sum, zip(self.spent(), more, strict=True)))
-            os.pwrite(self._fd, _STATE.pack(*total), 0)
-            return total
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                before = Spending(*_STATE.unpack(os.pread(self._fd, _STATE.size, 0)))
+                total = Spending(*map(sum, zip(before, more, strict=True)))
+                os.pwrite(self._fd, _STATE.pack(*total), 0)
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        except OSError as error:
+            self._failure = OSError(error.errno, error.strerror, self._path)
+        return total
 
     def close(self) -> None:
         """Let go of the file."""

