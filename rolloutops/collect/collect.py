@@ -16,6 +16,7 @@ from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.secrets import Secret, public
 from rolloutops.config.settings import Collect
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
@@ -97,7 +98,7 @@ def engines(recipe: Recipe) -> list[list[CollectPlan]]:
             raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
         _refuse_nonsense(asked)
         engine, window = (
-            json.dumps([getattr(asked, name) for name in names], sort_keys=True)
+            json.dumps([getattr(asked, name) for name in names], sort_keys=True, default=Secret.reveal)
             for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
         )
         found.setdefault(engine, {}).setdefault(window, {})[key] = asked
@@ -253,6 +254,6 @@ def _budget(workspace: Workspace, asked: Collect) -> SharedRate | None:
     """The budget a minute, by endpoint and model, for all processes of the workspace."""
     if asked.requests_per_minute is None and asked.tokens_per_minute is None:
         return None
-    name = digest([asked.engine, asked.base_url, asked.model])
+    name = digest([asked.engine, public(asked.base_url), asked.model])
     path = workspace.root / "locks" / f"budget-{name[:16]}"
     return SharedRate(path, asked.requests_per_minute, asked.tokens_per_minute)

@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from rolloutops.config.redact import holds_key, redacted_row
 from rolloutops.errors import WorkspaceError
 from rolloutops.store import schema
 from rolloutops.store.failpoints import failpoint
@@ -100,7 +101,11 @@ class Journal:
         if self._failure is not None:
             raise self._failure
         segment = self._segment or self._open()
-        self._unwritten.append(orjson.dumps({table: row}))
+        line = orjson.dumps({table: row})
+        if row.get("error") or holds_key(line):  # an error quotes what was sent, in any spelling
+            row = redacted_row(row)
+            line = orjson.dumps({table: row})
+        self._unwritten.append(line)
         segment.parts.add(table, row)
         if len(self._unwritten) == 1:
             try:
