@@ -15,8 +15,9 @@ from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors schema jsontext shipped failpoints progress redact definitions
-secrecy paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
+__init__ errors schema jsontext shipped failpoints redact visible definitions
+progress secrecy command.streams
+paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.errors import UsageError
+from rolloutops.visible import visible
 
 if TYPE_CHECKING:
     from rolloutops.build.build import BuildReport
@@ -52,7 +53,7 @@ def cell(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    text = " ".join(str(value).split())
+    text = visible(" ".join(str(value).split()))
     return text if len(text) <= 80 else text[:79] + "…"
 
 
@@ -309,5 +310,5 @@ def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _short(text: str) -> str:
     """Text on one line, cut where it is long."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     return text if len(text) <= 300 else text[:299] + "…"

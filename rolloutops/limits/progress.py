@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from rolloutops.visible import visible
+
 
 @dataclass
 class Progress:
@@ -67,7 +69,7 @@ class Progress:
                 parts.append(f"{what}: {', '.join(f'{count} {kind}' for kind, count in counted.most_common())}")
         if self.done and self.done < self.owed:
             parts.append(f"{_duration((self.owed - self.done) / rate)} left")
-        return " · ".join([*parts, *filter(None, (note() for note in self.notes))])
+        return visible(" · ".join([*parts, *filter(None, (note() for note in self.notes))]))
 
 
 async def report(meter: Progress, out: TextIO | None = None) -> None:
