@@ -24,7 +24,7 @@ tables tables.workspace recipe pacing.fleet pacing.tuning conversations.response
 golden golden.given judging.judge
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
-environments.code_harness command
+environments.code_harness environments.syscalls command
 engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.openai engines.gym engines.vllm environments.* steps.selected
 engines.batch
