@@ -22,6 +22,7 @@ from rolloutops.cli.help import help_text, overview
 from rolloutops.cli.parse import bind, sort_words
 from rolloutops.cli.streams import prepare, shown
 from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
+from rolloutops.visible import visible
 
 __all__ = ["Command", "Flag", "Parsed", "help_text", "main"]
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str], commands: Sequence[Command], program: str, version
             return 141  # as any program whose reader, say `head`, has seen enough
         if os.environ.get("ROLLOUTOPS_TRACEBACK", "0") not in ("", "0"):
             raise
-        return _report(error, speaker, f"{program} {version}")
+        return _reported(error, speaker, f"{program} {version}")
 
 
 def _page(argv: list[str], commands: Sequence[Command], program: str, version: str, about: str) -> str | None:
@@ -106,7 +107,7 @@ def _refuse_other_encodings(argv: Sequence[str]) -> None:
     for word in argv:
         if not _is_utf8(word):
             raise UsageError(
-                f"{word!r:.200} is not UTF-8 text: rename what it names, or make a link to it with such a name"
+                f"{visible(word)[:200]} is not UTF-8 text: rename what it names, or make a link to it with such a name"
             )
 
 
@@ -133,6 +134,15 @@ def _dispatch(command: Command, tokens: list[str], flags: dict[str, str], argv: 
     return code
 
 
+def _reported(error: BaseException, speaker: str, release: str) -> int:
+    """`_report`, where standard error may be full, or nobody reads it any more."""
+    try:
+        return _report(error, speaker, release)
+    except OSError as unwritten:
+        _give_up(sys.stderr)
+        return 141 if isinstance(unwritten, BrokenPipeError) else 2
+
+
 def _report(error: BaseException, speaker: str, release: str) -> int:
     """Say on stderr what ended the command, and return the exit code."""
     code, said = 2, ""
@@ -147,7 +157,7 @@ def _report(error: BaseException, speaker: str, release: str) -> int:
         said = HINDRANCES[error.errno] + (f": {place}" if place else "")
         _give_up(sys.stdout)
     elif isinstance(error, UnicodeEncodeError) and not _is_utf8(error.object):
-        said = f"{error.object!r:.200} is not UTF-8 text: rename what it names, or what it lies in"
+        said = f"{visible(error.object)[:200]} is not UTF-8 text: rename what it names, or what it lies in"
     else:
         code, said = 1, f"this is a bug in {release}, not your mistake: please report it with the lines above"
         trace = traceback.TracebackException.from_exception(error)

@@ -15,7 +15,7 @@ from typing import Any
 from rolloutops.config.paths import as_path
 from rolloutops.config.plugins import OPERATIONAL, find
 from rolloutops.config.resources import shipped
-from rolloutops.config.secrets import public, without_secrets
+from rolloutops.config.secrets import public, secret_places, without_secrets
 from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, typed
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
@@ -119,6 +119,12 @@ class Recipe:
         }
         print_["engine_args"] = without_secrets({k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL})
         return print_
+
+    def secret_places(self) -> list[str]:
+        """The settings of this recipe that hold a key, and not the name of a variable that does."""
+        tables = [self.collect, self.given, *self.policies.values()]
+        tables += [{"environment_args": one.environment_args, **one.collect} for one in self.datasets.values()]
+        return list(dict.fromkeys(place for table in tables for place in secret_places(table)))
 
     def as_json(self) -> dict[str, Any]:
         """The resolved recipe, as recorded with each run, and enough to make it again; without secrets.

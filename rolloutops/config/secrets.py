@@ -111,6 +111,11 @@ def keep_out_settings(**settings: Any) -> None:
     wrapped(settings)
 
 
+def secret_places(value: Any) -> list[str]:
+    """Where the secrets among settings stand, as `engine_args.headers.x`."""
+    return [path for path, inner in _leaves(value) if isinstance(inner, Secret)]
+
+
 def public(value: Any, name: str = "") -> Any:
     """Settings, at any depth, as they may be shown and recorded."""
     return _mapped(wrapped(value, name), str)
