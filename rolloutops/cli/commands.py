@@ -81,13 +81,13 @@ def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
     allowed = parsed.flags.get("allow_policy_change", False)
     if tune := parsed.flags.get("tune"):
         return say(*tune_stage(recipe, allowed, tune))
+    done = collect_stage(recipe, allowed)
+    say(*text.collected(done))
     if places := recipe.secret_places():
         say(
             f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
             "which api_key_env names"
         )
-    done = collect_stage(recipe, allowed)
-    say(*text.collected(done))
     return 3 if done.left or done.in_flight else 0
 
 
