@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import platform
 import secrets
 import socket
 from pathlib import Path
@@ -85,7 +86,9 @@ def test_programs(unsafe: bool, row: dict[str, Any], text: str, passed: int, sta
         ("import threading, time\nwhile 1: threading.Thread(target=time.sleep, args=(9,)).start()", "error", "thread"),
         ("while True: print('x' * 10**6)", "output_limit", "more than it may"),
         ("open('big', 'wb').write(b'x' * 2**22)", "output_limit", "more than it may"),
-        ("import os\nos.kill(os.getppid(), 9)", "error", "ended the sandbox"),
+        ("import os\nos.kill(os.getppid(), 9)", "error", "line 2: PermissionError"),
+        ("import os\nos.kill(0, 9)", "error", "line 2: PermissionError"),
+        ("import os\nos.kill(os.getpid(), 9)", "error", "SIGKILL"),
         ("import os\nos.abort()", "error", "SIGABRT"),
         ("import ctypes\nprint(ctypes.CDLL(None).unshare(0x10000000))", "wrong_answer", "'-1"),
         ("1 / 0", "error", "line 1: ZeroDivisionError: division by zero"),
@@ -96,6 +99,72 @@ def test_what_a_program_must_not_do_is_a_failed_verdict(unsafe: bool, text: str,
     verdict = judged(GYM, text, unsafe, test_seconds=seconds, memory_mb=256, output_kb=1024)
     assert (verdict["reward"], verdict["status"]) == (0.0, status), verdict
     assert told in verdict["message"]
+
+
+FORGERY = """
+import ctypes, json, os, signal, sys
+call, parent = ctypes.CDLL(None).syscall, os.getppid()
+told = json.dumps({"results": [{"status": "ok", "output": "", "message": ""}] * 2}).encode()
+try:
+    fds = [call(438, call(434, parent, 0), 1, 0), os.open(f"/proc/{parent}/fd/1", os.O_WRONLY)]
+except OSError:
+    fds = []
+for fd in fds:
+    os.write(fd, told)
+call(424, call(434, parent, 0), signal.SIGKILL, 0, 0)
+def add(a, b): return 5
+"""
+"""A program whose answers are wrong, and which writes a verdict where the harness writes, then ends it."""
+
+
+@pytest.mark.parametrize("unsafe", BOTH, indirect=True)
+def test_a_program_cannot_write_its_own_verdict(unsafe: bool) -> None:
+    verdict = judged(ASSERTS, FORGERY, unsafe)
+    assert (verdict["reward"], verdict["passed"], verdict["status"]) == (0.0, 0, "error")
+
+
+@pytest.mark.parametrize("unsafe", BOTH, indirect=True)
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        *("call(312, parent, os.getpid(), 0, 0, 1)", "call(425, 8, ctypes.create_string_buffer(256))", "call(323, 0)"),
+        *("call(321, 0, 0, 0)", "call(298, 0, parent, -1, -1, 0)", "call(250, 0, -3, 0)", "call(249, 0, 0, 0, 0)"),
+        *("call(440, 3, 0, 0, 4, 0)", "call(310, parent, 0, 0, 0, 0, 0)", "call(101, 16, parent, 0, 0)"),
+        *("call(200, parent, 19)", "call(129, parent, 19, ctypes.create_string_buffer(128))", "call(62, -1, 0)"),
+        *("open(f'/proc/{parent}/mem', 'r+b')", "open(f'/proc/{parent}/environ')", "open(f'/proc/{parent}/fd/1', 'w')"),
+        *("fcntl.fcntl(0, fcntl.F_SETOWN, parent)", "fcntl.ioctl(0, 0x5412, b'x')", "fcntl.ioctl(0, 0x8901, b'1234')"),
+        *("resource.prlimit(parent, resource.RLIMIT_CPU, (0, 0))", "os.setpriority(os.PRIO_PROCESS, parent, 19)"),
+    ],
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
+def test_a_program_cannot_reach_its_harness(unsafe: bool, attempt: str) -> None:
+    """Each is refused, not only of no effect: EPERM, or nothing is there."""
+    text = f"""
+import ctypes, errno, fcntl, os, resource
+library, parent = ctypes.CDLL(None, use_errno=True), os.getppid()
+def call(*words):
+    if library.syscall(*words) == -1: raise OSError(ctypes.get_errno(), "refused")
+try: {attempt}
+except OSError as error: print(errno.errorcode[error.errno] in ("EPERM", "EACCES", "ENOENT"))
+"""
+    verdict = judged({"tests": [{"input": "", "output": "True"}]}, text, unsafe)
+    assert verdict["status"] == "passed", verdict
+
+
+@pytest.mark.parametrize("unsafe", BOTH, indirect=True)
+def test_what_a_program_does_to_itself_is_its_own_affair(unsafe: bool) -> None:
+    text = """
+import fcntl, os, resource, signal, threading, tempfile
+signal.signal(signal.SIGUSR1, lambda *_: print("signal"))
+os.kill(os.getpid(), signal.SIGUSR1)
+signal.raise_signal(signal.SIGUSR1)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+with tempfile.TemporaryFile(dir=".") as file: fcntl.lockf(file, fcntl.LOCK_EX)
+one = threading.Thread(target=print, args=("thread",)); one.start(); one.join()
+os.nice(1)
+"""
+    verdict = judged({"tests": [{"input": "", "output": "signal\nsignal\nthread"}]}, text, unsafe)
+    assert verdict["status"] == "passed", verdict
 
 
 @pytest.mark.parametrize("unsafe", BOTH, indirect=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
 from rolloutops.config.recipe_file import load
-from rolloutops.config.secrets import told
+from rolloutops.config.secrets import redacted_argv, revealed
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, typed
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import canonical, dump, to_json_safe
@@ -233,7 +233,8 @@ def test_a_record_holds_no_key(tmp_path: Path) -> None:
         f"[datasets.d]\ncollect = {{ {secret.strip()} }}\n[policies.p]\n{secret}[collect]\nengine = 'openai'\n{secret}"
     )
     recipe = with_flags(written(tmp_path, text), "collect", {"engine_args": {"headers": {"x": "s3cret"}}})
-    assert recipe.collect_of("d", "p").engine_args["headers"] == {"x": "s3cret"}
+    headers = recipe.collect_of("d", "p").engine_args["headers"]
+    assert (revealed(headers, "engine"), f"{headers}") == ({"x": "s3cret"}, "{'x': '***'}")
     stored = recipe.as_json()
     assert "s3cret" not in dump(stored)
     assert prints(from_json(stored)) == prints(recipe), "nor does a fingerprint"
@@ -252,7 +253,7 @@ def test_a_record_holds_no_key_of_a_judge_nor_one_in_an_address(tmp_path: Path) 
     recipe = written(tmp_path, text)
     stored = recipe.as_json()
     assert "s3cret" not in dump(stored)
-    assert stored["collect"]["base_url"] == ["http://a/v1", "http://b/v1?api-version=1&api-key=[hidden]"]
+    assert stored["collect"]["base_url"] == ["http://***@a/v1", "http://b/v1?api-version=1&api-key=***"]
     (asked,), (recorded,) = recipe.plan(), from_json(stored).plan()
     assert asked["verifier_version"] == recorded["verifier_version"], "what was judged is not judged, and paid, again"
 
@@ -260,20 +261,30 @@ def test_a_record_holds_no_key_of_a_judge_nor_one_in_an_address(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("--engine_args.headers.X=Bearer~s3cret", "--engine_args.headers.X=[hidden]"),
-        ("--engine_args.headers.X Bearer~s3cret", "--engine_args.headers.X [hidden]"),
-        ('+engine_args.headers={"x":"s3cret"}', "+engine_args.headers=[hidden]"),
-        ('--engine_args={"headers":{"x":"s3cret"}}', '--engine_args={"headers=[hidden]'),
-        ('--engine_args {"headers":{"x":"s3cret"}}', '--engine_args {"headers=[hidden]'),
-        ("--base_url=http://me:s3cret@a/v1,http://b?key=s3cret", "--base_url=http://a/v1,http://b?key=[hidden]"),
-        ("--base-url http://me:s3cret@a/v1", "--base-url http://a/v1"),
-        ("--api-key-env=sk-s3cret", "--api-key-env=[hidden]"),
-        ("--api_key_env sk-s3cret", "--api_key_env [hidden]"),
+        ("--engine_args.headers.X=Bearer~s3cret", "--engine_args.headers.X=***"),
+        ("--engine_args.headers.X Bearer~s3cret", "--engine_args.headers.X ***"),
+        ('+engine_args.headers={"x":"s3cret"}', '+engine_args.headers={"x": "***"}'),
+        ('--engine_args={"headers":{"x":"s3cret"}}', '--engine_args={"headers": {"x": "***"}}'),
+        ('--engine_args {"headers":{"x":"s3cret"}}', '--engine_args {"headers": {"x": "***"}}'),
+        ("--base_url=http://me:s3cret@a/v1,http://b?key=s3cret", "--base_url=http://***@a/v1,http://b?key=***"),
+        ("--base-url http://me:s3cret@a/v1", "--base-url http://***@a/v1"),
+        ("--base_url=http://a/v1?code=s3,cret#s3cret", "--base_url=http://a/v1?code=***#***"),
+        ("--api-key-env=sk-s3cret", "--api-key-env=***"),
+        ("--api_key_env sk-s3cret", "--api_key_env ***"),
+        ('--engine_args.extra_body={"api_key":"s3cret","n":1}', '--engine_args.extra_body={"api_key": "***", "n": 1}'),
+        (
+            "--engine_args.password=123456 --engine_args.seed=123456",
+            "--engine_args.password=*** --engine_args.seed=123456",
+        ),
+        (
+            "--environment_args.key=answer --environment_args.eos_token=x1",
+            "--environment_args.key=answer --environment_args.eos_token=x1",
+        ),
         ("collect --api_key_env=MY_KEY --token_ids --limit 3", "collect --api_key_env=MY_KEY --token_ids --limit 3"),
     ],
 )
 def test_a_recorded_command_line_holds_no_key(words: str, shown: str) -> None:
-    assert " ".join(told([word.replace("~", " ") for word in words.split()])) == shown
+    assert " ".join(redacted_argv([word.replace("~", " ") for word in words.split()])) == shown
 
 
 def test_flags_alone_make_a_recipe_that_is_recorded_and_extended() -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rolloutops.cli import text
 from rolloutops.cli.run import Parsed
@@ -18,7 +21,9 @@ from rolloutops.cli.shared_flags import TARGETS
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.recipe import Recipe, from_flags, with_flags
 from rolloutops.config.recipe_file import load
+from rolloutops.config.redact import shown
 from rolloutops.errors import UsageError
+from rolloutops.visible import ascii_json, visible, visible_json
 
 
 def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
@@ -78,6 +83,11 @@ def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
         return say(*tune_stage(recipe, allowed, tune))
     done = collect_stage(recipe, allowed)
     say(*text.collected(done))
+    if places := recipe.secret_places():
+        say(
+            f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
+            "which api_key_env names"
+        )
     return 3 if done.left or done.in_flight else 0
 
 
@@ -110,7 +120,7 @@ def verify(parsed: Parsed) -> None:
     say(text.verified(verify_stage(recipe)))
     print(text.means(averages(recipe)))
     if recipe.verify.against:
-        print(text.table(*agreement_stage(recipe)))
+        show(text.table(*agreement_stage(recipe)))
 
 
 def metrics(parsed: Parsed) -> None:
@@ -123,12 +133,12 @@ def metrics(parsed: Parsed) -> None:
     if page is not None:
         say(f"report in {report_stage(recipe, found, page)}")
     elif flags.get("json"):
-        print("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
+        show_json("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
     elif flags.get("csv"):
         columns, rows = text.only_table(found)
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+        show_csv(columns, rows)
     else:
-        print(text.measured(found))
+        show(text.measured(found))
         if not {"step", "group_by", "compare"} & set(flags):
             say("", *text.further(further_metrics(recipe, found)))
 
@@ -137,14 +147,14 @@ def select(parsed: Parsed) -> None:
     """The steps up to the last filter, mix or pair, and what each kept and dropped."""
     from rolloutops.cli.stages import select_stage
 
-    print(text.funnels(select_stage(recipe_of(parsed), parsed.command)))
+    show(text.funnels(select_stage(recipe_of(parsed), parsed.command)))
 
 
 def build(parsed: Parsed) -> None:
     """Steps -> training files."""
     from rolloutops.cli.stages import build_stage
 
-    print(text.built(build_stage(recipe_of(parsed), parsed.flags.get("only"))))
+    show(text.built(build_stage(recipe_of(parsed), parsed.flags.get("only"))))
 
 
 def lint(parsed: Parsed) -> int:
@@ -157,7 +167,7 @@ def lint(parsed: Parsed) -> int:
     if parsed.flags.get("json"):
         print(json.dumps(dataclasses.asdict(found), indent=4))
     else:
-        print(*text.linted(found), sep="\n")
+        show(*text.linted(found))
     return 2 if found.faulty else 0
 
 
@@ -167,7 +177,7 @@ def trace(parsed: Parsed) -> None:
 
     data = as_path(parsed.flags["data"]) if "data" in parsed.flags else None
     found = find(as_path(parsed.positionals["file"]), parsed.flags.get("row", 1), data)
-    print(*([json.dumps(found, indent=4)] if parsed.flags.get("json") else text.traced(found)), sep="\n")
+    show(*([json.dumps(found, indent=4)] if parsed.flags.get("json") else text.traced(found)))
 
 
 def explain(parsed: Parsed) -> None:
@@ -175,7 +185,7 @@ def explain(parsed: Parsed) -> None:
     from rolloutops.cli.stages import explain_stage, script_stage
 
     recipe, only = recipe_of(parsed), parsed.flags.get("only")
-    print(explain_stage(recipe, only)[0].script if only else script_stage(recipe))
+    show_exactly(explain_stage(recipe, only)[0].script if only else script_stage(recipe))
 
 
 def run(parsed: Parsed) -> int:
@@ -185,14 +195,14 @@ def run(parsed: Parsed) -> int:
     recipe = recipe_of(parsed)
     steps = explain_stage(recipe)
     if parsed.flags.get("dry_run"):
-        print(text.explained(steps))
+        show(text.explained(steps))
         return 0
     if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
         return code
     say(text.verified(verify_stage(recipe)))
-    print(text.measured(metrics_stage(recipe)))
+    show(text.measured(metrics_stage(recipe)))
     if any(step.kind == "build" for step in recipe.steps):
-        print("\n" + text.built(build_stage(recipe)))
+        show("\n" + text.built(build_stage(recipe)))
     return 0
 
 
@@ -200,7 +210,7 @@ def status(parsed: Parsed) -> int:
     """What is done, pending and failing; with --watch again and again, in place where that is a terminal."""
     from rolloutops.cli.stages import status_stage
     from rolloutops.cli.status_text import Screen
-    from rolloutops.cli.status_text import status as shown
+    from rolloutops.cli.status_text import status as status_lines
 
     recipe, screen = recipe_of(parsed), Screen(sys.stdout)
     while True:
@@ -208,7 +218,7 @@ def status(parsed: Parsed) -> int:
         if parsed.flags.get("json"):
             print(json.dumps(dataclasses.asdict(now), indent=4))
         else:
-            screen.show("\n".join(shown(now)))
+            screen.show(shown("\n".join(status_lines(now))))
         if not parsed.flags.get("watch") or not any(row["owed"] for row in now.progress):
             return 1 if now.faults else 0
         time.sleep(2.0)
@@ -220,7 +230,7 @@ def query(parsed: Parsed) -> None:
 
     recipe, flags = recipe_of(parsed), parsed.flags
     if flags.get("print"):
-        print(views_stage(recipe))
+        show_exactly(views_stage(recipe))
         return
     if "query" not in parsed.positionals:
         raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
@@ -229,11 +239,11 @@ def query(parsed: Parsed) -> None:
     if output:
         say(f"written to {output}")
     elif flags.get("json"):
-        print(as_json(columns, rows))
+        show_json(as_json(columns, rows))
     elif flags.get("csv"):
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+        show_csv(columns, rows)
     else:
-        print(text.table(columns, rows, text.GLANCE))
+        show(text.table(columns, rows, text.GLANCE))
 
 
 def test(parsed: Parsed) -> int:
@@ -242,7 +252,7 @@ def test(parsed: Parsed) -> int:
 
     places = [as_path(case) for case in parsed.positionals.get("cases", ["tests"])]
     faults = {str(path): fault(read_case(path), Path()) for path in find_cases(places)}
-    print(*(f"BAD  {path}: {said}" if said else f"ok   {path}" for path, said in faults.items()), sep="\n")
+    show(*(f"BAD  {path}: {said}" if said else f"ok   {path}" for path, said in faults.items()))
     return 2 if any(faults.values()) else 0
 
 
@@ -251,7 +261,7 @@ def check(parsed: Parsed) -> int:
     from rolloutops.cli.check import check as look
 
     findings = list(look(recipe_of(parsed), parsed.flags.get("deep", False)))
-    print(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings), sep="\n")
+    show(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings))
     return 0 if all(one.good for one in findings) else 2
 
 
@@ -260,17 +270,40 @@ def list_(parsed: Parsed) -> None:
     from rolloutops.cli.listing import listing
 
     tables = (f"{heading}\n{text.table(('name', 'what it does', 'where'), rows)}" for heading, rows in listing())
-    print(*tables, sep="\n\n")
+    show("\n\n".join(tables))
 
 
 def init(parsed: Parsed) -> None:
     """Copies of a recipe, its SQL and its example files, to be edited."""
     from rolloutops.cli.listing import copy_shipped
 
-    print(*copy_shipped(parsed.positionals.get("recipe", "demo"), as_path(parsed.flags.get("into", "."))), sep="\n")
+    show(*map(str, copy_shipped(parsed.positionals.get("recipe", "demo"), as_path(parsed.flags.get("into", ".")))))
 
 
 def say(*lines: str) -> int:
     """A message for the person at the terminal. Returns the exit code of a command that ends with it."""
-    print(*lines, sep="\n", file=sys.stderr)
+    print(*map(shown, lines), sep="\n", file=sys.stderr)
     return 0
+
+
+def show(*lines: str) -> None:
+    """Tables and sentences that were asked for."""
+    print(*map(shown, lines), sep="\n")
+
+
+def show_json(text: str) -> None:
+    """JSON: it means the same on every terminal and in every file."""
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(visible_json(text) if utf8 else ascii_json(text))
+
+
+def show_exactly(script: str) -> None:
+    """A text for another program: as it is, unless a person looks at it."""
+    print(visible(script) if sys.stdout.isatty() else script)
+
+
+def show_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table for another program, likewise."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerows([columns, *rows])
+    show_exactly(made.getvalue().removesuffix("\n"))

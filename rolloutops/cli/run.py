@@ -20,7 +20,10 @@ from typing import TextIO
 from rolloutops.cli.flags import Command, Flag, Parsed, quoted
 from rolloutops.cli.help import help_text, overview
 from rolloutops.cli.parse import bind, sort_words
+from rolloutops.cli.streams import prepare
+from rolloutops.config.redact import shown
 from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
+from rolloutops.visible import visible
 
 __all__ = ["Command", "Flag", "Parsed", "help_text", "main"]
 
@@ -40,6 +43,10 @@ HINDRANCES = {
     errno.EEXIST: "something is there already",
     errno.EISDIR: "a folder is where a file should be",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EBADF: "what was to be written to is closed, or open for reading only",
+    errno.EIO: "the device failed (input/output error)",
+    errno.ELOOP: "symbolic links go in a circle",
+    errno.ESTALE: "the file server no longer knows the file (stale file handle)",
     errno.EMFILE: "too many files are open ('ulimit -n' raises the limit)",
 }
 """What the machine may refuse: no bug and no traceback, but a sentence."""
@@ -51,8 +58,10 @@ def main(argv: Sequence[str], commands: Sequence[Command], program: str, version
     0 or what the command returned · 1 a bug · 2 the user's mistake, or a hindrance such as a full disk ·
     130 interrupted · 141 whoever read the output has gone. ROLLOUTOPS_TRACEBACK=1 raises the errors instead.
     """
+    prepare()
     argv, speaker = list(argv), program
     try:
+        _refuse_other_encodings(argv)
         page = _page(argv, commands, program, version, about)
         if page is None:
             command = _find(argv[0], commands)
@@ -71,7 +80,7 @@ def main(argv: Sequence[str], commands: Sequence[Command], program: str, version
             return 141  # as any program whose reader, say `head`, has seen enough
         if os.environ.get("ROLLOUTOPS_TRACEBACK", "0") not in ("", "0"):
             raise
-        return _report(error, speaker, f"{program} {version}")
+        return _reported(error, speaker, f"{program} {version}")
 
 
 def _page(argv: list[str], commands: Sequence[Command], program: str, version: str, about: str) -> str | None:
@@ -97,6 +106,20 @@ def _find(name: str, commands: Sequence[Command]) -> Command:
     raise UsageError(f"no command {quoted(name)}{did_you_mean(name, known) or '; --help lists the commands'}")
 
 
+def _refuse_other_encodings(argv: Sequence[str]) -> None:
+    """Names in tables, and paths that DuckDB opens, are UTF-8."""
+    for word in argv:
+        if not _is_utf8(word):
+            raise UsageError(
+                f"{visible(word)[:200]} is not UTF-8 text: rename what it names, or make a link to it with such a name"
+            )
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it has no bytes that Python could not decode."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _dispatch(command: Command, tokens: list[str], flags: dict[str, str], argv: list[str]) -> int:
     import fire
     from fire.decorators import SetParseFn
@@ -115,27 +138,38 @@ def _dispatch(command: Command, tokens: list[str], flags: dict[str, str], argv: 
     return code
 
 
+def _reported(error: BaseException, speaker: str, release: str) -> int:
+    """`_report`, where standard error may be full, or nobody reads it any more."""
+    try:
+        return _report(error, speaker, release)
+    except OSError as unwritten:
+        _give_up(sys.stderr)
+        return 141 if isinstance(unwritten, BrokenPipeError) else 2
+
+
 def _report(error: BaseException, speaker: str, release: str) -> int:
     """Say on stderr what ended the command, and return the exit code."""
     code, said = 2, ""
     if isinstance(error, KeyboardInterrupt):
         code, said = 130, "interrupted; the same command goes on from here"
     elif isinstance(error, RolloutopsError):
-        code, said = error.exit_code, re.sub(r"\s*[\r\n]\s*", " ", str(error))
+        code, said = error.exit_code, str(error)
     elif isinstance(error, MemoryError):
         said = "out of memory; take less at once, and give the same command again"
     elif isinstance(error, OSError) and error.errno in HINDRANCES:
         place = error.filename2 or error.filename
         said = HINDRANCES[error.errno] + (f": {place}" if place else "")
         _give_up(sys.stdout)
+    elif isinstance(error, UnicodeEncodeError) and not _is_utf8(error.object):
+        said = f"{visible(error.object)[:200]} is not UTF-8 text: rename what it names, or what it lies in"
     else:
         code, said = 1, f"this is a bug in {release}, not your mistake: please report it with the lines above"
         trace = traceback.TracebackException.from_exception(error)
         ours = [depth for depth, frame in enumerate(trace.stack) if frame.filename == __file__]
         below = trace.stack[ours[-1] + 1 :]  # neither this file's frames nor Fire's
         trace.stack = traceback.StackSummary.from_list(below[-6:] or trace.stack)
-        sys.stderr.writelines(trace.format())
-    sys.stderr.write(f"{speaker}: {said}\n")
+        sys.stderr.write(shown("".join(trace.format())))
+    sys.stderr.write(shown(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")) + "\n")
     return code
 
 

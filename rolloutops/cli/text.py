@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops import layout
 from rolloutops.errors import UsageError
+from rolloutops.visible import visible
 
 if TYPE_CHECKING:
     from rolloutops.build.build import BuildReport
@@ -49,7 +50,7 @@ def cell(value: Any, longest: int = LONGEST) -> str:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    text = " ".join(str(value).split())
+    text = visible(" ".join(str(value).split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -279,5 +280,5 @@ def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _short(text: str) -> str:
     """Text on one line, cut where it is long."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     return text if len(text) <= 300 else text[:299] + "…"

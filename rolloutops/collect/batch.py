@@ -31,6 +31,7 @@ from rolloutops.collect.pending import PendingRollouts
 from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.redact import shown
 from rolloutops.config.settings import resolved
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
 from rolloutops.errors import AttemptFailed, EngineError
@@ -320,4 +321,4 @@ def _open(desk: BatchContext) -> list[Job]:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{shown(line)}\n")

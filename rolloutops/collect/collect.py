@@ -18,6 +18,8 @@ from rolloutops.collect.window_state import Window
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.redact import shown
+from rolloutops.config.secrets import Secret, public
 from rolloutops.config.settings import Collect
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
@@ -100,7 +102,7 @@ def engines(recipe: Recipe) -> list[list[CollectPlan]]:
             raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
         _refuse_nonsense(asked)
         engine, window = (
-            json.dumps([getattr(asked, name) for name in names], sort_keys=True)
+            json.dumps([getattr(asked, name) for name in names], sort_keys=True, default=Secret.reveal)
             for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
         )
         found.setdefault(engine, {}).setdefault(window, {})[key] = asked
@@ -172,7 +174,7 @@ async def _collect(
                 tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
             await fly(flight, ledger, asked, parts, stopping)
         if flight.stopped:
-            sys.stderr.write(f"{flight.stopped}\n")
+            sys.stderr.write(f"{shown(flight.stopped)}\n")
 
     try:
         for windows in groups:
@@ -256,6 +258,6 @@ def _budget(workspace: Workspace, asked: Collect) -> SharedRate | None:
     """The budget a minute, by endpoint and model, for all processes of the workspace."""
     if asked.requests_per_minute is None and asked.tokens_per_minute is None:
         return None
-    name = digest([asked.engine, asked.base_url, asked.model])
+    name = digest([asked.engine, public(asked.base_url), asked.model])
     path = workspace.root / "locks" / f"budget-{name[:16]}"
     return SharedRate(path, asked.requests_per_minute, asked.tokens_per_minute)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from rolloutops.config.secrets import public, revealed
 from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean
 
 Kind = Literal["engine", "environment"]
@@ -88,20 +89,21 @@ class Plugin:
         return {name: p for name, p in inspect.signature(self.load()).parameters.items() if p.kind in kinds}
 
     def make(self, settings: Mapping[str, Any]) -> Any:
-        """Call the factory with these settings. Raises UsageError where it does not take them."""
+        """Call the factory with these settings, secrets as they are. Raises UsageError where it does not take them."""
         factory, takes = self.load(), self.takes()
         any_name = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
         listed = f"it takes {', '.join(takes)}" if takes else "it takes no settings"
-        for name, value in settings.items():
+        sent = revealed(settings, self._called)
+        for name in settings:
             if name not in takes and not any_name:
                 raise UsageError(f"{self._called} has no setting '{name}'{did_you_mean(name, takes)} ({listed})")
             if name in takes:
-                self._check(name, value, takes[name].annotation)
+                self._check(name, sent[name], takes[name].annotation)
         for name, parameter in takes.items():
             if parameter.default is parameter.empty and name not in settings:
                 raise UsageError(f"{self._called} needs the setting '{name}' ({listed})")
         try:
-            return factory(**settings)
+            return factory(**sent)
         except RolloutopsError:
             raise
         except ImportError as error:
@@ -114,9 +116,9 @@ class Plugin:
 
         The code is the module's file and those files of its own folder that it imports, directly or not. Nothing is
         imported but the packages that the module lies in. Where and as whom a server is asked, and how fast, is no
-        part of it: a new key or a moved server makes nothing unjudged.
+        part of it: a new key or a moved server makes nothing unjudged. A secret counts as `***`.
         """
-        digest = hashlib.sha256(json.dumps(_what(settings), sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(json.dumps(_what(public(settings)), sort_keys=True, default=str).encode())
         digest.update(self.target.rpartition(":")[2].encode())
         for source in sorted(_own_sources(*self._source())):
             code = source.read_bytes()

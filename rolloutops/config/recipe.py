@@ -15,8 +15,8 @@ from typing import Any
 from rolloutops.config.paths import as_path
 from rolloutops.config.plugins import OPERATIONAL, find
 from rolloutops.config.resources import shipped
-from rolloutops.config.secrets import public
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
+from rolloutops.config.secrets import public, secret_places, without_secrets
+from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, typed
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
@@ -117,8 +117,14 @@ class Recipe:
         print_["responses_create_params"] = {
             k: v for k, v in asked.responses_create_params.items() if k != "service_tier"
         }
-        print_["engine_args"] = {k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL}
+        print_["engine_args"] = without_secrets({k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL})
         return print_
+
+    def secret_places(self) -> list[str]:
+        """The settings of this recipe that hold a key, and not the name of a variable that does."""
+        tables = [self.collect, self.given, *self.policies.values()]
+        tables += [{"environment_args": one.environment_args, **one.collect} for one in self.datasets.values()]
+        return list(dict.fromkeys(place for table in tables for place in secret_places(table)))
 
     def as_json(self) -> dict[str, Any]:
         """The resolved recipe, as recorded with each run, and enough to make it again; without secrets.
@@ -151,10 +157,9 @@ class Recipe:
 
 
 def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what may be a key; nor what each command is told by itself: `retry`, and `shared_locks`."""
-    sensitive = ("base_url", "api_key_env", "engine_args")  # what a model is told stays as it is
+    """Without what may be a key; nor what each command sets for itself: `retry`, and `shared_locks`."""
     kept = {name: value for name, value in collect.items() if name not in ("retry", "shared_locks")}
-    return {name: public(value, name) if name in sensitive else value for name, value in kept.items()}
+    return {name: public(value, name) if name in SECRETIVE else value for name, value in kept.items()}
 
 
 def from_json(stored: Mapping[str, Any]) -> Recipe:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rolloutops.config.secrets import wrapped
 from rolloutops.errors import UsageError, did_you_mean
 
 LARGEST = 2**31 - 1
@@ -118,7 +119,8 @@ class Dataset:
 def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Check a table's keys and values against its dataclass; `where` names file and table in messages.
 
-    An int is taken where a float is wanted, and one string where a list of strings is wanted.
+    An int is taken where a float is wanted, and one string where a list of strings is wanted. What may be a key is a
+    Secret from here on.
     """
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -131,6 +133,8 @@ def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         out[name] = _value(value, hints[name], f"{where}: {name}")
         _refuse_nonsense(out[name], fields[name].metadata, f"{where}: {name}")
         _refuse_what_json_lacks(out[name], f"{where}: {name}")
+        if name in SECRETIVE:
+            out[name] = wrapped(out[name], name)
     return out
 
 
@@ -198,6 +202,9 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
             out[name] = {**out[name], **value} if nested else value
     return out
 
+
+SECRETIVE = ("base_url", "api_key_env", "engine_args", "environment_args")
+"""Keys whose values may be, or hold, a key."""
 
 OF_AN_ENGINE = ("model", "policy", "base_url", "endpoint", "api_key_env", "engine_args")
 """Keys of [collect] that mean something to one engine only."""

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
+from rolloutops.config.redact import redacted_text, without_keys
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.openai import make as make_openai
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
@@ -279,8 +280,7 @@ class BatchEngine:
 
     def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed:
         """What one line of an output or error file says became of its request. endpoint: where it was sent to."""
-        for secret in self.inner.secrets:
-            line = line.replace(secret, b"[key]")
+        line = without_keys(line)
         try:
             told = orjson.loads(line)
             if told.get("error"):
@@ -316,9 +316,7 @@ class BatchEngine:
     def _said(self, error: Exception) -> str:
         """What an error says, without the key."""
         body = getattr(error, "body", None)
-        said = str(body["message"]) if isinstance(body, dict) and body.get("message") else str(error)
-        for secret in self.inner.secrets:
-            said = said.replace(secret.decode(), "[key]")
+        said = redacted_text(str(body["message"]) if isinstance(body, dict) and body.get("message") else str(error))
         return (said or type(error).__name__)[:2048]
 
 

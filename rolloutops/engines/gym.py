@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rolloutops import __version__
+from rolloutops.config.redact import redacted, redacted_text, without_keys
+from rolloutops.config.secrets import keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
@@ -54,10 +56,11 @@ def make(
             "the gym engine needs base_url = 'http://…' of an environment server, or agents = {name = URL}"
         )
     for name, url in places.items():
-        parts = urlsplit(url if isinstance(url, str) else "")
+        parts, shown = urlsplit(url if isinstance(url, str) else ""), without_keys_in_addresses(str(url))
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"the gym engine's URL for {name} must be like http://localhost:8000, not {url!r}")
+            raise UsageError(f"the gym engine's URL for {name} must be like http://localhost:8000, not {shown!r}")
     sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
+    keep_out_settings(headers=headers, base_url=base_url, agents=agents)
     return GymEngine(
         model=model,
         places={name: f"{url.rstrip('/').removesuffix('/run')}/run" for name, url in places.items()},
@@ -74,7 +77,7 @@ class GymEngine:
     """What `make` makes: its settings as resolved, and the open session."""
 
     model: str
-    places: Mapping[str, str]
+    places: Mapping[str, str] = field(repr=False)
     agent: str | None
     headers: Mapping[str, str] = field(repr=False)
     token_ids: bool
@@ -117,10 +120,10 @@ class GymEngine:
                     self._cookies[call.key] = {name: cookie.value for name, cookie in reply.cookies.items()}
                 got = await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise unreached(error, url, self._timeouts()) from None
+            raise unreached(error, _shown(url), self._timeouts(), redacted_text(str(error))) from None
         if not 200 <= reply.status < 300:
-            raise _refused(reply.status, reply.headers, got, url)
-        answer = _read(got, self.token_ids)
+            raise _refused(reply.status, reply.headers, redacted(got), _shown(url))
+        answer = _read(without_keys(got), self.token_ids)
         self._cookies.pop(call.key, None)
         return answer
 
@@ -136,9 +139,12 @@ class GymEngine:
         return Timeouts(self.request_timeout, self.connect_timeout)
 
 
+_shown = without_keys_in_addresses
+
+
 def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> AttemptFailed:
     if status < 400:
-        where = headers.get("Location", "another address")
+        where = redacted_text(_shown(headers.get("Location", "another address")))
         return AttemptFailed("bad_request", f"{status}: {url} moved to {where}: change base_url")
     failed = failure(status, headers, body)
     if status in (404, 405):

@@ -9,7 +9,6 @@ everything that comes back.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,7 +19,8 @@ import aiohttp
 from yarl import URL
 
 from rolloutops import __version__
-from rolloutops.config.secrets import NAME
+from rolloutops.config.redact import keep_out, redacted, redacted_text, without_keys
+from rolloutops.config.secrets import NAME, keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.engines.direct import Direct, Reply
 from rolloutops.engines.replicas import Replicas
@@ -30,9 +30,6 @@ from rolloutops.formats.openai_requests import chat_body, encode, responses_body
 from rolloutops.types import Engine, ModelAnswer, ModelCall
 
 OPENAI = "https://api.openai.com/v1"
-
-SECRET = 12
-"""Characters from which on a key is a secret. A shorter one is a placeholder (EMPTY), which an answer may well say."""
 
 
 def make(
@@ -81,13 +78,14 @@ def make(
     if key:
         sent["Authorization"] = f"Bearer {key}"
     sent.update(headers or {})
+    keep_out(key)
+    keep_out_settings(headers=headers, extra_body=extra_body, base_url=base_url)
     engines = [
         OpenAIEngine(
             model=model,
             url=url,
             endpoint=endpoint,
             headers=sent,
-            secrets=_secrets(key, headers or {}),
             openai=_is_openai(host),
             # OpenAI and Azure renamed Chat's max_tokens; servers of open models all know the old name.
             limit="max_completion_tokens" if _is_openai(host) or host.endswith(".azure.com") else "max_tokens",
@@ -115,7 +113,9 @@ def _address(base_url: str, endpoint: str) -> tuple[str, str]:
     if "@" in parts.netloc:
         raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"base_url {parts.geturl()!r} is no address of an API: one is like http://localhost:8000/v1")
+        raise UsageError(
+            f"base_url {without_keys_in_addresses(base_url)!r} is no address of an API: one is like http://localhost:8000/v1"
+        )
     path = parts.path.rstrip("/") + ("/responses" if endpoint == "responses" else "/chat/completions")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), parts.hostname
 
@@ -129,13 +129,12 @@ class OpenAIEngine:
     """What `make` makes: its settings as resolved, and the open session."""
 
     model: str
-    url: str
+    url: str = field(repr=False)
     endpoint: str
     headers: Mapping[str, str] = field(repr=False)
-    secrets: tuple[bytes, ...] = field(repr=False)
     openai: bool
     limit: str
-    extra_body: Mapping[str, Any]
+    extra_body: Mapping[str, Any] = field(repr=False)
     token_ids: bool
     request_timeout: float
     connect_timeout: float
@@ -191,13 +190,10 @@ class OpenAIEngine:
             reply = await self._direct.post(sent)
         else:
             reply = await self._post_through_proxy(sent)
-        got = reply.body
-        for secret in self.secrets:
-            if secret in got:
-                got = got.replace(secret, b"[key]")
         if not 200 <= reply.status < 300:
-            raise self._refused(reply.status, reply.headers, got)
+            raise self._refused(reply.status, reply.headers, redacted(reply.body))
         read = read_responses if self.endpoint == "responses" else read_chat
+        got = without_keys(reply.body)
         return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))
 
     def _through_aiohttp(self) -> aiohttp.ClientSession:
@@ -234,7 +230,7 @@ class OpenAIEngine:
 
     def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
         if status < 400:
-            where = headers.get("location", "another address")
+            where = redacted_text(without_keys_in_addresses(headers.get("location", "another address")))
             return AttemptFailed("bad_request", f"{status}: {self._shown()} moved to {where}: change base_url")
         failed = failure(status, headers, body)
         failed.limits = rate_limits(headers)
@@ -245,16 +241,7 @@ class OpenAIEngine:
         return failed
 
     def _unreached(self, error: Exception) -> AttemptFailed:
-        said = str(error)
-        for secret in self.secrets:
-            said = said.replace(secret.decode(), "[key]")
-        return unreached(error, self._shown(), self._timeouts(), said)
-
-
-def _secrets(key: str, headers: Mapping[str, str]) -> tuple[bytes, ...]:
-    """What must not come back out: the key, and the headers that sound like one."""
-    sound = [value for name, value in headers.items() if re.search("auth|key|token|secret", name, re.IGNORECASE)]
-    return tuple(value.encode() for value in (key, *sound) if len(value) >= SECRET)
+        return unreached(error, self._shown(), self._timeouts(), redacted_text(str(error)))
 
 
 def _proxy(address: URL) -> URL | None:

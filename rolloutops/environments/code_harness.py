@@ -2,7 +2,8 @@
 process under limits, and writes what came of it to standard output. Only the standard library, and nothing of ours:
 `sandbox.py` hands this file's text to a bare interpreter.
 
-The job, as JSON: `code`, `mode`, `tests`, `keep`, `name`, `path`, `seconds`, `test_seconds`, `memory`, `output`.
+The job, as JSON: `code`, `mode`, `tests`, `keep`, `name`, `path`, `calls`, `seconds`, `test_seconds`, `memory`,
+`output`.
 What comes back: {"results": [{"status", "output", "message"}, ...]}, one for each test, or {"broken": "why"}.
 
 A child can start no process (seccomp on Linux), so that nothing outlives it. It holds no expected output: those of
@@ -17,7 +18,6 @@ import errno
 import json
 import math
 import os
-import platform
 import resource
 import signal
 import sys
@@ -29,19 +29,17 @@ FAILED, MEMORY, OUTPUT = 101, 102, 103
 WALL = 3
 """A test's limit is one of CPU time, which a busy machine does not shorten; one that sleeps has so many times that."""
 STATUS = {0: "ok", FAILED: "error", MEMORY: "memory_limit", OUTPUT: "output_limit"}
-CALLS = {
-    "x86_64": (0xC000003E, 56, (57, 58, 101, 272, 308, 310, 311), 435),
-    "aarch64": (0xC00000B7, 220, (97, 117, 268, 270, 271), 435),
-}
-"""machine -> its audit number, clone, what is refused (fork, vfork, ptrace, unshare, setns, process_vm_readv and
-process_vm_writev, by number), clone3."""
 
 
 def main() -> None:
     """Read the job, run it, write the results."""
     job = json.loads(sys.stdin.buffer.read())
     sys.path.extend(job["path"])
-    guard = seccomp()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(
+            4, 0, 0, 0, 0
+        )  # PR_SET_DUMPABLE: no child opens this process's memory or files in /proc
+    guard = seccomp(job["calls"])
     if sys.platform == "linux" and not works(guard):
         write(1, json.dumps({"broken": "this system has no way to keep a program from starting others (seccomp)"}))
         return
@@ -224,25 +222,34 @@ def works(guard: Any) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def seccomp() -> Any:
+def seccomp(calls: dict[str, Any] | None) -> Any:
     """A function that forbids this process to start or to touch others, for good; None where there is no way.
 
-    It returns whether that worked. Threads stay allowed; clone3 looks absent, so that C libraries fall back to clone.
+    calls: as of `syscalls.py`. It returns whether that worked. Threads stay allowed; clone3 looks absent, so that C
+    libraries fall back to clone.
     """
-    if sys.platform != "linux" or platform.machine() not in CALLS:
+    if calls is None:
         return None
-    audit, clone, denied, clone3 = CALLS[platform.machine()]
     load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, refuse, absent = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
     code: list[tuple[int, int, int, int]] = [
-        *((load, 0, 0, 4), (equal, 1, 0, audit), (end, 0, 0, kill)),  # another machine's numbers
+        *((load, 0, 0, 4), (equal, 1, 0, calls["audit"]), (end, 0, 0, kill)),  # another machine's numbers
         *((load, 0, 0, 0), (at_least, 0, 1, 0x40000000), (end, 0, 0, refuse)),  # the x32 numbers
-        *((equal, 0, 1, clone3), (end, 0, 0, absent)),
+        *((equal, 0, 1, calls["clone3"]), (end, 0, 0, absent)),
     ]
-    for number in denied:
+    for number in calls["refused"]:
         code += [(equal, 0, 1, number), (end, 0, 0, refuse)]
+
+    def by_argument(number: int, argument: int, values: list[int], found: int, other: int) -> None:
+        """What becomes of a call by the low half of an argument."""
+        code.extend([(equal, 0, len(values) + 3, number), (load, 0, 0, 16 + 8 * argument)])
+        code.extend((equal, len(values) - place, 0, value) for place, value in enumerate(values))
+        code.extend([(end, 0, 0, other), (end, 0, 0, found)])
+
+    for number, values in calls["second"]:
+        by_argument(number, 1, values, refuse, allow)
     threads = 0x00010000  # CLONE_THREAD
-    code += [(equal, 0, 3, clone), (load, 0, 0, 16), (any_bit, 1, 0, threads), (end, 0, 0, refuse), (end, 0, 0, allow)]
+    clone = [(equal, 0, 3, calls["clone"]), (load, 0, 0, 16), (any_bit, 1, 0, threads), (end, 0, 0, refuse)]
 
     class Instruction(ctypes.Structure):
         _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint32))
@@ -250,17 +257,27 @@ def seccomp() -> Any:
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.POINTER(Instruction)))
 
-    rules = (Instruction * len(code))(*(Instruction(*line) for line in code))
-    made = Program(len(code), rules)
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    library = ctypes.CDLL(None, use_errno=True)
+    prctl = library.prctl
 
     def install() -> bool:
+        for number, argument, zero in calls["own"]:
+            by_argument(number, argument, [*zero, os.getpid()], allow, refuse)
+        code.extend([*clone, (end, 0, 0, allow)])
+        made = Program(len(code), (Instruction * len(code))(*(Instruction(*line) for line in code)))
+        drop_capabilities(library)
         prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: not to outlive this driver
         if prctl(38, 1, 0, 0, 0) != 0:  # PR_SET_NO_NEW_PRIVS
             return False
         return bool(prctl(22, 2, ctypes.byref(made), 0, 0) == 0)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
     return install
+
+
+def drop_capabilities(library: Any) -> None:
+    """Take root's rights over other processes from a program that runs without a sandbox, as root."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    library.capset(header, (ctypes.c_uint32 * 6)())
 
 
 def wait(pid: int, ends: float) -> tuple[int | None, float]:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rolloutops import __version__
+from rolloutops.config.redact import redacted, without_keys
+from rolloutops.config.secrets import keep_out_settings, without_keys_in_addresses
 from rolloutops.errors import UsageError
 from rolloutops.formats.nemo_gym import FAILURE_CLASS, create_params
 from rolloutops.formats.responses import to_responses
@@ -27,7 +29,7 @@ class Remote:
     """See `make`."""
 
     def __init__(self, url: str, seed_session: bool, headers: Mapping[str, str], parallel: int) -> None:
-        self.url = url
+        self.url, self.shown = url, without_keys_in_addresses(url)
         self.seed_session = seed_session
         self.headers = {"User-Agent": f"rolloutops/{__version__}", **headers}
         self.parallel = parallel
@@ -41,7 +43,7 @@ class Remote:
             await self._post("/seed_session", request, cookies)
         reply = await self._post("/verify", {**request, "response": _response(rollout)}, cookies)
         if not isinstance(reply, dict):
-            raise ValueError(f"{self.url}/verify gave no JSON object")
+            raise ValueError(f"{self.shown}/verify gave no JSON object")
         if FAILURE_CLASS in reply:
             said = reply.get("_ng_failure_message") or reply.get("failure_reason") or "no reason given"
             raise ValueError(f"{reply[FAILURE_CLASS]}: {said}")
@@ -69,9 +71,10 @@ class Remote:
         ) as reply:
             got = await reply.read()
         if not 200 <= reply.status < 300:
-            raise ValueError(f"{self.url}{path} answered {reply.status}: {got[:SAID].decode(errors='replace')}")
+            said = redacted(got)[:SAID].decode(errors="replace")
+            raise ValueError(f"{self.shown}{path} answered {reply.status}: {said}")
         cookies.update({name: cookie.value for name, cookie in reply.cookies.items()})
-        return parse(got) if got.strip() else None
+        return parse(without_keys(got)) if got.strip() else None
 
 
 def _response(rollout: Rollout) -> dict[str, Any]:
@@ -106,5 +109,6 @@ def make(
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"remote: url must be like http://localhost:8000, not {url!r}")
+        raise UsageError(f"remote: url must be like http://localhost:8000, not {without_keys_in_addresses(url)!r}")
+    keep_out_settings(url=url, headers=headers)
     return Remote(url.rstrip("/").removesuffix("/verify"), seed_session, dict(headers or {}), parallel)

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rolloutops.environments import code_harness
+from rolloutops.environments import code_harness, syscalls
 
 SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/sbin", "/nix/store", "/etc/ld.so.cache", "/etc/alternatives")
 """What of the system a program sees: libraries, nothing that is anybody's."""
@@ -41,11 +41,12 @@ class SandboxFailed(Exception):
 
 
 def run(job: Mapping[str, Any], sandboxed: bool) -> list[dict[str, Any]]:
-    """Run a job of `code_harness.py`; it is given `path` here. Returns {status, output, message} of each test.
+    """Run a job of `code_harness.py`; `path` and `calls` are added here. Returns {status, output, message} of
+    each test.
 
     Raises SandboxFailed where the sandbox did not come up. A program that takes its sandbox down has failed all tests.
     """
-    data = json.dumps({**job, "path": _packages()}).encode()
+    data = json.dumps({**job, "path": _packages(), "calls": syscalls.for_this_machine()}).encode()
     with tempfile.TemporaryDirectory(prefix="rolloutops-", ignore_cleanup_errors=True) as folder:
         argv = _bubblewrap(int(job["output"]) * 4 + 2 * len(data)) if sandboxed else []
         process = subprocess.Popen(

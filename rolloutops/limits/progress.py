@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, NamedTuple, TextIO
 
 from rolloutops.layout import columns_of, shorten, width, wrap
+from rolloutops.visible import visible
 
 SEPARATOR, NEWLINE = " · ", "\n"
 
@@ -102,7 +103,7 @@ class Progress:
         if self.done and self.done < self.owed:
             yield _Part(f"{duration((self.owed - self.done) / rate)} left", [(1, "")])
         for text in filter(None, (note() for note in self.notes)):
-            yield _Part(text, [(4, "")])
+            yield _Part(visible(text), [(4, "")])
 
 
 class _Part(NamedTuple):

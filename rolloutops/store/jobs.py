@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rolloutops.config.redact import redacted_row
 from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, look_again, write_part
 
@@ -62,7 +63,7 @@ def record(workspace: Workspace, run_id: str, job: Job, event: str, **more: Any)
     job as it is then."""
     known = {name: getattr(job, name) for name in ("job_id", "url", "endpoint", "model", "file_id", "batch_id")}
     row = {**known, "event": event, "happened_at": datetime.now(UTC), "run_id": run_id, **more}
-    write_part(workspace, "jobs", None, f"{job.job_id}-{event}", schema.table_of(schema.JOBS, [row]))
+    write_part(workspace, "jobs", None, f"{job.job_id}-{event}", schema.table_of(schema.JOBS, [redacted_row(row)]))
     return replace(job, state=event, file_id=row["file_id"], batch_id=row["batch_id"])
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import orjson
 
+from rolloutops.config.redact import holds_key, redacted_row
 from rolloutops.errors import WorkspaceError
 from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
@@ -90,7 +91,11 @@ class Journal:
     def append(self, table: str, row: dict[str, Any]) -> None:
         """Add a row of a table; it is written at the end of the turn of the event loop."""
         segment = self._segment or self._open()
-        self._unwritten.append(orjson.dumps({table: row}))
+        line = orjson.dumps({table: row})
+        if row.get("error") or holds_key(line):  # an error quotes what was sent, in any spelling
+            row = redacted_row(row)
+            line = orjson.dumps({table: row})
+        self._unwritten.append(line)
         segment.rows.add(table, row)
         if len(self._unwritten) == 1:
             try:

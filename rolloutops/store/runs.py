@@ -19,7 +19,8 @@ from typing import Any
 
 from rolloutops import __version__
 from rolloutops.config.recipe import Recipe, from_json
-from rolloutops.config.secrets import told
+from rolloutops.config.redact import redacted_row
+from rolloutops.config.secrets import redacted_argv, without_secrets
 from rolloutops.errors import PolicyChanged, WorkspaceError
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.store import schema, sql
@@ -67,7 +68,7 @@ def recorded(
     stored, versions = recipe.as_json(), _versions()
     row = {
         "command": command,
-        "argv": told(sys.argv[1:]),
+        "argv": redacted_argv(sys.argv[1:]),
         "recipe": dump(stored),
         "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
         "fingerprints": dump(fingerprints) if fingerprints else None,
@@ -135,8 +136,11 @@ def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Map
     for dataset, policies in fingerprints.items():
         for policy, now in policies.items():
             old = before.get((dataset, policy))
-            if (dataset, policy) in tried and old is not None and digest(old) != digest(now):
-                changes = _changes(old, json.loads(dump(now)))
+            if old is None or (dataset, policy) not in tried:
+                continue
+            old, now = without_secrets(old), without_secrets(json.loads(dump(now)))  # a new key is no other policy
+            if digest(old) != digest(now):
+                changes = _changes(old, now)
                 raise PolicyChanged(
                     f"policy {policy!r} has rollouts of {dataset!r} that were made otherwise ({'; '.join(changes)}); "
                     "give the new one a name of its own with --policy=NAME, or mix them on purpose with "
@@ -153,7 +157,7 @@ def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def _write(workspace: Workspace, row: dict[str, Any]) -> None:
-    rows = schema.table_of(schema.RUNS, [{**row, "happened_at": datetime.now(UTC)}])
+    rows = schema.table_of(schema.RUNS, [{**redacted_row(row), "happened_at": datetime.now(UTC)}])
     write_part(workspace, "runs", None, f"{row['run_id']}-{row['event']}", rows)
 
 

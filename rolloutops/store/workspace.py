@@ -51,6 +51,11 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
     if re.match(r"[a-z][a-z0-9+]+:/", str(root)):
         url = str(root).replace(":/", "://", 1)  # as it was before it became a path
         raise WorkspaceError(f"{url} is a URL: a workspace must be a local folder")
+    place = str(root.absolute())
+    if any("\ud800" <= c <= "\udfff" for c in place):
+        raise WorkspaceError(
+            f"{place} is not UTF-8 text, as DuckDB wants a path: rename that folder, or work in another"
+        )
     if create:
         try:
             for folder in (*schema.TABLES, "journals", "locks"):
