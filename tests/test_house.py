@@ -16,7 +16,8 @@ from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy definitions
-paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
+paths engines engines.finish_reasons engines.refusals environments judging.verdict
+pacing.level pacing.budgets pacing.till judging pacing collecting
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
@@ -41,6 +42,7 @@ building.build pacing.purse collecting.batch_answers files.import_rows
 collecting.batch_budget collecting.batch_requests
 golden.cases collecting.window collecting.batch importing export status trace
 collecting.landing
+collecting.forbidden
 collecting.flight
 collect
 text

@@ -33,7 +33,7 @@ from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import resolved
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
 from rolloutops.errors import AttemptFailed, EngineError
-from rolloutops.formats.openai_replies import OUT_OF_MONEY
+from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.progress import Progress, report
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id

@@ -21,7 +21,8 @@ import orjson
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.openai import make as make_openai
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
-from rolloutops.formats.openai_replies import OUT_OF_MONEY, failure, read_chat, read_responses
+from rolloutops.formats.openai_replies import failure, read_chat, read_responses
+from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.types import ModelAnswer, ModelCall
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from rolloutops import __version__
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
-from rolloutops.formats.openai_replies import KEPT, failure
+from rolloutops.formats.openai_replies import failure
+from rolloutops.formats.refusals import KEPT
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import prompt_of_row
 from rolloutops.types import Message, ModelCall, RolloutAnswer, RolloutEngine
@@ -143,7 +144,7 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> 
     failed = failure(status, headers, body)
     if status in (404, 405):
         hint = f"{failed.message} (POST {url}: is base_url that of an environment or agent server?)"
-        return AttemptFailed(failed.kind, hint, final=failed.final)
+        return AttemptFailed(failed.kind, hint, final=failed.final, raw=failed.raw)
     return failed
 
 

@@ -241,7 +241,7 @@ class OpenAIEngine:
         if status in (404, 405):
             other = "chat" if self.endpoint == "responses" else "responses"
             hint = f"{failed.message} (POST {self._shown()}: is base_url right, or does it need endpoint = {other!r}?)"
-            return AttemptFailed(failed.kind, hint, final=failed.final, retry_after=failed.retry_after)
+            return AttemptFailed(failed.kind, hint, final=failed.final, raw=failed.raw)
         return failed
 
     def _unreached(self, error: Exception) -> AttemptFailed:

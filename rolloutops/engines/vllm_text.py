@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed, did_you_mean
+from rolloutops.formats.finish_reasons import finish_reason
 from rolloutops.formats.task_rows import to_chat
 from rolloutops.types import Message, ModelAnswer, ModelCall
 
@@ -96,11 +97,10 @@ class Text:
                 "engine_error", f"vLLM ended the request: {best.finish_reason} {best.stop_reason or ''}"
             )
         message, reasoning_tokens = self._message(call, tools, best)
-        called = "tool_calls" in message and best.finish_reason == "stop"
         raw = {"text": best.text, "finish_reason": best.finish_reason, "stop_reason": best.stop_reason}
         return ModelAnswer(
             message=message,
-            finish_reason="tool_calls" if called else "length" if best.finish_reason == "length" else "stop",
+            finish_reason=finish_reason(best.finish_reason, called="tool_calls" in message),
             model=self.model,
             input_tokens=len(output.prompt_token_ids),
             output_tokens=len(best.token_ids),
