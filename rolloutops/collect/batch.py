@@ -142,7 +142,9 @@ async def _look_after(state: _State, job: Job) -> None:
 async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str]:
     """Write the attempts of a job that ended. Returns what became of its requests, and why it was refused."""
     if batch.status != "failed":
-        counts = await collect_answers(state.desk, job, batch)
+        counts, refused = await collect_answers(state.desk, job, batch)
+        if refused:
+            state.stop = f"batch {batch.batch_id}: {refused}; nothing was given up: mend it and run the command again"
         state.no_room = False
         odd = {name: count for name, count in counts.items() if name not in ("completed", "failed")}
         if odd:

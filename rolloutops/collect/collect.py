@@ -16,7 +16,7 @@ from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
-from rolloutops.config.settings import Collect
+from rolloutops.config.settings import Collect, refuse_several_answers
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
 from rolloutops.limits.circuit_breaker import CircuitBreaker
@@ -215,6 +215,15 @@ def _refuse_nonsense(asked: Collect) -> None:
     width = asked.num_samples_in_parallel
     if isinstance(width, str) and width != "auto":
         raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {width!r}")
+    refuse_several_answers(asked.responses_create_params, "responses_create_params")
+    extra = asked.engine_args.get("extra_body")
+    if isinstance(extra, dict):
+        refuse_several_answers(extra, "engine_args.extra_body")
+        if type(extra.get("seed")) is int and asked.num_repeats > 1:
+            raise UsageError(
+                "engine_args.extra_body.seed would be the same for each repeat of a task: set "
+                "responses_create_params.seed, to which the index of the repeat is added"
+            )
     for kind in asked.retry or ():
         if kind not in FAILURES:
             raise UsageError(

@@ -8,8 +8,6 @@ are single-turn: where tools are offered, the model's tool calls are where the r
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ import orjson
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.openai import make as make_openai
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
-from rolloutops.formats.openai_replies import failure, read_chat, read_responses
+from rolloutops.formats.openai_replies import body_in, failure, read_chat, read_responses
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.types import ModelAnswer, ModelCall
 
@@ -42,9 +40,6 @@ STATUS = {"batch_expired": 408, "request_timeout": 408, "batch_cancelled": 409}
 
 TRANSFERS = 3
 """How often a file is downloaded that breaks off."""
-
-BODY = re.compile(r'"body"\s*:\s*')
-"""What an answer stands behind in a line of answers."""
 
 JOB = "rolloutops_job"
 """The metadata key that says which job a batch is."""
@@ -238,7 +233,7 @@ class BatchEngine:
             except APIConnectionError as error:  # also what timed out
                 raise Unanswered(self._said(error)) from None
             except APIStatusError as error:
-                if error.status_code == 429 and error.code not in OUT_OF_MONEY:
+                if error.status_code == 429 and str(error.code) not in OUT_OF_MONEY:
                     raise NotNow(self._said(error)) from None
                 if error.status_code in (408, 409) or error.status_code >= 500:
                     raise Unanswered(self._said(error)) from None
@@ -287,7 +282,7 @@ class BatchEngine:
             if told.get("error"):
                 body = orjson.dumps({"error": told["error"]})
                 return failure(STATUS.get(str(told["error"].get("code")), 500), {}, body)
-            status, body = int(told["response"]["status_code"]), _body(line, told["response"]["body"])
+            status, body = int(told["response"]["status_code"]), body_in(line, told["response"]["body"])
             if not 200 <= status < 300:
                 return failure(status, {}, body)
             read = read_responses if endpoint == "/v1/responses" else read_chat
@@ -338,14 +333,3 @@ def _batch(told: Any) -> Batch:
         files=tuple(name for name in (told.output_file_id, told.error_file_id) if name),
         refusals=tuple(Refusal(e.code or "", e.message or e.code or "no reason given", e.line) for e in errors),
     )
-
-
-def _body(line: bytes, parsed: Any) -> bytes:
-    """The answer inside a line, byte for byte where it can be found."""
-    text = line.decode()
-    here = BODY.search(text)
-    try:
-        found, end = json.JSONDecoder().raw_decode(text, here.end() if here else 0)
-    except ValueError:
-        found, end = None, 0
-    return text[here.end() : end].encode() if here and found == parsed else orjson.dumps(parsed)

@@ -57,3 +57,10 @@ def finish_of_response(response: Mapping[str, Any], called: bool) -> str:
 def is_cut_off(reason: str | None) -> bool:
     """Whether an answer was cut off, or may have been: by any reason but FINISHED's, where one is said."""
     return reason is not None and reason not in FINISHED
+
+
+def incomplete_details(reason: str | None) -> dict[str, str] | None:
+    """A cut-off as Responses objects and NeMo Gym's servers have it, which know two reasons; None where it is none."""
+    if not is_cut_off(reason):
+        return None
+    return {"reason": "content_filter" if reason == "content_filter" else "max_output_tokens"}

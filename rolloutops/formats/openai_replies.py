@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from array import array
 from collections.abc import Callable, Mapping
@@ -38,6 +39,10 @@ CODES = {
     "misalignment_policy_violation": 400,
 }
 """The status that an error's code stands for, where the error came inside an answer with status 200."""
+
+
+BODY = re.compile(r'"body"\s*:\s*')
+"""What an answer stands behind in a line of answers."""
 
 
 def read_responses(
@@ -272,6 +277,17 @@ def _tokens(prompt: Any, generated: Any, log_probs: Any) -> dict[str, Any]:
         "generation_token_ids": generated or None,
         "generation_log_probs": log_probs if generated and len(log_probs) == len(generated) else None,
     }
+
+
+def body_in(line: bytes, parsed: Any) -> bytes:
+    """The answer inside a line of a batch's answers, byte for byte where it can be found."""
+    text = line.decode()
+    here = BODY.search(text)
+    try:
+        found, end = json.JSONDecoder().raw_decode(text, here.end() if here else 0)
+    except ValueError:
+        found, end = None, 0
+    return text[here.end() : end].encode() if here and found == parsed else orjson.dumps(parsed)
 
 
 def count_of(value: Any) -> int | None:
