@@ -25,7 +25,7 @@ golden golden.given judging.judge
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
-engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
+engines.schemes engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.openai engines.gym engines.vllm environments.* steps.selected
 engines.batch
 collecting.attempted steps.selection building.asked

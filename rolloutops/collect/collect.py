@@ -33,7 +33,7 @@ from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Engine
 
-ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
+ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "api_key_header", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
 LIMITS = ("max_tokens_total", "max_cost", "prices")
 """Keys of [collect] that say what may be spent: who has the same ones has one purse."""

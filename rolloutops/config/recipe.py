@@ -152,7 +152,7 @@ class Recipe:
 
 def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
     """Without what may be a key; nor `retry`, which is asked for anew or not."""
-    sensitive = ("base_url", "api_key_env", "engine_args")  # what a model is told stays as it is
+    sensitive = ("base_url", "api_key_env", "api_key_header", "engine_args")  # what a model is told stays as it is
     kept = {name: value for name, value in collect.items() if name != "retry"}
     return {name: public(value, name) if name in sensitive else value for name, value in kept.items()}
 

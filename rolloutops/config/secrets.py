@@ -16,6 +16,8 @@ HEADERS = re.compile(r"([.\"']headers\b[\w.-]*)[^\w.-].*", re.DOTALL)
 """In a word of a command line: headers, with all that follows."""
 NAME = re.compile(r"[A-Za-z_]\w*")
 """The name of a variable. A key in its place hardly ever is one: most hold a hyphen."""
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}([-_][A-Za-z0-9]{1,19}){0,5}")
+"""The name of a header. A key in its place has a longer piece, a colon or a space."""
 HIDDEN = "[hidden]"
 
 
@@ -27,7 +29,9 @@ def public(value: Any, name: str = "") -> Any:
         return [public(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    if name == "api_key_env" and not NAME.fullmatch(value):
+    if (name == "api_key_env" and not NAME.fullmatch(value)) or (
+        name == "api_key_header" and not HEADER.fullmatch(value)
+    ):
         return HIDDEN
     return ADDRESS.sub(lambda found: f"{found[1]}{HIDDEN}" if found[1] else "", value)
 

@@ -50,7 +50,7 @@ class Chunk:
 class Collect:
     """How a policy answers: `[collect]`, the flags of `collect`, and what a data set or policy has otherwise."""
 
-    engine: str = key("", "who answers: vllm, openai, batch, scripted, or package.module:attr")
+    engine: str = key("", "who answers: vllm, openai, batch, gym, scripted, or package.module:attr")
     model: str = key("", "the model's name or folder")
     policy: str | None = key(None, "the policy's name (default: the model's)")
     num_repeats: int = key(1, "rollouts of each task", least=1)
@@ -84,6 +84,7 @@ class Collect:
     base_url: str | list[str] | None = key(None, "the endpoint of the openai engine; several are a fleet: a,b")
     endpoint: str | None = key(None, "responses or chat")
     api_key_env: str | None = key(None, "the environment variable that holds the key")
+    api_key_header: str | None = key(None, "the header that carries the key, as api-key (default: Authorization)")
     engine_args: dict[str, Any] = key({}, "further arguments of the engine")
     grace_seconds: float = key(5.0, "after Ctrl-C, how long what is in flight may still finish", least=0)
 
@@ -202,7 +203,7 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-OF_AN_ENGINE = ("model", "policy", "base_url", "endpoint", "api_key_env", "engine_args")
+OF_AN_ENGINE = ("model", "policy", "base_url", "endpoint", "api_key_env", "api_key_header", "engine_args")
 """Keys of [collect] that mean something to one engine only."""
 
 

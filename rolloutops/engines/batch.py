@@ -15,9 +15,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
+from yarl import URL
 
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.openai import make as make_openai
+from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
 from rolloutops.formats.openai_replies import body_in, failure, read_chat, read_responses
 from rolloutops.formats.refusals import OUT_OF_MONEY
@@ -89,6 +91,7 @@ def make(
     base_url: str | None = None,
     endpoint: Literal["responses", "chat"] = "responses",
     api_key_env: str = "OPENAI_API_KEY",
+    api_key_header: str | None = None,
     api_key_required: bool | None = None,
     headers: Mapping[str, str] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -101,7 +104,8 @@ def make(
 ) -> BatchEngine:
     """An engine that asks in batches.
 
-    model, base_url, endpoint, api_key_env, api_key_required, headers, extra_body: as for the `openai` engine.
+    model, base_url, endpoint, api_key_env, api_key_header, api_key_required, headers, extra_body: as for the `openai`
+    engine.
     wait: stay until all batches ended; else submit, collect what has ended, and leave the rest to the next run.
     poll_seconds: between two looks at batches that are waited for.
     requests_per_batch, bytes_per_batch: how large one batch may be; smaller ones fit a small account's queue.
@@ -121,6 +125,7 @@ def make(
         base_url=base_url,
         endpoint=endpoint,
         api_key_env=api_key_env,
+        api_key_header=api_key_header,
         api_key_required=api_key_required,
         headers=headers,
         extra_body=extra_body,
@@ -172,13 +177,16 @@ class BatchEngine:
 
     async def start(self) -> None:
         """Open the client. Nothing is sent yet."""
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Omit
 
         scheme, _, key = self.inner.headers.get("Authorization", "").partition(" ")
+        own: dict[str, Any] = {**self.extra_headers}
+        if header := self.inner.key_header:
+            own = {"Authorization": Omit(), header: self.inner.headers[header], **own}
         self._client = AsyncOpenAI(
             api_key=key if scheme == "Bearer" else "none",
             base_url=self.url,
-            default_headers=self.extra_headers,
+            default_headers=own,
             default_query=dict(parse_qsl(urlsplit(self.inner.url).query)),
             timeout=self.timeout,
             max_retries=5,
@@ -306,6 +314,7 @@ class BatchEngine:
                 said += "; mend the key and run the command again"
             raise (NotThere if error.status_code == 404 else EngineError)(said) from None
         except OpenAIError as error:
+            await SchemeCheck(URL(self.url), self.url).look(AttemptFailed("unreachable", ""))
             said = f"{self.url} does not answer to: {doing} ({self._said(error)}); run the command again"
             raise EngineError(said) from None
 

@@ -14,9 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from rolloutops import __version__
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
+from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
 from rolloutops.formats.openai_replies import failure
@@ -82,6 +84,7 @@ class GymEngine:
     request_timeout: float
     connect_timeout: float
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _schemes: dict[str, SchemeCheck] = field(default_factory=dict, init=False, repr=False)
     _cookies: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
 
     async def start(self) -> None:
@@ -105,6 +108,7 @@ class GymEngine:
         if self.agent is not None and agent_of(body) is None and "task" not in body:
             body["agent_ref"] = {"type": "responses_api_agents", "name": self.agent}
         url = self._place(agent_of(body))
+        scheme = self._schemes.setdefault(url, SchemeCheck(URL(url), url))
         sent = dump(body).encode()
         try:
             # A redirect would carry tasks to an address that nobody named.
@@ -118,7 +122,12 @@ class GymEngine:
                     self._cookies[call.key] = {name: cookie.value for name, cookie in reply.cookies.items()}
                 got = await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise unreached(error, url, self._timeouts()) from None
+            failed = unreached(error, url, self._timeouts())
+            await scheme.look(failed)
+            raise failed from None
+        if reply.status == 400:
+            await scheme.look(AttemptFailed("bad_request", "400"))
+        scheme.answered()
         if not 200 <= reply.status < 300:
             raise _refused(reply.status, reply.headers, got, url)
         answer = _read(got, self.token_ids)
