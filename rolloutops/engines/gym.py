@@ -37,6 +37,7 @@ def make(
     base_url: str | None = None,
     agents: Mapping[str, str] | None = None,
     agent: str | None = None,
+    agent_name: str | None = None,
     request_timeout: float = 3600.0,
     connect_timeout: float = 10.0,
     headers: Mapping[str, str] | None = None,
@@ -47,7 +48,8 @@ def make(
     model: the policy's name, where a reply names no model.
     base_url: an environment server, as in http://localhost:8000; it finds the agent of each row itself.
     agents: agent -> URL, for agent servers that are asked directly; `_default` for the agents that are not named.
-    agent: the agent of the rows that name none.
+    agent: the agent of the rows that name none. agent_name: the agent of all rows, whatever they name, as NeMo Gym's
+        own `+agent_name` has it.
     request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
     headers: more headers for each request. token_ids: keep the token ids and log-probs that replies hold.
     """
@@ -65,6 +67,7 @@ def make(
         model=model,
         places={name: f"{url.rstrip('/').removesuffix('/run')}/run" for name, url in places.items()},
         agent=agent,
+        agent_name=agent_name,
         headers={**sent, **(headers or {})},
         token_ids=token_ids,
         request_timeout=float(request_timeout),
@@ -79,6 +82,7 @@ class GymEngine:
     model: str
     places: Mapping[str, str]
     agent: str | None
+    agent_name: str | None
     headers: Mapping[str, str] = field(repr=False)
     token_ids: bool
     request_timeout: float
@@ -105,8 +109,9 @@ class GymEngine:
         if self._session is None:
             raise EngineError("the gym engine was not started")
         body = run_request(call)
-        if self.agent is not None and agent_of(body) is None and "task" not in body:
-            body["agent_ref"] = {"type": "responses_api_agents", "name": self.agent}
+        agent = self.agent_name or (self.agent if agent_of(body) is None else None)
+        if agent is not None and "task" not in body:
+            body["agent_ref"] = {"type": "responses_api_agents", "name": agent}
         url = self._place(agent_of(body))
         scheme = self._schemes.setdefault(url, SchemeCheck(URL(url), url))
         sent = dump(body).encode()
