@@ -220,7 +220,7 @@ def test_a_key_that_is_refused_from_some_time_on_gives_nothing_up(tmp_path: Path
     with serving(Firewall, latency=0.02, spread=0.1) as server:
         server.refuses = lambda key, number: number >= 60
         said = collect(tmp_path, server.url, code=2, width=16)
-        assert server.seen <= 60 + FORBIDDEN + 16
+        assert server.seen < 150, "late successes lie between some of them"
     assert "answers 403 and no success between them" in said
     assert query(tmp_path / "w", STATES) == [(60, 140, 0)]
 
