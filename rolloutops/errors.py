@@ -93,7 +93,7 @@ class AttemptFailed(Exception):
 
     kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
     endpoint asked to wait. raw: the reply as received, its first 2 KB. limits: what its headers said
-    (engines.Limits).
+    (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer).
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class AttemptFailed(Exception):
         self.retry_after = retry_after
         self.raw = raw
         self.limits: Any = None
+        self.answer: Any = None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -176,6 +176,7 @@ def test_an_answer_of_which_a_filter_left_nothing_is_a_refusal(sent: bytes) -> N
         read_chat(sent)
     assert (caught.value.kind, caught.value.final) == ("content_filter", True)
     assert caught.value.raw
+    assert caught.value.answer is None or caught.value.answer.finish_reason == "content_filter"
     assert read_chat(chat("SAFETY")).finish_reason == "content_filter", "what it left is an answer"
 
 

@@ -152,6 +152,8 @@ async def _ask(
             return answer
         except AttemptFailed as error:
             failed = error
+            if failed.answer is not None:
+                trace.answers.append(failed.answer)
         except (EngineError, TimeoutError):
             raise
         except Exception as error:

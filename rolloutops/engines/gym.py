@@ -183,7 +183,15 @@ def _read(body: bytes, token_ids: bool) -> RolloutAnswer:
         raw = dump(reply)
     if "reward" not in reply and "response" not in reply:
         raise AttemptFailed("bad_response", "the reply holds neither a reward nor a response", raw=raw[:KEPT])
-    return replace(read_rollout(reply, raw, token_ids), prompt=_prompt(reply))
+    answer = read_rollout(reply, raw, token_ids)
+    if answer.finish_reason == "content_filter" and not any(_says(message) for message in answer.completion):
+        raise AttemptFailed("content_filter", "a content filter left nothing of the answer", raw=raw[:KEPT])
+    return replace(answer, prompt=_prompt(reply))
+
+
+def _says(message: Message) -> bool:
+    """Whether a message is something that the model said or did."""
+    return message["role"] == "assistant" and bool(message.get("content") or message.get("tool_calls"))
 
 
 def _prompt(reply: Mapping[str, Any]) -> Sequence[Message] | None:

@@ -115,7 +115,7 @@ def _read(
         found = shape(answer, named if named and isinstance(named, str) else model, token_ids)
         tier = answer.get("service_tier")
         found["service_tier"] = tier if isinstance(tier, str) else None
-        return ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found)
+        return _refuse_filtered(ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found))
     except AttemptFailed as failed:
         failed.raw = failed.raw or body[:KEPT].decode(errors="replace")
         raise
@@ -183,7 +183,6 @@ def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str,
         raise AttemptFailed(kind, f"the answer's status is {status}")
     said = _one_message(from_responses(items))
     finish = finish_of_response(answer, bool(said.get("tool_calls")))
-    _refuse_filtered(finish, said, "incomplete_details")
     usage = answer.get("usage") or {}
     found = {
         "message": said,
@@ -218,7 +217,6 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
     finish = finish_reason(received, bool(said.get("tool_calls")))
     if not finish:
         raise AttemptFailed("server_error", f"the endpoint ended the answer: finish_reason is {received}")
-    _refuse_filtered(finish, said, received)
     usage = answer.get("usage") or {}
     found = {
         "message": said,
@@ -305,10 +303,14 @@ def _message_of(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     return said
 
 
-def _refuse_filtered(finish: str, said: Message, received: Any) -> None:
-    """An empty answer that a content filter ended is a refusal, not an answer."""
-    if finish == "content_filter" and not said.get("content") and not said.get("tool_calls"):
-        raise AttemptFailed("content_filter", f"a content filter left nothing of the answer ({received})")
+def _refuse_filtered(answer: ModelAnswer) -> ModelAnswer:
+    """The answer; one of which a content filter left nothing is a refusal, which may have cost tokens."""
+    said = answer.message
+    if answer.finish_reason == "content_filter" and not said.get("content") and not said.get("tool_calls"):
+        failed = AttemptFailed("content_filter", "a content filter left nothing of the answer")
+        failed.answer = answer
+        raise failed
+    return answer
 
 
 def _refused(error: Any, status: int) -> AttemptFailed:

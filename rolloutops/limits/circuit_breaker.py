@@ -68,8 +68,13 @@ class CircuitBreaker:
 
     def why_forbidden(self) -> str:
         """Why a run ends that only answers 403 came to."""
+        answers = (
+            "one answer 403 and no success"
+            if self._forbidden == 1
+            else (f"{self._forbidden} answers 403 and no success between them")
+        )
         return (
-            f"{self._forbidden} answers 403 and no success between them, the last one with: {self._message}; nothing "
+            f"{answers}, the last one with: {self._message}; nothing "
             "was given up: see whether the key may use this model, and run the command again"
         )
 
