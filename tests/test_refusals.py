@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from rolloutops.collect.attempt import of_repeat
+from rolloutops.config.plugins import find
 from rolloutops.engines.openai import make
 from rolloutops.environments.llm_judge import make as make_judge
+from rolloutops.environments.verification import StoredRollout, VerifierRunner
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.finish_reasons import finish_reason, is_cut_off
 from rolloutops.formats.openai_replies import failure, read_chat, read_responses
@@ -203,6 +205,20 @@ def test_a_403_among_successes_is_the_prompts(tmp_path: Path) -> None:
     assert rows == [("forbidden", True, "403: Access denied: Rule 942100", WAF.decode())]
 
 
+def test_a_403_that_nothing_came_after_is_judged_at_the_end(tmp_path: Path) -> None:
+    tasks(tmp_path, ["slow", "DROP TABLE x"])
+
+    class Slow(Firewall):
+        async def _answer(self, request: Any, number: int, sent: Any, endpoint: str, said: Any, key: str) -> Any:
+            await asyncio.sleep(0.5 if key == "slow" else 0.0)
+            return await super()._answer(request, number, sent, endpoint, said, key)
+
+    with serving(Slow) as server:
+        server.refuses = lambda key, number: "DROP" in key
+        collect(tmp_path, server.url)
+    assert query(tmp_path / "w", STATES) == [(1, 0, 1)]
+
+
 def test_403_for_all_is_the_keys(tmp_path: Path) -> None:
     tasks(tmp_path, [f"good {n}" for n in range(7)])
     with serving(Firewall) as server:
@@ -274,6 +290,32 @@ def test_a_judge_is_refused_one_rollout_or_all(tmp_path: Path) -> None:
         assert two["reward"] is None
         assert "forbidden: 403: Access denied" in two["error"]
         assert all(isinstance(each, EngineError) for each in asyncio.run(judged(server.url, ["DROP"] * 8)))
+
+
+def test_verdicts_under_way_are_kept_when_a_judge_ends(tmp_path: Path) -> None:
+    """Of twenty, four at a time, the fourth ends the judge: the three beside it are kept, the others not begun."""
+    (tmp_path / "own.py").write_text(
+        "import asyncio\nfrom rolloutops.errors import EngineError\n"
+        "class Own:\n    parallel = 4\n    begun = 0\n    async def verify(self, task, rollout):\n"
+        "        self.begun += 1\n        if rollout.text == '3': raise EngineError('the key is refused')\n"
+        "        await asyncio.sleep(0.1)\n        return 1.0\ndef make(): return Own()\n"
+    )
+    plugin = find("environment", f"{tmp_path}/own.py:make")
+    judge = VerifierRunner(plugin.make({}), plugin, {})
+    stored = ((n, StoredRollout("d", str(n), "{}", "[]", None, None, "[]", str(n), "stop")) for n in range(20))
+    kept: list[int] = []
+
+    async def judge_them() -> None:
+        try:
+            async for ended in judge.judge_all(stored, 20):
+                kept.extend(n for n, verdict in ended if verdict.reward == 1.0)
+        finally:
+            await judge.close()
+
+    with pytest.raises(EngineError, match="the key is refused"):
+        asyncio.run(judge_them())
+    assert sorted(kept) == [0, 1, 2]
+    assert judge.environment.begun == 4
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])

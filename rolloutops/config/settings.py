@@ -86,7 +86,9 @@ class Collect:
     api_key_env: str | None = key(None, "the environment variable that holds the key")
     api_key_header: str | None = key(None, "the header that carries the key, as api-key (default: Authorization)")
     engine_args: dict[str, Any] = key({}, "further arguments of the engine")
-    grace_seconds: float = key(5.0, "after Ctrl-C, how long what is in flight may still finish", least=0)
+    grace_seconds: float = key(
+        5.0, "after Ctrl-C or an error that ends the run, how long what is in flight may still finish", least=0
+    )
 
 
 @dataclass(frozen=True)
