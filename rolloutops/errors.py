@@ -62,7 +62,7 @@ class Failure:
     """How one kind of failed attempt is treated.
 
     retried: a later attempt may succeed. counted: it is one of the `max_attempts` tries; where the endpoint was not
-    reached or refused for now, the rollout was not tried at all, and the deadline alone ends it.
+    reached, or refused for now or whoever asks, the rollout was not tried at all.
     """
 
     retried: bool
@@ -78,7 +78,9 @@ FAILURES: dict[str, Failure] = {
     "server_error": Failure(True, "the endpoint failed (5xx)"),
     "bad_response": Failure(True, "the answer could not be read"),
     "bad_request": Failure(False, "the endpoint or engine refused the request as it stands"),
-    "unauthorized": Failure(False, "the key was refused (401, 403)"),
+    "unauthorized": Failure(False, "the key was refused (401), or the account is out of money (402)", counted=False),
+    "forbidden": Failure(False, "the endpoint refused this request (403) while it answered others", counted=False),
+    "content_filter": Failure(False, "a content filter refused the prompt, or left nothing of the answer"),
     "context_length": Failure(False, "the prompt does not fit into the model's context"),
     "engine_error": Failure(True, "the engine failed on this request"),
     "environment_error": Failure(False, "the environment raised outside a tool"),
@@ -90,8 +92,8 @@ class AttemptFailed(Exception):
     """One attempt failed.
 
     kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
-    endpoint asked to wait. raw: the answer as received, where it could not be read. limits: what its headers said
-    (engines.Limits).
+    endpoint asked to wait. raw: the reply as received, its first 2 KB. limits: what its headers said
+    (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer).
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class AttemptFailed(Exception):
         self.retry_after = retry_after
         self.raw = raw
         self.limits: Any = None
+        self.answer: Any = None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

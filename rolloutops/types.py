@@ -46,7 +46,8 @@ class Limits:
 class ModelAnswer:
     """One assistant message, canonical, and what it cost.
 
-    finish_reason: stop, length, tool_calls or content_filter. raw: the answer as received, as JSON text.
+    finish_reason: stop, length, tool_calls, content_filter, or as received where it is none of these. raw: the answer
+    as received, as JSON text.
     The three token lists are what the engine sampled from and sampled; None where they were not asked for.
     limits: the endpoint's rate limits, where it tells them. service_tier: what it was billed as, where that is told.
     """

@@ -5,6 +5,10 @@
 CREATE OR REPLACE MACRO unit(key, seed) AS
     ('0x' || md5(key || ':' || seed)[1:15])::BIGINT / 1152921504606846976.0;
 
+-- is_cut_off(reason): whether a rollout was cut off, or may have been: by any finish_reason but that of a model that had
+-- its say. A reason that is not known is kept as it was received, and is one of them; where none is known, null.
+CREATE OR REPLACE MACRO is_cut_off(reason) AS reason NOT IN ('stop', 'tool_calls');
+
 -- content_text(content): a message's content as text: itself, or its text parts, one a line.
 CREATE OR REPLACE MACRO content_text(content) AS
     CASE json_type(content)

@@ -151,7 +151,8 @@ SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_has
 FROM asked;
 
 -- unfinished: the wanted rollouts that are not done: in flight, owed or given up. `attempt` is the number of the next
--- attempt, `tries` how many count: an endpoint that was not reached, or refused for now, has not tried it.
+-- attempt, `tries` how many count: an endpoint that was not reached, or refused for now or whoever asks, has not tried
+-- it.
 CREATE OR REPLACE VIEW unfinished AS
 WITH done AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index
@@ -162,7 +163,7 @@ failed AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index,
         bool_or(final) AS refused,
         max(attempt) AS last_attempt,
-        count(*) FILTER (WHERE error NOT IN ('rate_limited', 'unreachable')) AS tries,
+        count(*) FILTER (WHERE error NOT IN ('forbidden', 'rate_limited', 'unauthorized', 'unreachable')) AS tries,
         max_by(error, attempt) AS last_error
     FROM attempts
     WHERE error IS NOT NULL

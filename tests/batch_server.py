@@ -28,6 +28,12 @@ from typing import Any
 
 from aiohttp import web
 
+REFUSALS = {
+    **{"error": (500, None), "refused": (400, None), "forbidden": (403, None)},
+    **{"filtered": (400, "content_filter"), "unpaid": (429, "insufficient_quota")},
+}
+"""Fates of a request -> the status and code of its answer."""
+
 STEPS = ("upload", "create", "list", "look", "download")
 
 
@@ -165,9 +171,9 @@ class BatchServer:
                 output += [text] * (2 if fate == "twice" else 1)
             elif fate == "cut":
                 output.append(json.dumps(head)[:-5])
-            elif fate in ("error", "refused"):
-                said = {"error": {"message": f"it was {fate}", "code": None}}
-                status = 500 if fate == "error" else 400
+            elif fate in REFUSALS:
+                status, code = REFUSALS[fate]
+                said = {"error": {"message": f"it was {fate}", "code": code}}
                 response = {"status_code": status, "request_id": "r", "body": said}
                 errors.append(json.dumps({**head, "response": response, "error": None}))
             elif fate == "expired":

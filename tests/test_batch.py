@@ -276,6 +276,24 @@ def test_each_line_of_both_files_is_accounted_for(tmp_path: Path) -> None:
         assert_sound(folder)
 
 
+def test_refused_prompts_are_given_up_and_a_refused_key_ends_the_run(tmp_path: Path) -> None:
+    fates = dict(zip((task["prompt"] for task in TASKS), ["forbidden", "filtered"], strict=False))
+    with serving(fate=lambda prompt: "forbidden") as server:
+        folder = project(tmp_path, server)
+        said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
+        assert "requests were refused, the last one with: 403: it was forbidden; nothing was given up" in said
+        server.fate = lambda prompt: "unpaid"
+        for _ in range(3):
+            said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
+        assert "429 insufficient_quota: it was unpaid; nothing was given up" in said
+        assert rows(folder, "SELECT count(*) FROM owed") == [(16,)]
+        server.fate = lambda prompt: fates.get(prompt, "ok")
+        rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
+    found = rows(folder, "SELECT last_error, count(*) FROM given_up GROUP BY ALL ORDER BY ALL")
+    assert found == [("content_filter", 1), ("forbidden", 1)]
+    assert rows(folder, "SELECT count(*) FROM rollouts") == [(14,)]
+
+
 def test_a_refused_batch_gives_up_the_lines_that_are_to_blame(tmp_path: Path) -> None:
     blame = [{"code": "invalid_request", "message": "no such thing", "line": 2, "param": None}]
     with serving(refusals=[blame]) as server:

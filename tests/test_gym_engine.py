@@ -271,3 +271,12 @@ def test_a_resources_server_judges_later(tmp_path: Path) -> None:
         tmp_path / "w", "SELECT DISTINCT json_keys(details)::VARCHAR FROM rollouts WHERE reward IS NOT NULL"
     )
     assert "response" not in details[0][0]
+
+
+def test_agent_name_is_the_agent_that_each_row_goes_to(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", tasks(2))
+    with serving(GymServer) as server:
+        words = ("+agent_name=math_agent", "--engine=gym", f"--base_url={server.url}", "--model=org/qwen")
+        rolloutops("collect", "+input_jsonl_fpath=tasks.jsonl", "--data=w", *words, cwd=tmp_path)
+        assert [sent["agent_ref"]["name"] for sent in server.bodies] == ["math_agent"] * 2
+    assert query(tmp_path / "w", "SELECT DISTINCT policy, verifier FROM rollouts") == [("qwen", "math_agent")]

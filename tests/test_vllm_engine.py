@@ -279,12 +279,12 @@ def test_parameters_become_sampling_values() -> None:
         "max_output_tokens": 9,
         "temperature": 0.5,
         "top_p": None,
-        "seed": 40,
+        "seed": 42,
         "user": "me",
         "reasoning": {"effort": "low"},
         "metadata": {"extra_body": '{"temperature": 0.25}', "chat_template_kwargs": {"enable_thinking": False}},
     }
-    values, options = sampling_values(params, KNOWN, 2)
+    values, options = sampling_values(params, KNOWN)
     assert values == {"max_tokens": 9, "temperature": 0.25, "seed": 42}
     assert options == {"reasoning_effort": "low", "enable_thinking": False}
 
@@ -302,7 +302,7 @@ def test_parameters_become_sampling_values() -> None:
 )
 def test_parameters_that_cannot_be_heeded_are_refused(params: dict[str, Any], why: str) -> None:
     with pytest.raises(AttemptFailed, match=why) as error:
-        sampling_values(params, KNOWN, 0)
+        sampling_values(params, KNOWN)
     assert error.value.final
 
 

@@ -19,7 +19,7 @@ from rolloutops.cli import text
 from rolloutops.cli.run import Parsed
 from rolloutops.cli.shared_flags import TARGETS
 from rolloutops.config.paths import as_file, as_path
-from rolloutops.config.recipe import Recipe, from_flags, with_flags
+from rolloutops.config.recipe import Recipe, from_flags, with_agent, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.redact import shown
 from rolloutops.errors import UsageError
@@ -29,6 +29,7 @@ from rolloutops.visible import ascii_json, visible, visible_json
 def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     """The recipe that a command line means: the named one, the one its flags make, or the workspace's last."""
     flags = {**parsed.flags, **parsed.overrides}
+    agent = flags.pop("agent_name", None)
     name = parsed.positionals.get("recipe") or parsed.flags.get("recipe")
     if name:
         recipe = load(name)
@@ -42,7 +43,7 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     else:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
-    return with_flags(recipe, table, flags)
+    return with_flags(recipe, table, flags if agent is None else with_agent(recipe, flags, agent))
 
 
 def chunk(parsed: Parsed) -> int:

@@ -35,6 +35,7 @@ SOURCE = (
 COLLECTING = (
     *SOURCE,
     *keys(Collect),
+    Flag("agent_name", str, "NeMo Gym's word: with --engine=gym the agent of each row, else the same as --environment"),
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
@@ -81,7 +82,7 @@ LINTING = (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"),
 LINTED = Flag("files", list[str], "training files, globs or folders", required=True)
 TRACED = Flag("file", str, "a data file of a build: train.jsonl, or any other, any shard", required=True)
 SAMPLING = ("responses_create_params", "engine_args")
-NEMO_GYM = {"input_jsonl_fpath": "input", "agent_name": "environment", "concurrency": "num_samples_in_parallel"}
+NEMO_GYM = {"input_jsonl_fpath": "input", "concurrency": "num_samples_in_parallel"}
 
 
 def stage(name: str, body: Any, summary: str, *flags: Flag, **more: Any) -> Command:

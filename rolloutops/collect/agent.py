@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
 from rolloutops.collect.deadline import Deadline
-from rolloutops.errors import AttemptFailed, EngineError
+from rolloutops.config.settings import refuse_several_answers
+from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
@@ -43,6 +44,7 @@ async def attempt(
     failure: AttemptFailed | None = None
     limit = alarm or Deadline()
     try:
+        _refuse_several_answers(owed.params)
         with limit.within(_time_left(owed, clock)):
             await _converse(owed, trace, prompt, tools, engine, environment, pace, limit)
     except AttemptFailed as error:
@@ -54,6 +56,14 @@ async def attempt(
             limit.off()
     seconds = time.monotonic() - clock - trace.waited
     return Attempt(owed, prompt, new_prompt, tools, started, seconds, trace, failure)
+
+
+def _refuse_several_answers(params: Mapping[str, Any]) -> None:
+    """A task's own parameters may ask for several choices too."""
+    try:
+        refuse_several_answers(params, "responses_create_params")
+    except UsageError as error:
+        raise AttemptFailed("bad_request", str(error)) from None
 
 
 def _time_left(owed: PendingRollout, now: float) -> float | None:
@@ -142,6 +152,8 @@ async def _ask(
             return answer
         except AttemptFailed as error:
             failed = error
+            if failed.answer is not None:
+                trace.answers.append(failed.answer)
         except (EngineError, TimeoutError):
             raise
         except Exception as error:

@@ -47,6 +47,17 @@ def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return {k: v for k, v in {**kept, **overrides}.items() if v is not None}
 
 
+def of_repeat(params: Mapping[str, Any], rollout_index: int) -> Mapping[str, Any]:
+    """The parameters of one repeat: a `seed` is moved on by its index, or an endpoint that honours it would answer each
+    repeat alike. So is one in `extra_body`."""
+    moved = {
+        name: of_repeat(value, rollout_index) if isinstance(value, Mapping) else value + rollout_index
+        for name, value in params.items()
+        if (name == "seed" and type(value) is int) or (name == "extra_body" and isinstance(value, Mapping))
+    }
+    return {**params, **moved} if moved and rollout_index else params
+
+
 @dataclass(slots=True)
 class Trace:
     """What has happened in an attempt so far; complete or not, it is what the row is made of."""

@@ -35,7 +35,7 @@ from rolloutops.config.redact import shown
 from rolloutops.config.settings import resolved
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
 from rolloutops.errors import AttemptFailed, EngineError
-from rolloutops.formats.openai_replies import OUT_OF_MONEY
+from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.progress import Progress, report
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
@@ -144,7 +144,9 @@ async def _look_after(state: _State, job: Job) -> None:
 async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str]:
     """Write the attempts of a job that ended. Returns what became of its requests, and why it was refused."""
     if batch.status != "failed":
-        counts = await collect_answers(state.desk, job, batch)
+        counts, refused = await collect_answers(state.desk, job, batch)
+        if refused:
+            state.stop = f"batch {batch.batch_id}: {refused}; nothing was given up: mend it and run the command again"
         state.no_room = False
         odd = {name: count for name, count in counts.items() if name not in ("completed", "failed")}
         if odd:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import orjson
 
 from rolloutops.collect.agent import attempt
-from rolloutops.collect.attempt import Attempt, PendingRollout, effective_params
+from rolloutops.collect.attempt import Attempt, PendingRollout, effective_params, of_repeat
 from rolloutops.collect.verify import Verifier, record_verdict
 from rolloutops.config.settings import Collect
 from rolloutops.engines.batch import Batch, BatchEngine, NotThere
@@ -75,13 +75,15 @@ AdvertisedLimit = Callable[[int], ModelAnswer | AttemptFailed]
 """What became of a request, by its place in the file of requests."""
 
 
-async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> Counter[str]:
-    """Write an attempt for each request of a batch that ended. Returns counts of what is odd about its files.
+async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> tuple[Counter[str], str]:
+    """Write an attempt for each request of a batch that ended. Returns counts of what is odd about its files, and why
+    the key or the account is to blame, where answers say so; those rollouts stay owed.
 
     Lines may come in any order. Of two with one custom id the first counts. A request without a line is a failed
     attempt, which is owed again.
     """
     counts: Counter[str] = Counter()
+    of_the_run: list[str] = []
     with tempfile.TemporaryFile(dir=desk.workspace.root) as file:
         for name in batch.files:
             try:
@@ -96,11 +98,18 @@ async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> Counter
                 kind = "timeout" if batch.status == "expired" else "bad_response"
                 return AttemptFailed(kind, f"batch {batch.batch_id} is {batch.status} without a line for this request")
             file.seek(lines[place])
-            return desk.engine.read(file.readline(), job.endpoint)
+            read = desk.engine.read(file.readline(), job.endpoint)
+            # Of refusals alone nobody knows whether they are for the prompts or for the key.
+            kinds = ("unauthorized",) if batch.completed else ("unauthorized", "forbidden")
+            if isinstance(read, AttemptFailed) and read.kind in kinds:
+                read.final = False
+                of_the_run.append(read.message)
+            return read
 
         counts["missing"] = job.requests - len(lines)
         await write_attempts(desk, job, batch, told, range(job.requests), counts)
-    return +counts
+    why = f"{len(of_the_run):,} requests were refused, the last one with: {of_the_run[-1]}" if of_the_run else ""
+    return +counts, why
 
 
 async def write_attempts(
@@ -149,9 +158,7 @@ async def _attempt(
     request: Request, task: Task, asked: Collect, tools: Sequence[dict[str, Any]], told: ModelAnswer | AttemptFailed
 ) -> Attempt:
     """The attempt, as made by the loop that makes all, out of an answer that is there already."""
-    if isinstance(told, AttemptFailed) and told.kind == "unauthorized":
-        told = AttemptFailed(told.kind, told.message, final=False, raw=told.raw)
-    params = effective_params(task.row, asked.responses_create_params)
+    params = of_repeat(effective_params(task.row, asked.responses_create_params), request.rollout_index)
     place = (request.row_hash, request.part, request.policy, request.rollout_index, request.attempt)
     owed = PendingRollout(task, *place, asked, params, dump(params))
     return await attempt(owed, _Given(told), Offers(tools))

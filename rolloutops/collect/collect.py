@@ -20,7 +20,7 @@ from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.redact import shown
 from rolloutops.config.secrets import Secret, public
-from rolloutops.config.settings import Collect
+from rolloutops.config.settings import Collect, refuse_several_answers
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
 from rolloutops.limits.circuit_breaker import CircuitBreaker
@@ -37,7 +37,7 @@ from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Engine
 
-ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
+ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "api_key_header", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
 LIMITS = ("max_tokens_total", "max_cost", "prices")
 """Keys of [collect] that say what may be spent: who has the same ones has one purse."""
@@ -220,6 +220,15 @@ def _refuse_nonsense(asked: Collect) -> None:
     width = asked.num_samples_in_parallel
     if isinstance(width, str) and width != "auto":
         raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {width!r}")
+    refuse_several_answers(asked.responses_create_params, "responses_create_params")
+    extra = asked.engine_args.get("extra_body")
+    if isinstance(extra, dict):
+        refuse_several_answers(extra, "engine_args.extra_body")
+        if type(extra.get("seed")) is int and asked.num_repeats > 1:
+            raise UsageError(
+                "engine_args.extra_body.seed would be the same for each repeat of a task: set "
+                "responses_create_params.seed, to which the index of the repeat is added"
+            )
     for kind in asked.retry or ():
         if kind not in FAILURES:
             raise UsageError(

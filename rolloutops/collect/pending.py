@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rolloutops.collect.attempt import PendingRollout, effective_params
+from rolloutops.collect.attempt import PendingRollout, effective_params, of_repeat
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES
 from rolloutops.formats.strict_json import dump, read
@@ -168,4 +168,6 @@ def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: CollectPlan) -> I
         if "responses_create_params" in task.row:
             params = effective_params(task.row, how.responses_create_params)
             request = dump(params)
-        yield PendingRollout(task, row_hash, part.number, policy, rollout_index, attempt, how, params, request, tries)
+        own = of_repeat(params, rollout_index)
+        request = request if own is params else dump(own)
+        yield PendingRollout(task, row_hash, part.number, policy, rollout_index, attempt, how, own, request, tries)

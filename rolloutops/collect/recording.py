@@ -107,3 +107,5 @@ def settle(flight: Window, owed: PendingRollout) -> None:
         del flight.remaining[part]
         flight.journal.when_sealed(flight.release.pop(part))
         flight.settled.set()
+    elif flight.forbidden:  # what is left of the part may be nothing but these
+        flight.settled.set()

@@ -2,7 +2,7 @@
 
 As many workers as rollouts may be in flight take one after the other from a queue, across parts and data sets, so that
 the slowest of a part holds nobody up. What failed and may succeed later waits outside the window and comes back into
-the queue. What becomes of an attempt that has ended: `landing.py`.
+the queue. What becomes of an attempt that has ended: `landing.py`; of one that was answered 403: `forbidden.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
 from rolloutops.collect.deadline import Deadline
+from rolloutops.collect.forbidden import all_wait, give_up_forbidden, hold, judge_forbidden
 from rolloutops.collect.pending import Part, PendingRollouts
 from rolloutops.collect.recording import landed, settle, write, write_landed
-from rolloutops.collect.window_state import Window, spawn
+from rolloutops.collect.window_state import Window, cancel_all, end_soon, fail, spawn, start_no_more
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.limits.progress import report
@@ -47,11 +48,11 @@ async def fly(
 
     def interrupted() -> None:
         if stopping.is_set():
-            _cancel_all(flight)
+            cancel_all(flight)
             return
         stopping.set()
         sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
-        _end_soon(flight)
+        end_soon(flight)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
@@ -64,6 +65,8 @@ async def fly(
             feeding = spawn(flight, _feed(flight, ledger, asked, parts))
             feeding.set_name("feed")
             _staff(flight)
+        write_landed(flight)
+        judge_forbidden(flight, whole=not flight.closing)
         if flight.died is not None:
             raise flight.died
     except BaseExceptionGroup as errors:
@@ -92,29 +95,7 @@ def land(flight: Window, why: str) -> None:
     """Let what is in flight end, and start nothing new. why: in a sentence; the first one counts."""
     if not flight.stopped:
         flight.stopped = why
-        _start_no_more(flight)
-
-
-def _start_no_more(flight: Window) -> None:
-    """Let what is in flight end, and start nothing new."""
-    flight.closing = True
-    for task in flight.tasks:
-        if task.get_name() == "feed":
-            task.cancel()
-    while not flight.queue.empty():
-        flight.queue.get_nowait()
-    flight.queue.put_nowait(None)
-
-
-def _end_soon(flight: Window) -> None:
-    """Start nothing new, and give what is in flight a short while to end."""
-    _start_no_more(flight)
-    asyncio.get_running_loop().call_later(flight.grace, _cancel_all, flight)
-
-
-def _cancel_all(flight: Window) -> None:
-    for task in flight.tasks:
-        task.cancel()
+        start_no_more(flight)
 
 
 async def _feed(flight: Window, ledger: PendingRollouts, asked: CollectPlan, parts: Sequence[Part]) -> None:
@@ -143,11 +124,13 @@ async def _feed(flight: Window, ledger: PendingRollouts, asked: CollectPlan, par
                     flight.queue.put_nowait((item, False))
         flight.elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
         if flight.elsewhere:
+            if flight.forbidden and all_wait(flight):  # two processes must not wait for each other's parts
+                judge_forbidden(flight, whole=True)
             if not flight.remaining:
                 flight.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
             await asyncio.sleep(1.0)
         waiting = busy
-    while flight.remaining:
+    while not all_wait(flight):
         flight.settled.clear()
         await flight.settled.wait()
     flight.queue.put_nowait(None)
@@ -156,49 +139,54 @@ async def _feed(flight: Window, ledger: PendingRollouts, asked: CollectPlan, par
 async def _work(flight: Window) -> None:
     """Try one rollout after the other, until there are none, or too many workers."""
     level, alarm = flight.pace.level, Deadline()
-    while flight.workers <= level.now:
-        item = await flight.queue.get()
-        if item is None:
-            flight.queue.put_nowait(None)  # for the other workers
-            break
-        if not flight.purse.allows(flight.in_flight):
-            land(flight, flight.purse.why())
-            break
-        owed, tried_before = item
-        if tried_before:
-            flight.parked.release()
-        elif owed.asked.deadline is not None:
-            owed.give_up_at = time.monotonic() + owed.asked.deadline
-        if flight.queue.qsize() < AHEAD:
-            flight.low.set()
-        verifier = flight.verifiers.get(owed.task.dataset)
-        flight.in_flight += 1
-        level.started()
-        try:
-            ended = await attempt(owed, flight.engine, verifier.environment if verifier else None, flight.pace, alarm)
-        except EngineError as error:  # others have answers that were made before it died: they are kept
-            if flight.died is None:
-                flight.died = error
-                _end_soon(flight)
-            break
-        finally:
-            flight.in_flight -= 1
-        if level.found:
-            level.ended(flight.in_flight + 1, timed_out=ended.kind == "timeout")
-            _staff(flight)
-        if ended.failure is not None:
-            await _failed(flight, ended, ended.failure)
-            continue
-        await landed(flight, ended, verifier)
-    alarm.off()
-    flight.workers -= 1
+    try:
+        while flight.workers <= level.now:
+            item = await flight.queue.get()
+            if item is None or flight.closing:  # what came back for another try is owed to the next run
+                flight.queue.put_nowait(None)  # for the other workers
+                break
+            if not flight.purse.allows(flight.in_flight):
+                land(flight, flight.purse.why())
+                break
+            owed, tried_before = item
+            if tried_before:
+                flight.parked.release()
+            elif owed.asked.deadline is not None:
+                owed.give_up_at = time.monotonic() + owed.asked.deadline
+            if flight.queue.qsize() < AHEAD:
+                flight.low.set()
+            verifier = flight.verifiers.get(owed.task.dataset)
+            flight.in_flight += 1
+            level.started()
+            try:
+                ended = await attempt(
+                    owed, flight.engine, verifier.environment if verifier else None, flight.pace, alarm
+                )
+            finally:
+                flight.in_flight -= 1
+            if level.found:
+                level.ended(flight.in_flight + 1, timed_out=ended.kind == "timeout")
+                _staff(flight)
+            if ended.failure is not None:
+                await _failed(flight, ended, ended.failure)
+                continue
+            give_up_forbidden(flight, ended.started)
+            await landed(flight, ended, verifier)
+    finally:
+        alarm.off()
+        flight.workers -= 1
 
 
 async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> None:
     """Write a failed attempt, and let its rollout come back into the queue after a while, if it may."""
     owed, kind = ended.owed, failure.kind
     if kind == "unauthorized":
+        write(flight, owed, {**ended.row(), "final": False})
         raise EngineError(f"{failure.message}; nothing was given up: mend it and run the command again")
+    if kind == "forbidden":
+        hold(flight, ended)
+        flight.health.attempted(kind, failure.message)
+        return
     wait = _wait(owed, failure)
     tries = owed.tries + FAILURES[kind].counted
     late = owed.give_up_at is not None and time.monotonic() + wait > owed.give_up_at
@@ -209,9 +197,10 @@ async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> Non
     if row["final"] or tries >= owed.asked.max_attempts:
         settle(flight, owed)
         return
+    if not flight.closing:
+        await flight.parked.acquire()
     if flight.closing:
         return  # owed to the next run
-    await flight.parked.acquire()
     owed.attempt, owed.tries = owed.attempt + 1, tries
     asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
 
@@ -229,6 +218,5 @@ async def _seal_now_and_then(flight: Window) -> None:
         await asyncio.sleep(0.5)
         flight.journal.flush_if_due()
         failure = flight.run.refused or flight.journal.failure
-        if failure is not None and flight.died is None:
-            flight.died = failure
-            _end_soon(flight)
+        if failure is not None:
+            fail(flight, failure)

@@ -43,7 +43,7 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 """The annotations that are checked: what a value must be, in Python and in words."""
 
 
-WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_required", "headers"))
+WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_header", "api_key_required", "headers"))
 """Settings that say where and as whom a server is asked."""
 OPERATIONAL = WHERE.union(
     ("connect_timeout", "request_timeout", "timeout", "max_connections", "delay", "faults"),

@@ -188,6 +188,17 @@ def from_flags(flags: Mapping[str, Any]) -> Recipe:
     return Recipe(data=as_path(flags.get("data") or f"data/{name}"), datasets={name: Dataset(input=inputs, **given)})
 
 
+def with_agent(recipe: Recipe, flags: Mapping[str, Any], agent: str) -> dict[str, Any]:
+    """A command's flags with what NeMo Gym's `+agent_name` means: where its servers answer, the agent of each row,
+    else the environment, which takes an agent's place."""
+    asked = [merged(recipe.collect, policy, recipe.given, flags) for policy in recipe.policies.values() or ({},)]
+    if any(one.get("engine") == "gym" for one in asked):
+        return {**flags, "engine_args": {**flags.get("engine_args", {}), "agent_name": agent}}
+    if flags.get("environment", agent) != agent:
+        raise UsageError(f"--agent_name={agent} and --environment={flags['environment']} mean the same: give one")
+    return {**flags, "environment": agent}
+
+
 def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
     """The recipe with a command's flags over it. table: chunk, collect or verify.
 

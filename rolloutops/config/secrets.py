@@ -18,6 +18,8 @@ from rolloutops.errors import UsageError
 
 HIDDEN = "***"
 """What is shown and recorded in a secret's place."""
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}([-_][A-Za-z0-9]{1,19}){0,5}")
+"""The name of a header. A key in its place has a longer piece, a colon or a space."""
 NAME = re.compile(r"[A-Za-z_]\w*")
 """The name of a variable. A key in its place hardly ever is one: most hold a hyphen."""
 ALWAYS = re.compile(
@@ -100,6 +102,8 @@ def wrapped(value: Any, name: str = "", inside: bool = False) -> Any:
         return Secret(value) if inside or (_verdict(name) is True and "token" not in _words(name)) else value
     if name.endswith("_env"):
         return _variable(value)
+    if name == "api_key_header" and not HEADER.fullmatch(value):
+        return Secret(value)
     if inside or _is_secret(name, value) or KEY.fullmatch(value):
         return Secret(value)
     shown = without_keys_in_addresses(value)

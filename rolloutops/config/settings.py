@@ -51,7 +51,7 @@ class Chunk:
 class Collect:
     """How a policy answers: `[collect]`, the flags of `collect`, and what a data set or policy has otherwise."""
 
-    engine: str = key("", "who answers: vllm, openai, batch, scripted, or package.module:attr")
+    engine: str = key("", "who answers: vllm, openai, batch, gym, scripted, or package.module:attr")
     model: str = key("", "the model's name or folder")
     policy: str | None = key(None, "the policy's name (default: the model's)")
     num_repeats: int = key(1, "rollouts of each task", least=1)
@@ -85,11 +85,14 @@ class Collect:
     base_url: str | list[str] | None = key(None, "the endpoint of the openai engine; several are a fleet: a,b")
     endpoint: str | None = key(None, "responses or chat")
     api_key_env: str | None = key(None, "the environment variable that holds the key")
+    api_key_header: str | None = key(None, "the header that carries the key, as api-key (default: Authorization)")
     engine_args: dict[str, Any] = key({}, "further arguments of the engine")
     shared_locks: bool = key(
         False, "go on although another host works in the workspace, where file locks do not reach from one to the other"
     )
-    grace_seconds: float = key(5.0, "after Ctrl-C, how long what is in flight may still finish", least=0)
+    grace_seconds: float = key(
+        5.0, "after Ctrl-C or an error that ends the run, how long what is in flight may still finish", least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,12 @@ def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name in SECRETIVE:
             out[name] = wrapped(out[name], name)
     return out
+
+
+def refuse_several_answers(params: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for an `n` above 1: all choices but the first would be paid for and dropped."""
+    if params.get("n") not in (None, 1):
+        raise UsageError(f"{where}: n must be 1, not {params['n']!r}: several rollouts of a task are num_repeats")
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
@@ -203,10 +212,10 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-SECRETIVE = ("base_url", "api_key_env", "engine_args", "environment_args")
+SECRETIVE = ("base_url", "api_key_env", "api_key_header", "engine_args", "environment_args")
 """Keys whose values may be, or hold, a key."""
 
-OF_AN_ENGINE = ("model", "policy", "base_url", "endpoint", "api_key_env", "engine_args")
+OF_AN_ENGINE = ("model", "policy", "base_url", "endpoint", "api_key_env", "api_key_header", "engine_args")
 """Keys of [collect] that mean something to one engine only."""
 
 

@@ -8,8 +8,6 @@ are single-turn: where tools are offered, the model's tool calls are where the r
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,12 +15,15 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
+from yarl import URL
 
 from rolloutops.config.redact import redacted_text, without_keys
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.openai import make as make_openai
+from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
-from rolloutops.formats.openai_replies import OUT_OF_MONEY, failure, read_chat, read_responses
+from rolloutops.formats.openai_replies import body_in, failure, read_chat, read_responses
+from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.types import ModelAnswer, ModelCall
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ STATUS = {"batch_expired": 408, "request_timeout": 408, "batch_cancelled": 409}
 
 TRANSFERS = 3
 """How often a file is downloaded that breaks off."""
-
-BODY = re.compile(r'"body"\s*:\s*')
-"""What an answer stands behind in a line of answers."""
 
 JOB = "rolloutops_job"
 """The metadata key that says which job a batch is."""
@@ -94,6 +92,7 @@ def make(
     base_url: str | None = None,
     endpoint: Literal["responses", "chat"] = "responses",
     api_key_env: str = "OPENAI_API_KEY",
+    api_key_header: str | None = None,
     api_key_required: bool | None = None,
     headers: Mapping[str, str] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -106,7 +105,8 @@ def make(
 ) -> BatchEngine:
     """An engine that asks in batches.
 
-    model, base_url, endpoint, api_key_env, api_key_required, headers, extra_body: as for the `openai` engine.
+    model, base_url, endpoint, api_key_env, api_key_header, api_key_required, headers, extra_body: as for the `openai`
+    engine.
     wait: stay until all batches ended; else submit, collect what has ended, and leave the rest to the next run.
     poll_seconds: between two looks at batches that are waited for.
     requests_per_batch, bytes_per_batch: how large one batch may be; smaller ones fit a small account's queue.
@@ -126,6 +126,7 @@ def make(
         base_url=base_url,
         endpoint=endpoint,
         api_key_env=api_key_env,
+        api_key_header=api_key_header,
         api_key_required=api_key_required,
         headers=headers,
         extra_body=extra_body,
@@ -177,13 +178,16 @@ class BatchEngine:
 
     async def start(self) -> None:
         """Open the client. Nothing is sent yet."""
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Omit
 
         scheme, _, key = self.inner.headers.get("Authorization", "").partition(" ")
+        own: dict[str, Any] = {**self.extra_headers}
+        if header := self.inner.key_header:
+            own = {"Authorization": Omit(), header: self.inner.headers[header], **own}
         self._client = AsyncOpenAI(
             api_key=key if scheme == "Bearer" else "none",
             base_url=self.url,
-            default_headers=self.extra_headers,
+            default_headers=own,
             default_query=dict(parse_qsl(urlsplit(self.inner.url).query)),
             timeout=self.timeout,
             max_retries=5,
@@ -238,7 +242,7 @@ class BatchEngine:
             except APIConnectionError as error:  # also what timed out
                 raise Unanswered(self._said(error)) from None
             except APIStatusError as error:
-                if error.status_code == 429 and error.code not in OUT_OF_MONEY:
+                if error.status_code == 429 and str(error.code) not in OUT_OF_MONEY:
                     raise NotNow(self._said(error)) from None
                 if error.status_code in (408, 409) or error.status_code >= 500:
                     raise Unanswered(self._said(error)) from None
@@ -286,7 +290,7 @@ class BatchEngine:
             if told.get("error"):
                 body = orjson.dumps({"error": told["error"]})
                 return failure(STATUS.get(str(told["error"].get("code")), 500), {}, body)
-            status, body = int(told["response"]["status_code"]), _body(line, told["response"]["body"])
+            status, body = int(told["response"]["status_code"]), body_in(line, told["response"]["body"])
             if not 200 <= status < 300:
                 return failure(status, {}, body)
             read = read_responses if endpoint == "/v1/responses" else read_chat
@@ -310,6 +314,7 @@ class BatchEngine:
                 said += "; mend the key and run the command again"
             raise (NotThere if error.status_code == 404 else EngineError)(said) from None
         except OpenAIError as error:
+            await SchemeCheck(URL(self.url), self.url).look(AttemptFailed("unreachable", ""))
             said = f"{self.url} does not answer to: {doing} ({self._said(error)}); run the command again"
             raise EngineError(said) from None
 
@@ -335,14 +340,3 @@ def _batch(told: Any) -> Batch:
         files=tuple(name for name in (told.output_file_id, told.error_file_id) if name),
         refusals=tuple(Refusal(e.code or "", e.message or e.code or "no reason given", e.line) for e in errors),
     )
-
-
-def _body(line: bytes, parsed: Any) -> bytes:
-    """The answer inside a line, byte for byte where it can be found."""
-    text = line.decode()
-    here = BODY.search(text)
-    try:
-        found, end = json.JSONDecoder().raw_decode(text, here.end() if here else 0)
-    except ValueError:
-        found, end = None, 0
-    return text[here.end() : end].encode() if here and found == parsed else orjson.dumps(parsed)

@@ -14,14 +14,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from rolloutops import __version__
 from rolloutops.config.redact import redacted, redacted_text, without_keys
 from rolloutops.config.secrets import keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
+from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
-from rolloutops.formats.openai_replies import KEPT, failure
+from rolloutops.formats.openai_replies import failure
+from rolloutops.formats.refusals import KEPT
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import prompt_of_row
 from rolloutops.types import Message, ModelCall, RolloutAnswer, RolloutEngine
@@ -36,6 +39,7 @@ def make(
     base_url: str | None = None,
     agents: Mapping[str, str] | None = None,
     agent: str | None = None,
+    agent_name: str | None = None,
     request_timeout: float = 3600.0,
     connect_timeout: float = 10.0,
     headers: Mapping[str, str] | None = None,
@@ -46,7 +50,8 @@ def make(
     model: the policy's name, where a reply names no model.
     base_url: an environment server, as in http://localhost:8000; it finds the agent of each row itself.
     agents: agent -> URL, for agent servers that are asked directly; `_default` for the agents that are not named.
-    agent: the agent of the rows that name none.
+    agent: the agent of the rows that name none. agent_name: the agent of all rows, whatever they name, as NeMo Gym's
+        own `+agent_name` has it.
     request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
     headers: more headers for each request. token_ids: keep the token ids and log-probs that replies hold.
     """
@@ -65,6 +70,7 @@ def make(
         model=model,
         places={name: f"{url.rstrip('/').removesuffix('/run')}/run" for name, url in places.items()},
         agent=agent,
+        agent_name=agent_name,
         headers={**sent, **(headers or {})},
         token_ids=token_ids,
         request_timeout=float(request_timeout),
@@ -79,11 +85,13 @@ class GymEngine:
     model: str
     places: Mapping[str, str] = field(repr=False)
     agent: str | None
+    agent_name: str | None
     headers: Mapping[str, str] = field(repr=False)
     token_ids: bool
     request_timeout: float
     connect_timeout: float
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _schemes: dict[str, SchemeCheck] = field(default_factory=dict, init=False, repr=False)
     _cookies: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
 
     async def start(self) -> None:
@@ -104,9 +112,11 @@ class GymEngine:
         if self._session is None:
             raise EngineError("the gym engine was not started")
         body = run_request(call)
-        if self.agent is not None and agent_of(body) is None and "task" not in body:
-            body["agent_ref"] = {"type": "responses_api_agents", "name": self.agent}
+        agent = self.agent_name or (self.agent if agent_of(body) is None else None)
+        if agent is not None and "task" not in body:
+            body["agent_ref"] = {"type": "responses_api_agents", "name": agent}
         url = self._place(agent_of(body))
+        scheme = self._schemes.setdefault(url, SchemeCheck(URL(url), _shown(url)))
         sent = dump(body).encode()
         try:
             # A redirect would carry tasks to an address that nobody named.
@@ -120,7 +130,12 @@ class GymEngine:
                     self._cookies[call.key] = {name: cookie.value for name, cookie in reply.cookies.items()}
                 got = await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise unreached(error, _shown(url), self._timeouts(), redacted_text(str(error))) from None
+            failed = unreached(error, _shown(url), self._timeouts(), redacted_text(str(error)))
+            await scheme.look(failed)
+            raise failed from None
+        if reply.status == 400:
+            await scheme.look(AttemptFailed("bad_request", "400"))
+        scheme.answered()
         if not 200 <= reply.status < 300:
             raise _refused(reply.status, reply.headers, redacted(got), _shown(url))
         answer = _read(without_keys(got), self.token_ids)
@@ -149,7 +164,7 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> 
     failed = failure(status, headers, body)
     if status in (404, 405):
         hint = f"{failed.message} (POST {url}: is base_url that of an environment or agent server?)"
-        return AttemptFailed(failed.kind, hint, final=failed.final)
+        return AttemptFailed(failed.kind, hint, final=failed.final, raw=failed.raw)
     return failed
 
 
@@ -174,7 +189,15 @@ def _read(body: bytes, token_ids: bool) -> RolloutAnswer:
         raw = dump(reply)
     if "reward" not in reply and "response" not in reply:
         raise AttemptFailed("bad_response", "the reply holds neither a reward nor a response", raw=raw[:KEPT])
-    return replace(read_rollout(reply, raw, token_ids), prompt=_prompt(reply))
+    answer = read_rollout(reply, raw, token_ids)
+    if answer.finish_reason == "content_filter" and not any(_says(message) for message in answer.completion):
+        raise AttemptFailed("content_filter", "a content filter left nothing of the answer", raw=raw[:KEPT])
+    return replace(answer, prompt=_prompt(reply))
+
+
+def _says(message: Message) -> bool:
+    """Whether a message is something that the model said or did."""
+    return message["role"] == "assistant" and bool(message.get("content") or message.get("tool_calls"))
 
 
 def _prompt(reply: Mapping[str, Any]) -> Sequence[Message] | None:

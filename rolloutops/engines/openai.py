@@ -20,10 +20,11 @@ from yarl import URL
 
 from rolloutops import __version__
 from rolloutops.config.redact import keep_out, redacted, redacted_text, without_keys
-from rolloutops.config.secrets import NAME, keep_out_settings, without_keys_in_addresses
+from rolloutops.config.secrets import HEADER, NAME, keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.engines.direct import Direct, Reply
 from rolloutops.engines.replicas import Replicas
+from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
@@ -38,6 +39,7 @@ def make(
     base_url: str | Sequence[str] | None = None,
     endpoint: Literal["responses", "chat"] = "responses",
     api_key_env: str = "OPENAI_API_KEY",
+    api_key_header: str | None = None,
     api_key_required: bool | None = None,
     request_timeout: float = 600.0,
     connect_timeout: float = 10.0,
@@ -54,6 +56,7 @@ def make(
         Several, as a list or separated by commas, are servers of one model that share the work.
     endpoint: `responses`, or `chat` for servers that only have Chat completions.
     api_key_env: the environment variable that holds the key; the key itself is never a setting.
+    api_key_header: the header that carries it, as `api-key` of Azure (default: `Authorization: Bearer …`).
     api_key_required: it is a mistake if that variable is not set (default: for api.openai.com only).
     request_timeout: seconds for a whole call. connect_timeout: seconds to reach the server. first_byte_timeout:
         seconds in which nothing at all may come (default: as long as the call may take).
@@ -75,7 +78,13 @@ def make(
     if any(mark in key for mark in "\r\n\0"):
         raise UsageError(f"{api_key_env} holds more than one line: it must be the key and nothing else")
     sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
-    if key:
+    if api_key_header is not None and not HEADER.fullmatch(api_key_header):
+        raise UsageError(
+            "api_key_header must name a header, as api-key; the key itself stands in api_key_env's variable"
+        )
+    if key and api_key_header and api_key_header.lower() != "authorization":
+        sent[api_key_header] = key
+    elif key:
         sent["Authorization"] = f"Bearer {key}"
     sent.update(headers or {})
     keep_out(key)
@@ -95,6 +104,7 @@ def make(
             connect_timeout=float(connect_timeout),
             first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
             max_connections=int(max_connections),
+            key_header=api_key_header if key and api_key_header and api_key_header in sent else "",
         )
         for url, host in places
     ]
@@ -140,8 +150,10 @@ class OpenAIEngine:
     connect_timeout: float
     first_byte_timeout: float | None
     max_connections: int
+    key_header: str = ""
     _direct: Direct | None = field(default=None, init=False, repr=False)
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _scheme: SchemeCheck | None = field(default=None, init=False, repr=False)
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
@@ -150,6 +162,7 @@ class OpenAIEngine:
         if _proxy(address) is not None:
             self._session = self._through_aiohttp()
             return
+        self._scheme = SchemeCheck(address, self._shown())
         self._direct = Direct(
             address,
             self._shown(),
@@ -178,16 +191,28 @@ class OpenAIEngine:
             async with self._through_aiohttp() as session, session.get(address, allow_redirects=False) as reply:
                 status = reply.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise EngineError(str(self._unreached(error))) from None
+            failed = self._unreached(error)
+            await SchemeCheck(address, self._shown()).look(failed)
+            raise EngineError(str(failed)) from None
+        if status == 400:  # of a TLS port, to plain http
+            await SchemeCheck(address, self._shown()).look(AttemptFailed("bad_request", "400"))
         if status in (401, 403):
             raise EngineError(f"{self._shown()} refuses the key ({status})")
         return f"{self._shown()} answers"
 
     async def answer(self, call: ModelCall) -> ModelAnswer:
-        """One request, one answer; else AttemptFailed."""
+        """One request, one answer; else AttemptFailed. Raises EngineError where the address speaks the other one of
+        http and https."""
         sent = self.body(call)
-        if self._direct is not None:
-            reply = await self._direct.post(sent)
+        if self._direct is not None and self._scheme is not None:
+            try:
+                reply = await self._direct.post(sent)
+            except AttemptFailed as failed:
+                await self._scheme.look(failed)
+                raise
+            if reply.status == 400:
+                await self._scheme.look(AttemptFailed("bad_request", "400"))
+            self._scheme.answered()
         else:
             reply = await self._post_through_proxy(sent)
         if not 200 <= reply.status < 300:
@@ -237,7 +262,7 @@ class OpenAIEngine:
         if status in (404, 405):
             other = "chat" if self.endpoint == "responses" else "responses"
             hint = f"{failed.message} (POST {self._shown()}: is base_url right, or does it need endpoint = {other!r}?)"
-            return AttemptFailed(failed.kind, hint, final=failed.final, retry_after=failed.retry_after)
+            return AttemptFailed(failed.kind, hint, final=failed.final, raw=failed.raw)
         return failed
 
     def _unreached(self, error: Exception) -> AttemptFailed:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed, did_you_mean
+from rolloutops.formats.finish_reasons import finish_reason
 from rolloutops.formats.task_rows import to_chat
 from rolloutops.types import Message, ModelAnswer, ModelCall
 
@@ -55,9 +56,8 @@ class Text:
         """Prompt token ids, SamplingParams, and the tools that are offered. Raises AttemptFailed."""
         from vllm import SamplingParams
 
-        index = call.key.rpartition("/")[2]
         known = SamplingParams.__struct_fields__
-        values, options = sampling_values(call.params, known, int(index) if index.isdigit() else 0)
+        values, options = sampling_values(call.params, known)
         tools = list(call.tools) if call.tools and options.pop("tool_choice", "auto") != "none" else None
         options.pop("tool_choice", None)
         own = {"max_tokens": None, "skip_special_tokens": not tools and not self.reasons}  # parsers want to see them
@@ -96,11 +96,10 @@ class Text:
                 "engine_error", f"vLLM ended the request: {best.finish_reason} {best.stop_reason or ''}"
             )
         message, reasoning_tokens = self._message(call, tools, best)
-        called = "tool_calls" in message and best.finish_reason == "stop"
         raw = {"text": best.text, "finish_reason": best.finish_reason, "stop_reason": best.stop_reason}
         return ModelAnswer(
             message=message,
-            finish_reason="tool_calls" if called else "length" if best.finish_reason == "length" else "stop",
+            finish_reason=finish_reason(best.finish_reason, called="tool_calls" in message),
             model=self.model,
             input_tokens=len(output.prompt_token_ids),
             output_tokens=len(best.token_ids),
@@ -133,14 +132,12 @@ class Text:
         return message, parser.count_reasoning_tokens(best.token_ids) if self.reasons else None
 
 
-def sampling_values(
-    params: Mapping[str, Any], known: Collection[str], rollout_index: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def sampling_values(params: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """OpenAI parameters (Responses or Chat names) as values of `vllm.SamplingParams`, and options for the prompt:
     `tool_choice`, `instructions`, and variables for the chat template.
 
-    known: the names that SamplingParams has. A `seed` is moved on by `rollout_index`, so that repeats differ. Nulls
-    are as good as absent. `extra_body`, and what NeMo Gym carries in `metadata`, are merged over the rest.
+    known: the names that SamplingParams has. Nulls are as good as absent. `extra_body`, and what NeMo Gym carries in
+    `metadata`, are merged over the rest.
     Raises AttemptFailed("bad_request") for a name that neither OpenAI nor vLLM has; values are checked by vLLM.
     """
     metadata = params.get("metadata") or {}
@@ -173,8 +170,6 @@ def sampling_values(
         elif name not in IGNORED:
             names = {*RENAMED, *IGNORED, *known} - OWN
             raise AttemptFailed("bad_request", f"no parameter {name!r}{did_you_mean(name, names)}")
-    if isinstance(values.get("seed"), int):
-        values["seed"] += rollout_index
     return values, options
 
 

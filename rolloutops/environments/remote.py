@@ -16,6 +16,7 @@ from rolloutops import __version__
 from rolloutops.config.redact import redacted, without_keys
 from rolloutops.config.secrets import keep_out_settings, without_keys_in_addresses
 from rolloutops.errors import UsageError
+from rolloutops.formats.finish_reasons import incomplete_details
 from rolloutops.formats.nemo_gym import FAILURE_CLASS, create_params
 from rolloutops.formats.responses import to_responses
 from rolloutops.formats.strict_json import dump, parse
@@ -79,14 +80,14 @@ class Remote:
 
 def _response(rollout: Rollout) -> dict[str, Any]:
     """A rollout as the Responses object that verifiers read."""
-    cut = rollout.finish_reason == "length"
+    cut = incomplete_details(rollout.finish_reason)
     return {
         "id": "resp_rollout",
         "created_at": 0,
         "object": "response",
         "model": "",
         "status": "incomplete" if cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": cut,
         "output": to_responses(list(rollout.completion)),
         "parallel_tool_calls": True,
         "tool_choice": "auto",

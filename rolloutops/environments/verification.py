@@ -67,6 +67,7 @@ class VerifierRunner:
         self._pooled = cpu_bound if callable(cpu_bound) else None  # of a task
         self._always_pooled = cpu_bound is True
         self._may_spread = processes != 0
+        self._died: RolloutopsError | None = None
         self._held_up = self._slow_since = 0.0
         self._threads: ThreadPoolExecutor | None = None
         self._async = inspect.iscoroutinefunction(self._verify)
@@ -128,11 +129,13 @@ class VerifierRunner:
             wake.set()
 
         def taken() -> list[tuple[Key, Verdict]]:
-            verdicts = [(key, each if isinstance(each, Verdict) else each.result()) for key, each in ended]
+            said = [(key, each if isinstance(each, Verdict) else self._unless_dead(each)) for key, each in ended]
             ended.clear()
-            return verdicts
+            return [(key, verdict) for key, verdict in said if verdict is not None]
 
         for n, (key, item) in enumerate(stored, 1):
+            if self._died is not None:  # what is under way is paid for: it is waited for
+                break
             started = self._start(item)
             if isinstance(started, Verdict):
                 ended.append((key, started))
@@ -154,6 +157,8 @@ class VerifierRunner:
             await wake.wait()
             yield taken()
         yield taken()
+        if self._died is not None:
+            raise self._died
 
     async def close(self) -> None:
         """End the worker processes, and what the environment holds open."""
@@ -213,6 +218,8 @@ class VerifierRunner:
 
     async def _awaited(self, task: Task, rollout: Rollout) -> Verdict:
         async with self._turn:
+            if self._died is not None:
+                raise self._died
             return await self._answered(task, rollout)
 
     async def _answered(self, task: Task, rollout: Rollout) -> Verdict:
@@ -230,11 +237,17 @@ class VerifierRunner:
             if time.perf_counter() - clock < self.timeout:  # the verifier's own
                 return failed(raised(error), seconds=time.perf_counter() - clock)
             return stopped("timeout", f"no verdict within {self.timeout:g} s", time.perf_counter() - clock)
-        except RolloutopsError:
+        except RolloutopsError as error:
+            self._died = error
             raise
         except Exception as error:
             return failed(raised(error), seconds=time.perf_counter() - clock)
         return verdict_of(returned, time.perf_counter() - clock)
+
+    def _unless_dead(self, done: asyncio.Future[Verdict]) -> Verdict | None:
+        error = done.exception()
+        self._died = error if isinstance(error, RolloutopsError) else self._died
+        return None if isinstance(error, RolloutopsError) else done.result()
 
     def _forget(self, key: bytes, done: asyncio.Future[Verdict]) -> None:
         """A failure may have been the machine's: the next equal rollout is judged anew."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.errors import FAILURES, AttemptFailed
+from rolloutops.formats.finish_reasons import finish_of_response
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.task_rows import from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.types import ModelCall, RolloutAnswer
@@ -215,14 +216,10 @@ def _failed(named: str, said: str, final: bool | None) -> AttemptFailed:
 
 def _finish_reason(response: Mapping[str, Any], completion: Sequence[Mapping[str, Any]]) -> str | None:
     """Why it ended; None where it ended without the model having the last word, and nobody says why."""
-    why = _object(response.get("incomplete_details")).get("reason")
-    if why == "content_filter":
-        return "content_filter"
-    if why or response.get("status") == "incomplete":
-        return "length"
-    if not completion or completion[-1]["role"] != "assistant":
+    reason = finish_of_response(response, bool(completion) and bool(completion[-1].get("tool_calls")))
+    if reason == "stop" and (not completion or completion[-1]["role"] != "assistant"):
         return None
-    return "tool_calls" if completion[-1].get("tool_calls") else "stop"
+    return reason
 
 
 def _token_turns(items: Sequence[Any]) -> list[dict[str, Any]] | None:

@@ -1,7 +1,8 @@
 """What an OpenAI-compatible endpoint sent back, as a `ModelAnswer` or as the `AttemptFailed` that it means.
 
 Nothing here touches the network, so the same code reads a live answer and a line of a batch file. An answer that was
-truncated, filtered or empty is an answer; what cannot be read as one keeps its first 2 KB in the failure's `raw`.
+truncated or is empty is an answer, unless a content filter left nothing of it; what cannot be read as one keeps its
+first 2 KB in the failure's `raw`.
 """
 
 from __future__ import annotations
@@ -20,22 +21,11 @@ import orjson
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.chat import message
+from rolloutops.formats.finish_reasons import finish_of_response, finish_reason
+from rolloutops.formats.refusals import KEPT, read_body, read_error, refused
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import from_chat, from_responses, text_of
 from rolloutops.types import Limits, Message, ModelAnswer
-
-KEPT = 2048
-"""Characters of an unreadable answer that are kept."""
-
-TOO_LONG = re.compile(
-    r"context.?(length|window|size)|max_model_len|maximum model length|(prompt|input|request|string) (is )?too long"
-    r"|input token count .{0,40}exceeds",
-    re.IGNORECASE,
-)
-"""How servers say that a prompt does not fit: OpenAI and vLLM, SGLang, llama.cpp, Anthropic, Gemini."""
-
-OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-"""Codes under status 429 that waiting does not heal."""
 
 CODES = {
     "server_error": 500,
@@ -50,15 +40,9 @@ CODES = {
 }
 """The status that an error's code stands for, where the error came inside an answer with status 200."""
 
-CHAT_FINISH = {
-    "length": "length",
-    "max_tokens": "length",
-    "repetition": "length",
-    "content_filter": "content_filter",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
-"""Chat's finish reasons as rolloutops' own; any other is `stop`."""
+
+BODY = re.compile(r'"body"\s*:\s*')
+"""What an answer stands behind in a line of answers."""
 
 
 def read_responses(
@@ -75,16 +59,10 @@ def read_chat(body: bytes, *, model: str = "", token_ids: bool = False, limits: 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
     """The failure that a status other than 2xx means. headers: looked up in lower case or case-insensitively."""
-    error: Any = None
-    try:
-        error = orjson.loads(body)
-        error = error.get("error", error) if isinstance(error, dict) else error
-    except orjson.JSONDecodeError:
-        pass
-    text, code = _said(error) if error else (body[:KEPT].decode(errors="replace").strip(), "")
     asked = headers.get("x-should-retry")
     final = {"false": True, "true": False}.get(asked.lower()) if asked else None
-    return _failed(status, code, text, final=final, retry_after=retry_after(headers))
+    raw = body[:KEPT].decode(errors="replace") or None
+    return refused(status, read_body(body), raw=raw, final=final, pause=retry_after(headers))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -132,13 +110,12 @@ def _read(
         if not isinstance(answer, dict):
             raise AttemptFailed("bad_response", "the answer is not a JSON object")
         if answer.get("error"):
-            text, code = _said(answer["error"])
-            raise _failed(CODES.get(code) or _number(code) or 200, code, text)
+            raise _refused(answer if answer["error"] is True else answer["error"], 200)
         named = answer.get("model")
         found = shape(answer, named if named and isinstance(named, str) else model, token_ids)
         tier = answer.get("service_tier")
         found["service_tier"] = tier if isinstance(tier, str) else None
-        return ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found)
+        return _refuse_filtered(ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found))
     except AttemptFailed as failed:
         failed.raw = failed.raw or body[:KEPT].decode(errors="replace")
         raise
@@ -180,7 +157,7 @@ def _typed() -> Callable[[bytes], Any] | None:
     entries = msgspec.defstruct("Entries", [("content", list[entry] | None, None)])  # type: ignore[valid-type]
     named = ("message", "finish_reason", "error", "token_ids", "prompt_token_ids")
     choice = msgspec.defstruct("Choice", [*((n, Any, None) for n in named), ("logprobs", entries | None, None)])
-    shown = ("model", "error", "usage", "prompt_token_ids", "service_tier")
+    shown = ("model", "error", "usage", "prompt_token_ids", "service_tier", "promptFeedback")
     answer = msgspec.defstruct("Answer", [*((n, Any, None) for n in shown), ("choices", list[choice] | None, None)])  # type: ignore[valid-type]
     decode = msgspec.json.Decoder(answer).decode
 
@@ -205,13 +182,7 @@ def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str,
         kind = "server_error" if status == "failed" else "bad_response"
         raise AttemptFailed(kind, f"the answer's status is {status}")
     said = _one_message(from_responses(items))
-    why = (answer.get("incomplete_details") or {}).get("reason")
-    if why == "content_filter":
-        finish = "content_filter"
-    elif why or status == "incomplete":
-        finish = "length"
-    else:
-        finish = "tool_calls" if said.get("tool_calls") else "stop"
+    finish = finish_of_response(answer, bool(said.get("tool_calls")))
     usage = answer.get("usage") or {}
     found = {
         "message": said,
@@ -234,21 +205,22 @@ def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str,
 
 def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]:
     if not answer.get("choices"):
+        feedback = answer.get("promptFeedback") or answer.get("prompt_feedback")
+        if feedback and read_error(feedback).codes:
+            raise _refused(feedback, 400)
         raise AttemptFailed("bad_response", "the answer has no choices")
     choice = answer["choices"][0]
     if choice.get("error"):
-        text, code = _said(choice["error"])
-        raise _failed(CODES.get(code) or _number(code) or 500, code, text)
-    finish = choice.get("finish_reason")
-    if finish in ("abort", "error"):
-        raise AttemptFailed("server_error", f"the endpoint ended the answer: finish_reason is {finish}")
-    said = _plain(choice["message"]) or _one_message(from_chat([{"role": "assistant", **choice["message"]}]))
-    called = bool(said.get("tool_calls"))
-    finish = CHAT_FINISH.get(finish, "stop")
+        raise _refused(choice["error"], 500)
+    received = choice.get("finish_reason")
+    said = _plain(choice.get("message")) or _one_message(from_chat([{"role": "assistant", **_message_of(choice)}]))
+    finish = finish_reason(received, bool(said.get("tool_calls")))
+    if not finish:
+        raise AttemptFailed("server_error", f"the endpoint ended the answer: finish_reason is {received}")
     usage = answer.get("usage") or {}
     found = {
         "message": said,
-        "finish_reason": "tool_calls" if finish == "stop" and called else finish,
+        "finish_reason": finish,
         "model": model,
         "input_tokens": count_of(usage.get("prompt_tokens")),
         "output_tokens": count_of(usage.get("completion_tokens")),
@@ -267,6 +239,8 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
 def _plain(said: Any) -> Message | None:
     """A message that holds text and nothing else, as most do: what the general way makes of it, in a tenth of the
     time."""
+    if said is None:
+        return None
     content = said.get("content")
     if type(content) is not str or said.get("role", "assistant") != "assistant":
         return None
@@ -303,6 +277,17 @@ def _tokens(prompt: Any, generated: Any, log_probs: Any) -> dict[str, Any]:
     }
 
 
+def body_in(line: bytes, parsed: Any) -> bytes:
+    """The answer inside a line of a batch's answers, byte for byte where it can be found."""
+    text = line.decode()
+    here = BODY.search(text)
+    try:
+        found, end = json.JSONDecoder().raw_decode(text, here.end() if here else 0)
+    except ValueError:
+        found, end = None, 0
+    return text[here.end() : end].encode() if here and found == parsed else orjson.dumps(parsed)
+
+
 def count_of(value: Any) -> int | None:
     """A number that counts something, as of tokens; None for anything else, also for one that no column can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
@@ -310,35 +295,30 @@ def count_of(value: Any) -> int | None:
     return int(value)
 
 
-def _said(error: Any) -> tuple[str, str]:
-    """An error object's message and its code (else its type), both as text."""
-    if not isinstance(error, dict):
-        return str(error), ""
-    message = error.get("message") or error.get("detail") or json.dumps(error)
-    return str(message), str(error.get("code") or error.get("type") or "")
+def _message_of(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message of a choice. Gemini sends none where it stopped before the first word, and says why."""
+    if choice.get("message") is None and choice.get("finish_reason"):
+        return {"content": ""}
+    said: Mapping[str, Any] = choice["message"]
+    return said
+
+
+def _refuse_filtered(answer: ModelAnswer) -> ModelAnswer:
+    """The answer; one of which a content filter left nothing is a refusal, which may have cost tokens."""
+    said = answer.message
+    if answer.finish_reason == "content_filter" and not said.get("content") and not said.get("tool_calls"):
+        failed = AttemptFailed("content_filter", "a content filter left nothing of the answer")
+        failed.answer = answer
+        raise failed
+    return answer
+
+
+def _refused(error: Any, status: int) -> AttemptFailed:
+    """The failure that an error inside an answer means. status: where its codes name none."""
+    said = read_error(error)
+    known = (CODES.get(code) or _number(code) for code in said.codes)
+    return refused(next(filter(None, known), status), said)
 
 
 def _number(code: str) -> int | None:
-    return int(code) if code.isdigit() and 400 <= int(code) < 600 else None
-
-
-def _failed(
-    status: int, code: str, text: str, *, final: bool | None = None, retry_after: float | None = None
-) -> AttemptFailed:
-    """status: as HTTP has it; 200 for an error inside an answer whose code says nothing."""
-    if status == 402 or code in OUT_OF_MONEY:
-        kind, final = "unauthorized", True
-    elif status == 429:
-        kind = "rate_limited"
-    elif status in (401, 403):
-        kind = "unauthorized"
-    elif status == 408:
-        kind = "timeout"
-    elif status in (409, 425) or status >= 500:
-        kind = "server_error"
-    elif status >= 400:
-        kind = "context_length" if code.startswith("context_length") or TOO_LONG.search(text) else "bad_request"
-    else:
-        kind = "bad_response"
-    said = f"{status} {code}: {text}" if code and code != str(status) else f"{status}: {text}"
-    return AttemptFailed(kind, said, final=final, retry_after=retry_after)
+    return int(code) if code.isdecimal() and 400 <= int(code) < 600 else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.config.recipe import Recipe
+from rolloutops.formats.finish_reasons import incomplete_details
 from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
@@ -154,14 +155,14 @@ def _params(row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _response(row: Mapping[str, Any]) -> dict[str, Any]:
     """The rollout as a Responses object."""
-    cut = row["finish_reason"] == "length"
+    cut = incomplete_details(row["finish_reason"])
     return {
         "id": f"resp_{row['attempt_id']}",
         "created_at": row["created_at"],
         "object": "response",
         "model": row["model"],
         "status": "incomplete" if cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": cut,
         "output": to_responses(json.loads(row["completion"])),
         "usage": {
             "input_tokens": row["input_tokens"] or 0,

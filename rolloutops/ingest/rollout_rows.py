@@ -14,6 +14,7 @@ import pyarrow as pa
 from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.finish_reasons import known
 from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
@@ -158,7 +159,7 @@ class Reader:
         last, said = completion[-1], row.get("finish_reason")
         answer = RolloutAnswer(
             completion=completion,
-            finish_reason=said if isinstance(said, str) else _end_of(last),
+            finish_reason=(known(said) or said) if isinstance(said, str) else _end_of(last),
             model=model if isinstance(model, str) else None,
             returned={k: v for k, v in row.items() if k not in (*CHAT_KEYS, "tools")} if "reward" in row else None,
             verifier=UNNAMED,

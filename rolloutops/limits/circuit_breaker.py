@@ -13,8 +13,12 @@ FEW = 10
 """Failures in a row with which a run may begin."""
 LATEST = 100
 """Attempts over which the share of failures is taken."""
+FORBIDDEN = 20
+"""Answers 403 in a row, with no success between them, from which on it is the key that they refuse."""
 PATIENCE = 900.0
 """Seconds without one success after which a run that only fails ends."""
+OF_THE_PROMPT = "content_filter"
+"""The failure that says nothing of a run: each such prompt was understood, and refused for what it says."""
 MISUNDERSTOOD = frozenset({"bad_request", "environment_error"})
 """Failures that are final for a rollout, unless they are everyone's: then it is the run that is set up wrongly."""
 
@@ -29,6 +33,7 @@ class CircuitBreaker:
     _latest: deque[str] = field(default_factory=lambda: deque(maxlen=LATEST))
     _success_at: float = -1.0
     _message: str = ""
+    _forbidden: int = 0
 
     def is_final(self, kind: str, final: bool) -> bool:
         """Whether a failure is final. Before anything has succeeded, a refused request may be the run's mistake."""
@@ -40,19 +45,38 @@ class CircuitBreaker:
         if self._success_at < 0:
             self._success_at = now
         if kind is None:
-            self.proven, self._success_at = True, now
+            self.proven, self._success_at, self._forbidden = True, now, 0
             self._latest.append("")
             return
+        if kind == OF_THE_PROMPT:
+            return
         self._message = message or kind
+        if kind == "forbidden":
+            self._forbidden += 1
+            if self._forbidden >= FORBIDDEN:
+                raise EngineError(self.why_forbidden())
         if kind != "rate_limited":
             self._latest.append(kind)
         elif now - self._success_at < PATIENCE:
             return
         failed = len(self._latest) - self._latest.count("")
-        enough = len(self._latest) == LATEST or (not self.proven and failed >= FEW)
+        begun = failed - self._latest.count("forbidden")  # of these it takes more to know whose fault they are
+        enough = len(self._latest) == LATEST or (not self.proven and begun >= FEW)
         stalled = now - self._success_at >= PATIENCE and failed == len(self._latest)
         if (enough and failed >= self.limit * len(self._latest)) or stalled:
             raise EngineError(self._why(failed))
+
+    def why_forbidden(self) -> str:
+        """Why a run ends that only answers 403 came to."""
+        answers = (
+            "one answer 403 and no success"
+            if self._forbidden == 1
+            else (f"{self._forbidden} answers 403 and no success between them")
+        )
+        return (
+            f"{answers}, the last one with: {self._message}; nothing "
+            "was given up: see whether the key may use this model, and run the command again"
+        )
 
     def _why(self, failed: int) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(filter(None, self._latest)).most_common())

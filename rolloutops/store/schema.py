@@ -62,7 +62,11 @@ ATTEMPTS = _schema(
     ("tools", JSON, "the tools that were offered, only where they are not the task's own"),
     ("completion", JSON, "what followed the prompt, as canonical chat messages"),
     ("text", TEXT, "the last assistant message's text"),
-    ("finish_reason", TEXT, "stop, length, tool_calls, content_filter, max_steps or token_budget"),
+    (
+        "finish_reason",
+        TEXT,
+        "stop, length, tool_calls, content_filter, max_steps, token_budget, or another one as received",
+    ),
     ("turns", INT, "model calls"),
     ("tool_calls", INT, "tool calls"),
     ("tool_errors", INT, "tool calls that failed"),

@@ -5,7 +5,7 @@ SELECT dataset, policy, count(*) AS rollouts,
     avg(output_tokens) AS mean_output, quantile_cont(output_tokens, 0.5) AS median_output,
     quantile_cont(output_tokens, 0.95) AS p95_output, max(output_tokens) AS max_output,
     avg(turns) AS mean_turns,
-    avg((finish_reason IN ('length', 'max_steps', 'token_budget'))::INTEGER) AS cut_off
+    avg(is_cut_off(finish_reason)::INTEGER) AS cut_off
 FROM rollouts
 GROUP BY dataset, policy
 ORDER BY dataset, policy

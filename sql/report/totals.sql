@@ -4,14 +4,13 @@ WITH all_of AS (
         count(DISTINCT policy) AS policies, sum(output_tokens) AS tokens, avg(reward) AS mean_reward,
         count(*) FILTER (reward IS NULL AND verdict_error IS NULL) AS unjudged,
         count(*) FILTER (verdict_error IS NOT NULL AND verdict_error <> 'masked') AS verdict_failures,
-        count(*) FILTER (finish_reason IN ('length', 'max_steps', 'token_budget')) AS cut_off
+        count(*) FILTER (is_cut_off(finish_reason)) AS cut_off
     FROM rollouts
 ),
 
 used_of AS (
     SELECT count(DISTINCT (dataset, attempt_id)) AS rollouts, count(DISTINCT (dataset, task_id)) AS tasks,
-        count(DISTINCT (dataset, attempt_id)) FILTER (finish_reason IN ('length', 'max_steps', 'token_budget'))
-            AS cut_off,
+        count(DISTINCT (dataset, attempt_id)) FILTER (is_cut_off(finish_reason)) AS cut_off,
         avg(reward) AS mean_reward, avg(reward) FILTER (part = 'chosen') AS chosen_mean,
         avg(reward) FILTER (part = 'rejected') AS rejected_mean, sum(output_tokens) AS tokens
     FROM used

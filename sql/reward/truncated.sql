@@ -1,13 +1,15 @@
 -- Multiply the reward of rollouts that were cut off (NeMo RL's stop_properly_penalty_coef): with 0 they get none.
 -- param coefficient    DOUBLE = 0                 what their reward is multiplied with
--- param finish_reasons VARCHAR[] = ['length', 'max_steps', 'token_budget']   how they ended
+-- param finish_reasons VARCHAR[] = NULL           how they ended (null: in any way but stop and tool_calls)
 -- report: SELECT r.dataset, count(*) AS rollouts,
---     count(*) FILTER (list_contains(getvariable('finish_reasons'), s.finish_reason)) AS cut_off
+--     count(*) FILTER (coalesce(list_contains(getvariable('finish_reasons'), s.finish_reason),
+--     is_cut_off(s.finish_reason))) AS cut_off
 --     FROM result AS r JOIN selected AS s USING (dataset, task_id, policy, rollout_index, copy)
 --     GROUP BY r.dataset ORDER BY r.dataset
 SELECT s.* REPLACE (
     CASE
-        WHEN list_contains(getvariable('finish_reasons'), s.finish_reason) THEN s.reward * getvariable('coefficient')
+        WHEN coalesce(list_contains(getvariable('finish_reasons'), s.finish_reason), is_cut_off(s.finish_reason))
+            THEN s.reward * getvariable('coefficient')
         ELSE s.reward
     END AS reward
 )

@@ -63,7 +63,7 @@ grace_seconds = 0.2
 
 NUMBERS = st.integers(0, 15)
 EDITS = st.lists(st.tuples(NUMBERS, st.sampled_from(["new", "edited", "gone"])), min_size=1, max_size=6)
-KINDS = sorted(set(FAILURES) - {"unauthorized", "rate_limited"})
+KINDS = sorted(set(FAILURES) - {"forbidden", "unauthorized", "rate_limited"})
 """Not a refused key, which ends the run at once; nor a limit, which a collector that knows no better respects for long:
 those have their tests in test_faults.py and tests/test_failures.py."""
 FAULTS = st.dictionaries(st.sampled_from(KINDS), st.sampled_from([0.05, 0.2]), max_size=4)

@@ -34,7 +34,7 @@ def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
     if totals["verdict_failures"]:
         yield f"Verification failed for {number(totals['verdict_failures'])} rollouts; they have no reward."
     if rollouts and totals["cut_off"] / rollouts > 0.1:
-        yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were cut off at a limit."
+        yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were cut off."
 
 
 def _faults(content: Mapping[str, Any]) -> Iterator[str]:
@@ -52,7 +52,7 @@ def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator
         yield f"The files hold {lines} {'line' if lines == 1 else 'lines'} only."
     if totals["used_cut_off"]:
         share = percent(totals["used_cut_off"] / totals["used_rollouts"])
-        yield f"{number(totals['used_cut_off'])} of the rollouts used ({share}) were cut off at a limit."
+        yield f"{number(totals['used_cut_off'])} of the rollouts used ({share}) were cut off."
     if others := content["unasked_policies"]:
         yield f"The recipe does not ask for all policies in the lines: filter/only leaves out {', '.join(others)}."
     copies = sum(step["rows"] - step["kept"] for step in content["steps"] if step["kind"] == "mix")
