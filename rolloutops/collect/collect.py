@@ -33,6 +33,8 @@ from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Engine
 
+LONGEST_PAUSE = 3600.0
+"""Seconds that `Retry-After` may hold up all requests for where rollouts have no deadline."""
 ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
 LIMITS = ("max_tokens_total", "max_cost", "prices")
@@ -227,7 +229,10 @@ def _pace(
 ) -> AnyRateLimit:
     """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
     width, clock = asked.num_samples_in_parallel, asyncio.get_running_loop().time
-    own = [RateLimit(_level(asked, engine), budget, clock) for _ in getattr(engine, "members", ())]
+    longest = LONGEST_PAUSE if asked.deadline is None else asked.deadline
+    own = [
+        RateLimit(_level(asked, engine), budget, clock, longest_pause=longest) for _ in getattr(engine, "members", ())
+    ]
     level: Concurrency
     if tuning is not None:
         level, tuning.most = tuning, width if isinstance(width, int) else MOST
@@ -235,7 +240,7 @@ def _pace(
         level = _level(asked, engine)
     else:
         level = ReplicaConcurrency(own) if isinstance(width, str) else ConcurrencyLimit(width or 64 * len(own))
-    pace = ReplicaRateLimit(own, level) if own else RateLimit(level, budget, clock)
+    pace = ReplicaRateLimit(own, level) if own else RateLimit(level, budget, clock, longest_pause=longest)
     if tuning is not None:
         tuning.refusals = lambda: pace.refusals
     return pace

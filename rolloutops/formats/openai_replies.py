@@ -20,6 +20,7 @@ import orjson
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.chat import message
+from rolloutops.formats.loading import estimated_time, is_loading
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import from_chat, from_responses, text_of
 from rolloutops.types import Limits, Message, ModelAnswer
@@ -82,6 +83,8 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFail
     except orjson.JSONDecodeError:
         pass
     text, code = _said(error) if error else (body[:KEPT].decode(errors="replace").strip(), "")
+    if is_loading(status, text, code):
+        return AttemptFailed("loading", f"{status}: {text}", retry_after=retry_after(headers) or estimated_time(body))
     asked = headers.get("x-should-retry")
     final = {"false": True, "true": False}.get(asked.lower()) if asked else None
     return _failed(status, code, text, final=final, retry_after=retry_after(headers))

@@ -15,6 +15,8 @@ LATEST = 100
 """Attempts over which the share of failures is taken."""
 PATIENCE = 900.0
 """Seconds without one success after which a run that only fails ends."""
+WAITS = frozenset({"rate_limited", "loading"})
+"""Failures that pass by themselves: they end a run only when nothing else has come for PATIENCE."""
 MISUNDERSTOOD = frozenset({"bad_request", "environment_error"})
 """Failures that are final for a rollout, unless they are everyone's: then it is the run that is set up wrongly."""
 
@@ -44,7 +46,7 @@ class CircuitBreaker:
             self._latest.append("")
             return
         self._message = message or kind
-        if kind != "rate_limited":
+        if kind not in WAITS:
             self._latest.append(kind)
         elif now - self._success_at < PATIENCE:
             return

@@ -19,7 +19,7 @@ from rolloutops.limits.learned_rate import AdvertisedLimit, LearnedLimit
 from rolloutops.limits.shared_rate import SharedRate
 from rolloutops.types import Limits, ModelCall
 
-DOWN = frozenset({"connection", "unreachable", "server_error"})
+DOWN = frozenset({"connection", "unreachable", "server_error", "loading"})
 """Failures that say that the endpoint is down, where nothing else is heard from it."""
 DOWN_AFTER = 8
 """Such failures in a row after which it is taken for down."""
@@ -92,6 +92,15 @@ class RateLimit:
     def elsewhere(self, ticket: Permit, kind: str, moved: int) -> int | None:
         """Another server that a request that failed may go to at once: there is none. See `Fleet`."""
         return None
+
+    def has_another(self, ticket: Permit) -> bool:
+        """Whether another server may be asked now: there is none. See `Fleet`."""
+        return False
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether no request may be sent for now."""
+        return self.is_down or self.clock() < self._paused_until
 
     def wait(self) -> float:
         """Seconds until a request may be sent, as far as is known now."""
@@ -218,7 +227,7 @@ class RateLimit:
             return
         was_down = self.is_down
         self._down_in_a_row += 1
-        if kind == "unreachable" and not self.lone:
+        if kind in ("unreachable", "loading") and not self.lone:
             self._down_in_a_row = max(self._down_in_a_row, DOWN_AFTER)
         if self.is_down:
             self._down_since = self._down_since if was_down else now
