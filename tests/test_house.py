@@ -16,7 +16,8 @@ from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy definitions
-paths engines environments judging.verdict pacing.level pacing.rate_limit pacing.budgets pacing.till judging pacing collecting
+paths engines environments judging.verdict judging pacing collecting
+pacing.level pacing.rate_limit pacing.token_estimate pacing.budgets pacing.till
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices

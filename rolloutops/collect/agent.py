@@ -18,6 +18,7 @@ from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
+from rolloutops.limits.token_estimate import estimate
 from rolloutops.types import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine, Task
 
 Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
@@ -103,7 +104,7 @@ async def _converse(
         answer = await _ask(engine.answer, call, trace, pace, alarm)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
-        spent += answer.output_tokens or 0
+        spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
         trace.finish_reason = answer.finish_reason
         wanted = answer.message.get("tool_calls")
         if not wanted or run_tool is None or answer.finish_reason not in ("tool_calls", "stop"):
@@ -156,7 +157,7 @@ async def _ask(
             trace.model_seconds += time.monotonic() - clock
             if pace is not None and ticket is not None:
                 if answer is not None:
-                    pace.answered(ticket, answer.input_tokens or 0, answer.output_tokens or 0, answer.limits)
+                    pace.answered(ticket, *_tokens(call, answer), answer.limits)
                 else:
                     pace.failed(ticket, failed.kind, failed.retry_after, failed.limits)
                     if pace.has_another(ticket):
@@ -183,6 +184,14 @@ async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alar
     trace.waited += waited
     alarm.when = None if until is None else until + waited
     return ticket
+
+
+def _tokens(call: ModelCall, answer: ModelAnswer | RolloutAnswer) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer, estimated where the answer does not tell."""
+    prompt, output = answer.input_tokens, answer.output_tokens
+    if output is None:
+        output = estimate(answer.message if isinstance(answer, ModelAnswer) else answer.completion)
+    return estimate(call.messages) if prompt is None else prompt, output
 
 
 def _sensible(retry_after: float | None) -> float | None:

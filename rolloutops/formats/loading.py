@@ -1,9 +1,9 @@
 """Whether a refusal means that the model is still being loaded, as far as servers say so.
 
 Seen: llama.cpp and ramalama (503 "Loading model"), llama-swap (503 "… state is starting"), Hugging Face ("Model X is
-currently loading" with estimated_time), TGI and TEI ("Model is loading", "not ready"), vLLM and SGLang behind routers ("no
-available workers", "no healthy upstream", "server is starting"), Ollama ("llm server loading model"), Triton and NIM
-("Model is not ready").
+currently loading" with estimated_time), TGI and TEI ("Model is loading", "not ready"), vLLM and SGLang behind routers
+("no available workers", "no healthy upstream", "server is starting"), Ollama ("llm server loading model"), Triton and
+NIM ("Model is not ready").
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ STATUSES = frozenset({425, 429, 500, 502, 503, 504})
 LOADING = re.compile(
     r"\bloading\b(?! (error|failed))|warming[ _-]?up|(starting|booting|spinning|waking|scaling)[ _-]?up|\bcold start"
     r"|\b(is|are|being|currently|still) (starting|initiali[sz]ing|loading|loaded|started|deployed)\b"
-    r"|(model|server|engine|service|worker|deployment)s?( \S+)? (is |are )?not( yet)? (ready|loaded|initiali[sz]ed|available yet)"
+    r"|(model|server|engine|service|worker|deployment)s?( \S+)? (is |are )?not( yet)?"
+    r" (ready|loaded|initiali[sz]ed|available yet)"
     r"|no (available|healthy|ready) (workers?|upstream|servers?|replicas?|backends?)|no_available_workers"
     r"|\bModelNotReady",
     re.IGNORECASE,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from rolloutops.limits.concurrency import Concurrency, loop_time
 from rolloutops.limits.learned_rate import AdvertisedLimit, LearnedLimit
 from rolloutops.limits.shared_rate import SharedRate
+from rolloutops.limits.token_estimate import CHARACTERS
 from rolloutops.types import Limits, ModelCall
 
 DOWN = frozenset({"connection", "unreachable", "server_error", "loading"})
@@ -29,8 +30,6 @@ IN_A_ROW = 3
 """Refusals in a row, with nothing let through between them, after which a pause holds up all requests."""
 MOSTLY = 0.8
 """Share of refusals that is a row: what was sent to catch up may get through between them."""
-CHARACTERS = 4
-"""of a prompt that make a token, until the answer says how many it was."""
 
 
 @dataclass(slots=True)
