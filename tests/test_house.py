@@ -17,11 +17,11 @@ from tests.helpers import CHECKOUT, environ
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy definitions
 paths engines environments judging.verdict judging pacing collecting
-pacing.level pacing.rate_limit pacing.token_estimate pacing.budgets pacing.till
+pacing.level pacing.advertised_limit pacing.rate_limit pacing.token_estimate pacing.budgets pacing.till
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
-golden golden.given judging.judge engines.loading
+golden golden.given judging.judge engines.loading engines.open_files
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts, standing
@@ -17,6 +17,7 @@ from rolloutops.collect.window_state import Window
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Collect
+from rolloutops.engines.open_files import most_connections
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
 from rolloutops.limits.circuit_breaker import CircuitBreaker
@@ -228,6 +229,7 @@ def _pace(
     asked: Collect, engine: Engine, budget: SharedRate | None, tuning: ConcurrencySweep | None = None
 ) -> AnyRateLimit:
     """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
+    asked = _fitting(asked, engine)
     width, clock = asked.num_samples_in_parallel, asyncio.get_running_loop().time
     longest = LONGEST_PAUSE if asked.deadline is None else asked.deadline
     own = [
@@ -235,7 +237,7 @@ def _pace(
     ]
     level: Concurrency
     if tuning is not None:
-        level, tuning.most = tuning, width if isinstance(width, int) else MOST
+        level, tuning.most = tuning, width if isinstance(width, int) else _most(engine)
     elif not own:
         level = _level(asked, engine)
     else:
@@ -246,11 +248,35 @@ def _pace(
     return pace
 
 
+def _fitting(asked: Collect, engine: Engine) -> Collect:
+    """The same with no more in flight than there may be connections, which is said."""
+    members = getattr(engine, "members", ())
+    width = asked.num_samples_in_parallel or (64 * len(members) if members else int(getattr(engine, "parallel", 64)))
+    if isinstance(width, str) or not getattr(engine, "connects", False) or getattr(engine, "max_connections", 0) > 0:
+        return asked
+    most, limit = most_connections()
+    if most is None or width <= most:
+        return asked
+    sys.stderr.write(
+        f"num_samples_in_parallel is {most}, not {width}: this process may have {limit:,} files open, and each request "
+        "in flight needs one; raise the limit with ulimit -n\n"
+    )
+    return replace(asked, num_samples_in_parallel=most)
+
+
+def _most(engine: Engine) -> int:
+    """Rollouts in flight at most, where the number is found."""
+    most = most_connections()[0] if getattr(engine, "connects", False) else None
+    return MOST if most is None else min(MOST, most)
+
+
 def _level(asked: Collect, engine: Engine) -> ConcurrencyLimit:
     """How many rollouts are in flight: as asked, else what suits the engine."""
     width = asked.num_samples_in_parallel
     if isinstance(width, str):
-        return ConcurrencyLimit(FIRST, found=True)
+        return ConcurrencyLimit(
+            FIRST, found=True, most=max(1, _most(engine) // max(1, len(getattr(engine, "members", ()))))
+        )
     return ConcurrencyLimit(width or int(getattr(engine, "parallel", 64)))
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from rolloutops import __version__
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
+from rolloutops.engines.open_files import allow_many
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
 from rolloutops.formats.openai_replies import KEPT, failure
@@ -73,6 +74,7 @@ def make(
 class GymEngine:
     """What `make` makes: its settings as resolved, and the open session."""
 
+    connects: ClassVar[bool] = True
     model: str
     places: Mapping[str, str]
     agent: str | None
@@ -85,6 +87,7 @@ class GymEngine:
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
+        allow_many()
         self._session = open_session(self.headers, self._timeouts())
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -23,6 +23,7 @@ from rolloutops import __version__
 from rolloutops.config.secrets import NAME
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.engines.direct import Direct, Reply
+from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.replicas import Replicas
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
@@ -128,6 +129,7 @@ def _is_openai(host: str) -> bool:
 class OpenAIEngine:
     """What `make` makes: its settings as resolved, and the open session."""
 
+    connects: ClassVar[bool] = True
     model: str
     url: str
     endpoint: str
@@ -146,7 +148,7 @@ class OpenAIEngine:
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
-        _allow_many_connections()
+        allow_many()
         address = URL(self.url)
         if _proxy(address) is not None:
             self._session = self._through_aiohttp()
@@ -265,17 +267,3 @@ def _proxy(address: URL) -> URL | None:
     if not proxy.startswith(("http://", "https://")) or proxy_bypass(host):
         return None
     return None if host == "localhost" or host.startswith("127.") or host == "::1" else URL(proxy)
-
-
-def _allow_many_connections() -> None:
-    """Raise this process's limit of open files to what the system allows: each connection is one."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):  # macOS: the hard limit is more than the kernel gives
-            return

@@ -1,17 +1,19 @@
-"""The rate that an endpoint allows: advertised in its headers, or learned from its refusals (429).
+"""The rate that an endpoint allows, learned from its refusals (429).
 
 Some endpoints refuse one request in a hundred at any rate: an overloaded replica behind a load balancer, a proxy that
 sheds load. Slowing down for them gains nothing. So a refusal alone lowers no rate; what counts is the share of requests
 that are refused, and whether it falls when fewer are sent:
 
-1. **Many refusals, close together** are overload. The evidence for it is a sum (Page's CUSUM): a refusal adds
-   log(OVERLOAD / stray), about 3 at 1 % of stray refusals; a request that is let through takes away OVERLOAD - stray,
-   about 0.15. At ENOUGH the rate is lowered to what was let through. 1 % at random brings that about once in some
-   10,000 requests, 37 % within some 12.
+1. **Many refusals, close together** are overload. The evidence for it is a sum (Page's CUSUM), which begins anew where
+   it falls to 0: a refusal adds log(OVERLOAD / stray), 2.1 where 1 % are stray; a request between two refusals takes
+   away OVERLOAD - stray, 0.07. At ENOUGH the rate is lowered to what was let through: 1 % at random brings that about
+   once in 3,000 requests or more, a limit that refuses a third of them within some 10.
 2. **A share of TRIAL_FROM or more that lasts** is put to the test: for a while 15 % fewer are sent. Where the
    share falls to a third, it depends on the rate, and the lower rate is kept; else it is stray, and the next trial
    waits twice as long.
-3. **A lowered rate that is refused all the same**, in a share that is not what a limit would leave, is forgotten.
+3. **A rate that was lowered by a fifth and is refused as often as before** is forgotten.
+
+What refusals that led to nothing were, of all requests, is the stray share (`stray`).
 
 What was lowered by mistake costs little, because it is lowered to what got through, and because a rate that is not
 refused is raised faster and faster.
@@ -57,38 +59,6 @@ REST = 8
 """So many times a trial's answers are awaited until the next one; twice as many after each that showed nothing."""
 TRIAL_REFUSALS = 10
 """Refusals that a trial would see if they did not depend on the rate. At most a third of them: they do."""
-
-
-@dataclass(slots=True)
-class AdvertisedLimit:
-    """A limit that the endpoint's headers tell: so much per second, and what is left of it, carried forward."""
-
-    per_second: float = 0.0
-    left: float = 0.0
-    most: float = 0.0
-    stamp: float = 0.0
-    heard: float = -1.0
-
-    def hear(self, per_minute: float | None, left: float | None, sent_at: float, now: float, since: float) -> None:
-        """Take in the headers of an answer to a request of `sent_at`; `since` has been sent after it."""
-        if per_minute is None or left is None or sent_at < self.heard:
-            return
-        self.wait(now, 0)  # brings `left` to now
-        first, self.per_second, self.heard, self.stamp = not self.per_second, per_minute / 60, sent_at, now
-        self.most = max(self.most, left + 1)
-        least, most = left - since, min(self.most, left + self.per_second * (now - sent_at) - since)
-        if first or self.left > most:
-            self.left = most
-        elif self.left < least:  # or this request overtook others on its way: believed only bit by bit
-            self.left += (least - self.left) / 16
-
-    def wait(self, now: float, amount: float) -> float:
-        """Seconds until `amount` may be sent. One more is kept in hand: requests overtake each other on their way."""
-        if not self.per_second:
-            return 0.0
-        self.left = min(self.most, self.left + self.per_second * (now - self.stamp))
-        self.stamp = now
-        return max(0.0, (min(amount + 1, self.most) - self.left) / self.per_second)
 
 
 @dataclass(slots=True)

@@ -103,9 +103,8 @@ Prices = Mapping[tuple[str, str], Price]
 @dataclass(frozen=True)
 class Spent:
     """What a data set and policy has spent with one model at one tier. spent_on: rollouts, or verdicts, where a model
-    judges; attempts then are its calls. failed_tokens: of attempts that failed. estimated_tokens: of answers that did not
-    tell theirs. cost and cost_failed are None where no
-    price is known."""
+    judges; attempts then are its calls. failed_tokens: of attempts that failed. estimated_tokens: of answers that
+    did not tell theirs. cost and cost_failed are None where no price is known."""
 
     dataset: str
     policy: str

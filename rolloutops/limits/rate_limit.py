@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rolloutops.limits.advertised_limit import AdvertisedLimit
 from rolloutops.limits.concurrency import Concurrency, loop_time
-from rolloutops.limits.learned_rate import AdvertisedLimit, LearnedLimit
+from rolloutops.limits.learned_rate import LearnedLimit
 from rolloutops.limits.shared_rate import SharedRate
 from rolloutops.limits.token_estimate import CHARACTERS
 from rolloutops.types import Limits, ModelCall
