@@ -274,9 +274,8 @@ def _level(asked: Collect, engine: Engine) -> ConcurrencyLimit:
     """How many rollouts are in flight: as asked, else what suits the engine."""
     width = asked.num_samples_in_parallel
     if isinstance(width, str):
-        return ConcurrencyLimit(
-            FIRST, found=True, most=max(1, _most(engine) // max(1, len(getattr(engine, "members", ()))))
-        )
+        most = max(1, _most(engine) // max(1, len(getattr(engine, "members", ()))))
+        return ConcurrencyLimit(min(FIRST, most), found=True, most=most)
     return ConcurrencyLimit(width or int(getattr(engine, "parallel", 64)))
 
 
