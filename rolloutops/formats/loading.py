@@ -29,7 +29,7 @@ LOADING = re.compile(
 """How they say it."""
 
 FAILED = re.compile(
-    r"(error|failed|failure|unable|cannot|could not|exception|out of memory|terminated)\b", re.IGNORECASE
+    r"\b(error|failed|failure|unable|cannot|could not|exception|out of memory|terminated)\b", re.IGNORECASE
 )
 """What a server says whose model will never be loaded: "error loading model", "failed to load"."""
 
