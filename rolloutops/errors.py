@@ -73,6 +73,7 @@ class Failure:
 FAILURES: dict[str, Failure] = {
     "timeout": Failure(True, "no answer within the time allowed"),
     "unreachable": Failure(True, "no connection to the endpoint", counted=False),
+    "loading": Failure(True, "the endpoint was still loading the model", counted=False),
     "connection": Failure(True, "the endpoint hung up"),
     "rate_limited": Failure(True, "the endpoint refused for now (429)", counted=False),
     "server_error": Failure(True, "the endpoint failed (5xx)"),

@@ -163,7 +163,7 @@ failed AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index,
         bool_or(final) AS refused,
         max(attempt) AS last_attempt,
-        count(*) FILTER (WHERE error NOT IN ('forbidden', 'rate_limited', 'unauthorized', 'unreachable')) AS tries,
+        count(*) FILTER (WHERE error NOT IN ('forbidden', 'loading', 'rate_limited', 'unauthorized', 'unreachable')) AS tries,
         max_by(error, attempt) AS last_error
     FROM attempts
     WHERE error IS NOT NULL

@@ -3,6 +3,7 @@ engines; what becomes of an attempt is a row of `attempts`, whether it succeeded
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import time
@@ -18,10 +19,13 @@ from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
+from rolloutops.limits.token_estimate import estimate
 from rolloutops.types import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine, Task
 
 Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
 
+LONGEST_WAIT = 86_400.0
+"""Seconds that `Retry-After` may ask for: some quotas are a day's. What is more, negative or NaN is a mistake."""
 CUT_OFF = AttemptFailed("timeout", "cut off")
 """What the pace is told of a call that ended with its attempt, or with its engine."""
 
@@ -38,7 +42,7 @@ async def attempt(
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
     """
-    started, clock, trace = time.time(), time.monotonic(), Trace()
+    started, clock, trace = time.time(), time.monotonic(), Trace(give_up_at=owed.give_up_at)
     prompt, new_prompt = _prompt(owed)
     tools = owed.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
@@ -54,6 +58,8 @@ async def attempt(
     finally:
         if alarm is None:
             limit.off()
+        if owed.give_up_at is None and owed.asked.deadline is not None:  # to wait for a first try is no part of it
+            owed.give_up_at = clock + owed.asked.deadline + trace.waited
     seconds = time.monotonic() - clock - trace.waited
     return Attempt(owed, prompt, new_prompt, tools, started, seconds, trace, failure)
 
@@ -69,9 +75,9 @@ def _refuse_several_answers(params: Mapping[str, Any]) -> None:
 def _time_left(owed: PendingRollout, now: float) -> float | None:
     """Seconds that an attempt may take: its own limit, or what is left to the rollout with all its tries."""
     limit = owed.asked.request_timeout
-    if owed.give_up_at is None:
+    if owed.give_up_at is None and owed.asked.deadline is None:
         return limit
-    left = max(0.1, owed.give_up_at - now)
+    left = max(0.1, owed.give_up_at - now) if owed.give_up_at is not None else owed.asked.deadline or 0.1
     return left if limit is None else min(limit, left)
 
 
@@ -108,7 +114,7 @@ async def _converse(
         answer = await _ask(engine.answer, call, trace, pace, alarm)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
-        spent += answer.output_tokens or 0
+        spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
         trace.finish_reason = answer.finish_reason
         wanted = answer.message.get("tool_calls")
         if not wanted or run_tool is None or answer.finish_reason not in ("tool_calls", "stop"):
@@ -151,7 +157,7 @@ async def _ask(
             answer = await ask(call)
             return answer
         except AttemptFailed as error:
-            failed = error
+            failed, error.retry_after = error, _sensible(error.retry_after)
             if failed.answer is not None:
                 trace.answers.append(failed.answer)
         except (EngineError, TimeoutError):
@@ -163,9 +169,11 @@ async def _ask(
             trace.model_seconds += time.monotonic() - clock
             if pace is not None and ticket is not None:
                 if answer is not None:
-                    pace.answered(ticket, answer.input_tokens or 0, answer.output_tokens or 0, answer.limits)
+                    pace.answered(ticket, *_tokens(call, answer), answer.limits)
                 else:
                     pace.failed(ticket, failed.kind, failed.retry_after, failed.limits)
+                    if pace.has_another(ticket):
+                        failed.retry_after = None
         other = None if pace is None or ticket is None else pace.elsewhere(ticket, failed.kind, moved)
         if other is None:
             raise failed
@@ -174,14 +182,33 @@ async def _ask(
 
 
 async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alarm: Deadline) -> Permit:
-    """Wait until the endpoint may be asked. The rollout's time limit moves on by as much."""
+    """Wait until the endpoint may be asked. The rollout's time limit moves on by as much. One that was tried before
+    waits until its deadline at most."""
     clock, until = time.monotonic(), alarm.when
     alarm.when = None
-    ticket = await pace.admit(call)
+    try:
+        async with asyncio.timeout(None if trace.give_up_at is None else max(0.0, trace.give_up_at - clock)):
+            ticket = await pace.admit(call)
+    except TimeoutError:
+        held = pace.note() or "the endpoint's limit"
+        raise AttemptFailed("rate_limited", f"its deadline passed while it waited ({held})", final=True) from None
     waited = time.monotonic() - clock
     trace.waited += waited
     alarm.when = None if until is None else until + waited
     return ticket
+
+
+def _tokens(call: ModelCall, answer: ModelAnswer | RolloutAnswer) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer, estimated where the answer does not tell."""
+    prompt, output = answer.input_tokens, answer.output_tokens
+    if output is None:
+        output = estimate(answer.message if isinstance(answer, ModelAnswer) else answer.completion)
+    return estimate(call.messages) if prompt is None else prompt, output
+
+
+def _sensible(retry_after: float | None) -> float | None:
+    """What an endpoint asked to wait, in seconds; None where no endpoint can mean that."""
+    return retry_after if retry_after is not None and 0 <= retry_after <= LONGEST_WAIT else None
 
 
 async def _run_tool(run_tool: Any, tool_call: Mapping[str, Any], state: Any, trace: Trace) -> Message:

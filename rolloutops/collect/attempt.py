@@ -72,6 +72,7 @@ class Trace:
     waited: float = 0.0
     server: int | None = None
     whole: RolloutAnswer | None = None
+    give_up_at: float | None = None
 
 
 @dataclass(slots=True)

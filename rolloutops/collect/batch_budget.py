@@ -13,8 +13,8 @@ from pathlib import Path
 from rolloutops.collect.attempt import PendingRollout
 from rolloutops.config.plan import CollectPlan
 from rolloutops.limits.prices import Price, price_of
-from rolloutops.limits.rate_limit import CHARACTERS
 from rolloutops.limits.spend_limit import SpendLimit, open_spend_limit, tier_of
+from rolloutops.limits.token_estimate import CHARACTERS
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect
 

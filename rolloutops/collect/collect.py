@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rolloutops.collect.live import live
@@ -21,6 +21,7 @@ from rolloutops.config.recipe import Recipe
 from rolloutops.config.redact import shown
 from rolloutops.config.secrets import Secret, public
 from rolloutops.config.settings import Collect, refuse_several_answers
+from rolloutops.engines.open_files import most_connections
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
 from rolloutops.limits.circuit_breaker import CircuitBreaker
@@ -37,6 +38,8 @@ from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Engine
 
+LONGEST_PAUSE = 3600.0
+"""Seconds that `Retry-After` may hold up all requests for where rollouts have no deadline."""
 ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "api_key_header", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
 LIMITS = ("max_tokens_total", "max_cost", "prices")
@@ -240,26 +243,53 @@ def _pace(
     asked: Collect, engine: Engine, budget: SharedRate | None, tuning: ConcurrencySweep | None = None
 ) -> AnyRateLimit:
     """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
+    asked = _fitting(asked, engine)
     width, clock = asked.num_samples_in_parallel, asyncio.get_running_loop().time
-    own = [RateLimit(_level(asked, engine), budget, clock) for _ in getattr(engine, "members", ())]
+    longest = LONGEST_PAUSE if asked.deadline is None else asked.deadline
+    own = [
+        RateLimit(_level(asked, engine), budget, clock, longest_pause=longest) for _ in getattr(engine, "members", ())
+    ]
     level: Concurrency
     if tuning is not None:
-        level, tuning.most = tuning, width if isinstance(width, int) else MOST
+        level, tuning.most = tuning, width if isinstance(width, int) else _most(engine)
     elif not own:
         level = _level(asked, engine)
     else:
         level = ReplicaConcurrency(own) if isinstance(width, str) else ConcurrencyLimit(width or 64 * len(own))
-    pace = ReplicaRateLimit(own, level) if own else RateLimit(level, budget, clock)
+    pace = ReplicaRateLimit(own, level) if own else RateLimit(level, budget, clock, longest_pause=longest)
     if tuning is not None:
         tuning.refusals = lambda: pace.refusals
     return pace
+
+
+def _fitting(asked: Collect, engine: Engine) -> Collect:
+    """The same with no more in flight than there may be connections, which is said."""
+    members = getattr(engine, "members", ())
+    width = asked.num_samples_in_parallel or (64 * len(members) if members else int(getattr(engine, "parallel", 64)))
+    if isinstance(width, str) or not getattr(engine, "connects", False) or getattr(engine, "max_connections", 0) > 0:
+        return asked
+    most, limit = most_connections()
+    if most is None or width <= most:
+        return asked
+    sys.stderr.write(
+        f"num_samples_in_parallel is {most}, not {width}: this process may have {limit:,} files open, and each request "
+        "in flight needs one; raise the limit with ulimit -n\n"
+    )
+    return replace(asked, num_samples_in_parallel=most)
+
+
+def _most(engine: Engine) -> int:
+    """Rollouts in flight at most, where the number is found."""
+    most = most_connections()[0] if getattr(engine, "connects", False) else None
+    return MOST if most is None else min(MOST, most)
 
 
 def _level(asked: Collect, engine: Engine) -> ConcurrencyLimit:
     """How many rollouts are in flight: as asked, else what suits the engine."""
     width = asked.num_samples_in_parallel
     if isinstance(width, str):
-        return ConcurrencyLimit(FIRST, found=True)
+        most = max(1, _most(engine) // max(1, len(getattr(engine, "members", ()))))
+        return ConcurrencyLimit(min(FIRST, most), found=True, most=most)
     return ConcurrencyLimit(width or int(getattr(engine, "parallel", 64)))
 
 

@@ -96,7 +96,7 @@ def write(flight: Window, owed: PendingRollout, row: dict[str, Any]) -> None:
     row["attempt_id"], row["run_id"] = flight.run.next_id(), flight.run.run_id
     flight.journal.append("attempts", row)
     flight.meter.attempted(row)
-    flight.purse.paid(row, owed.params.get("service_tier"))
+    flight.purse.paid(row, owed.params.get("service_tier"), owed.task.prompt)
 
 
 def settle(flight: Window, owed: PendingRollout) -> None:

@@ -215,10 +215,13 @@ def _spending(con: sql.Connection, recipe: Recipe, progress: Sequence[Mapping[st
     for table, keys in _by_prices(recipe, stands).items():
         prices = price_table(recipe.collect_of(*keys[0]), recipe.folder) if table else {}
         told += [(one, table != "") for one in spent(con, prices) if (one.dataset, one.policy) in keys and one.tokens]
+    estimated = any(one.estimated_tokens for one, _ in told)
     for one, priced in sorted(
         told, key=lambda each: (each[0].dataset, each[0].policy, each[0].spent_on, each[0].model or "")
     ):
         row = asdict(one)
+        if not estimated:
+            del row["estimated_tokens"]
         cost = {name: row.pop(name) for name in ("cost", "cost_failed")}
         stand = stands[one.dataset, one.policy]
         known = one.cost is not None and stand["done"]

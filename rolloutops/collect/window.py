@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import signal
 import sys
@@ -29,6 +30,8 @@ from rolloutops.limits.progress import report
 AHEAD = 64
 """Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
 more than twice as many."""
+LAST_TRY = 1.0
+"""Seconds before its deadline in which a rollout is not tried again."""
 GARBAGE = 100_000
 """Objects that may come to be before cycles among them are looked for."""
 
@@ -151,8 +154,6 @@ async def _work(flight: Window) -> None:
             owed, tried_before = item
             if tried_before:
                 flight.parked.release()
-            elif owed.asked.deadline is not None:
-                owed.give_up_at = time.monotonic() + owed.asked.deadline
             if flight.queue.qsize() < AHEAD:
                 flight.low.set()
             verifier = flight.verifiers.get(owed.task.dataset)
@@ -206,9 +207,14 @@ async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> Non
 
 
 def _wait(owed: PendingRollout, failure: AttemptFailed) -> float:
-    """Seconds before the next try: what the endpoint asked for, else doubling with full jitter, a minute at most."""
+    """Seconds before the next try: what the endpoint asked for, but half of what is left until the deadline at most;
+    else doubling with full jitter, a minute at most."""
     doubled = min(60.0, owed.asked.retry_seconds * 2 ** min(owed.attempt - 1, 10))
-    return (failure.retry_after or 0.0) + random.uniform(0, doubled)
+    if failure.retry_after is None:
+        return random.uniform(0, doubled)
+    wait = failure.retry_after + random.uniform(0, min(doubled, max(0.25, failure.retry_after / 4)))
+    left = math.inf if owed.give_up_at is None else owed.give_up_at - time.monotonic()
+    return left / 2 if wait > left > LAST_TRY else wait
 
 
 async def _seal_now_and_then(flight: Window) -> None:
@@ -216,7 +222,10 @@ async def _seal_now_and_then(flight: Window) -> None:
     still be kept."""
     while True:
         await asyncio.sleep(0.5)
-        flight.journal.flush_if_due()
+        try:
+            flight.journal.flush_if_due()
+        except Exception as error:
+            fail(flight, error)
         failure = flight.run.refused or flight.journal.failure
         if failure is not None:
             fail(flight, failure)

@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from rolloutops.engines.direct import KEEP_ALIVE
+from rolloutops.engines.open_files import out_of_files
 from rolloutops.errors import AttemptFailed
 
 LARGE = 2**20
@@ -48,6 +49,8 @@ def sendable(body: bytes) -> bytes | io.BytesIO:
 def unreached(error: Exception, shown: str, timeouts: Timeouts, said: str = "") -> AttemptFailed:
     """What an error of aiohttp means. shown: the address, as it may be told. said: the error's text, where it may not
     be told as it is."""
+    if ended := out_of_files(error):
+        raise ended
     said = said or str(error) or type(error).__name__
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return AttemptFailed("unreachable", f"no connection to {shown} within {timeouts.connect:g} s")

@@ -20,6 +20,7 @@ import httptools
 from aiohappyeyeballs import start_connection
 from yarl import URL
 
+from rolloutops.engines.open_files import out_of_files
 from rolloutops.errors import AttemptFailed, UsageError
 
 KEEP_ALIVE = 4.0
@@ -120,6 +121,8 @@ class Direct:
         except TimeoutError:
             raise AttemptFailed("unreachable", f"no connection to {self.shown} within {seconds:g} s") from None
         except (OSError, UnicodeError) as error:
+            if ended := out_of_files(error):
+                raise ended from None
             raise AttemptFailed("unreachable", f"{self.shown}: {_said(error)}") from None
         return line
 

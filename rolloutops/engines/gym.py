@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,6 +20,7 @@ from rolloutops import __version__
 from rolloutops.config.redact import redacted, redacted_text, without_keys
 from rolloutops.config.secrets import keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
+from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
@@ -82,6 +83,7 @@ def make(
 class GymEngine:
     """What `make` makes: its settings as resolved, and the open session."""
 
+    connects: ClassVar[bool] = True
     model: str
     places: Mapping[str, str] = field(repr=False)
     agent: str | None
@@ -96,6 +98,7 @@ class GymEngine:
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
+        allow_many()
         self._session = open_session(self.headers, self._timeouts())
 
     async def stop(self) -> None:

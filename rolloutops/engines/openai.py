@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -23,6 +23,7 @@ from rolloutops.config.redact import keep_out, redacted, redacted_text, without_
 from rolloutops.config.secrets import HEADER, NAME, keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.engines.direct import Direct, Reply
+from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.replicas import Replicas
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
@@ -138,6 +139,7 @@ def _is_openai(host: str) -> bool:
 class OpenAIEngine:
     """What `make` makes: its settings as resolved, and the open session."""
 
+    connects: ClassVar[bool] = True
     model: str
     url: str = field(repr=False)
     endpoint: str
@@ -157,7 +159,7 @@ class OpenAIEngine:
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
-        _allow_many_connections()
+        allow_many()
         address = URL(self.url)
         if _proxy(address) is not None:
             self._session = self._through_aiohttp()
@@ -277,17 +279,3 @@ def _proxy(address: URL) -> URL | None:
     if not proxy.startswith(("http://", "https://")) or proxy_bypass(host):
         return None
     return None if host == "localhost" or host.startswith("127.") or host == "::1" else URL(proxy)
-
-
-def _allow_many_connections() -> None:
-    """Raise this process's limit of open files to what the system allows: each connection is one."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):  # macOS: the hard limit is more than the kernel gives
-            return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from rolloutops.errors import EngineError
 from rolloutops.types import ModelAnswer, ModelCall
@@ -19,6 +19,7 @@ from rolloutops.types import ModelAnswer, ModelCall
 class Replicas:
     """An engine for each server, two at least; they differ in their address alone."""
 
+    connects: ClassVar[bool] = True
     members: Sequence[Any]
     _open: list[int] = field(init=False, repr=False)
 

@@ -22,6 +22,7 @@ import orjson
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.chat import message
 from rolloutops.formats.finish_reasons import finish_of_response, finish_reason
+from rolloutops.formats.loading import LONGEST_ESTIMATE, is_loading
 from rolloutops.formats.refusals import KEPT, read_body, read_error, refused
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import from_chat, from_responses, text_of
@@ -62,7 +63,12 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFail
     asked = headers.get("x-should-retry")
     final = {"false": True, "true": False}.get(asked.lower()) if asked else None
     raw = body[:KEPT].decode(errors="replace") or None
-    return refused(status, read_body(body), raw=raw, final=final, pause=retry_after(headers))
+    said, pause = read_body(body), retry_after(headers)
+    if is_loading(status, said.text, " ".join(said.codes)):
+        if pause is None and said.pause is not None:
+            pause = min(said.pause, LONGEST_ESTIMATE)
+        return AttemptFailed("loading", f"{status}: {said.text}", retry_after=pause, raw=raw)
+    return refused(status, said, raw=raw, final=final, pause=pause)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

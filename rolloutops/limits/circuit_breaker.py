@@ -19,6 +19,8 @@ PATIENCE = 900.0
 """Seconds without one success after which a run that only fails ends."""
 OF_THE_PROMPT = "content_filter"
 """The failure that says nothing of a run: each such prompt was understood, and refused for what it says."""
+WAITS = frozenset({"rate_limited", "loading"})
+"""Failures that pass by themselves: they end a run only when nothing else has come for PATIENCE."""
 MISUNDERSTOOD = frozenset({"bad_request", "environment_error"})
 """Failures that are final for a rollout, unless they are everyone's: then it is the run that is set up wrongly."""
 
@@ -55,7 +57,7 @@ class CircuitBreaker:
             self._forbidden += 1
             if self._forbidden >= FORBIDDEN:
                 raise EngineError(self.why_forbidden())
-        if kind != "rate_limited":
+        if kind not in WAITS:
             self._latest.append(kind)
         elif now - self._success_at < PATIENCE:
             return

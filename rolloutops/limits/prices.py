@@ -34,25 +34,45 @@ DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 SPENT = """
 -- What each data set and policy has spent on rollouts, and on verdicts that a model gave, by model and service tier;
 -- and what of it on attempts that failed.
-WITH calls AS (
-    SELECT dataset, policy, 'rollouts' AS spent_on, model,
-        CASE
-            WHEN engine = 'batch' THEN 'batch'
-            ELSE coalesce(service_tier, json_extract_string(request, '$.service_tier'))
-        END AS tier,
-        1 AS attempts, input_tokens, cached_tokens, output_tokens, error
+-- Answers without usage count as token_estimate.py estimates them; imported ones cost nothing here.
+WITH untold AS (
+    SELECT dataset, attempt_id, task_id, prompt, greatest(coalesce(turns, 1), 1) AS turns,
+        ceil(length(completion::VARCHAR) / 4)::BIGINT AS completion
     FROM attempts
+    WHERE (input_tokens IS NULL OR output_tokens IS NULL) AND error IS NULL AND completion IS NOT NULL
+        AND NOT starts_with(engine, 'import')
+),
+estimates AS (
+    SELECT u.dataset, u.attempt_id, u.completion AS output_tokens,
+        u.turns * ceil(coalesce(length(coalesce(u.prompt, t.prompt)::VARCHAR), 0) / 4)::BIGINT
+            + (u.turns - 1) * u.completion // 2 AS input_tokens
+    FROM untold AS u
+    LEFT JOIN tasks AS t ON t.dataset = u.dataset AND t.task_id = u.task_id
+),
+calls AS (
+    SELECT a.dataset, a.policy, 'rollouts' AS spent_on, a.model,
+        CASE
+            WHEN a.engine = 'batch' THEN 'batch'
+            ELSE coalesce(a.service_tier, json_extract_string(a.request, '$.service_tier'))
+        END AS tier,
+        1 AS attempts, coalesce(a.input_tokens, e.input_tokens) AS input_tokens, a.cached_tokens,
+        coalesce(a.output_tokens, e.output_tokens) AS output_tokens, a.error,
+        CASE WHEN a.input_tokens IS NULL THEN coalesce(e.input_tokens, 0) ELSE 0 END
+            + CASE WHEN a.output_tokens IS NULL THEN coalesce(e.output_tokens, 0) ELSE 0 END AS estimated_tokens
+    FROM attempts AS a
+    LEFT JOIN estimates AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
     UNION ALL
     SELECT dataset, policy, 'verdicts', json_extract_string(details, '$.judge_model'),
         json_extract_string(details, '$.judge_service_tier'),
         metrics['judge_calls'], metrics['judge_input_tokens'], metrics['judge_cached_tokens'],
-        metrics['judge_output_tokens'], error
+        metrics['judge_output_tokens'], error, 0
     FROM verdicts
     WHERE metrics['judge_calls'] > 0 AND NOT coalesce(cached, false)
 )
 SELECT dataset, policy, spent_on, model, tier, sum(attempts)::BIGINT AS attempts,
     coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens, coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
     coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
+    coalesce(sum(estimated_tokens), 0)::BIGINT AS estimated_tokens,
     coalesce(sum(input_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_input_tokens,
     coalesce(sum(cached_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_cached_tokens,
     coalesce(sum(output_tokens) FILTER (WHERE error IS NOT NULL), 0)::BIGINT AS failed_output_tokens
@@ -83,8 +103,8 @@ Prices = Mapping[tuple[str, str], Price]
 @dataclass(frozen=True)
 class Spent:
     """What a data set and policy has spent with one model at one tier. spent_on: rollouts, or verdicts, where a model
-    judges; attempts then are its calls. failed_tokens: of attempts that failed. cost and cost_failed are None where no
-    price is known."""
+    judges; attempts then are its calls. failed_tokens: of attempts that failed. estimated_tokens: of answers that
+    did not tell theirs. cost and cost_failed are None where no price is known."""
 
     dataset: str
     policy: str
@@ -96,6 +116,7 @@ class Spent:
     cached_tokens: int
     output_tokens: int
     failed_tokens: int
+    estimated_tokens: int
     cost: float | None
     cost_failed: float | None
 
@@ -140,6 +161,7 @@ def spent(con: sql.Connection, prices: Prices | None = None) -> list[Spent]:
         found.append(
             Spent(
                 **{name: row[name] for name in ("dataset", "policy", "spent_on", "model", "tier", "attempts", *kinds)},
+                estimated_tokens=row["estimated_tokens"],
                 failed_tokens=row["failed_input_tokens"] + row["failed_output_tokens"],
                 cost=price.of(*(row[kind] for kind in kinds)) if price else None,
                 cost_failed=price.of(*(row[f"failed_{kind}"] for kind in kinds)) if price else None,

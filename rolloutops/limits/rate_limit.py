@@ -1,8 +1,10 @@
 """How fast an endpoint is asked: when the next request may go out, and how many rollouts are in flight.
 
-A pause holds for all requests: an endpoint that says `Retry-After` to one means everyone. A limit that headers tell is
-kept; one that is not told is learned from refusals (429), see `Learned`. How many rollouts are in flight is fixed, or
-found (`level.py`). An endpoint that is down is asked once in a while, until it answers again.
+`Retry-After` holds up the request that was refused. It holds up all of them where the refusal is not one of a few:
+where nothing has been answered yet, or where refusals come in a row; and then until a request that was sent after the
+first of them is answered. A limit that headers tell is kept; one that is not told is learned from refusals (429), see
+`rate_limit.py`. How many rollouts are in flight is fixed, or found (`level.py`). An endpoint that is down is asked once
+in a while, until it answers again.
 """
 
 from __future__ import annotations
@@ -12,27 +14,23 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rolloutops.limits.advertised_limit import AdvertisedLimit
 from rolloutops.limits.concurrency import Concurrency, loop_time
+from rolloutops.limits.learned_rate import LearnedLimit
 from rolloutops.limits.shared_rate import SharedRate
+from rolloutops.limits.token_estimate import CHARACTERS
 from rolloutops.types import Limits, ModelCall
 
-DOWN = frozenset({"connection", "unreachable", "server_error"})
+DOWN = frozenset({"connection", "unreachable", "server_error", "loading"})
 """Failures that say that the endpoint is down, where nothing else is heard from it."""
 DOWN_AFTER = 8
 """Such failures in a row after which it is taken for down."""
 PROBE_SECONDS = 30.0
 """The longest wait between two looks at an endpoint that is down, and between refusals that name no time."""
-MOMENT = 1.0
-"""Seconds over which a rate is measured at least."""
-HOLD = (4.0, 15.0)
-"""Seconds, least and most, for which a rate that proved right is kept before more is tried."""
-GROWTH = 0.02
-"""How much faster per second a learned rate is tried at first; it doubles each second."""
-CLOSE = 2
-"""Refusals in a row of requests that were to catch up, after which the endpoint is taken for one that allows no two
-close to each other."""
-CHARACTERS = 4
-"""of a prompt that make a token, until the answer says how many it was."""
+IN_A_ROW = 3
+"""Refusals in a row, with nothing let through between them, after which a pause holds up all requests."""
+MOSTLY = 0.8
+"""Share of refusals that is a row: what was sent to catch up may get through between them."""
 
 
 @dataclass(slots=True)
@@ -44,117 +42,20 @@ class Permit:
     requests: int
     tokens: float
     estimate: float
-    close: bool = False
     server: int | None = None
-
-
-@dataclass(slots=True)
-class AdvertisedLimit:
-    """A limit that the endpoint's headers tell: so much a minute, and how much is left of it, carried forward."""
-
-    per_second: float = 0.0
-    left: float = 0.0
-    most: float = 0.0
-    stamp: float = 0.0
-    heard: float = -1.0
-
-    def hear(self, per_minute: float | None, left: float | None, sent_at: float, now: float, since: float) -> None:
-        """Take in the headers of an answer to a request of `sent_at`; `since` has been sent after it."""
-        if per_minute is None or left is None or sent_at < self.heard:
-            return
-        self.wait(now, 0)  # brings `left` to now
-        first, self.per_second, self.heard, self.stamp = not self.per_second, per_minute / 60, sent_at, now
-        self.most = max(self.most, left + 1)
-        least, most = left - since, min(self.most, left + self.per_second * (now - sent_at) - since)
-        if first or self.left > most:
-            self.left = most
-        elif self.left < least:  # or this request overtook others on its way: believed only bit by bit
-            self.left += (least - self.left) / 16
-
-    def wait(self, now: float, amount: float) -> float:
-        """Seconds until `amount` may be sent. One more is kept in hand: requests overtake each other on their way."""
-        if not self.per_second:
-            return 0.0
-        self.left = min(self.most, self.left + self.per_second * (now - self.stamp))
-        self.stamp = now
-        return max(0.0, (min(amount + 1, self.most) - self.left) / self.per_second)
-
-
-@dataclass(slots=True)
-class LearnedLimit:
-    """A rate of requests learned from refusals. close: refusals in a row of requests that were to catch up.
-
-    A limiter that refuses is out of allowance. Between two such moments it let through what it was given meanwhile, so
-    what was sent between them, by the time between them, is its rate; or less, if it could not save up all of it. The
-    rate is kept for a while, then carefully exceeded, so that a limit that was raised is found.
-
-    A limiter that saves up nothing refuses the second of two that are close to each other. It is known by that; from
-    then on nothing is sent to catch up, and a refusal says that the rate was exceeded just then.
-    """
-
-    rate: float | None = None
-    since: float = 0.0
-    let_through: int = 0
-    used: float = 0.0
-    hold: float = 0.0
-    credit: float = 0.0
-    stamp: float = 0.0
-    last: float = -1.0
-    close: int = 0
-
-    def refused(self, now: float, close: bool) -> None:
-        """A new refusal, not one of a burst that is known already. close: of a request that was to catch up."""
-        self.close = self.close + 1 if close or self.close >= CLOSE else 0
-        span = max(now - self.since, MOMENT)
-        found = max(self.let_through, 1) / span
-        if self.rate is None:
-            self.hold = 0.0
-        else:
-            tried = self._tried()
-            if self.close >= CLOSE:  # nothing can be saved up: the refusal came as soon as the limit was exceeded
-                found = 0.97 * tried
-            elif found < 0.75 * tried:  # allowance was wasted, so the average says too little
-                found = math.sqrt(found * tried)
-            known = abs(found - self.rate) < 0.15 * self.rate
-            self.hold = min(HOLD[1], max(HOLD[0], self.hold * 2)) if known else 0.0
-        self.rate = found
-        self.since, self.let_through, self.used, self.credit, self.stamp = now, 0, 0.0, 0.0, now
-
-    def wait(self, now: float) -> float:
-        """Seconds until the next request may be sent."""
-        if self.rate is None:
-            return 0.0
-        rate, passed = self._tried(), now - self.stamp
-        most = 1.0 + (0.0 if self.close >= CLOSE or not self.let_through else self.rate * 0.05)
-        saved = self.credit + rate * passed
-        self.credit = min(most, saved)
-        self.used += passed * (saved < most + 0.1)
-        self.stamp = now
-        return max(0.0, (1 - self.credit) / rate)
-
-    def sent(self, now: float) -> bool:
-        """A request goes out. Returns whether it is closer to the one before than the rate has it, to catch up."""
-        close = self.rate is not None and now - self.last < 0.95 / self._tried()
-        self.let_through += 1
-        self.credit -= 1
-        self.last = now
-        return close
-
-    def _tried(self) -> float:
-        """The rate at which requests go out: what was learned, and more after it was used for long unrefused."""
-        assert self.rate is not None
-        return self.rate * (1 + GROWTH * (2 ** min(max(0.0, self.used - self.hold), 16.0) - 1))
 
 
 @dataclass(slots=True)
 class RateLimit:
     """One endpoint's pace, shared by all that ask it. budget: what the user allows a minute. lone: there is no other
-    endpoint, so this one is taken for down only when nothing else is heard from it."""
+    endpoint, so this one is taken for down only when nothing else is heard from it. longest_pause: seconds, of what
+    `Retry-After` may ask for; a rollout does not wait for longer than its deadline either."""
 
     level: Concurrency
     budget: SharedRate | None = None
     clock: Callable[[], float] = loop_time
     lone: bool = True
+    longest_pause: float = math.inf
     refusals: int = 0
     _learned: LearnedLimit = field(default_factory=LearnedLimit)
     _requests: AdvertisedLimit = field(default_factory=AdvertisedLimit)
@@ -162,11 +63,16 @@ class RateLimit:
     _sent: int = 0
     _sent_tokens: float = 0.0
     _output: float = 256.0
-    _paused_until: float = 0.0
-    _refused_in_a_row: int = 0
+    _proven: bool = False
+    _refused_until: float = 0.0
+    _pauses: int = 0
+    _row: int = 0
+    _row_began: int = 0
+    _down_until: float = 0.0
     _down_in_a_row: int = 0
     _down_since: float = 0.0
     _open: int = 0
+    _lifted: asyncio.Future[None] | None = None
     _door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -179,9 +85,22 @@ class RateLimit:
         """Requests that are not answered yet."""
         return self._open
 
+    @property
+    def _paused_until(self) -> float:
+        return max(self._refused_until, self._down_until)
+
     def elsewhere(self, ticket: Permit, kind: str, moved: int) -> int | None:
         """Another server that a request that failed may go to at once: there is none. See `Fleet`."""
         return None
+
+    def has_another(self, ticket: Permit) -> bool:
+        """Whether another server may be asked now: there is none. See `Fleet`."""
+        return False
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether no request may be sent for now."""
+        return self.is_down or self.clock() < self._paused_until
 
     def wait(self) -> float:
         """Seconds until a request may be sent, as far as is known now."""
@@ -200,15 +119,31 @@ class RateLimit:
         async with self._door:
             estimate = self._estimate(call)
             while (wait := self._wait(estimate)) > 0:
-                await asyncio.sleep(max(wait, 0.001))
+                await self._sleep(max(wait, 0.001))
             return self._let_through(estimate)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, or until a pause is lifted."""
+        loop = asyncio.get_running_loop()
+        self._lifted = loop.create_future()
+        timer = loop.call_later(seconds, _wake, self._lifted)
+        try:
+            await self._lifted
+        finally:
+            timer.cancel()
 
     def answered(self, ticket: Permit, prompt: int, output: int, limits: Limits | None) -> None:
         """The endpoint answered: the tokens of the prompt and of the answer."""
+        now = self.clock()
         self._open -= 1
         if self.is_down:
-            self._paused_until = self.clock()
-        self._refused_in_a_row = self._down_in_a_row = 0
+            self._down_until = now
+        self._down_in_a_row = 0
+        if not self._row or ticket.requests > self._row_began:
+            if self._refused_until > now and self._lifted is not None:
+                _wake(self._lifted)
+            self._proven, self._row, self._pauses, self._refused_until = True, 0, 0, now
+        self._learned.answered(ticket.at, now)
         self._output += (output - self._output) / 50
         if ticket.estimate:
             self._settle(ticket, prompt + output)
@@ -216,17 +151,17 @@ class RateLimit:
             self._hear(ticket, limits)
 
     def failed(self, ticket: Permit, kind: str, retry_after: float | None, limits: Limits | None) -> None:
-        """The request failed. A refusal, or an endpoint that is down, holds up everyone."""
+        """The request failed. An endpoint that is down holds up everyone, and so do refusals in a row."""
         now = self.clock()
         self._open -= 1
         if limits is not None:
             self._hear(ticket, limits)
         if ticket.estimate:
             self._settle(ticket, 0)
-        if retry_after is not None:
-            self._paused_until = max(self._paused_until, now + retry_after)
+        if kind == "rate_limited" or retry_after is not None:
+            self._hold_up(ticket, now, retry_after)
         if kind == "rate_limited":
-            self._refuse(ticket, now, retry_after)
+            self._refuse(ticket, now)
         elif kind in DOWN or (kind == "timeout" and not self.lone):
             self._count_down(ticket, kind, now)
 
@@ -251,30 +186,35 @@ class RateLimit:
 
     def _let_through(self, estimate: float) -> Permit:
         now = self.clock()
-        if self._sent == 0:
-            self._learned.since = now
         if self.is_down:
-            self._paused_until = now + self._down_wait()  # one looks whether it is back, the others wait
-        close = self._learned.sent(now)
+            self._down_until = now + self._down_wait()  # one looks whether it is back, the others wait
+        self._learned.sent(now)
         self._requests.left -= 1
         self._tokens.left -= estimate
         self._open += 1
         self._sent += 1
         self._sent_tokens += estimate
-        return Permit(now, self._sent, self._sent_tokens, estimate, close)
+        return Permit(now, self._sent, self._sent_tokens, estimate)
 
-    def _refuse(self, ticket: Permit, now: float, retry_after: float | None) -> None:
+    def _refuse(self, ticket: Permit, now: float) -> None:
         self.refusals += 1
-        if ticket.at < self._learned.since:  # sent before the last refusal was known
-            self.level.refused(self._open, again=True)
+        shown = self._learned.refused(ticket.requests, ticket.at, now)
+        if shown is not False:
+            self.level.refused(self._open, again=shown is None)
+
+    def _hold_up(self, ticket: Permit, now: float, retry_after: float | None) -> None:
+        """Pause for all requests, if the refusal is not one of a few. What was sent after the first of a row and is not
+        refused yet counts as let through."""
+        if not self._row:
+            self._row_began = ticket.requests
+        self._row += 1
+        since = self._sent - self._row_began + 1
+        if self._proven and (self._row < IN_A_ROW or self._row < MOSTLY * since):
             return
-        self._learned.let_through -= 1
-        self._refused_in_a_row += 1
         if retry_after is None:
-            wait = min(PROBE_SECONDS, 0.25 * 2 ** min(self._refused_in_a_row, 10))
-            self._paused_until = max(self._paused_until, now + wait)
-        self._learned.refused(now, ticket.close)
-        self.level.refused(self._open)
+            self._pauses += now >= self._refused_until
+            retry_after = min(PROBE_SECONDS, 0.25 * 2 ** min(self._pauses, 10))
+        self._refused_until = max(self._refused_until, now + min(retry_after, self.longest_pause))
 
     def _hear(self, ticket: Permit, limits: Limits) -> None:
         now, sent, tokens = self.clock(), self._sent - ticket.requests, self._sent_tokens - ticket.tokens
@@ -287,11 +227,11 @@ class RateLimit:
             return
         was_down = self.is_down
         self._down_in_a_row += 1
-        if kind == "unreachable" and not self.lone:
+        if kind in ("unreachable", "loading") and not self.lone:
             self._down_in_a_row = max(self._down_in_a_row, DOWN_AFTER)
         if self.is_down:
             self._down_since = self._down_since if was_down else now
-            self._paused_until = max(self._paused_until, now + self._down_wait())
+            self._down_until = max(self._down_until, now + self._down_wait())
 
     def _down_wait(self) -> float:
         return min(PROBE_SECONDS, 2.0 ** min(self._down_in_a_row - DOWN_AFTER, 10))
@@ -309,3 +249,8 @@ class RateLimit:
         self._tokens.left -= tokens - ticket.estimate
         if self.budget is not None:
             self.budget.settle(ticket.estimate, tokens)
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

@@ -89,12 +89,17 @@ class ReplicaRateLimit:
         What a server never got says nothing about the request. One that was broken off may be to blame, so it is
         tried on one more server; the second time it is a failed attempt.
         """
-        if not (kind == "unreachable" or (kind == "connection" and moved == 0)):
+        if not (kind in ("unreachable", "loading") or (kind == "connection" and moved == 0)):
             return None
         others = (n for n in self._in_turn(None) if n != ticket.server and not self.paces[n].is_down)
         other = next(others, None)
         self.moved += other is not None
         return other
+
+    def has_another(self, ticket: Permit) -> bool:
+        """Whether a server other than the one of a refused request may be asked now: then only that server's own
+        requests wait as long as it said."""
+        return any(n != ticket.server and not pace.is_held_up for n, pace in enumerate(self.paces))
 
     @property
     def refusals(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,16 @@ from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest
 from rolloutops.limits.prices import Price, Prices, load, price_of, spent
 from rolloutops.limits.shared_counter import SharedCounter, Spending
+from rolloutops.limits.token_estimate import CHARACTERS, estimate, estimate_prompts
 from rolloutops.store.workspace import Workspace, connect
 
 KINDS = ("input", "cached", "output")
+NO_USAGE = (
+    f"replies without usage: budgets and costs count an estimate, one token per {CHARACTERS} characters "
+    "(status shows how many)"
+)
+COUNTED = ("max_tokens_total", "max_cost", "prices", "tokens_per_minute", "token_budget")
+"""Keys of [collect] that need the tokens of each answer."""
 
 
 @dataclass(slots=True)
@@ -38,6 +46,7 @@ class SpendLimit:
     cost_failed: float = 0.0
     attempts: int = 0
     till: SharedCounter | None = None
+    must_say: bool = False
     _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
 
     def allows(self, in_flight: int) -> bool:
@@ -51,8 +60,15 @@ class SpendLimit:
             return False
         return self.max_cost is None or (self.cost is not None and self.cost * grown <= self.max_cost)
 
-    def paid(self, row: Mapping[str, Any], tier: str | None) -> None:
-        """Count an attempt's row. tier: the one asked for; the one that the answer names goes before it."""
+    def paid(self, row: Mapping[str, Any], tier: str | None, prompt: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Count an attempt's row; tokens that it does not tell are estimated. tier: the one asked for; the one that the
+        answer names goes before it. prompt: the task's own."""
+        missing = row.get("input_tokens") is None or row.get("output_tokens") is None
+        if missing and row.get("completion") is not None:
+            row = {**row, **_estimated(row, prompt)}
+            if self.must_say:
+                self.must_say = False
+                sys.stderr.write(f"\n{NO_USAGE}\n")
         self._count(row, tier, 1)
 
     def judged(self, metrics: Mapping[str, float], details: Mapping[str, Any]) -> None:
@@ -115,6 +131,14 @@ class SpendLimit:
         return f"the budget is spent ({self.tokens:,} tokens{cost}; {told}): raise it and run the command again"
 
 
+def _estimated(row: Mapping[str, Any], prompt: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The tokens of an attempt's row, estimated where it does not tell them."""
+    completion = estimate(row["completion"])
+    sent = estimate_prompts(estimate(row.get("prompt") or prompt), completion, row.get("turns") or 1)
+    told = {"input_tokens": sent, "output_tokens": completion}
+    return {name: guess if row.get(name) is None else row[name] for name, guess in told.items()}
+
+
 def price_table(asked: Collect, folder: Path) -> Prices:
     """The prices that [collect] names, none where it names none. folder: where a relative path is looked for too."""
     if asked.prices is None:
@@ -154,6 +178,7 @@ def open_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> 
     limited = first.max_tokens_total is not None or first.max_cost is not None
     before = spent(connect(workspace), prices) if limited or prices else []
     purse = SpendLimit(first.max_tokens_total, first.max_cost, prices)
+    purse.must_say = any(getattr(how, name) is not None for how in asked.values() for name in COUNTED)
     for one in before:
         if (one.dataset, one.policy) in asked:
             purse.tokens += one.tokens
