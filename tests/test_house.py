@@ -27,9 +27,12 @@ environments.code_harness command
 engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.openai engines.gym engines.vllm environments.* steps.selected
 engines.batch
-collecting.attempted steps.selection building.asked
+collecting.attempted steps.unchanged steps.parameters building.asked
+steps.trial
+steps.selection
 collecting.agent
-steps.measuring steps.explaining steps.needed
+steps.measuring steps.needed
+steps.explaining
 building.manifest collecting.owed verify chunk
 building.folder building.staging building.write building.aggregates building.card building.lint
 building.gate

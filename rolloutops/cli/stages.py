@@ -23,7 +23,7 @@ from rolloutops.steps.metrics import Table, asked, measure_all, require_policies
 from rolloutops.steps.needed import needed
 from rolloutops.steps.selected import prepare
 from rolloutops.steps.selection import StepStats, select
-from rolloutops.steps.step import available, check_step
+from rolloutops.steps.step import available
 from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.runs import recorded, refuse_changed_policies
@@ -67,7 +67,6 @@ def chunk_stage(recipe: Recipe) -> list[ChunkReport]:
 
 def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:
     """The recipe's steps, each fitted to those before it on empty tables; or only the one named."""
-    refuse_bad_steps(recipe)
     steps = explain(recipe)
     if name is not None and name not in (known := [step.name for step in steps]):
         raise UsageError(f"no step {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known) or 'none'}")
@@ -77,14 +76,6 @@ def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:
 def script_stage(recipe: Recipe) -> str:
     """The recipe's steps as one script, for a DuckDB shell that ran the one of `views_stage`."""
     return script(explain_stage(recipe))
-
-
-def refuse_bad_steps(recipe: Recipe) -> None:
-    """Raise a mistake in the recipe's steps before anything is spent on rollouts for them."""
-    for use in asked(recipe.metrics, recipe.metrics_settings, recipe.folder):
-        check_step(use, recipe.folder)
-    for step in recipe.steps:
-        check_use(recipe, step)
 
 
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
