@@ -18,11 +18,12 @@ FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy definitions
 paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
 building building.plots collecting.alarm conversations
-sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
+sql settings sampling plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace
+command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
-engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
+engines.decoding engines.model_list engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
 engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.openai engines.gym engines.vllm environments.* steps.selected

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rolloutops.build.explain import tried
 from rolloutops.cli.text import count
@@ -50,6 +51,8 @@ def check(recipe: Recipe) -> Iterator[Finding]:
     else:
         for name, verifier in judges.items():
             yield from _gold(recipe, name, verifier)
+            if judge := getattr(verifier.environment, "engine", None):
+                yield _ready(f"{name}: the judge's engine", judge)
     try:
         for windows in engines(recipe):
             yield _engine(next(iter(windows[0].values())), recipe)
@@ -118,11 +121,18 @@ async def _score_gold(verifier: Verifier, tasks: list[Task]) -> tuple[int, list[
 
 
 def _engine(asked: Collect, recipe: Recipe) -> Finding:
-    """Whether the engine could start: a method `ready` of its own says so where it has one."""
+    """Whether the engine of a policy could start."""
     name = f"engine {asked.engine} {asked.model}".strip()
     try:
-        engine = make_engine(asked, recipe)
-        ready = getattr(engine, "ready", None)
+        return _ready(name, make_engine(asked, recipe))
+    except RolloutopsError as error:
+        return Finding(False, f"{name}: {error}")
+
+
+def _ready(name: str, engine: Any) -> Finding:
+    """Whether an engine could start: a method `ready` of its own says so where it has one."""
+    ready = getattr(engine, "ready", None)
+    try:
         return Finding(True, f"{name}: {asyncio.run(ready()) if ready else 'found'}")
     except RolloutopsError as error:
         return Finding(False, f"{name}: {error}")

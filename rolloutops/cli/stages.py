@@ -73,6 +73,15 @@ def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:
     return [step for step in steps if name in (None, step.name)]
 
 
+def dry_run_stage(recipe: Recipe) -> list[BoundStep]:
+    """The recipe's steps, each fitted to those before it; raises what else can be known to be wrong before a run."""
+    from rolloutops.collect.collect import engines
+
+    steps = explain_stage(recipe)
+    engines(recipe)
+    return steps
+
+
 def script_stage(recipe: Recipe) -> str:
     """The recipe's steps as one script, for a DuckDB shell that ran the one of `views_stage`."""
     return script(explain_stage(recipe))

@@ -14,8 +14,9 @@ from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts, stand
 from rolloutops.collect.verify import verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
-from rolloutops.config.plugins import find
+from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.sampling import refuse_bad_parameters
 from rolloutops.config.settings import Collect
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
@@ -96,6 +97,8 @@ def engines(recipe: Recipe) -> list[list[CollectPlan]]:
         if not asked.engine:
             raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
         _refuse_nonsense(asked)
+        own = asked.engine not in BUILT_IN["engine"]
+        refuse_bad_parameters(asked.responses_create_params, any_name=own)
         engine, window = (
             json.dumps([getattr(asked, name) for name in names], sort_keys=True)
             for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)

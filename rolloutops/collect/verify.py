@@ -11,6 +11,7 @@ from typing import Any
 
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.environments.hooks import refuse_misspelt_hooks
 from rolloutops.environments.verdict import Verdict
 from rolloutops.environments.verification import StoredRollout, VerifierRunner
 from rolloutops.errors import UsageError
@@ -74,6 +75,7 @@ def verifiers(recipe: Recipe) -> dict[str, Verifier]:
             if limits.unsafe_code and "unsafe_code" in plugin.takes():
                 args["unsafe_code"] = True  # where it runs is no part of the verifier's version
             environment = plugin.make(args)
+            refuse_misspelt_hooks(dataset.environment, environment)
             judge = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
             version = plugin.version(dataset.environment_args)
             made[name] = Verifier(dataset.environment, version, environment, judge)

