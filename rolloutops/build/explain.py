@@ -129,7 +129,7 @@ def _fitted(
         else:
             before = set(sql.columns(con, "FROM selected"))
             kept = stored(con, step, start, where, use.kind)
-            if compared(con, step, sql.names(con, step.query)):
+            if compared(con, step):
                 refuse_changes(con, step, settings, where, start, plan)
             made = f"SELECT {kept}\nFROM (\n{_text(step)}\n)"
             columns = sql.columns(con, made)

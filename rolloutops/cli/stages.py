@@ -89,7 +89,7 @@ def script_stage(recipe: Recipe) -> str:
 
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
     """Owed -> attempts, and verdicts. tune: as many as it takes to find the best number in flight."""
-    from rolloutops.collect.collect import collect
+    from rolloutops.collect.collect import collect, engines
 
     workspace = open_workspace(recipe.data)
     require_tasks(workspace, recipe.datasets)
@@ -99,6 +99,7 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool 
         prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
     if not prints:
         raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    engines(recipe)  # a misspelt parameter is one, before it is another policy
     if not allow_policy_change:
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:

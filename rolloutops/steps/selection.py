@@ -156,7 +156,7 @@ def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepSta
         )
     with bound(con, step, use.settings, where):
         columns = stored(con, step, start, where, use.kind)
-        handed = compared(con, step, sql.names(con, step.query))
+        handed = compared(con, step)
         if handed:
             trial.refuse_changes(con, step, use.settings, where, start)
         seen = f", {hash_of(handed)} AS {SEEN}" if handed else ""
@@ -188,15 +188,15 @@ def stored(con: sql.Connection, step: Step, start: str, where: str, kind: str) -
         raise StepError(
             f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s"
         )
-    refuse_names(con, made, step, where)
+    known = stored_columns(con)
+    refuse_names(made, known, step, where)
     earlier = (
         [] if start == ALL else [c for c in sql.columns(con, f"FROM {table_of(start)}") if c not in (*KEYS, "copy")]
     )
     lost = [column for column in earlier if column.lower() not in lower]
     if lost:
         raise StepError(f"{where} {step.path} leaves out {', '.join(lost)}, which an earlier step made: SELECT s.*")
-    known = stored_columns(con) | {"copy"}
-    added = [_added(name) for name in made if name.lower() not in known]
+    added = [_added(name) for name in made if name.lower() not in known | {"copy"}]
     reward = ["reward"] if "reward" in lower else []
     copy = "copy::INTEGER AS copy" if "copy" in lower else "0 AS copy"
     if kind == "pair":

@@ -32,13 +32,12 @@ def stored_columns(con: sql.Connection) -> set[str]:
     return {*sql.columns(con, "FROM selection.rollouts"), *PAYLOAD}
 
 
-def refuse_names(con: sql.Connection, made: Sequence[str], step: Step, where: str) -> None:
+def refuse_names(made: Sequence[str], stored: set[str], step: Step, where: str) -> None:
     """Raise StepError where a step returns two columns of one name, of which DuckDB takes the first.
 
     made: the names that it returns, in order; no name differs by its case alone. A key may be there twice, as after a
-    join.
+    join. stored: those of rollouts.
     """
-    stored = stored_columns(con)
     lower = [name.lower() for name in made]
     for name in dict.fromkeys(lower):
         if lower.count(name) == 1 or name in KEYS:
@@ -63,7 +62,7 @@ def refusal(where: str, step: Step, columns: Sequence[str], verb: str = "changes
     )
 
 
-def compared(con: sql.Connection, step: Step, made: Sequence[str]) -> list[str]:
+def compared(con: sql.Connection, step: Step) -> list[str]:
     """The columns of a step's result that have to be compared with what it was handed, row by row.
 
     None for shipped steps, whose tests say so, and for those that are a SELECT s.* of `selected`: to hash a text that
@@ -72,7 +71,7 @@ def compared(con: sql.Connection, step: Step, made: Sequence[str]) -> list[str]:
     if step.ships or passes_on(con, step.query):
         return []
     stored = stored_columns(con).difference(MAY_CHANGE)
-    return [name for name in made if name.lower() in stored]
+    return [name for name in sql.names(con, step.query) if name.lower() in stored]
 
 
 def refuse_changes(
