@@ -28,7 +28,7 @@ num_repeats = 2
 steps = [{metrics}]
 [filter.mine]
 use = "filter/mine"
-[build.mine]
+[build.line]
 use = "build/mine"
 """
 
@@ -69,7 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metrics(project: Path) -> None:
     """All at once, and one alone: which views are made, and when, differs."""
-    both = rolloutops("metrics", "recipe.toml", "--step", "own_task_stats", "rewards", cwd=project).stdout
+    both = rolloutops("metrics", "recipe.toml", "--step=own_task_stats,rewards", cwd=project).stdout
     assert "mean_reward" in both
     assert "judged" in both
     alone = rolloutops("metrics", "recipe.toml", "--step=own_failures", "--json", cwd=project).stdout

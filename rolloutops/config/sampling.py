@@ -2,9 +2,10 @@
 
 An endpoint ignores a name that it does not know, or refuses every request for it; either is found after the money is
 spent. So names that neither OpenAI nor vLLM nor SGLang has are refused before. The lists: OpenAI's Responses and Chat
-requests (openai 3.57), vLLM's SamplingParams and what its server adds to them (`entrypoints/openai/*/protocol.py`),
-SGLang's sampling parameters and its server's (`srt/sampling/sampling_params.py`, `srt/entrypoints/openai/protocol.py`).
-A task's own parameters are not looked at: whoever made its row knows what they are for.
+requests (openai 3.57), vLLM's SamplingParams and what its server adds to them (`entrypoints/openai/*/protocol.py`, and
+`guided_*` of its earlier versions), SGLang's sampling parameters and its server's (`srt/sampling/sampling_params.py`,
+`srt/entrypoints/openai/protocol.py`). A task's own parameters are not looked at: whoever made its row knows what they
+are for.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NAMES = {
         max_output_tokens max_tokens max_completion_tokens max_new_tokens min_tokens min_new_tokens top_k seed
         sampling_seed n top_logprobs prompt_logprobs prompt_logprob_start max_tool_calls truncate_prompt_tokens priority
         stream_interval thinking_token_budget routed_experts_prompt_start bootstrap_port bootstrap_room
-        output_text_buffer_length max_dynamic_patch min_dynamic_patch
+        output_text_buffer_length max_dynamic_patch min_dynamic_patch data_parallel_rank best_of
         """,
     "bool": """
         parallel_tool_calls store stream background ignore_eos skip_special_tokens spaces_between_special_tokens
@@ -46,23 +47,25 @@ NAMES = {
     "text": """
         model instructions user safety_identifier prompt_cache_key prompt_cache_retention previous_response_id
         service_tier truncation reasoning_effort verbosity truncation_side chat_template request_id session_id
-        cache_salt json_schema regex ebnf rid extra_key bootstrap_host custom_logit_processor routing_key
+        cache_salt guided_regex guided_grammar guided_decoding_backend guided_whitespace_pattern json_schema regex ebnf
+        rid extra_key bootstrap_host custom_logit_processor routing_key
         """,
     "table": """
         reasoning text metadata logit_bias chat_template_kwargs stream_options audio prediction web_search_options
         prompt prompt_cache_options media_io_kwargs mm_processor_kwargs structured_outputs kv_transfer_params
-        ec_transfer_params vllm_xargs extra_args repetition_detection mm_payload session_params custom_params moderation
+        ec_transfer_params vllm_xargs extra_args repetition_detection mm_payload session_params custom_params
         background_options extra_body
         """,
     "list": """
         include tools messages stop_token_ids allowed_token_ids logprob_token_ids functions documents
         previous_input_messages trace_decode_token_ids prompt_logprob_token_ids input_ids context_management
-        access_programs
+        access_programs guided_choice logits_processors
         """,
     "texts": "bad_words modalities",
     "text texts": "stop stop_regex",
-    "text table": "tool_choice conversation response_format function_call structural_tag image",
+    "text table": "tool_choice conversation response_format function_call structural_tag image moderation",
     "text list": "input lora_path",
+    "text table list": "guided_json",
     "bool int": "logprobs",
 }
 """What a value may be -> the names that are known. A null takes a parameter out, whichever it is."""
