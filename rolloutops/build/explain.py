@@ -93,10 +93,12 @@ def tried(recipe: Recipe, plan: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tr
 
 
 def _measured(con: sql.Connection, use: StepUse, recipe: Recipe) -> BoundStep:
-    """A metrics step, bound to empty tables."""
+    """A metrics step, bound to empty tables; shipped ones as they are have been bound by their tests."""
     step = check_step(use, recipe.folder)
-    with bound(con, step, use.settings, f"[{use.kind}.{use.name}]"):
-        adds = list(sql.columns(con, step.query))
+    adds: list[str] = []
+    if use.settings or not step.ships:
+        with bound(con, step, use.settings, f"[{use.kind}.{use.name}]"):
+            adds = list(sql.columns(con, step.query))
     return BoundStep(use.kind, use.name, use.use, str(step.path), ALL, adds, _text(step))
 
 

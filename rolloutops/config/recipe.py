@@ -17,7 +17,7 @@ from rolloutops.config.plugins import OPERATIONAL, find
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import public
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, resolved, typed
-from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
@@ -122,10 +122,16 @@ class Recipe:
         return print_
 
     def offered(self, dataset: Dataset) -> dict[str, Any]:
-        """What a data set's environment adds to what a policy is asked: its tools, and a system prompt of its own."""
+        """What a data set's environment adds to what a policy is asked: its tools, and a system prompt of its own.
+
+        Nothing, where it cannot be made: whoever collects is told so.
+        """
         if dataset.environment is None:
             return {}
-        environment = find("environment", dataset.environment, self.folder).make(dict(dataset.environment_args))
+        try:
+            environment = find("environment", dataset.environment, self.folder).make(dict(dataset.environment_args))
+        except RolloutopsError:
+            return {}
         said = {name: getattr(environment, name, None) for name in ("tools", "system_prompt")}
         return {name: value for name, value in said.items() if value}
 

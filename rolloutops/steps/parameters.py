@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
@@ -49,12 +50,19 @@ def refuse_bad_parameters(step: Step, use: StepUse) -> None:
     """
     settings = {name: value for name, value in use.settings.items() if name in step.params}
     where = f"[{use.kind}.{use.name}]"
-    with sql.connect(threads=1) as con:
-        define(con, sql.read(shipped("sql") / "macros.sql") + ";")
-        with bound(con, step, settings, where):
-            for query in step.checks:
-                if _reads_parameters_only(con, query):
-                    run_checks(con, step, where, [query])
+    con = _macros()
+    with bound(con, step, settings, where):
+        for query in step.checks:
+            if _reads_parameters_only(con, query):
+                run_checks(con, step, where, [query])
+
+
+@cache
+def _macros() -> sql.Connection:
+    """A database that has the macros which steps share, and nothing else."""
+    con = sql.connect(threads=1)
+    define(con, sql.read(shipped("sql") / "macros.sql") + ";")
+    return con
 
 
 def _reads_parameters_only(con: sql.Connection, query: str) -> bool:

@@ -43,7 +43,7 @@ def refuse_names(made: Sequence[str], stored: set[str], step: Step, where: str) 
         if lower.count(name) == 1 or name in KEYS:
             continue
         if name in stored - {"reward"}:
-            raise StepError(refusal(where, step, [name], "returns twice"))
+            raise StepError(refusal(where, step, [name], "returns twice (s.* alone returns it once)"))
         raise StepError(
             f"{where} {step.path} returns two columns named {name}, of which only the first would count: write "
             f"SELECT s.* REPLACE (… AS {name}), or give the new one another name"
