@@ -92,6 +92,10 @@ def test_it_asks_the_gym_server(project: Path, listing: str, capsys: pytest.Capt
     assert bad(project, capsys, RECIPE, "--engine=gym", f"--base_url={listing}") == []
     (wrong,) = bad(project, capsys, RECIPE, "--engine=gym", "--base_url=http://127.0.0.1:9")
     assert wrong.startswith("engine gym: http://127.0.0.1:9/run: ")
+    remote = RECIPE.replace('"exact_match"', '"remote"\nenvironment_args = {{ url = "{url}" }}')
+    assert bad(project, capsys, remote.format(url=listing)) == []
+    (wrong,) = bad(project, capsys, remote.format(url="http://127.0.0.1:9"))
+    assert wrong.startswith("sums: environment remote: http://127.0.0.1:9 does not answer: ")
 
 
 def test_it_looks_at_the_judge(project: Path, listing: str, capsys: pytest.CaptureFixture[str]) -> None:

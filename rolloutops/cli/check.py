@@ -51,8 +51,12 @@ def check(recipe: Recipe) -> Iterator[Finding]:
     else:
         for name, verifier in judges.items():
             yield from _gold(recipe, name, verifier)
-            if judge := getattr(verifier.environment, "engine", None):
-                yield _ready(f"{name}: the judge's engine", judge)
+            for what, asked in (
+                ("the judge's engine", getattr(verifier.environment, "engine", None)),
+                (f"environment {verifier.name}", verifier.environment),
+            ):
+                if hasattr(asked, "ready"):
+                    yield _ready(f"{name}: {what}", asked)
     try:
         for windows in engines(recipe):
             yield _engine(next(iter(windows[0].values())), recipe)

@@ -65,7 +65,7 @@ def refusal(where: str, step: Step, columns: Sequence[str], verb: str = "changes
 def compared(con: sql.Connection, step: Step) -> list[str]:
     """The columns of a step's result that have to be compared with what it was handed, row by row.
 
-    None for shipped steps, whose tests say so, and for those that are a SELECT s.* of `selected`: to hash a text that
+    Empty for shipped steps, whose tests say so, and for those that are a SELECT s.* of `selected`: to hash a text that
     is otherwise not carried through a window would cost more than the step.
     """
     if step.ships or passes_on(con, step.query):
