@@ -80,7 +80,7 @@ def tried(recipe: Recipe, plan: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tr
             outcome: BoundStep | RolloutopsError | None = None
             start = ALL
             try:
-                step = _checked(use, recipe, known)
+                step = check_parameters(use, recipe, known)
                 start = start_of(use, funnels)
                 outcome = None if start in wrong else _fitted(con, use, step, start, plan)
             except RolloutopsError as error:
@@ -102,8 +102,9 @@ def _measured(con: sql.Connection, use: StepUse, recipe: Recipe) -> BoundStep:
     return BoundStep(use.kind, use.name, use.use, str(step.path), ALL, adds, _text(step))
 
 
-def _checked(use: StepUse, recipe: Recipe, known: Collection[str]) -> Step:
-    """A step with what can be known of its parameters alone: their types, their sums, the data sets that they name."""
+def check_parameters(use: StepUse, recipe: Recipe, known: Collection[str]) -> Step:
+    """A step of a recipe. Raises what its parameters alone show to be wrong: types, sums, and names of data sets that
+    are not known."""
     step = check_use(recipe, use)
     refuse_unknown_datasets(step, use, known)
     refuse_bad_parameters(step, use)

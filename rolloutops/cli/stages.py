@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.build.build import BuildReport, build
-from rolloutops.build.explain import BoundStep, explain, script
-from rolloutops.build.options import check_use
+from rolloutops.build.explain import BoundStep, check_parameters, explain, script
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
 from rolloutops.config.paths import as_path
@@ -21,6 +20,7 @@ from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import dump
 from rolloutops.steps.metrics import Table, asked, measure_all, require_policies
 from rolloutops.steps.needed import needed
+from rolloutops.steps.parameters import known_datasets
 from rolloutops.steps.selected import prepare
 from rolloutops.steps.selection import StepStats, select
 from rolloutops.steps.step import available
@@ -188,6 +188,10 @@ def select_stage(recipe: Recipe, until: str) -> list[StepStats]:
     if until not in kinds:
         raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
     last = len(kinds) - kinds[::-1].index(until)
+    known = known_datasets(recipe)
+    for step in recipe.steps[:last]:
+        if step.kind != "build":
+            check_parameters(step, recipe, known)
     con = connect(open_workspace(recipe.data), recipe.plan())
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
@@ -205,8 +209,9 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         con = connect(workspace, recipe.plan())
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
+        known = known_datasets(recipe)
         for step in steps:
-            check_use(recipe, step)
+            check_parameters(step, recipe, known)
         funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
         for place, step in enumerate(steps):
             if step.kind == "build":

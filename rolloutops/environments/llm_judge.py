@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rolloutops.config.plugins import find
+from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.sampling import refuse_bad_parameters
 from rolloutops.environments.answers import without_reasoning
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
@@ -134,7 +134,7 @@ def make(
         raise UsageError("environment 'llm_judge': the prompt must hold {response}, where the rollout's text goes")
     if parallel < 1 or max_attempts < 1:
         raise UsageError("environment 'llm_judge': parallel and max_attempts must be at least 1")
-    refuse_bad_parameters(params or {}, "environment 'llm_judge': params", any_name=":" in engine)
+    refuse_bad_parameters(params or {}, "environment 'llm_judge': params", any_name=engine not in BUILT_IN["engine"])
     plugin = find("engine", engine)
     given = {**({"model": model} if model else {}), **(engine_args or {})}
     judge = plugin.make(given)
