@@ -9,9 +9,12 @@ import pytest
 from rolloutops.build.explain import explain
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.recipe_file import load
+from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError
-from rolloutops.steps.selected import prepare
+from rolloutops.steps.selected import ALL, bind, prepare
 from rolloutops.steps.selection import select
+from rolloutops.steps.step import read_step
+from rolloutops.steps.trial import refuse_changes
 from rolloutops.steps.unchanged import passes_on
 from rolloutops.store import sql
 from tests import given
@@ -173,3 +176,13 @@ engine = "scripted"
     for words in (("run", "recipe.toml", "--dry_run"), ("filter", "recipe.toml"), ("build", "recipe.toml")):
         assert said in rolloutops(*words, cwd=tmp_path, code=2).stderr
     assert not (tmp_path / "w" / "exports").exists()
+
+
+def test_a_copy_of_each_shipped_step_is_no_change() -> None:
+    """As `init` makes them, to be edited: then they are looked at as one's own."""
+    con = given.workspace(ROWS)
+    prepare(con)
+    bind(con, ALL)
+    for kind in ("filter", "reward", "mix", "pair"):
+        for path in sorted((shipped("sql") / kind).glob("*.sql")):
+            refuse_changes(con, read_step(path.stem, path), {}, f"[{kind}.{path.stem}]", ALL)
