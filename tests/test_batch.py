@@ -20,9 +20,9 @@ from rolloutops.cli.stages import chunk_stage
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
 from rolloutops.engines.batch import make
-from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.errors import AttemptFailed, UsageError
 from rolloutops.store.workspace import open_workspace, try_lock
-from rolloutops.types import ModelAnswer, ModelCall
+from rolloutops.types import ModelAnswer
 from tests.batch_server import BatchServer, serving
 from tests.helpers import query, sums, write_jsonl
 
@@ -489,18 +489,3 @@ def test_the_engine_reads_lines_and_refuses_what_it_cannot_do(monkeypatch: pytes
     for wrong in ({"requests_per_batch": 50_001}, {"bytes_per_batch": 0}, {"poll_seconds": 0}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             make("m", base_url="http://127.0.0.1:9/v1", **wrong)  # type: ignore[arg-type]
-    with pytest.raises(EngineError, match="whole batches"), contextlib.closing(_Steps()) as steps:
-        steps.run(engine.answer(ModelCall([], None, {})))
-
-
-class _Steps:
-    """Runs a coroutine that never waits."""
-
-    def run(self, coroutine: Any) -> Any:
-        try:
-            coroutine.send(None)
-        except StopIteration as end:
-            return end.value
-        raise AssertionError("it waits")
-
-    def close(self) -> None: ...

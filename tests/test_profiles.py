@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.cli.stages import refuse_bad_steps
+from rolloutops.build.explain import explain
 from rolloutops.config.recipe import Recipe, StepUse
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
@@ -35,7 +35,7 @@ def test_a_profile_is_a_whole_recipe_but_for_its_data(
     asked = made.collect_of("a", "scripted")
     assert (asked.num_repeats, asked.responses_create_params) == (repeats, {"temperature": temperature})
     assert [step.use for step in made.steps] == uses
-    refuse_bad_steps(made)
+    explain(made)
     assert profile in PROFILES
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rolloutops.cli.main import main
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.secrets import redacted_argv, revealed
@@ -397,3 +398,44 @@ def test_commands_without_a_recipe_take_the_workspaces_last(tmp_path: Path) -> N
     assert query(tmp_path / "w", "SELECT count(DISTINCT recipe_hash) FROM runs WHERE command <> 'chunk'") == [(1,)]
     said = rolloutops("collect", "--data=w", "--num_repeats=4", cwd=tmp_path).stderr
     assert "10 rollouts collected" in said
+
+
+# The policy's fingerprint -------------------------------------------------------------------------------------------
+
+OFFERING = """
+class Mine:
+    def __init__(self, tools):
+        self.tools = tools
+
+    def verify(self, task, rollout):
+        return 1.0
+
+
+def make():
+    return Mine({tools})
+"""
+
+
+def test_a_tool_of_an_environment_is_part_of_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is offered changes what a model says. A workspace of before that was recorded counts as unchanged."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "tasks.jsonl", sums(2))
+    words = ["--input=tasks.jsonl", "--environment=mine.py:make", "--engine=scripted", "--data=w", "--dataset=d"]
+
+    def offer(*names: str) -> None:
+        tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in names]
+        (tmp_path / "mine.py").write_text(OFFERING.format(tools=tools))
+
+    offer()
+    rolloutops("collect", *words, cwd=tmp_path)
+    offer("search")
+    refused = rolloutops("collect", *words, "--num_repeats=2", cwd=tmp_path, code=2).stderr
+    assert "environment.tools was null, is [" in refused
+    assert "search" in refused
+
+    older = tmp_path / "older"
+    with monkeypatch.context() as earlier:
+        made = Recipe.fingerprint
+        earlier.setattr(Recipe, "fingerprint", lambda *a: {k: v for k, v in made(*a).items() if k != "environment"})
+        assert main(["collect", *words[:3], f"--data={older}", "--dataset=d"]) == 0
+    assert main(["collect", *words[:3], f"--data={older}", "--dataset=d", "--num_repeats=2"]) == 0

@@ -6,13 +6,20 @@ there is a rollout, and what it will run can be read, pasted and run in any Duck
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+from rolloutops.build.options import check_use
 from rolloutops.config.recipe import Recipe, StepUse
+from rolloutops.errors import RolloutopsError
+from rolloutops.steps.metrics import asked
+from rolloutops.steps.parameters import known_datasets, refuse_bad_parameters, refuse_unknown_datasets
 from rolloutops.steps.selected import ALL, KEYS, SMALL, bind, payload_of, preparation, prepare, selected_query, table_of
 from rolloutops.steps.selection import DROPPED, StepStats, require_pairs, start_of, stored
 from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, variables
+from rolloutops.steps.trial import refuse_changes
+from rolloutops.steps.unchanged import compared
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define
 
@@ -31,24 +38,77 @@ class BoundStep:
     script: str
 
 
+Tried: TypeAlias = "tuple[StepUse, BoundStep | RolloutopsError | None]"
+"""A use of a step, and what it reads and adds, or what is wrong with it; None where the step that it starts from is."""
+
+
 def explain(recipe: Recipe) -> list[BoundStep]:
     """The recipe's filter, reward, mix, pair and build steps, in order, each fitted to those before it.
 
-    Raises UsageError or StepError for the first step that does not fit: a key that it does not take, a column that is
-    not there, a step that is none.
+    Raises UsageError or StepError for the first step that does not fit, metrics steps first: a key that it does not
+    take, a column that is not there, a step that is none.
     """
+    done = []
+    for use, outcome in tried(recipe, recipe.plan()):
+        if isinstance(outcome, RolloutopsError):
+            raise outcome
+        if outcome is not None and use.kind != "metrics":
+            done.append(outcome)
+    return done
+
+
+def tried(recipe: Recipe, plan: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tried]:
+    """Each step of a recipe, bound to empty tables; metrics steps first. The one place where a recipe's steps are
+    checked before they run: what a key may be, what must be there, what a step must leave as it is."""
     with sql.connect(threads=1) as con:
-        define(con, sql.views_script(dict.fromkeys(schema.TABLES), recipe.plan()))
+        define(con, sql.views_script(dict.fromkeys(schema.TABLES), plan))
+        try:
+            measured = asked(recipe.metrics, recipe.metrics_settings, recipe.folder)
+        except RolloutopsError as error:
+            yield StepUse("metrics", "", "metrics"), error
+            measured = []
+        for use in measured:
+            try:
+                yield use, _measured(con, use, recipe)
+            except RolloutopsError as error:
+                yield use, error
         prepare(con, SMALL)
+        known = known_datasets(recipe)
         funnels: list[StepStats] = []
-        done = []
+        wrong: set[str] = set()
         for use in recipe.steps:
-            step = check_step(use, recipe.folder)
-            start = start_of(use, funnels)
-            done.append(_fitted(con, use, step, start))
+            outcome: BoundStep | RolloutopsError | None = None
+            start = ALL
+            try:
+                step = check_parameters(use, recipe, known)
+                start = start_of(use, funnels)
+                outcome = None if start in wrong else _fitted(con, use, step, start, plan)
+            except RolloutopsError as error:
+                outcome = error
+            yield use, outcome
             if use.kind != "build":
-                funnels.append(StepStats(use.name, use.kind, use.use, start, step.source, {}, []))
-        return done
+                funnels.append(StepStats(use.name, use.kind, use.use, start, "", {}, []))
+            if not isinstance(outcome, BoundStep):
+                wrong.add(use.name)
+
+
+def _measured(con: sql.Connection, use: StepUse, recipe: Recipe) -> BoundStep:
+    """A metrics step, bound to empty tables; shipped ones as they are have been bound by their tests."""
+    step = check_step(use, recipe.folder)
+    adds: list[str] = []
+    if use.settings or not step.ships:
+        with bound(con, step, use.settings, f"[{use.kind}.{use.name}]"):
+            adds = list(sql.columns(con, step.query))
+    return BoundStep(use.kind, use.name, use.use, str(step.path), ALL, adds, _text(step))
+
+
+def check_parameters(use: StepUse, recipe: Recipe, known: Collection[str]) -> Step:
+    """A step of a recipe. Raises what its parameters alone show to be wrong: types, sums, and names of data sets that
+    are not known."""
+    step = check_use(recipe, use)
+    refuse_unknown_datasets(step, use, known)
+    refuse_bad_parameters(step, use)
+    return step
 
 
 def script(steps: Sequence[BoundStep]) -> str:
@@ -56,7 +116,9 @@ def script(steps: Sequence[BoundStep]) -> str:
     return "\n\n".join([preparation(SMALL), *(step.script for step in steps)])
 
 
-def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> BoundStep:
+def _fitted(
+    con: sql.Connection, use: StepUse, step: Step, start: str, plan: Sequence[Mapping[str, Any]] = ()
+) -> BoundStep:
     where = f"[{use.kind}.{use.name}]"
     bind(con, start, payload_of(step))
     selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step))};"
@@ -70,6 +132,8 @@ def _fitted(con: sql.Connection, use: StepUse, step: Step, start: str) -> BoundS
         else:
             before = set(sql.columns(con, "FROM selected"))
             kept = stored(con, step, start, where, use.kind)
+            if compared(con, step):
+                refuse_changes(con, step, settings, where, start, plan)
             made = f"SELECT {kept}\nFROM (\n{_text(step)}\n)"
             columns = sql.columns(con, made)
             if columns.pop(DROPPED, None):

@@ -83,8 +83,9 @@ def _refuse_shares(given: Mapping[str, Any], asked: BuildOptions, where: str) ->
         raise UsageError(f"{where} validation + test is {asked.validation + asked.test}: nothing is left to train on")
 
 
-def check_use(recipe: Recipe, use: StepUse) -> None:
-    """Raise what can be known to be wrong with a step of a recipe, and with the keys of a build, before it runs."""
+def check_use(recipe: Recipe, use: StepUse) -> Step:
+    """A step of a recipe. Raises what can be known to be wrong with it, or a build's keys, before it runs."""
     step = check_step(use, recipe.folder)
     if use.kind == "build":
         asked_of(use, step, recipe.exports(use))
+    return step

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rolloutops.build.options import check_use
+from rolloutops.build.explain import tried
 from rolloutops.cli.text import count
 from rolloutops.collect.collect import engines, make_engine
 from rolloutops.collect.verify import Verifier, verifiers
@@ -17,8 +18,6 @@ from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Collect
 from rolloutops.errors import RolloutopsError
 from rolloutops.ingest.inputs import find_inputs
-from rolloutops.steps.metrics import asked as measured
-from rolloutops.steps.step import check_step
 from rolloutops.store import sql
 from rolloutops.store.damage import damaged, find_all, parts_of
 from rolloutops.store.workspace import connect, open_workspace
@@ -54,17 +53,7 @@ def check(recipe: Recipe, deep: bool = False) -> Iterator[Finding]:
             yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
         except RolloutopsError as error:
             yield Finding(False, f"{name}: {error}")
-    try:
-        for use in measured(recipe.metrics, recipe.metrics_settings, recipe.folder):
-            check_step(use, recipe.folder)
-    except RolloutopsError as error:
-        yield Finding(False, str(error))
-    for step in recipe.steps:
-        try:
-            check_use(recipe, step)
-            yield Finding(True, f"[{step.kind}.{step.name}] {step.use}")
-        except RolloutopsError as error:
-            yield Finding(False, str(error))
+    yield from _steps(recipe)
     try:
         judges = verifiers(recipe)
     except RolloutopsError as error:
@@ -72,11 +61,31 @@ def check(recipe: Recipe, deep: bool = False) -> Iterator[Finding]:
     else:
         for name, verifier in judges.items():
             yield from _gold(recipe, name, verifier)
+            for what, asked in (
+                ("the judge's engine", getattr(verifier.environment, "engine", None)),
+                (f"environment {verifier.name}", verifier.environment),
+            ):
+                if hasattr(asked, "ready"):
+                    yield _ready(f"{name}: {what}", asked)
     try:
         for windows in engines(recipe):
             yield _engine(next(iter(windows[0].values())), recipe)
     except RolloutopsError as error:
         yield Finding(False, str(error))
+
+
+def _steps(recipe: Recipe) -> Iterator[Finding]:
+    """Each step as `run --dry_run` binds it. The shipped metrics steps that a recipe does not name say nothing."""
+    try:
+        plan = recipe.plan()
+    except RolloutopsError:  # an environment that is not there is found below; steps are bound all the same
+        plan = []
+    for use, outcome in tried(recipe, plan):
+        if isinstance(outcome, RolloutopsError):
+            yield Finding(False, str(outcome))
+        elif use.kind != "metrics" or recipe.metrics:
+            note = "" if outcome else "; not bound, because the step that it starts from is wrong"
+            yield Finding(True, f"[{use.kind}.{use.name}] {use.use}{note}")
 
 
 def _workspace(data: Path) -> Finding:
@@ -126,11 +135,18 @@ async def _score_gold(verifier: Verifier, tasks: list[Task]) -> tuple[int, list[
 
 
 def _engine(asked: Collect, recipe: Recipe) -> Finding:
-    """Whether the engine could start: a method `ready` of its own says so where it has one."""
+    """Whether the engine of a policy could start."""
     name = f"engine {asked.engine} {asked.model}".strip()
     try:
-        engine = make_engine(asked, recipe)
-        ready = getattr(engine, "ready", None)
+        return _ready(name, make_engine(asked, recipe))
+    except RolloutopsError as error:
+        return Finding(False, f"{name}: {error}")
+
+
+def _ready(name: str, engine: Any) -> Finding:
+    """Whether an engine could start: a method `ready` of its own says so where it has one."""
+    ready = getattr(engine, "ready", None)
+    try:
         return Finding(True, f"{name}: {asyncio.run(ready()) if ready else 'found'}")
     except RolloutopsError as error:
         return Finding(False, f"{name}: {error}")

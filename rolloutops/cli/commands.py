@@ -191,10 +191,10 @@ def explain(parsed: Parsed) -> None:
 
 def run(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
-    from rolloutops.cli.stages import build_stage, explain_stage, metrics_stage, verify_stage
+    from rolloutops.cli.stages import build_stage, dry_run_stage, metrics_stage, verify_stage
 
     recipe = recipe_of(parsed)
-    steps = explain_stage(recipe)
+    steps = dry_run_stage(recipe)
     if parsed.flags.get("dry_run"):
         show(text.explained(steps))
         return 0

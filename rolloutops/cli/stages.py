@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.build.build import BuildReport, build
-from rolloutops.build.explain import BoundStep, explain, script
-from rolloutops.build.options import check_use
+from rolloutops.build.explain import BoundStep, check_parameters, explain, script
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
 from rolloutops.config.paths import as_path
@@ -21,9 +20,10 @@ from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import dump
 from rolloutops.steps.metrics import Table, asked, measure_all, require_policies
 from rolloutops.steps.needed import needed
+from rolloutops.steps.parameters import known_datasets
 from rolloutops.steps.selected import prepare
 from rolloutops.steps.selection import StepStats, select
-from rolloutops.steps.step import available, check_step
+from rolloutops.steps.step import available
 from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.output import replacing_file
@@ -68,11 +68,19 @@ def chunk_stage(recipe: Recipe) -> list[ChunkReport]:
 
 def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:
     """The recipe's steps, each fitted to those before it on empty tables; or only the one named."""
-    refuse_bad_steps(recipe)
     steps = explain(recipe)
     if name is not None and name not in (known := [step.name for step in steps]):
         raise UsageError(f"no step {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known) or 'none'}")
     return [step for step in steps if name in (None, step.name)]
+
+
+def dry_run_stage(recipe: Recipe) -> list[BoundStep]:
+    """The recipe's steps, each fitted to those before it; raises what else can be known to be wrong before a run."""
+    from rolloutops.collect.collect import engines
+
+    steps = explain_stage(recipe)
+    engines(recipe)
+    return steps
 
 
 def script_stage(recipe: Recipe) -> str:
@@ -80,17 +88,9 @@ def script_stage(recipe: Recipe) -> str:
     return script(explain_stage(recipe))
 
 
-def refuse_bad_steps(recipe: Recipe) -> None:
-    """Raise a mistake in the recipe's steps before anything is spent on rollouts for them."""
-    for use in asked(recipe.metrics, recipe.metrics_settings, recipe.folder):
-        check_step(use, recipe.folder)
-    for step in recipe.steps:
-        check_use(recipe, step)
-
-
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
     """Owed -> attempts, and verdicts. tune: as many as it takes to find the best number in flight."""
-    from rolloutops.collect.collect import collect
+    from rolloutops.collect.collect import collect, engines
 
     workspace = open_workspace(recipe.data)
     require_tasks(workspace, recipe.datasets)
@@ -100,6 +100,7 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool 
         prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
     if not prints:
         raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    engines(recipe)  # a misspelt parameter is one, before it is another policy
     if not allow_policy_change:
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:
@@ -188,6 +189,10 @@ def select_stage(recipe: Recipe, until: str) -> list[StepStats]:
     if until not in kinds:
         raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
     last = len(kinds) - kinds[::-1].index(until)
+    known = known_datasets(recipe)
+    for step in recipe.steps[:last]:
+        if step.kind != "build":
+            check_parameters(step, recipe, known)
     con = connect(open_workspace(recipe.data), recipe.plan())
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
@@ -205,8 +210,9 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         con = connect(workspace, recipe.plan())
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
+        known = known_datasets(recipe)
         for step in steps:
-            check_use(recipe, step)
+            check_parameters(step, recipe, known)
         funnels = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
         for place, step in enumerate(steps):
             if step.kind == "build":

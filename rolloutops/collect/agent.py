@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
 from rolloutops.collect.deadline import Deadline
-from rolloutops.config.settings import refuse_several_answers
+from rolloutops.config.sampling import refuse_several_answers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit

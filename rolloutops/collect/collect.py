@@ -16,11 +16,12 @@ from rolloutops.collect.verify import verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
 from rolloutops.config.plan import CollectPlan
-from rolloutops.config.plugins import find
+from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.redact import shown
+from rolloutops.config.sampling import refuse_bad_parameters, refuse_several_answers
 from rolloutops.config.secrets import Secret, public
-from rolloutops.config.settings import Collect, refuse_several_answers
+from rolloutops.config.settings import Collect
 from rolloutops.engines.open_files import most_connections
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
@@ -104,6 +105,8 @@ def engines(recipe: Recipe) -> list[list[CollectPlan]]:
         if not asked.engine:
             raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
         _refuse_nonsense(asked)
+        own = asked.engine not in BUILT_IN["engine"]
+        refuse_bad_parameters(asked.responses_create_params, any_name=own)
         engine, window = (
             json.dumps([getattr(asked, name) for name in names], sort_keys=True, default=Secret.reveal)
             for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
@@ -223,7 +226,6 @@ def _refuse_nonsense(asked: Collect) -> None:
     width = asked.num_samples_in_parallel
     if isinstance(width, str) and width != "auto":
         raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {width!r}")
-    refuse_several_answers(asked.responses_create_params, "responses_create_params")
     extra = asked.engine_args.get("extra_body")
     if isinstance(extra, dict):
         refuse_several_answers(extra, "engine_args.extra_body")

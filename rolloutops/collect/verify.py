@@ -12,6 +12,7 @@ from typing import Any
 from rolloutops.collect.live import live
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.environments.hooks import refuse_misspelt_hooks
 from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict
 from rolloutops.environments.verification import VerifierRunner
@@ -76,6 +77,7 @@ def verifiers(recipe: Recipe) -> dict[str, Verifier]:
             if limits.unsafe_code and "unsafe_code" in plugin.takes():
                 args["unsafe_code"] = True  # where it runs is no part of the verifier's version
             environment = plugin.make(args)
+            refuse_misspelt_hooks(dataset.environment, environment)
             judge = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
             version = plugin.version(dataset.environment_args)
             made[name] = Verifier(dataset.environment, version, environment, judge)

@@ -17,7 +17,7 @@ from rolloutops.config.plugins import OPERATIONAL, find
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import public, secret_places, without_secrets
 from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, typed
-from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
@@ -118,6 +118,7 @@ class Recipe:
             k: v for k, v in asked.responses_create_params.items() if k != "service_tier"
         }
         print_["engine_args"] = without_secrets({k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL})
+        print_["environment"] = self.offered(self.datasets[dataset])
         return print_
 
     def secret_places(self) -> list[str]:
@@ -125,6 +126,20 @@ class Recipe:
         tables = [self.collect, self.given, *self.policies.values()]
         tables += [{"environment_args": one.environment_args, **one.collect} for one in self.datasets.values()]
         return list(dict.fromkeys(place for table in tables for place in secret_places(table)))
+
+    def offered(self, dataset: Dataset) -> dict[str, Any]:
+        """What a data set's environment adds to what a policy is asked: its tools, and a system prompt of its own.
+
+        Nothing, where it cannot be made: whoever collects is told so.
+        """
+        if dataset.environment is None:
+            return {}
+        try:
+            environment = find("environment", dataset.environment, self.folder).make(dict(dataset.environment_args))
+        except RolloutopsError:
+            return {}
+        said = {name: getattr(environment, name, None) for name in ("tools", "system_prompt")}
+        return {name: value for name, value in said.items() if value}
 
     def as_json(self) -> dict[str, Any]:
         """The resolved recipe, as recorded with each run, and enough to make it again; without secrets.

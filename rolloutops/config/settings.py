@@ -141,12 +141,6 @@ def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return out
 
 
-def refuse_several_answers(params: Mapping[str, Any], where: str) -> None:
-    """Raise UsageError for an `n` above 1: all choices but the first would be paid for and dropped."""
-    if params.get("n") not in (None, 1):
-        raise UsageError(f"{where}: n must be 1, not {params['n']!r}: several rollouts of a task are num_repeats")
-
-
 def _value(value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:

@@ -24,7 +24,7 @@ from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
 from rolloutops.formats.openai_replies import body_in, failure, read_chat, read_responses
 from rolloutops.formats.refusals import OUT_OF_MONEY
-from rolloutops.types import ModelAnswer, ModelCall
+from rolloutops.types import ModelAnswer
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -199,16 +199,13 @@ class BatchEngine:
         if client is not None:
             await client.close()
 
-    async def answer(self, call: ModelCall) -> ModelAnswer:
-        """Never: a batch answers no single call."""
-        raise EngineError("the batch engine answers whole batches, not single calls: use the openai engine here")
-
     async def ready(self) -> str:
-        """Whether the provider can be reached with this key."""
+        """Whether the provider can be reached with this key, and has the model."""
         await self.start()
         try:
             async with self._told("list batches"):
                 await self.client.batches.list(limit=1)
+            await self.inner.ready()
         finally:
             await self.stop()
         return f"{self.url} lists its batches"

@@ -32,6 +32,8 @@ from rolloutops.types import Message, ModelCall, RolloutAnswer, RolloutEngine
 
 DEFAULT = "_default"
 """The name in `agents` that stands for all other agents."""
+READY = 30.0
+"""Seconds in which a server must answer `check`."""
 
 
 def make(
@@ -106,6 +108,21 @@ class GymEngine:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    async def ready(self) -> str:
+        """Whether each server answers at all, for `check`; what, to a request that is not a rollout, does not matter.
+        Raises EngineError."""
+        timeouts = Timeouts(min(self.request_timeout, READY), self.connect_timeout)
+        for url in dict.fromkeys(self.places.values()):
+            try:
+                async with (
+                    open_session(self.headers, timeouts) as session,
+                    session.get(url, allow_redirects=False) as got,
+                ):
+                    await got.read()
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                raise EngineError(str(unreached(error, url, timeouts))) from None
+        return f"{', '.join(dict.fromkeys(self.places.values()))} answers"
 
     async def rollout(self, call: ModelCall) -> RolloutAnswer:
         """One rollout, else AttemptFailed.

@@ -23,6 +23,7 @@ from rolloutops.config.redact import keep_out, redacted, redacted_text, without_
 from rolloutops.config.secrets import HEADER, NAME, keep_out_settings, without_keys_in_addresses
 from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
 from rolloutops.engines.direct import Direct, Reply
+from rolloutops.engines.model_list import refuse_unlisted
 from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.replicas import Replicas
 from rolloutops.engines.schemes import SchemeCheck
@@ -184,14 +185,14 @@ class OpenAIEngine:
             await session.close()
 
     async def ready(self) -> str:
-        """Whether the endpoint answers and takes the key, for `check`: its list of models is asked for, and costs
-        nothing. Raises EngineError."""
+        """Whether the endpoint answers, takes the key and has the model, for `check`: its list of models is asked for,
+        and costs nothing. An endpoint without a list is fine. Raises EngineError."""
         parts = urlsplit(self.url)
         models = f"{parts.path.removesuffix('/responses').removesuffix('/chat/completions')}/models"
         address = URL(urlunsplit((parts.scheme, parts.netloc, models, parts.query, "")))
         try:
             async with self._through_aiohttp() as session, session.get(address, allow_redirects=False) as reply:
-                status = reply.status
+                status, listed = reply.status, await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failed = self._unreached(error)
             await SchemeCheck(address, self._shown()).look(failed)
@@ -200,6 +201,8 @@ class OpenAIEngine:
             await SchemeCheck(address, self._shown()).look(AttemptFailed("bad_request", "400"))
         if status in (401, 403):
             raise EngineError(f"{self._shown()} refuses the key ({status})")
+        if status == 200:
+            refuse_unlisted(self.model, listed, self._shown())
         return f"{self._shown()} answers"
 
     async def answer(self, call: ModelCall) -> ModelAnswer:

@@ -17,7 +17,8 @@ Only `verify` is needed; the rest is optional and looked up with `getattr`:
     parallel       verdicts of a coroutine verify that run at once; waiting for a turn is not part of its time
     close()        called once after the last verdict, where verify is a coroutine function: close connections
 
-`call`, `verify` and `close` may be coroutine functions.
+`call`, `verify` and `close` may be coroutine functions. A public name that is nearly one of these is an
+error (`hooks.py`).
 """
 
 from rolloutops.types import Environment, Rollout, Task

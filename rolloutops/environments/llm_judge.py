@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from rolloutops.config.plugins import find
+from rolloutops.config.plugins import BUILT_IN, find
+from rolloutops.config.sampling import refuse_bad_parameters
 from rolloutops.environments.answers import without_reasoning
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.task_rows import text_of
@@ -146,9 +147,16 @@ def make(
         raise UsageError("environment 'llm_judge': the prompt must hold {response}, where the rollout's text goes")
     if parallel < 1 or max_attempts < 1:
         raise UsageError("environment 'llm_judge': parallel and max_attempts must be at least 1")
+    refuse_bad_parameters(params or {}, "environment 'llm_judge': params", any_name=engine not in BUILT_IN["engine"])
     plugin = find("engine", engine)
     given = {**({"model": model} if model else {}), **(engine_args or {})}
-    return LLMJudge(plugin.make(given), prompt, params or {}, parallel, max_attempts, seconds)
+    judge = plugin.make(given)
+    if not callable(getattr(judge, "answer", None)):
+        raise UsageError(
+            f"environment 'llm_judge': the engine {engine!r} cannot judge, as it answers no single calls: "
+            "use openai or vllm"
+        )
+    return LLMJudge(judge, prompt, params or {}, parallel, max_attempts, seconds)
 
 
 def verdict_in(text: str) -> dict[str, Any]:

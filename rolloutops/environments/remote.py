@@ -15,13 +15,15 @@ import aiohttp
 from rolloutops import __version__
 from rolloutops.config.redact import redacted, without_keys
 from rolloutops.config.secrets import keep_out_settings, without_keys_in_addresses
-from rolloutops.errors import UsageError
+from rolloutops.errors import EngineError, UsageError
 from rolloutops.formats.finish_reasons import incomplete_details
 from rolloutops.formats.nemo_gym import FAILURE_CLASS, create_params
 from rolloutops.formats.responses import to_responses
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.types import Rollout, Task
 
+READY = 30.0
+"""Seconds in which the server must answer `check`."""
 SAID = 500
 """Characters of a refusal that are told."""
 
@@ -49,6 +51,19 @@ class Remote:
             said = reply.get("_ng_failure_message") or reply.get("failure_reason") or "no reason given"
             raise ValueError(f"{reply[FAILURE_CLASS]}: {said}")
         return {key: value for key, value in reply.items() if key not in ("responses_create_params", "response")}
+
+    async def ready(self) -> str:
+        """Whether the server answers at all, for `check`. Raises EngineError."""
+        timeout = aiohttp.ClientTimeout(total=READY, sock_connect=10.0)
+        try:
+            async with (
+                aiohttp.ClientSession(headers=self.headers, timeout=timeout) as session,
+                session.get(f"{self.url}/verify", allow_redirects=False) as reply,
+            ):
+                await reply.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise EngineError(f"{self.url} does not answer: {str(error) or type(error).__name__}") from None
+        return f"{self.url} answers"
 
     async def close(self) -> None:
         """Close the connections."""

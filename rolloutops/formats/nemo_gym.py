@@ -19,6 +19,7 @@ from typing import Any
 from rolloutops.errors import FAILURES, AttemptFailed
 from rolloutops.formats.finish_reasons import finish_of_response
 from rolloutops.formats.openai_replies import count_of, failure
+from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.types import ModelCall, RolloutAnswer
 
@@ -134,11 +135,21 @@ def create_params(
     """`responses_create_params` for a task: the row's own with the parameters over them. The row's own input stays as
     it is written, where the messages to send are those that it holds."""
     own = row.get("responses_create_params")
+    params = _in_metadata(own, params)
     if isinstance(own, Mapping) and own.get("input") is not None and _messages_of(row) == list(messages):
         return {**own, **params}
     kept = {key: value for key, value in own.items() if key != "instructions"} if isinstance(own, Mapping) else {}
     flat = to_responses_tools(tools)
     return {**kept, "input": to_responses(messages), **({"tools": flat} if flat else {}), **params}
+
+
+def _in_metadata(own: Any, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters with `extra_body` where NeMo Gym's servers look for it: as JSON text in `metadata`."""
+    if "extra_body" not in params:
+        return params
+    rest = {name: value for name, value in params.items() if name != "extra_body"}
+    metadata = rest.get("metadata") or (own.get("metadata") if isinstance(own, Mapping) else None) or {}
+    return {**rest, "metadata": {**metadata, "extra_body": dump(params["extra_body"])}}
 
 
 def _messages_of(row: Mapping[str, Any]) -> list[Any]:

@@ -95,18 +95,18 @@ def encode(body: Body) -> bytes:
 
 
 def _parameters(call: ModelCall) -> tuple[Body, Body]:
-    """The call's parameters without nulls, and what NeMo Gym's rows carry as JSON text in `metadata`: fields for the
-    body that Responses has no name for (`extra_body`, `chat_template_kwargs`)."""
+    """The call's parameters without nulls, and fields for the body that Responses has no name for: `extra_body`, and
+    what NeMo Gym's rows carry as JSON text in `metadata` (`extra_body`, `chat_template_kwargs`)."""
     params = {name: value for name, value in call.params.items() if value is not None and name not in ENGINES_OWN}
     if not call.tools:
         for name in NEEDS_TOOLS:
             params.pop(name, None)
-    extra: Body = {}
+    extra = dict(_object(params.pop("extra_body", None), "extra_body"))
     metadata = params.get("metadata")
     if metadata is not None and ("extra_body" in metadata or "chat_template_kwargs" in metadata):
         metadata = dict(metadata)
-        extra.update(_object(metadata.pop("extra_body", None), "extra_body"))
-        template = _object(metadata.pop("chat_template_kwargs", None), "chat_template_kwargs")
+        extra.update(_object(metadata.pop("extra_body", None), "metadata.extra_body"))
+        template = _object(metadata.pop("chat_template_kwargs", None), "metadata.chat_template_kwargs")
         if template:
             extra["chat_template_kwargs"] = {**extra.get("chat_template_kwargs", {}), **template}
         params.pop("metadata")
@@ -120,9 +120,9 @@ def _object(value: Any, name: str) -> Body:
     try:
         found = orjson.loads(value) if isinstance(value, str) else value or {}
     except orjson.JSONDecodeError as error:
-        raise AttemptFailed("bad_request", f"metadata.{name} is not JSON: {error}") from None
+        raise AttemptFailed("bad_request", f"{name} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise AttemptFailed("bad_request", f"metadata.{name} is not a JSON object")
+        raise AttemptFailed("bad_request", f"{name} is not a JSON object")
     return found
 
 

@@ -16,6 +16,7 @@ from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.steps.selected import PAYLOAD
 from rolloutops.steps.step import Step, available, bound, check_step, find_step
 from rolloutops.store import sql
+from rolloutops.store.definitions import make_named
 
 Table: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
 """Columns and rows."""
@@ -68,6 +69,8 @@ def asked(
 def measure_all(con: sql.Connection, uses: Sequence[StepUse], folder: Path = Path()) -> dict[str, Table]:
     """step -> its table. con: has a workspace's views. All steps are checked before the first one runs."""
     steps = [(use, check_step(use, folder)) for use in uses]
+    for _, step in steps:  # before `rollouts` is the table below: views are made of the view
+        make_named(con, step.query)
     large = {*PAYLOAD} - {"metrics"}
     columns = {name: kind for name, kind in sql.columns(con, "FROM rollouts").items() if name not in large}
     shared = [(use, step) for use, step in steps if _shares(con, use, step, columns)]

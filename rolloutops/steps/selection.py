@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.errors import StepError, did_you_mean
-from rolloutops.steps.selected import ALL, KEYS, MEASURED, PAYLOAD, bind, payload_of, prepare, quoted, table_of
+from rolloutops.steps import trial
+from rolloutops.steps.selected import ALL, KEYS, MEASURED, bind, payload_of, prepare, quoted, table_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
+from rolloutops.steps.unchanged import SEEN, compared, hash_of, refuse_changes, refuse_names, stored_columns
 from rolloutops.store import sql
 
 if TYPE_CHECKING:
@@ -147,16 +149,23 @@ def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
 
 
 def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepStats:
-    where, table = f"[{use.kind}.{use.name}]", table_of(use.name)
-    bind(con, start, payload_of(step))
+    where, table, payload = f"[{use.kind}.{use.name}]", table_of(use.name), payload_of(step)
+    bind(con, start, payload)
     if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
         raise StepError(
             f"{where} starts from pairs, those of {start!r}: say from = the step before them, or 'rollouts'"
         )
     with bound(con, step, use.settings, where):
         columns = stored(con, step, start, where, use.kind)
-        sql.run(con, f"CREATE OR REPLACE TABLE {table} AS\nSELECT {columns}\nFROM (\n{step.query}\n)")
+        handed = compared(con, step)
+        if handed:
+            trial.refuse_changes(con, step, use.settings, where, start)
+        seen = f", {hash_of(handed)} AS {SEEN}" if handed else ""
+        sql.run(con, f"CREATE OR REPLACE TABLE {table} AS\nSELECT {columns}{seen}\nFROM (\n{step.query}\n)")
         _check_keys(con, table, where, step)
+        if handed:
+            refuse_changes(con, step, use.name, handed, [*payload, *handed], where)
+            sql.run(con, f"ALTER TABLE {table} DROP COLUMN {SEEN}")
         reasons = _take_out(con, table)
         _check_numbers(con, table, where, step)
         if "pair" in sql.columns(con, f"FROM {table}"):
@@ -171,27 +180,35 @@ def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepSta
 
 def stored(con: sql.Connection, step: Step, start: str, where: str, kind: str) -> str:
     """The columns of a step's result that are stored: keys, copy, reward, and what the step or an earlier one added."""
-    made = sql.columns(con, step.query)
-    known = set(sql.columns(con, "FROM selection.rollouts")) | set(PAYLOAD)
-    missing = [key for key in KEYS if key not in made]
-    if kind == "pair" and not missing and (lacking := [column for column in PAIR if column not in made]):
+    made = sql.names(con, step.query)
+    lower = [name.lower() for name in made]  # SQL's names are the same in any case
+    missing = [key for key in KEYS if key not in lower]
+    if kind == "pair" and not missing and (lacking := [column for column in PAIR if column not in lower]):
         raise StepError(f"{where} {step.path} does not return {', '.join(lacking)}, which make rollouts pairs")
     if missing:
         raise StepError(
             f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s"
         )
+    known = stored_columns(con)
+    refuse_names(made, known, step, where)
     earlier = (
         [] if start == ALL else [c for c in sql.columns(con, f"FROM {table_of(start)}") if c not in (*KEYS, "copy")]
     )
-    lost = [column for column in earlier if column not in made]
+    lost = [column for column in earlier if column.lower() not in lower]
     if lost:
         raise StepError(f"{where} {step.path} leaves out {', '.join(lost)}, which an earlier step made: SELECT s.*")
-    added = [column for column in made if column not in known and column != "copy"]
-    reward = ["reward"] if "reward" in made else []
-    copy = "copy::INTEGER AS copy" if "copy" in made else "0 AS copy"
+    added = [_added(name) for name in made if name.lower() not in known | {"copy"}]
+    reward = ["reward"] if "reward" in lower else []
+    copy = "copy::INTEGER AS copy" if "copy" in lower else "0 AS copy"
     if kind == "pair":
         copy = f"(row_number() OVER (PARTITION BY {', '.join(KEYS)} ORDER BY pair, role) - 1)::INTEGER AS copy"
-    return ", ".join([*KEYS, copy, *map(quoted, reward + added)])
+    return ", ".join([*KEYS, copy, *reward, *added])
+
+
+def _added(name: str) -> str:
+    """An added column. The names that mean something to later steps and to builds are written in small letters."""
+    special = name.lower() in (DROPPED, *PAIR, *WRITTEN) and not name.islower()
+    return f"{quoted(name)} AS {name.lower()}" if special else quoted(name)
 
 
 def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None:

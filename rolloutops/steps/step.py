@@ -8,6 +8,7 @@
     -- format: parquet                       of a build, the format where the recipe names none
     -- columns: NAME TYPE, NAME TYPE ...     of a build, types of columns in Parquet; others come from their values
     -- dataset_info: {...}                   of a build, its entry in LLaMA-Factory's dataset_info.json
+    -- datasets: NAME, NAME ...              the parameters that name data sets: a misspelt one is refused
     SELECT s.* FROM selected AS s ...
 
 Each of these but a parameter goes on in comment lines that are indented by three spaces or more. A parameter without a
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -57,7 +58,7 @@ PARAM = re.compile(
     r"(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S(?:\S| (?! ))*))?(?:\s{2,}(?P<about>\S.*))?"
 )
 QUERIES = ("check", "report")
-NOTES = ("target", "format", "columns", "dataset_info")
+NOTES = ("target", "format", "columns", "dataset_info", "datasets")
 NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
 TEXT_OR_COMMENT = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|--[^\n]*|/\*.*?\*/", re.DOTALL)
 TEXT = re.compile(r"'(?:[^']|'')*'")
@@ -78,7 +79,7 @@ class Param:
 class Step:
     """A step as read. query: its SELECT without comments and semicolon. checks, reports: queries of its header.
 
-    notes: what a build's header says of its lines: target, format, columns, dataset_info.
+    notes: what a header says of a build's lines (target, format, columns, dataset_info) and of parameters (datasets).
     """
 
     name: str
@@ -254,14 +255,19 @@ def measure(
 
 def findings(con: sql.Connection, step: Step, where: str) -> list[list[dict[str, Any]]]:
     """Run a step's checks, which stop it where one finds rows, then its reports. Returns the reports' rows."""
-    for check in step.checks:
+    run_checks(con, step, where, step.checks)
+    return [sql.records(con, report) for report in step.reports]
+
+
+def run_checks(con: sql.Connection, step: Step, where: str, checks: Sequence[str]) -> None:
+    """Raise StepError with the first rows of the first check that finds one."""
+    for check in checks:
         rows = sql.records(con, f"SELECT * FROM (\n{check}\n) ORDER BY ALL LIMIT 4")
         if rows:
             found = sql.rows(con, f"SELECT count(*) FROM (\n{check}\n)")[0][0]
             raise StepError(
                 f"{where} {step.name}: a check found {found} {'row' if found == 1 else 'rows'}: {_listed(rows, found)}"
             )
-    return [sql.records(con, report) for report in step.reports]
 
 
 def _listed(rows: list[dict[str, Any]], found: int) -> str:

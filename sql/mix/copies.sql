@@ -2,6 +2,7 @@
 -- Data sets that are not named are left out.
 -- param copies MAP(VARCHAR, DOUBLE)   how often each data set is taken
 -- param seed   BIGINT = 42            seed of the choice
+-- datasets: copies
 -- check: SELECT dataset, value AS copies, 'must be above 0' AS fault
 --     FROM entries(getvariable('copies')) WHERE value <= 0
 -- report: WITH targets AS (

@@ -4,6 +4,7 @@
 -- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (it gives what it has), repeat (its rows)
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur
 -- param seed        BIGINT = 42            seed of the choice
+-- datasets: counts
 -- check: SELECT dataset, value AS rows, 'must be above 0' AS fault
 --     FROM entries(getvariable('counts')) WHERE value <= 0
 -- check: SELECT getvariable('on_shortage') AS on_shortage, 'fail, shrink, repeat' AS must_be_one_of

@@ -5,6 +5,7 @@
 -- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (all of them), repeat (its rows)
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur
 -- param seed        BIGINT = 42            seed of the choice
+-- datasets: shares
 -- check: SELECT round(list_sum(map_values(getvariable('shares'))), 6) AS shares_add_up_to, 1 AS instead_of
 --     WHERE abs(list_sum(map_values(getvariable('shares'))) - 1) > 1e-6
 -- check: SELECT dataset, value AS share, 'must be above 0' AS fault

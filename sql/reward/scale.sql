@@ -7,6 +7,7 @@
 -- param mins     MAP(VARCHAR, DOUBLE) = MAP {}   from_min of data sets that differ
 -- param maxs     MAP(VARCHAR, DOUBLE) = MAP {}   from_max of data sets that differ
 -- param weights  MAP(VARCHAR, DOUBLE) = MAP {}   the weight of data sets that have another one than 1
+-- datasets: mins, maxs, weights
 -- check: SELECT dataset, coalesce(getvariable('mins')[dataset], getvariable('from_min')) AS from_min,
 --     coalesce(getvariable('maxs')[dataset], getvariable('from_max')) AS from_max, 'is no range' AS fault
 --     FROM sizes('selected')
