@@ -29,6 +29,9 @@ from rolloutops.environments.answers import same, without_reasoning
 from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
 
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = ("python", "python3", "py")
 _SLACK = 65_536

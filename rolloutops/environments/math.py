@@ -15,6 +15,9 @@ from rolloutops.environments.answers import bare, boxes, final_text, number, sta
 from rolloutops.errors import MissingExtra
 from rolloutops.types import Rollout, Task
 
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy")
 """Their versions are part of the verifier's version."""
 

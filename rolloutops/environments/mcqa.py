@@ -22,6 +22,9 @@ from typing import Any
 from rolloutops.environments.answers import bare, boxes, final_text
 from rolloutops.types import Rollout, Task
 
+VERSION = 2
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 _SAYS = re.compile(
     r"(?i)\b(?:answer|choice|option|selected|selection)\**\s*(?:is\s*:?|:|=)\**\s*"  # Answer: · final choice is
     r"|\b(?:option|choice)\s+selected\s*:?\s*"  # Option Selected: X

@@ -22,6 +22,9 @@ from rolloutops.environments.answers import boxes, final_text
 from rolloutops.errors import MissingExtra, did_you_mean
 from rolloutops.types import Rollout, Task
 
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 PACKAGES = ("reasoning-gym",)
 """Its version is part of the verifier's version."""
 

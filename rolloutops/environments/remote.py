@@ -19,6 +19,9 @@ from rolloutops.formats.responses import to_responses
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.types import Rollout, Task
 
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 SAID = 500
 """Characters of a refusal that are told."""
 
