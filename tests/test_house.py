@@ -20,7 +20,7 @@ paths versions engines environments judging.verdict pacing.level pacing.budgets 
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
-golden golden.given judging.judge
+golden golden.given judging.judge judging.outdated
 conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command

@@ -5,6 +5,7 @@ What only one stage needs is imported by it: that measuring and building start a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from rolloutops.build.explain import BoundStep, explain, script
 from rolloutops.build.options import check_use
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
+from rolloutops.collect.outdated import pinned, refuse_waiting
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError, did_you_mean
@@ -63,6 +65,25 @@ def chunk_stage(recipe: Recipe) -> list[ChunkReport]:
         run.counts = {one.dataset: {k: v for k, v in asdict(one).items() if isinstance(v, int)} for one in done}
         run.exit_code = 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
         return done
+
+
+def pinned_stage(recipe: Recipe) -> Recipe:
+    """The recipe with the verdicts that count by its `verdict_version`, before anything is collected for it."""
+    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
+
+
+def _connect(recipe: Recipe) -> sql.Connection:
+    """Connect to the workspace with its views, for tables of rewards: of one version of each verifier."""
+    workspace = open_workspace(recipe.data)
+    recipe = pinned(workspace, recipe)
+    con = connect(workspace, recipe.plan())
+    _refuse_waiting(con, recipe)
+    return con
+
+
+def _refuse_waiting(con: sql.Connection, recipe: Recipe) -> None:
+    for note in refuse_waiting(con, recipe):
+        sys.stderr.write(f"{note}\n")
 
 
 def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:
@@ -124,13 +145,13 @@ def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) ->
         yield f"plotted in {write(done.points, as_path(output))}"
 
 
-def verify_stage(recipe: Recipe) -> VerifyReport:
-    """Unjudged -> verdicts."""
+def verify_stage(recipe: Recipe, on_command: bool = True) -> VerifyReport:
+    """Unjudged -> verdicts. on_command: also those of changed verifiers that spend."""
     from rolloutops.collect.verify import verify
 
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "verify", recipe) as run:
-        done = verify(workspace, recipe, run)
+        done = verify(workspace, recipe, run, on_command)
         run.counts = asdict(done)
         return done
 
@@ -158,7 +179,7 @@ def metrics_stage(
     """metrics step -> its columns and rows. See measuring.asked for what can be asked."""
     chosen = names or (() if compare or group_by else recipe.metrics)
     uses = asked(chosen, recipe.metrics_settings, recipe.folder, group_by, compare)
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = _connect(recipe)
     require_policies(con, compare)
     return measure_all(con, uses, recipe.folder)
 
@@ -172,7 +193,7 @@ def further_metrics(recipe: Recipe, shown: Collection[str]) -> list[str]:
 
 def report_stage(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> Path:
     """A page with the figures of a workspace, and the tables of its metrics. Returns where it lies."""
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = _connect(recipe)
     prepare(con)
     queries.prepare(con)
     page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
@@ -187,7 +208,7 @@ def select_stage(recipe: Recipe, until: str) -> list[StepStats]:
     if until not in kinds:
         raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
     last = len(kinds) - kinds[::-1].index(until)
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = _connect(recipe)
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
 
@@ -201,7 +222,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "build", recipe) as run:
-        con = connect(workspace, recipe.plan())
+        con = _connect(recipe)
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
         for step in steps:
@@ -247,7 +268,10 @@ def export_stage(recipe: Recipe, output: Path, companions: bool = False) -> int:
     """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines."""
     from rolloutops.ingest.export import export
 
-    return export(open_workspace(recipe.data), recipe, output, companions)
+    workspace = open_workspace(recipe.data)
+    recipe = pinned(workspace, recipe)
+    _refuse_waiting(connect(workspace, recipe.plan()), recipe)
+    return export(workspace, recipe, output, companions)
 
 
 def views_stage(recipe: Recipe) -> str:

@@ -41,7 +41,7 @@ class StepUse:
 class Recipe:
     """A recipe as read and checked; `given` are the flags of the command line, which win over its tables. aside: the
     data sets and policies that the command line leaves out of this command, in the recipe's order with the others.
-    verdict_version: the earlier version of verifiers whose verdicts count, as typed; pins: data set -> that verifier."""
+    verdict_version: the earlier version whose verdicts count, as typed; pins: data set -> its verifier."""
 
     data: Path
     datasets: Mapping[str, Dataset]

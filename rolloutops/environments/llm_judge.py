@@ -54,6 +54,8 @@ _PLACE = re.compile(r"\{(prompt|response|answer)\}")
 class LLMJudge:
     """See `make`."""
 
+    spends = True
+
     def __init__(
         self,
         engine: Engine,

@@ -29,6 +29,8 @@ SAID = 500
 class Remote:
     """See `make`."""
 
+    spends = True  # it may ask a model, which cannot be seen from here
+
     def __init__(self, url: str, seed_session: bool, headers: Mapping[str, str], parallel: int) -> None:
         self.url = url
         self.seed_session = seed_session
