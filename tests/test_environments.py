@@ -325,7 +325,7 @@ def test_reasoning_gym() -> None:
         gold = environment.gold(puzzle)
         assert gold is not None
         assert environment.verify(puzzle, said(gold))["reward"] == 1, name
-        assert environment.verify(puzzle, said(f"<think>{gold}</think>"))["reward"] <= 0.01, name
+        assert environment.verify(puzzle, said(f"<think>{gold}</think>"))["reward"] < 0.1, name
         assert environment.verify(puzzle, said("<answer>no</answer>"))["reward"] < 1, name
         two = environment.verify(puzzle, said(f"<answer>no</answer> {gold}"))
         assert (two["reward"], two["task_name"]) == (1, name)
