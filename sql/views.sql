@@ -1,7 +1,7 @@
 -- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
 --   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
 --   plan                                        what the recipe asks of each data set and policy:
---       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version
+--       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
 -- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
@@ -20,6 +20,13 @@ WHERE NOT t.removed;
 -- judges: the verifier of each data set.
 CREATE OR REPLACE VIEW judges AS
 SELECT DISTINCT dataset, verifier, verifier_version
+FROM plan
+WHERE verifier IS NOT NULL;
+
+-- version_names: the verifier's present version, and what verdicts of earlier commits call it.
+CREATE OR REPLACE VIEW version_names AS
+SELECT DISTINCT dataset, verifier, verifier_version,
+    unnest(list_prepend(verifier_version, coalesce(equal_versions, []))) AS name
 FROM plan
 WHERE verifier IS NOT NULL;
 
@@ -52,13 +59,22 @@ SEMI JOIN tasks USING (dataset, task_id, row_hash)
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 WHERE error IS NULL;
 
+-- named_verdicts: all verdicts, under one name for each version. present: of the verifier that the recipe names, in its
+-- present version.
+CREATE OR REPLACE VIEW named_verdicts AS
+SELECT v.* REPLACE (coalesce(n.verifier_version, v.verifier_version) AS verifier_version),
+    n.dataset IS NOT NULL AS present
+FROM verdicts AS v
+LEFT JOIN version_names AS n
+    ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version;
+
 -- present_verdicts: the verdicts that may count. Where the recipe names the verifier, those of that verifier in its
 -- present version; else all.
 CREATE OR REPLACE VIEW present_verdicts AS
-SELECT v.*
-FROM verdicts AS v
+SELECT v.* EXCLUDE (present)
+FROM named_verdicts AS v
 LEFT JOIN judges AS j ON j.dataset = v.dataset
-WHERE j.dataset IS NULL OR (v.verifier = j.verifier AND v.verifier_version = j.verifier_version);
+WHERE v.present OR j.dataset IS NULL;
 
 -- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
 CREATE OR REPLACE VIEW older_verdicts AS
@@ -218,8 +234,9 @@ SEMI JOIN attempts AS a
 CREATE OR REPLACE VIEW unjudged AS
 WITH judged AS (
     SELECT dataset, attempt_id
-    FROM verdicts
-    SEMI JOIN judges USING (dataset, verifier, verifier_version)
+    FROM verdicts AS v
+    SEMI JOIN version_names AS n
+        ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version
 ),
 lacking AS (
     SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.attempt_id, j.verifier, j.verifier_version
@@ -243,6 +260,13 @@ good AS (
 SELECT lacking.*
 FROM lacking
 SEMI JOIN good USING (dataset, attempt_id);
+
+-- outdated: unjudged rollouts that have a verdict all the same: of another version of the verifier, or of another one.
+CREATE OR REPLACE VIEW outdated AS
+SELECT u.*
+FROM unjudged AS u
+SEMI JOIN verdicts AS v
+    ON v.dataset = u.dataset AND v.attempt_id = u.attempt_id AND v.verifier_version IS NOT NULL;
 
 -- failures: the attempts that failed, and whether their rollout came in the end.
 CREATE OR REPLACE VIEW failures AS

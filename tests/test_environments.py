@@ -138,74 +138,69 @@ OPTIONS = [
     {"I": "Iodine"},
 ]
 B = "Polymerase Chain Reaction (PCR)"
+LONG = "because " * 1000
 CHOICES = [
-    # text, letter found
-    ("B", "B"),
-    ("b", "B"),
-    ("(B)", "B"),
-    ("**B**", "B"),
-    ("B.", "B"),
-    ("\\boxed{B}", "B"),
-    ("\\boxed{{B}}", "B"),
-    ("\\[\n\\boxed{\\text{B}}\n\\]", "B"),
-    ("\\boxed{\nB: " + B + "\n}", "B"),
-    ("\\boxed{" + B + "}", "B"),
-    ("\\boxed{A} no, \\boxed{B}", "B"),
-    ("\\boxed{B} no, \\boxed{A}", "A"),
-    ("\\boxed{B} so the energy is \\boxed{42}", None),
-    ("Put it into \\boxed{}: Answer: B", "B"),
-    ("Answer: B", "B"),
-    ("**Answer:** B", "B"),
-    ("**Answer: B**", "B"),
-    ("Answer:\nB", "B"),
-    ("The answer is B", "B"),
-    ("the correct answer is (B).", "B"),
-    ("The answer is **B** because of the primers", "B"),
-    ("The answer is B, not A.", "B"),
-    ("Answer: B. " + B, "B"),
-    ("Answer: " + B, "B"),
-    ("Answer: $\\text{B}$", "B"),
-    ("ANSWER IS B", "B"),
-    ("Final Choice: B", "B"),
-    ("Option Selected: B", "B"),
-    ("The best choice is option B.", "B"),
-    ("answer = B", "B"),
-    ("Answer: A\n\nWait. Answer: B", "B"),
-    ("So it must be **B**.", "B"),
-    ("So I choose (B).", "B"),
-    ("B) polymerase  chain reaction (PCR)", "B"),
-    (B.upper(), "B"),
-    ("A cat", "D"),
-    ("A cat sat on the mat.", None),
-    ("I think it is hard.", None),
-    ("The answer is a dog.", None),
-    ("The answer is A dog and so on", None),
-    ("Vitamin A is one of them", None),
-    ("Plan B is the best", None),
-    ("B is wrong", None),
-    ("A or B", None),
-    ("Answer: A or B", None),
-    ("Answer: A, B", None),
-    ("Answer: (A) and (B)", None),
-    ("Answer: A/B/C/D", None),
-    ("\\boxed{A, B}", None),
-    ("\\boxed{A/B}", None),
-    ("I choose (A) or (B).", None),
-    ("Answer: Z", None),
-    ("\\boxed{BB}", None),
-    ("", None),
-    ("<think>\\boxed{B}</think> I do not know", None),
-    ("<think>\\boxed{B}", None),
-    ("<think>\\boxed{A}</think>\\boxed{B}", "B"),
-    ("ABCDEFGH" * 1_250_000, None),
-    ("Answer: B\n" + "because " * 1000, "B"),
+    # text; the letters found by strict_single_letter_boxed, lenient_boxed, lenient_answer_colon, ..._md (. for none)
+    ("B", "...."),
+    ("(B)", "...."),
+    ("The answer is B.", "...."),
+    ("Answer: B", "..BB"),
+    ("answer : b", "..BB"),
+    ("Answer: B then\nAnswer: A", "...A"),
+    ("Answer: B\nAnswer: A", "..BA"),
+    ("Answer: A\nWait. \\boxed{B}", "BBAA"),
+    ("Answer: \\boxed{B}", "BB.B"),
+    ("Answer: \\text{\\text{ B }}", "..BB"),
+    ("**Answer:** B because of the primers", "...B"),
+    ("Answer: B, not A, since it copies", "...B"),
+    ("Answer: A or B", "...."),
+    ("Answer: (A/B)", "...."),
+    ("Answer: polymerase  chain reaction (PCR)", "..B."),
+    ("Answer: Z", "...."),
+    ("Answer: Ｂ", "...B"),
+    ("\\boxed{B}", "BB.."),
+    ("\\boxed{b}", "...."),
+    ("\\boxed{\\text{B}}", "BB.."),
+    ("\\boxed{\\textbf{B}}", "...."),
+    ("\\boxed{[B]}", "BB.."),
+    ("\\boxed{\nB: its text\n}", "BB.."),
+    ("\\boxed{B) " + B + "}", "BB.."),
+    ("\\boxed{" + B + "}", ".B.."),
+    ("\\boxed{Karyotyping and a cat}", "...."),
+    ("\\boxed{A} no, \\boxed{B}", "BB.."),
+    ("\\boxed{B} so the energy is \\boxed{42}", "...."),
+    ("\\boxed{B} and \\boxed{B", "...."),
+    ("\\boxed{A, B}", "...."),
+    ("\\boxed{BB}", "...."),
+    ("", "...."),
+    ("<think>\\boxed{B} Answer: B</think> I do not know", "...."),
+    ("<think>\\boxed{A}</think>\\boxed{B}", "BB.."),
+    ("ABCDEFGH" * 1_250_000, "...."),
+    ("Answer: B\n" + LONG + "\\boxed{A}" + LONG, "AABB"),
 ]
 
 
-@pytest.mark.parametrize(("text", "letter"), CHOICES, ids=range(len(CHOICES)))
-def test_mcqa(text: str, letter: str | None) -> None:
-    verdict = mcqa.make().verify(task(options=OPTIONS, expected_answer="B"), said(text))
-    assert verdict == {"reward": float(letter == "B"), "extracted": letter, "answered": letter is not None}
+@pytest.mark.parametrize(("text", "found"), CHOICES, ids=range(len(CHOICES)))
+def test_mcqa_reads_each_row_as_its_grading_mode_says(text: str, found: str) -> None:
+    for mode, letter in zip(mcqa.MODES, found, strict=True):
+        verdict = mcqa.make().verify(task(options=OPTIONS, expected_answer="B", grading_mode=mode), said(text))
+        known = None if letter == "." else letter
+        assert verdict == {"reward": float(letter == "B"), "extracted": known, "answered": known is not None}, mode
+    without = mcqa.make().verify(task(options=OPTIONS, expected_answer="B"), said(text))
+    assert without["extracted"] == (None if found[0] == "." else found[0]), "absent means the strictest mode"
+
+
+def test_mcqa_modes_that_are_set_or_unknown() -> None:
+    row = {"options": OPTIONS, "expected_answer": "B", "grading_mode": "lenient_boxed"}
+    colon = mcqa.make(grading_mode="lenient_answer_colon")
+    assert colon.verify(task(**row), said("Answer: B \n\\boxed{A}"))["reward"] == 1, "the environment's own mode wins"
+    with pytest.raises(ValueError, match="'strict' is not known; there are: strict_single_letter_boxed, "):
+        mcqa.make().verify(task(**{**row, "grading_mode": "strict"}), said("\\boxed{B}"))
+    with pytest.raises(UsageError, match=r"'lenient_box' \(did you mean 'lenient_boxed'\?\)|'lenient_box'"):
+        mcqa.make(grading_mode="lenient_box")
+    for mode in mcqa.MODES:
+        gold = mcqa.make().gold(task(**{**row, "grading_mode": mode}))
+        assert mcqa.make(grading_mode=mode).verify(task(**row), said(gold or ""))["reward"] == 1
 
 
 @pytest.mark.parametrize(
@@ -227,37 +222,38 @@ def test_mcqa_rows(row: dict[str, Any], answer: str | None) -> None:
 
 
 def test_mcqa_row_pattern() -> None:
-    row = {"options": OPTIONS, "expected_answer": "B", "template_metadata": {"output_regex": r"Pick:\s*([A-Za-z])"}}
+    row = {"options": OPTIONS, "expected_answer": "B", "template_metadata": {"output_regex": r"pick:\s*(\w[\w ^-]*)"}}
     environment = mcqa.make()
-    assert environment.verify(task(**row), said("Pick: B\n\\boxed{A}"))["reward"] == 1
-    assert environment.verify(task(**row), said("Pick: A. No. Pick: B"))["reward"] == 1
-    assert environment.verify(task(**row), said("\\boxed{B}"))["reward"] == 1, "the usual forms count as well"
+    assert environment.verify(task(**row), said("Pick: B\n\\boxed{A}"))["reward"] == 1, "it comes first, in any case"
+    assert environment.verify(task(**row), said("Pick: A. No. Pick: b"))["reward"] == 1, "its last match counts"
+    assert environment.verify(task(**row), said("Pick: z\n\\boxed{B}"))["extracted"] == "Z", "its letter is trusted"
+    assert environment.verify(task(**row), said("PICK: a  Cat"))["extracted"] == "D", "or an option's text"
+    assert environment.verify(task(**row), said("Pick: neither\n\\boxed{B}"))["reward"] == 1, "then the mode"
+    several = {**row, "template_metadata": {"output_regex": ["(", "So ([A-E])", "is ([A-E])"]}}
+    assert environment.verify(task(**several), said("It is A. So B."))["reward"] == 1
     assert environment.cpu_bound(task(**row)), "a pattern of the row's must run where it can be stopped"
     assert not environment.cpu_bound(task(options=OPTIONS))
-    with pytest.raises(ValueError, match="output_regex"):
-        environment.verify(task(expected_answer="B", template_metadata={"output_regex": "("}), said("B"))
+    assert mcqa.make(strict=True).verify(task(**row), said("Pick: A \\boxed{B}"))["reward"] == 1
     with pytest.raises(ValueError, match="expected_answer"):
         environment.verify(task(options=OPTIONS), said("B"))
 
 
 @needs_data
 def test_mcqa_agrees_with_nemo_gym() -> None:
-    """Strict gives NeMo Gym's rewards; otherwise one rollout more is right, whose box holds the option's text too."""
+    """Each rollout that NeMo Gym ships has the reward that its server gave."""
     tasks = {
         row["responses_create_params"]["input"][0]["content"]: row
         for name in ("", "_with_template_metadata")
         for row in lines(f"gym/resources_servers/mcqa/data/example{name}.jsonl")
     }
-    strict, lenient, given_ = [], [], []
+    ours, theirs = [], []
     for name in ("", "_with_template_metadata"):
         for row in lines(f"gym/resources_servers/mcqa/data/example_rollouts{name}.jsonl"):
             about = tasks[row["responses_create_params"]["input"][0]["content"]]
-            given_.append(row["reward"])
-            lenient.append(mcqa.make().verify(task(**about), said(output_text(row)))["reward"])
-            if not name:
-                strict.append(mcqa.make(strict=True).verify(task(**about), said(output_text(row)))["reward"])
-    assert strict == given_[:5] == [0, 1, 0, 1, 1]
-    assert lenient == [0, 1, 1, 1, 1, *given_[5:]]
+            theirs.append(row["reward"])
+            ours.append(mcqa.make().verify(task(**about), said(output_text(row)))["reward"])
+    assert ours == theirs
+    assert ours[:5] == [0, 1, 0, 1, 1]
 
 
 def test_math() -> None:
@@ -329,7 +325,7 @@ def test_reasoning_gym() -> None:
         gold = environment.gold(puzzle)
         assert gold is not None
         assert environment.verify(puzzle, said(gold))["reward"] == 1, name
-        assert environment.verify(puzzle, said(f"<think>{gold}</think>"))["reward"] == 0, name
+        assert environment.verify(puzzle, said(f"<think>{gold}</think>"))["reward"] < 0.1, name
         assert environment.verify(puzzle, said("<answer>no</answer>"))["reward"] < 1, name
         two = environment.verify(puzzle, said(f"<answer>no</answer> {gold}"))
         assert (two["reward"], two["task_name"]) == (1, name)
@@ -337,6 +333,28 @@ def test_reasoning_gym() -> None:
         environment.verify(task("1", metadata={"source_dataset": "chain_sun"}), said("1"))
     with pytest.raises(ValueError, match="no 'metadata'"):
         environment.verify(task("1"), said("1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<answer>3</answer> no, <answer> 4\n</answer>", "4"),
+        ("\\boxed{9} <answer>4</answer>", "4"),
+        ("\\boxed{4} and \\boxed{5}", "4"),
+        ("\\boxed{\\text{4}}", "\\text{4"),
+        ("<answer>4", "<answer>4"),
+        ("<answer>no <answer>4</answer>", "no <answer>4"),
+        ("<think>\\boxed{9}</think>  4 ", "4"),
+        ("<answer></answer>\\boxed{4}", ""),
+        ("", ""),
+        ("<answer>" * 1_000_000, "<answer>" * 1_000_000),
+    ],
+    ids=range(10),
+)
+def test_reasoning_gym_finds_the_answer_where_nemo_gyms_server_does(text: str, found: str) -> None:
+    from rolloutops.environments import reasoning_gym
+
+    assert reasoning_gym._extracted(text) == found
 
 
 @needs_data

@@ -16,7 +16,7 @@ import pytest
 
 from rolloutops.config.plugins import find
 from rolloutops.environments.stored_rollout import StoredRollout
-from rolloutops.environments.verdict import Verdict
+from rolloutops.environments.verdict import Verdict, verdict_of
 from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import RolloutopsError
 from rolloutops.types import Rollout, Task
@@ -186,6 +186,16 @@ def test_what_a_verifier_returns(folder: Path, cpu_bound: bool) -> None:
         "path": "/x",
         "big": 10**400,
     }
+
+
+def test_numbers_in_reward_components_are_metrics() -> None:
+    parts = {"format": 0.5, "quality.tone": True, "reward": 0.25, "note": "n", "none": None, "nan": float("nan")}
+    verdict = verdict_of({"reward": 1.5, "format": 2, "reward_components": parts}, 0.0)
+    assert verdict.metrics == {
+        **{"reward": 1.5, "format": 2.0, "quality.tone": 1.0},
+        **{"reward_components.reward": 0.25, "reward_components.format": 0.5},
+    }
+    assert verdict_of({"reward": 1, "reward_components": [1, 2]}, 0.0).metrics == {"reward": 1.0}
 
 
 def test_a_verifier_may_say_that_it_cannot_judge_and_what_that_cost(folder: Path) -> None:

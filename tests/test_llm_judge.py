@@ -42,13 +42,13 @@ def says(reward: Any) -> Any:
 
 
 def test_a_verdict_and_what_it_cost() -> None:
-    prompt = 'Q: {prompt} A: {response} R: {answer} {other} {"reward": 1}'
+    prompt = 'Q: {prompt} A: {response} R: {answer} {{other}} \\text{kg} {"reward": 1}'
     with serving(answer=says(0.75)) as server:
         (verdict,) = judged(
             ["<think>no</think> it is {prompt}"], **at(server, prompt=prompt, params={"temperature": 0})
         )
         body = server.bodies[0]
-    asked = 'Q: What is {answer} in braces? A: it is {prompt} R: 42 {other} {"reward": 1}'
+    asked = 'Q: What is {answer} in braces? A: it is {prompt} R: 42 {other} \\text{kg} {"reward": 1}'
     assert body["input"][0]["content"] == asked, "places are filled once: what fills them is not read again"
     assert (body["model"], body["temperature"]) == ("judge", 0)
     assert (verdict.reward, verdict.error, verdict.details["reason"]) == (0.75, None, "so")
@@ -120,9 +120,56 @@ def test_what_is_no_verdict(text: str) -> None:
         verdict_in(text)
 
 
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [("Response", "response"), ("reponse", "response"), ("row", ""), ("row.", ""), ("task.answer", ""), ("rubric", "")],
+)
+def test_a_place_that_nothing_fills_is_refused(place: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        make("scripted", prompt=f"{{response}} and {{{place}}}")
+    assert f"a place {{{place}}} that nothing fills" in str(refused.value)
+    assert f"{{{{{place}}}}}" in str(refused.value)
+    assert hint in str(refused.value)
+
+
+def test_the_row_and_the_whole_transcript_are_shown_to_the_judge() -> None:
+    row = {"rubric": "Is it {prompt}?", "about": {"level": 3, "tags": ["a", "ü"]}, "a.b": "dotted", "two words": "2"}
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"for": "Oslo"}'}}
+    completion = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "It rained."},
+        {"role": "assistant", "content": "<think>hm</think>In Oslo."},
+    ]
+    environment = make(
+        "scripted", prompt="{row.rubric}|{row.about.level}|{row.about.tags}|{row.a.b}|{row.two words}|{transcript}"
+    )
+    task = Task("d", "t", row, [{"role": "user", "content": "Where?"}], None, "Oslo")
+    shown = environment._filled(task, Rollout(completion, "In Oslo."))
+    told = '[assistant]\ncalls look({"for": "Oslo"})\n\n[tool]\nIt rained.\n\n[assistant]\nIn Oslo.'
+    assert shown == f'Is it {{prompt}}?|3|["a", "ü"]|dotted|2|{told}'
+    (verdict,) = judged(["x"], engine="scripted", prompt="{response} {row.gone}")
+    assert "asks for {row.gone}, and the task's row has no such field" in (verdict.error_message or "")
+
+
+def test_of_several_samples_the_median_counts() -> None:
+    said = iter([says(0.9), says(0.1), lambda _: "no verdict", lambda _: "none again", says(0.5)])
+    with serving(answer=lambda body: next(said)(body)) as server:
+        (verdict,) = judged(["x"], **at(server, samples=4, max_attempts=1, params={"seed": 7}))
+        seeds = sorted(body.get("seed", -1) for body in server.bodies)
+    assert verdict.reward == pytest.approx(0.5)
+    assert sorted(verdict.details["judge_rewards"]) == [0.1, 0.9]
+    assert (verdict.metrics["judge_calls"], verdict.metrics["judge_spread"]) == (4.0, pytest.approx(0.8))
+    assert seeds in ([7, 8, 9, 10], [-1] * 4), "samples of one seed would be one sample"
+    with serving(answer=lambda _: "none") as server:
+        (verdict,) = judged(["x"], **at(server, samples=3, max_attempts=1))
+    assert (verdict.reward, verdict.error, verdict.metrics["judge_calls"]) == (None, "verifier_error", 3.0)
+
+
 def test_settings() -> None:
-    with pytest.raises(UsageError, match=r"must hold \{response\}"):
+    with pytest.raises(UsageError, match=r"must hold \{response\} or \{transcript\}"):
         make("scripted", prompt="Good?")
+    with pytest.raises(UsageError, match="samples must be at least 1"):
+        make("scripted", samples=0)
     with pytest.raises(UsageError, match="at least 1"):
         make("scripted", parallel=0)
 

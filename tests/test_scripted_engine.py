@@ -173,7 +173,7 @@ def test_rules_of_ones_own() -> None:
     assert texts(make(rule=f"{__name__}:shout"), call(row)) == ["PSST"]
     assert texts(make(rule=f"{__name__}:wait_and_call"), call(row, turn=4)) == ["turn 4"]
     picked = set(texts(make(rule="choice"), *(call(ROWS[4], index) for index in range(50))))
-    assert picked == {"Answer: A", "Answer: B", "Answer: C"}
+    assert picked == {f"Answer: \\boxed{{{letter}}}" for letter in "ABC"}
 
 
 def test_a_share_of_calls_fails_and_heals() -> None:

@@ -70,7 +70,8 @@ What is the largest ocean? | Atlantic, Indian, *Pacific, Arctic
 
 
 def multiple_choice() -> list[Row]:
-    """20 rows: `messages` with four worked examples, `options`, the letter of the right one as `expected_answer`."""
+    """20 rows: `messages` with four worked examples, `options`, the letter of the right one as `expected_answer`, and
+    in `grading_mode` where the answer stands."""
     shots = []
     for line in CHOICE_SHOTS.strip().splitlines():
         question, options, sentence = line.split(" | ")
@@ -85,6 +86,7 @@ def multiple_choice() -> list[Row]:
                 "messages": [*shots, _user(_choice(question, texts))],
                 "options": [{letter: text} for letter, text in zip("ABCD", texts, strict=True)],
                 "expected_answer": "ABCD"[right],
+                "grading_mode": "lenient_answer_colon",
                 "id": f"choice-{number:02}",
             }
         )

@@ -53,11 +53,20 @@ ORDER BY r.dataset, f.file
 rewards (the exclusive or of their hashes): in neither does order matter."""
 
 POLICIES = """
-SELECT dataset, policy, engine, model, verifier, verifier_version, sum(rollouts)::BIGINT AS rollouts
-FROM staging.makers
-GROUP BY ALL
+WITH names AS (
+    SELECT dataset, verifier_version, list(DISTINCT name ORDER BY name) AS verdict_versions
+    FROM version_names
+    GROUP BY dataset, verifier_version
+)
+
+SELECT m.dataset, m.policy, m.engine, m.model, m.verifier, m.verifier_version, sum(m.rollouts)::BIGINT AS rollouts,
+    any_value(n.verdict_versions) AS verdict_versions
+FROM staging.makers AS m
+LEFT JOIN names AS n ON n.dataset = m.dataset AND n.verifier_version = m.verifier_version
+GROUP BY m.dataset, m.policy, m.engine, m.model, m.verifier, m.verifier_version
 ORDER BY ALL
 """
+"""Who made and judged the rollouts used. verdict_versions: what verdicts of that verifier's version may call it."""
 
 UNASKED = """
 WITH known AS (

@@ -138,8 +138,9 @@ def _rollouts(
     found = []
     for row in sql.records(con, ORIGINS.format(**where)):
         versions = {
-            (one["verifier"], one["verifier_version"])
+            (one["verifier"], name)
             for one in content["policies"]
+            for name in one.get("verdict_versions") or [one["verifier_version"]]
             if (one["dataset"], one["policy"]) == (row["dataset"], row["policy"])
         }
         verdicts = judged.get(row["attempt_id"], [])

@@ -191,16 +191,17 @@ def explain(parsed: Parsed) -> None:
 
 def run(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
-    from rolloutops.cli.stages import build_stage, dry_run_stage, metrics_stage, verify_stage
+    from rolloutops.cli.stages import build_stage, dry_run_stage, metrics_stage, pinned_stage, verify_stage
 
     recipe = recipe_of(parsed)
     steps = dry_run_stage(recipe)
     if parsed.flags.get("dry_run"):
         show(text.explained(steps))
         return 0
+    recipe = pinned_stage(recipe)
     if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
         return code
-    say(text.verified(verify_stage(recipe)))
+    say(text.verified(verify_stage(recipe, on_command=False)))
     show(text.measured(metrics_stage(recipe)))
     if any(step.kind == "build" for step in recipe.steps):
         show("\n" + text.built(build_stage(recipe)))

@@ -29,6 +29,7 @@ from rolloutops.cli.shared_flags import (
     SOURCE,
     TRACED,
     TRACING,
+    VERDICT_VERSION,
     WATCHING,
     keys,
     stage,
@@ -38,6 +39,7 @@ from rolloutops.config.settings import Chunk, Verify
 
 ABOUT = "Rollouts are rows: collect them at scale with exact resume, and build SFT, DPO and RL files with SQL."
 
+SELECTING = (DATA, VERDICT_VERSION)
 STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}
 """Commands that take the settings of a recipe's steps."""
 
@@ -57,12 +59,19 @@ COMMANDS = (
     ),
     stage("verify", commands.verify, "judge what is unjudged", DATA, DATASET, *keys(Verify)),
     stage("metrics", commands.metrics, "measure the rollouts", *METRICS, open_tables=("metrics",), key="NAME.KEY"),
-    stage("filter", commands.select, "what each step up to the last filter keeps and drops", DATA, **STEPS),
-    stage("mix", commands.select, "what each step up to the last mix keeps and drops", DATA, **STEPS),
-    stage("pair", commands.select, "what each step up to the last pair keeps and drops", DATA, **STEPS),
-    stage("build", commands.build, "write the training files", DATA, ONLY, **STEPS),
+    stage("filter", commands.select, "what each step up to the last filter keeps and drops", *SELECTING, **STEPS),
+    stage("mix", commands.select, "what each step up to the last mix keeps and drops", *SELECTING, **STEPS),
+    stage("pair", commands.select, "what each step up to the last pair keeps and drops", *SELECTING, **STEPS),
+    stage("build", commands.build, "write the training files", *SELECTING, ONLY, **STEPS),
     stage(
-        "run", commands.run, "all of the recipe, in order", *COLLECTING, DRY_RUN, open_tables=SAMPLING, aliases=NEMO_GYM
+        "run",
+        commands.run,
+        "all of the recipe, in order",
+        *COLLECTING,
+        VERDICT_VERSION,
+        DRY_RUN,
+        open_tables=SAMPLING,
+        aliases=NEMO_GYM,
     ),
     Command(
         "import",

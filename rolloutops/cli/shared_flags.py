@@ -39,8 +39,10 @@ COLLECTING = (
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
+VERDICT_VERSION = Flag("verdict_version", str, "use the verdicts of this earlier version of the verifier, all of them")
 METRICS = (
     DATA,
+    VERDICT_VERSION,
     JSON,
     Flag("csv", bool, "print CSV; of one step, named with --step"),
     Flag("step", list[str], "only these metrics steps"),
@@ -57,6 +59,7 @@ IMPORTING = (
 )
 EXPORTING = (
     DATA,
+    VERDICT_VERSION,
     DATASET,
     Flag("output", str, "the file", "rollouts.jsonl"),
     Flag("companions", bool, "also write the materialized inputs and the failed attempts beside it"),

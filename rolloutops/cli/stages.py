@@ -5,6 +5,7 @@ What only one stage needs is imported by it: that measuring and building start a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from rolloutops.build.build import BuildReport, build
 from rolloutops.build.explain import BoundStep, check_parameters, explain, script
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
+from rolloutops.collect.outdated import pinned, refuse_waiting
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError, did_you_mean
@@ -64,6 +66,25 @@ def chunk_stage(recipe: Recipe) -> list[ChunkReport]:
         run.counts = {one.dataset: {k: v for k, v in asdict(one).items() if isinstance(v, int)} for one in done}
         run.exit_code = 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
         return done
+
+
+def pinned_stage(recipe: Recipe) -> Recipe:
+    """The recipe with the verdicts that count by its `verdict_version`, before anything is collected for it."""
+    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
+
+
+def _connect(recipe: Recipe) -> sql.Connection:
+    """Connect to the workspace with its views, for tables of rewards: of one version of each verifier."""
+    workspace = open_workspace(recipe.data)
+    recipe = pinned(workspace, recipe)
+    con = connect(workspace, recipe.plan())
+    _refuse_waiting(con, recipe)
+    return con
+
+
+def _refuse_waiting(con: sql.Connection, recipe: Recipe) -> None:
+    for note in refuse_waiting(con, recipe):
+        sys.stderr.write(f"{note}\n")
 
 
 def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:
@@ -126,13 +147,13 @@ def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) ->
         yield f"plotted in {write(done.points, as_path(output))}"
 
 
-def verify_stage(recipe: Recipe) -> VerifyReport:
-    """Unjudged -> verdicts."""
+def verify_stage(recipe: Recipe, on_command: bool = True) -> VerifyReport:
+    """Unjudged -> verdicts. on_command: also those of changed verifiers that spend."""
     from rolloutops.collect.verify import verify
 
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "verify", recipe) as run:
-        done = verify(workspace, recipe, run)
+        done = verify(workspace, recipe, run, on_command)
         run.counts = asdict(done)
         return done
 
@@ -160,7 +181,7 @@ def metrics_stage(
     """metrics step -> its columns and rows. See measuring.asked for what can be asked."""
     chosen = names or (() if compare or group_by else recipe.metrics)
     uses = asked(chosen, recipe.metrics_settings, recipe.folder, group_by, compare)
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = _connect(recipe)
     require_policies(con, compare)
     return measure_all(con, uses, recipe.folder)
 
@@ -174,7 +195,7 @@ def further_metrics(recipe: Recipe, shown: Collection[str]) -> list[str]:
 
 def report_stage(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> Path:
     """A page with the figures of a workspace, and the tables of its metrics. Returns where it lies."""
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = _connect(recipe)
     prepare(con)
     queries.prepare(con)
     page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
@@ -193,7 +214,7 @@ def select_stage(recipe: Recipe, until: str) -> list[StepStats]:
     for step in recipe.steps[:last]:
         if step.kind != "build":
             check_parameters(step, recipe, known)
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = _connect(recipe)
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
 
@@ -207,7 +228,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "build", recipe) as run:
-        con = connect(workspace, recipe.plan())
+        con = _connect(recipe)
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
         known = known_datasets(recipe)
@@ -258,7 +279,10 @@ def export_stage(recipe: Recipe, output: Path, companions: bool = False) -> int:
     """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines."""
     from rolloutops.ingest.export import export
 
-    return export(open_workspace(recipe.data), recipe, output, companions)
+    workspace = open_workspace(recipe.data)
+    recipe = pinned(workspace, recipe)
+    _refuse_waiting(connect(workspace, recipe.plan()), recipe)
+    return export(workspace, recipe, output, companions)
 
 
 def views_stage(recipe: Recipe) -> str:

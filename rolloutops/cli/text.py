@@ -161,6 +161,8 @@ def means(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 def verified(done: VerifyReport) -> str:
     """How a verification ended."""
+    if not done.unjudged and done.waiting:
+        return f"{count(done.waiting, 'rollout')} not judged again: that waits for the command verify"
     if not done.unjudged:
         return "nothing is unjudged"
     return f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"

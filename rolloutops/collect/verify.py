@@ -4,12 +4,14 @@ verdicts stay, to be compared."""
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rolloutops.collect.live import live
+from rolloutops.collect.outdated import outdated
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.environments.hooks import refuse_misspelt_hooks
@@ -59,11 +61,12 @@ class RemoteVerifier:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """How a verification ended."""
+    """How a verification ended. waiting: rollouts of verifiers that spend and judge again only on command."""
 
     unjudged: int
     judged: int
     failed: int
+    waiting: int = 0
 
 
 def verifiers(recipe: Recipe) -> dict[str, Verifier]:
@@ -84,15 +87,16 @@ def verifiers(recipe: Recipe) -> dict[str, Verifier]:
     return made
 
 
-def verify(workspace: Workspace, recipe: Recipe, run: Run) -> VerifyReport:
+def verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool = True) -> VerifyReport:
     """Judge what is unjudged, and, with retry_errors, what failed to be judged.
 
+    on_command: also what verifiers that spend have judged in an earlier version.
     Raises UsageError where `against` is the version of no verdict.
     """
     seal_orphans(workspace)
     if recipe.verify.against is not None:
         _refuse_unknown_version(workspace, recipe.verify.against)
-    return asyncio.run(_verify(workspace, recipe, run))
+    return asyncio.run(_verify(workspace, recipe, run, on_command))
 
 
 def agreement(workspace: Workspace, recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -112,11 +116,11 @@ def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
         raise UsageError(f"no verdict is of the version {against!r}; there are, the newest first: {known or 'none'}")
 
 
-async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> VerifyReport:
+async def _verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool) -> VerifyReport:
     judges = verifiers(recipe)
     journal = Journal(workspace, run.run_id)
     try:
-        return await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges)
+        return await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges, on_command)
     finally:
         for judge in judges.values():
             await judge.close()
@@ -126,16 +130,31 @@ async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> VerifyRepor
 async def verify_unverified(
     con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
 ) -> int:
-    """Judge what earlier runs collected and did not live to judge. Returns the number of verdicts.
+    """Judge what earlier runs collected and did not live to judge, and what a verifier judged in an earlier version,
+    unless it spends. Returns the number of verdicts.
 
     con: with the workspace's views as they stand now."""
-    return (await _judge(con, recipe, run, journal, judges)).judged
+    return (await _judge(con, recipe, run, journal, judges, on_command=False)).judged
 
 
 async def _judge(
-    con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+    con: sql.Connection,
+    recipe: Recipe,
+    run: Run,
+    journal: Journal,
+    judges: Mapping[str, Verifier],
+    on_command: bool,
 ) -> VerifyReport:
+    judges = {name: judge for name, judge in judges.items() if name not in recipe.pins}
+    late = [one for one in outdated(con, recipe) if one.dataset in judges]
+    waiting = [] if on_command else [one for one in late if one.spends]
+    for one in late:
+        then = "they wait for the command verify, because it spends" if one in waiting else "they are judged again"
+        sys.stderr.write(f"{one.changed()}: {then}\n")
     query = "SELECT dataset, attempt_id FROM unjudged"
+    if waiting:
+        names = sql.literal([one.dataset for one in waiting])
+        query += f" EXCEPT SELECT dataset, attempt_id FROM outdated WHERE list_contains({names}, dataset)"
     if recipe.verify.retry_errors:
         query += (
             " UNION SELECT v.dataset, v.attempt_id FROM verdicts AS v"
@@ -146,7 +165,7 @@ async def _judge(
     counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
     wanted = {name: counts[name] for name in judges if name in counts}
     if not wanted:
-        return VerifyReport(0, 0, 0)
+        return VerifyReport(0, 0, 0, sum(one.rollouts for one in waiting))
     meter = Progress("verdicts", sum(wanted.values()))
     with live(journal.workspace, run.run_id, meter):
         watch = asyncio.create_task(report(meter))
@@ -164,7 +183,7 @@ async def _judge(
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-    return VerifyReport(meter.owed, meter.done, sum(meter.unrewarded.values()))
+    return VerifyReport(meter.owed, meter.done, sum(meter.unrewarded.values()), sum(one.rollouts for one in waiting))
 
 
 def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], StoredRollout]]:

@@ -5,21 +5,19 @@ What is found is a factory: a callable that takes settings by name and returns t
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from rolloutops.config import versions
 from rolloutops.config.secrets import public, revealed
 from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean
 
@@ -112,20 +110,21 @@ class Plugin:
             raise UsageError(f"{self._called} cannot be made: {type(error).__name__}: {error}") from error
 
     def version(self, settings: Mapping[str, Any]) -> str:
-        """12 hex digits that change with the code, the settings, or the packages in the module's `PACKAGES`.
+        """Name the version of the verifier that the factory makes with these settings (`versions.py`).
 
-        The code is the module's file and those files of its own folder that it imports, directly or not. Nothing is
-        imported but the packages that the module lies in. Where and as whom a server is asked, and how fast, is no
-        part of it: a new key or a moved server makes nothing unjudged. A secret counts as `***`.
+        Where and as whom a server is asked, and how fast, is no part of it: a new key or a moved server makes nothing
+        unverified. A secret counts as `***`.
         """
-        digest = hashlib.sha256(json.dumps(_what(public(settings)), sort_keys=True, default=str).encode())
-        digest.update(self.target.rpartition(":")[2].encode())
-        for source in sorted(_own_sources(*self._source())):
-            code = source.read_bytes()
-            digest.update(code)
-            for package in _packages(code):
-                digest.update(f"{package}={_version(package)}".encode())
-        return digest.hexdigest()[:12]
+        counts = versions.settings_that_count(public(settings), WHERE, OPERATIONAL)
+        return versions.version(*self._source(), self._attr, counts)
+
+    def equal_versions(self, settings: Mapping[str, Any]) -> list[str]:
+        """The names that earlier commits gave to the present version: verdicts that bear them are not made again."""
+        return versions.equal_versions(*self._source(), self._attr, settings)
+
+    @property
+    def _attr(self) -> str:
+        return self.target.rpartition(":")[2]
 
     @property
     def _called(self) -> str:
@@ -234,75 +233,3 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _what(settings: Any, aside: Collection[str] = WHERE) -> Any:
-    """Settings, at any depth, without those that say where and as whom a server is asked, or how fast an engine is."""
-    if not isinstance(settings, Mapping):
-        return settings
-    return {
-        name: _what(value, OPERATIONAL if name == "engine_args" else aside)
-        for name, value in settings.items()
-        if name not in aside
-    }
-
-
-def _own_sources(path: Path, module: str) -> set[Path]:
-    """A module's file and the files beside it that it imports, in turn."""
-    package = module.rpartition(".")[0]
-    found: set[Path] = set()
-    todo = [path]
-    while todo:
-        source = todo.pop()
-        if source in found or not source.is_file():
-            continue
-        found.add(source)
-        for name in _imported(source.read_bytes()):
-            if name.startswith("."):
-                todo.append(path.parent / f"{name[1:]}.py")
-            elif not package:
-                todo.append(path.parent / f"{name.partition('.')[0]}.py")
-            elif name.startswith(package + "."):
-                todo.append(path.parent / f"{name[len(package) + 1 :].partition('.')[0]}.py")
-    return found
-
-
-@lru_cache
-def _imported(code: bytes) -> list[str]:
-    """The modules that a source imports: `a.b`, or `.b` for one of its own package."""
-    found: list[str] = []
-    for node in ast.walk(_parsed(code)):
-        if isinstance(node, ast.Import):
-            found += (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level < 2:
-            before = "." if node.level else ""
-            if node.module:
-                found.append(before + node.module.partition(".")[0] if before else node.module)
-            found += (f"{before or (node.module or '') + '.'}{alias.name}" for alias in node.names)
-    return found
-
-
-@lru_cache
-def _packages(code: bytes) -> list[str]:
-    """The literal that a source gives to PACKAGES."""
-    for node in _parsed(code).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "PACKAGES" for t in node.targets):
-            try:
-                return [str(name) for name in ast.literal_eval(node.value)]
-            except (ValueError, TypeError):
-                return []
-    return []
-
-
-def _parsed(code: bytes) -> ast.Module:
-    try:
-        return ast.parse(code)
-    except (SyntaxError, ValueError):  # not Python, or broken: its bytes are hashed all the same
-        return ast.Module([], [])
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "none"

@@ -40,7 +40,8 @@ class StepUse:
 @dataclass(frozen=True)
 class Recipe:
     """A recipe as read and checked; `given` are the flags of the command line, which win over its tables. aside: the
-    data sets and policies that the command line leaves out of this command, in the recipe's order with the others."""
+    data sets and policies that the command line leaves out of this command, in the recipe's order with the others.
+    verdict_version: the earlier version whose verdicts count, as typed; pins: data set -> its verifier."""
 
     data: Path
     datasets: Mapping[str, Dataset]
@@ -55,6 +56,8 @@ class Recipe:
     steps: Sequence[StepUse] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
     aside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    verdict_version: str | None = None
+    pins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -87,7 +90,7 @@ class Recipe:
         """What is asked of each data set and policy: the rows of the view `plan`."""
         rows = []
         for name, dataset in self.datasets.items():
-            judge = self.judge(dataset)
+            judge = self.pins.get(name) or self.judge(dataset)
             for policy in self.policy_names():
                 asked = self.collect_of(name, policy)
                 rows.append(
@@ -102,12 +105,13 @@ class Recipe:
                 )
         return rows
 
-    def judge(self, dataset: Dataset) -> dict[str, str | None]:
-        """The verifier's name and version, for the plan and for verdicts."""
+    def judge(self, dataset: Dataset) -> dict[str, Any]:
+        """The verifier's name and version, and what earlier commits called that version: columns of the plan."""
         if dataset.environment is None:
-            return {"verifier": None, "verifier_version": None}
-        plugin = find("environment", dataset.environment, self.folder)
-        return {"verifier": dataset.environment, "verifier_version": plugin.version(dataset.environment_args)}
+            return {"verifier": None, "verifier_version": None, "equal_versions": None}
+        plugin, args = find("environment", dataset.environment, self.folder), dataset.environment_args
+        versions = {"verifier_version": plugin.version(args), "equal_versions": plugin.equal_versions(args)}
+        return {"verifier": dataset.environment, **versions}
 
     def fingerprint(self, dataset: str, policy: str) -> dict[str, Any]:
         """What makes a policy this policy: engine, model and everything that changes what it says."""
@@ -232,6 +236,8 @@ def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
         recipe = replace(recipe, datasets=_sourced(recipe.datasets, flags))
     recipe = replace(recipe, steps=_stepped(recipe.steps, flags))
     recipe = replace(recipe, metrics_settings=_measured(recipe.metrics_settings, flags.get("metrics", {})))
+    if "verdict_version" in flags:
+        recipe = replace(recipe, verdict_version=flags["verdict_version"])
     if "unsafe_code" in flags:
         recipe = replace(recipe, verify=replace(recipe.verify, unsafe_code=flags["unsafe_code"]))
     if table == "collect":

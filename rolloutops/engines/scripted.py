@@ -37,7 +37,9 @@ STEPS = (
 """What a scripted answer may begin with, so that lengths differ as they do with a model."""
 
 PLAIN = re.compile(r"[\w .,:;%'+-]*\w%?")
-"""Answers that every environment finds behind `Answer:`; any other is put into a box."""
+"""Answers that environments find behind `Answer:`; any other is put into a box."""
+COLON = "lenient_answer_colon"
+"""How the grading modes begin in which a row with options asks for `Answer: B`; in all others for a box."""
 
 
 def make(
@@ -151,7 +153,7 @@ def _rule(name: str, correct: float, seed: int) -> Rule:
     if name == "echo":
         return lambda call: next((text_of(each) for each in reversed(call.messages) if each["role"] == "user"), "")
     if name == "choice":
-        return lambda call: f"Answer: {_pick(_letters(call.row) or list('ABCD'), seed, call.key, call.turn)}"
+        return lambda call: _answer(call.row, _pick(_letters(call.row) or list("ABCD"), seed, call.key, call.turn))
     if ":" not in name:
         known = ("gold", "echo", "choice")
         raise UsageError(
@@ -181,8 +183,13 @@ def _gold(call: ModelCall, correct: float, seed: int) -> str | Message:
         said = ", ".join(facts if right else facts[: len(facts) // 2]) or "I could not find it"
         return f"{_steps(call, seed)}Answer: {said}"
     said = expected if right and expected else _wrong(call, expected, seed)
-    boxed = said if PLAIN.fullmatch(said) else f"\\boxed{{{said}}}"
-    return f"{_steps(call, seed)}Answer: {boxed}"
+    return f"{_steps(call, seed)}{_answer(call.row, said)}"
+
+
+def _answer(row: Mapping[str, Any], said: str) -> str:
+    """An answer as the row's environment finds it."""
+    wants_box = bool(_letters(row)) and not str(row.get("grading_mode") or "").startswith(COLON)
+    return f"Answer: {said}" if PLAIN.fullmatch(said) and not wants_box else f"Answer: \\boxed{{{said}}}"
 
 
 def _wrong(call: ModelCall, expected: str, seed: int) -> str:

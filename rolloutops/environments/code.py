@@ -12,6 +12,9 @@ Rows hold their tests in one of these shapes; text that is JSON is read as such:
 The program is the last block fenced as Python, else the last fenced block, else the whole text. Printed text must be
 equal but for white space at the ends of lines; numbers in it may be written otherwise (1 is 1.0).
 
+Held against NVIDIA-NeMo/Gym at commit 07d6b0d (resources_servers/code_gen/app.py), which takes what stands between the
+last two fences, whatever their language, and gives 0 to a program without a fence or with `<think>` before it.
+
 Programs and functions never see what they must print or return. Asserts run in the program's own process: they are for
 code that is wrong, not for code that cheats.
 """
@@ -28,6 +31,9 @@ from rolloutops.environments import sandbox as box
 from rolloutops.environments.answers import same, without_reasoning
 from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
+
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = ("python", "python3", "py")

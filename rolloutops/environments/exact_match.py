@@ -13,6 +13,9 @@ from rolloutops.environments.answers import bare, final_text, same, stated
 from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
 
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 
 class ExactMatch:
     """See `make`."""

@@ -2,6 +2,11 @@
 
 Rows are those of NeMo Gym's math environments: `expected_answer` is text or LaTeX, with or without `$`. The answer is
 what the last box of the rollout holds; without a box, what math-verify takes for the last expression.
+
+Held against NVIDIA-NeMo/Gym at commit 07d6b0d (resources_servers/math_with_judge/app.py, math_with_code/app.py): what
+its library verifier finds equal is equal here, but of several boxes the last counts, as in math_with_code. Equal here
+and left to its judge model there: words that are the same without a box, `1e3` for 1000, `\\fbox`, and numbers that
+are equal to `digits` decimal places.
 """
 
 from __future__ import annotations
@@ -14,6 +19,9 @@ from typing import Any
 from rolloutops.environments.answers import bare, boxes, final_text, number, stated
 from rolloutops.errors import MissingExtra
 from rolloutops.types import Rollout, Task
+
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
 
 PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy")
 """Their versions are part of the verifier's version."""

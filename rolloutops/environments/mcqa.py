@@ -1,40 +1,55 @@
-"""Multiple choice: the rollout names the right option, by its letter or by its whole text.
+"""Multiple choice: the rollout names the right option, in the way that the task's row asks for.
 
-Rows are those of NeMo Gym's `mcqa`:
+Rows and rules are those of NeMo Gym's `mcqa` (resources_servers/mcqa/app.py of NVIDIA-NeMo/Gym, commit 07d6b0d):
 
     options          [{"A": "..."}, {"B": "..."}], also {"A": "...", "B": "..."} or ["...", "..."] (then A, B, ...)
-    expected_answer  the letter, or the option's text
-    template_metadata.output_regex   how this row's prompt asks for the answer; group 1 is the letter
+    expected_answer  the letter; here also the option's text
+    grading_mode     where the answer must stand, `strict_single_letter_boxed` where a row has none:
+        strict_single_letter_boxed   in the last \\boxed{}: one capital letter (`B`, `(B)`, `\\text{B}`), or one with a
+                                     mark and more behind it (`B: its text`, `B) ...`)
+        lenient_boxed                the same, or the text of exactly one option stands in that box
+        lenient_answer_colon         behind the first `Answer:`, up to the line's end: the letter, in any case, or an
+                                     option's whole text, and nothing else; a box counts for nothing
+        lenient_answer_colon_md      behind the last `Answer:` that names a letter, also with Markdown around either
+                                     (`**Answer:** B because ...`); a list of several (`A or B`) names none
+    template_metadata.output_regex   a pattern, or several of which the first that finds something counts; it comes
+                     before the mode. Of its last match, group 1 (else all of it) is a letter or an option's whole text
 
-In a text these count, the first kind that is there: the row's own pattern, the last box, the last `Answer: B` or
-`the answer is B`, the last line (`B`, `(B)`, `**B**`, `B: its text`). Of one kind the last counts. A letter inside
-ordinary words is never an answer.
+Otherwise than there, inline reasoning (`<think>`) is not searched, and a row without options may name any letter.
 """
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
-from rolloutops.environments.answers import bare, boxes, final_text
+from rolloutops.environments.answers import without_reasoning
+from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.types import Rollout, Task
 
-_SAYS = re.compile(
-    r"(?i)\b(?:answer|choice|option|selected|selection)\**\s*(?:is\s*:?|:|=)\**\s*"  # Answer: · final choice is
-    r"|\b(?:option|choice)\s+selected\s*:?\s*"  # Option Selected: X
+VERSION = 2
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
+STRICT = "strict_single_letter_boxed"
+MODES = (STRICT, "lenient_boxed", "lenient_answer_colon", "lenient_answer_colon_md")
+
+_ONE_CAPITAL = re.compile(r"[^A-Za-z]*([A-Z])[^A-Za-z]*")
+_LABEL = re.compile(r"\s*([A-Z])\s*[:).-]")
+_WRAPPED = re.compile(r"\\text\{\s*(.*?)\s*\}", re.DOTALL)
+_COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
+_COLON_MARKDOWN = re.compile(r"[*_]{0,2}answer[*_]{0,2}\s*:[*_\s]{0,2}(.+)", re.IGNORECASE)
+_FIRST_LETTER = re.compile(r"[A-Za-z](?![A-Za-z0-9])")
+_LONE_CAPITAL = re.compile(r"\b[A-Z]\b")
+_LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
+_BETWEEN_LISTED = re.compile(r"\s*[/|&,;]\s*|\s+(?:or|and)\s+|\s+", re.IGNORECASE)
+_LETTERS = str.maketrans(
+    {letter: f" {'ABCD'[n]}" for alphabet in ("أبجد", "অবডঢ", "ＡＢＣＤ") for n, letter in enumerate(alphabet)}
 )
-_LETTER = re.compile(
-    r"(?:[*_$({\[`]|\\[(\[]|\\text(?:bf)?\{|\b(?:option|choice)\s+)*"  # **B, (B, $B, \text{B, option B
-    r"(?P<letter>[A-Za-z0-9])"
-    r"(?:[*_$)}\]`]|\\[)\]])*"
-    r"(?:(?P<end>\s*$|[.;!])|\s*(?P<more>[:,)]|[-–—](?!\w)|\(|\b(?:because|since|as|which)\b))",
-    re.IGNORECASE,
-)
-_SEVERAL = re.compile(r"(?i)^\W*(?:,|/|&|\bor\b|\band\b)\W*[A-Z]\b")
-_MARKED = re.compile(r"\(([A-Za-z0-9])\)|\*\*\(?([A-Za-z0-9])\)?[.:]?\*\*|\\text(?:bf)?\{\(?([A-Za-z0-9])\)?\}")
+"""Arabic, Bengali and full-width letters that stand for A to D."""
 
 
 class MultipleChoice:
@@ -42,12 +57,12 @@ class MultipleChoice:
 
     pure = True
 
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
+    def __init__(self, strict: bool, grading_mode: str) -> None:
+        self.mode, self.patterns = STRICT if strict else grading_mode, not strict
 
     def cpu_bound(self, task: Task) -> bool:
         """A row's own pattern may take for ever on an odd text: a pool worker can be stopped, this process not."""
-        return not self.strict and _row_pattern(task.row) is not None
+        return self.patterns and bool(_patterns(task.row))
 
     def verify(self, task: Task, rollout: Rollout) -> dict[str, Any]:
         """{"reward": 1.0 or 0.0, "extracted": the letter found or None, "answered": whether one was found}."""
@@ -57,111 +72,163 @@ class MultipleChoice:
             raise ValueError(
                 "the task names no right option: it needs 'expected_answer', the letter or the text of one"
             )
-        found = self._extracted(final_text(rollout.text), task.row, options)
+        mode = self.mode or task.row.get("grading_mode") or STRICT
+        if mode not in MODES:
+            raise ValueError(f"the row's grading_mode {mode!r} is not known; there are: {', '.join(MODES)}")
+        found = self._extracted(without_reasoning(rollout.text).strip(), mode, task.row, options)
         return {"reward": float(found == expected), "extracted": found, "answered": found is not None}
 
     def gold(self, task: Task) -> str | None:
-        """The right letter in a box, None where the row names none."""
+        """The right letter, as the row asks for it; None where it names none, or asks in a way that only it knows."""
         expected = _expected(task, _options(task.row))
-        return expected and f"\\boxed{{{expected}}}"
+        for text in (f"\\boxed{{{expected}}}", f"Answer: {expected}") if expected else ():
+            if self.verify(task, Rollout((), text))["reward"]:
+                return text
+        return None
 
-    def _extracted(self, text: str, row: Mapping[str, Any], options: dict[str, str]) -> str | None:
-        boxed = boxes(text)
-        if self.strict:
-            inner = re.sub(r"[^A-Za-z]", "", boxed[-1]) if boxed else ""
-            return inner if inner in options else None
-        pattern = _row_pattern(row)
-        if pattern is not None:
-            for match in reversed(list(_compiled(pattern).finditer(text))):
-                letter = _named(match[1] if match.re.groups else match[0], options)
-                if letter:
-                    return letter
-        if boxed:
-            return _named(boxed[-1], options)
-        # Most statements stand near the end, and looking there first is several times as fast.
-        return _said(text[-1000:], options) or _said(text, options) or _last_line(text, options)
+    def _extracted(self, text: str, mode: str, row: Mapping[str, Any], options: Mapping[str, str]) -> str | None:
+        for pattern in _patterns(row) if self.patterns else ():
+            if letter := _matched(pattern, text, options):
+                return letter
+        if mode == "lenient_answer_colon":
+            first = _COLON.search(text)
+            return _letter_or_text(_unwrapped(first[1]).strip(), options) if first else None
+        if mode == "lenient_answer_colon_md":
+            stated = reversed(_COLON_MARKDOWN.findall(text))
+            return next((letter for each in stated if (letter := _letter_in(each, options))), None)
+        inner = _last_box(text)
+        if inner is None:
+            return None
+        letter = _boxed_letter(_unwrapped(inner.strip()), options)
+        return _one_option_in(inner, options) if letter is None and mode == "lenient_boxed" else letter
 
 
-def make(strict: bool = False) -> MultipleChoice:
-    """An environment for multiple choice. strict: only a single upper-case letter in the last box counts."""
-    return MultipleChoice(strict)
+def make(strict: bool = False, grading_mode: str = "") -> MultipleChoice:
+    """An environment for multiple choice.
+
+    grading_mode: one mode for all rows, whatever they say, as NeMo Gym's server may be set. strict: that mode is
+    `strict_single_letter_boxed`, and the rows' own patterns do not count either.
+    """
+    if grading_mode and grading_mode not in MODES:
+        raise UsageError(
+            f"environment 'mcqa': no grading_mode {grading_mode!r}{did_you_mean(grading_mode, MODES)}; "
+            f"there are: {', '.join(MODES)}"
+        )
+    return MultipleChoice(strict, grading_mode)
 
 
 def _options(row: Mapping[str, Any]) -> dict[str, str]:
-    """{letter: text} of a row; each letter with an empty text where it brings no options."""
+    """{capital letter: text} of a row's options that have a text; each letter, with an empty one, where it has none."""
     given = row.get("options") or row.get("choices")
     if isinstance(given, Mapping):
         given = [given]
     found: dict[str, str] = {}
     for letter, option in zip(string.ascii_uppercase, given or (), strict=False):
         for key, text in option.items() if isinstance(option, Mapping) else ((letter, option),):
-            found[str(key).strip().upper()] = str(text)
+            name = str(key).strip()
+            if text is not None and len(name) == 1 and name.isalpha():
+                found[name.upper()] = str(text)
     return found or dict.fromkeys(string.ascii_uppercase, "")
 
 
-def _expected(task: Task, options: dict[str, str]) -> str | None:
+def _expected(task: Task, options: Mapping[str, str]) -> str | None:
     given = task.row.get("expected_answer")
-    given = str(given if given is not None else task.answer or "")
-    return _named(given, options)
+    text = str(given if given is not None else task.answer or "").strip()
+    if len(text) == 1 and text.isalpha():
+        return text.upper()
+    return _option_named(text, options)
 
 
-def _row_pattern(row: Mapping[str, Any]) -> str | None:
+def _patterns(row: Mapping[str, Any]) -> Sequence[str]:
     about = row.get("template_metadata")
-    pattern = about.get("output_regex") if isinstance(about, Mapping) else None
-    return pattern if isinstance(pattern, str) and pattern else None
+    given = about.get("output_regex") if isinstance(about, Mapping) else None
+    listed = given if isinstance(given, list) else [given]
+    return [pattern for pattern in listed if isinstance(pattern, str) and pattern]
 
 
 @lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    """A row's pattern; None where it is not one, which then finds nothing."""
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"template_metadata.output_regex of the row is not a regular expression: {error}") from None
+        return re.compile(pattern, re.IGNORECASE)
+    except re.error:
+        return None
+
+
+def _matched(pattern: str, text: str, options: Mapping[str, str]) -> str | None:
+    """What a row's pattern finds last. Its letter is trusted, whether the row has such an option or not."""
+    compiled = _compiled(pattern)
+    matches = list(compiled.finditer(text)) if compiled else []
+    if not matches:
+        return None
+    last = matches[-1]
+    found = ((last[1] or "") if last.re.groups else last[0]).strip().translate(_LETTERS).strip().upper()
+    return found if len(found) == 1 and found.isalpha() else _option_named(found, options)
+
+
+def _letter_or_text(text: str, options: Mapping[str, str]) -> str | None:
+    """The option whose letter, in any case, or whole text this is."""
+    if len(text) == 1 and text.upper() in options:
+        return text.upper()
+    return _option_named(text, options)
+
+
+def _letter_in(stated: str, options: Mapping[str, str]) -> str | None:
+    """The one letter that a statement names: the one it begins with, else its last lone capital."""
+    text = stated.translate(_LETTERS).strip().strip("*_` \t\n\r.,;:")
+    if _lists_several(text, options):
+        return None
+    first = _FIRST_LETTER.match(text)
+    lone = _LONE_CAPITAL.findall(text)
+    letter = first[0] if first else lone[-1] if lone else ""
+    return letter.upper() if letter.upper() in options else None
+
+
+def _lists_several(text: str, options: Mapping[str, str]) -> bool:
+    """Whether two different options stand side by side, as in `A or B`, `A/B`, `A B`."""
+    named = [match for match in _LONE_LETTER.finditer(text) if match[0].upper() in options]
+    return any(
+        left[0].upper() != right[0].upper() and _BETWEEN_LISTED.fullmatch(text[left.end() : right.start()])
+        for left, right in pairwise(named)
+    )
+
+
+def _last_box(text: str) -> str | None:
+    """What the last `\\boxed{` holds, up to the brace that closes it; None where none does."""
+    _, box, inner = text.rpartition("\\boxed{")
+    depth = 1
+    for brace in re.finditer("[{}]", inner) if box else ():
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return inner[: brace.start()]
+    return None
+
+
+def _boxed_letter(inner: str, options: Mapping[str, str]) -> str | None:
+    match = _ONE_CAPITAL.fullmatch(inner) or _LABEL.match(inner)
+    return match[1] if match and match[1] in options else None
+
+
+def _one_option_in(inner: str, options: Mapping[str, str]) -> str | None:
+    """The only option whose text stands in a box."""
+    text = _plain(inner)
+    found = [letter for letter, option in options.items() if (plain := _plain(option)) and plain in text]
+    return found[0] if len(found) == 1 else None
+
+
+def _option_named(text: str, options: Mapping[str, str]) -> str | None:
+    """The first option whose whole text this is."""
+    plain = _plain(text)
+    return next((letter for letter, option in options.items() if plain and _plain(option) == plain), None)
+
+
+def _unwrapped(text: str) -> str:
+    """A text without `\\text{...}` around it, however often."""
+    while match := _WRAPPED.fullmatch(text):
+        text = match[1]
+    return text
 
 
 @lru_cache(maxsize=4096)
 def _plain(text: str) -> str:
-    return " ".join(bare(text).casefold().split())
-
-
-def _named(text: str, options: dict[str, str]) -> str | None:
-    """The option that a text is: its letter (`B`, `(B)`, `B. its text`) or its whole text. None for anything else."""
-    text = bare(text)
-    if text.upper() in options:
-        return text.upper()
-    plain = _plain(text)
-    if plain:
-        for letter, option in options.items():
-            if plain == _plain(option):
-                return letter
-    match = re.match(r"[({\[]*([A-Za-z0-9])(?:[)}\]]+[.:]?|[.:])\s*(.*)", text, re.DOTALL)
-    if match and match[1].upper() in options:
-        rest, option = _plain(match[2]), _plain(options[match[1].upper()])
-        if not rest or not option or rest == option:
-            return match[1].upper()
-    return None
-
-
-def _said(text: str, options: dict[str, str]) -> str | None:
-    """What the last `Answer: ...` or `the answer is ...` names."""
-    for says in reversed(list(_SAYS.finditer(text))):
-        line = text[says.end() :].lstrip().split("\n", 1)[0]
-        if _SEVERAL.match(line[1:]):
-            return None  # `A or B` is no answer
-        match = _LETTER.match(line)
-        if match and match["letter"].upper() in options and not _SEVERAL.match(line[match.end("letter") :]):
-            return match["letter"].upper()
-        if letter := _named(line, options):
-            return letter
-    return None
-
-
-def _last_line(text: str, options: dict[str, str]) -> str | None:
-    """What the last line, or the whole text, names; inside a line only a marked letter does: `(B)`, `**B**`."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return None
-    if letter := _named(lines[-1], options) or _named(text, options):
-        return letter
-    marked = {next(filter(None, match.groups())).upper() for match in _MARKED.finditer(lines[-1])} & options.keys()
-    return marked.pop() if len(marked) == 1 else None
+    return " ".join(text.lower().split())

@@ -23,6 +23,9 @@ from rolloutops.environments.answers import final_text
 from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
 
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 TOOL = "search_document"
 _WORD = re.compile(r"\w+")
 

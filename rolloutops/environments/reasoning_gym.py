@@ -1,12 +1,15 @@
 """Reasoning Gym: each task is scored by the scorer of the data set it comes from.
 
-Rows are as reasoning_gym makes them, also with NeMo Gym's `responses_create_params` beside:
+Rows are as reasoning_gym makes them, also with NeMo Gym's `responses_create_params` beside, and the rules are those of
+NeMo Gym's `reasoning_gym` (resources_servers/reasoning_gym/app.py of NVIDIA-NeMo/Gym, commit 07d6b0d):
 
     question   the puzzle (else the task's prompt stands for it)
     answer     one right answer; many data sets accept others
     metadata   {"source_dataset": "knights_knaves", ...}, which the scorer reads
 
-The answer is what stands in the last `<answer>` tag, else in the last box, else the whole final text.
+The answer is what stands in the last `<answer>` tag, else in the first `\\boxed{}` up to its first closing brace, else
+the whole text. Otherwise than there, inline reasoning (`<think>`) is not searched, grids of `arc_agi` and `rearc` are
+compared although JSON made lists of them, and a scorer that raises is an error, never a reward of 0.
 """
 
 from __future__ import annotations
@@ -18,14 +21,17 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from rolloutops.environments.answers import boxes, final_text
+from rolloutops.environments.answers import without_reasoning
 from rolloutops.errors import MissingExtra, did_you_mean
 from rolloutops.types import Rollout, Task
+
+VERSION = 2
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
 
 PACKAGES = ("reasoning-gym",)
 """Its version is part of the verifier's version."""
 
-_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_BOX = re.compile(r"\\boxed\{([^}]+)\}")
 
 
 class ReasoningGym:
@@ -47,7 +53,7 @@ class ReasoningGym:
         found = _extracted(rollout.text)
         question = task.row.get("question") or "\n".join(str(m.get("content", "")) for m in task.prompt)
         entry = {"question": question, "answer": task.row.get("answer", task.answer), "metadata": metadata}
-        reward = float(_scorer(name)(answer=found, entry=entry)) if found else 0.0
+        reward = _score(_scorer(name), found, entry)
         return {"reward": reward, "extracted": found or None, "answered": bool(found), "task_name": name}
 
     def gold(self, task: Task) -> str | None:
@@ -75,9 +81,35 @@ def _metadata(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _extracted(text: str) -> str:
-    text = final_text(text)
-    found = _TAG.findall(text) or boxes(text) or [text]
-    return str(found[-1]).strip()
+    text = without_reasoning(text)
+    found = _last_tag(text)
+    if found is None:
+        box = _BOX.search(text)
+        found = box[1] if box else text
+    return found.strip()
+
+
+def _last_tag(text: str) -> str | None:
+    """What stands between the last `<answer>` and its end; None without one. Plain search: a pattern would look for the
+    end anew from each of a million begun tags."""
+    found, at = None, text.find("<answer>")
+    while at >= 0:
+        begin = at + len("<answer>")
+        end = text.find("</answer>", begin)
+        if end < 0:
+            break
+        found, at = text[begin:end], text.find("<answer>", end)
+    return found
+
+
+def _score(scorer: Callable[..., Any], found: str, entry: Mapping[str, Any]) -> float:
+    """The data set's score. No answer at all may be what a scorer cannot read: then it is wrong."""
+    try:
+        return float(scorer(answer=found, entry=entry))
+    except Exception:
+        if found:
+            raise
+        return 0.0
 
 
 @lru_cache(maxsize=256)

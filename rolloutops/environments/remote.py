@@ -24,12 +24,17 @@ from rolloutops.types import Rollout, Task
 
 READY = 30.0
 """Seconds in which the server must answer `check`."""
+VERSION = 1
+"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+
 SAID = 500
 """Characters of a refusal that are told."""
 
 
 class Remote:
     """See `make`."""
+
+    spends = True  # it may ask a model, which cannot be seen from here
 
     def __init__(self, url: str, seed_session: bool, headers: Mapping[str, str], parallel: int) -> None:
         self.url, self.shown = url, without_keys_in_addresses(url)

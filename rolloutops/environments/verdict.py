@@ -14,7 +14,8 @@ from typing import Any
 class Verdict:
     """What a verifier made of a rollout.
 
-    reward: None where it failed. metrics: every finite number and truth value that it returned, `reward` among them.
+    reward: None where it failed. metrics: every finite number and truth value that it returned, `reward` among them,
+    also those of a table `reward_components`.
     details: everything that it returned, as JSON can hold it. error: None, `verifier_error`, `verifier_timeout` or
     `masked`.
     seconds: how long verify ran. cached: taken from an equal rollout's verdict. cpu_seconds: of seconds, how long it
@@ -56,6 +57,8 @@ def verdict_of(returned: Any, seconds: float) -> Verdict:
             elif kind is float:
                 value = None  # JSON has no NaN
         plain[str(name)] = value
+    if "reward_components" in plain:
+        _add_components(metrics, plain)
     if details.get("mask_sample") is True:
         why = ": ".join(str(details[key]) for key in ("failure_kind", "failure_reason") if details.get(key))
         return Verdict(None, {"mask_sample": 1.0}, plain, "masked", why[:2048] or "mask_sample is true", seconds)
@@ -65,6 +68,15 @@ def verdict_of(returned: Any, seconds: float) -> Verdict:
         what = f"{details['reward']!r:.80}"
         return failed(f"verify must return a finite number, or a dict with one under 'reward', not {what}", seconds)
     return Verdict(metrics["reward"], metrics, plain, seconds=seconds)
+
+
+def _add_components(metrics: dict[str, float], plain: Mapping[str, Any]) -> None:
+    """Make metrics of the numbers in NeMo Gym's `reward_components`, by their own names unless a field has that one."""
+    components = plain["reward_components"]
+    for name, value in components.items() if isinstance(components, Mapping) else ():
+        number = _number(value) if isinstance(value, bool | int | float) else None
+        if number is not None:
+            metrics[name if name not in plain else f"reward_components.{name}"] = number
 
 
 def _number(value: Any) -> float | None:

@@ -91,7 +91,7 @@ VERDICTS = _schema(
     ("rollout_index", INT, "which of the repeats"),
     ("attempt_id", TEXT, "the attempt that was judged"),
     ("verifier", TEXT, "the environment that judged"),
-    ("verifier_version", TEXT, "hash of its code and settings"),
+    ("verifier_version", TEXT, "its version: a number and a hash of its settings; of custom ones a hash of both"),
     ("reward", REAL, "the reward; null where verification failed"),
     ("metrics", pa.map_(TEXT, REAL), "every numeric or boolean field that the verifier returned"),
     ("details", JSON, "everything that the verifier returned"),

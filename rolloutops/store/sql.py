@@ -33,6 +33,7 @@ PLAN_COLUMNS = {
     "max_attempts": "INTEGER",
     "verifier": "VARCHAR",
     "verifier_version": "VARCHAR",
+    "equal_versions": "VARCHAR[]",
 }
 """The columns of `plan`: what a recipe asks of each data set and policy."""
 

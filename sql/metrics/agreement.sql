@@ -6,7 +6,7 @@
 -- param success DOUBLE = 1.0     the reward from which a rollout is a success
 WITH versions AS (
     SELECT dataset, verifier_version, max(verdict_id) AS newest
-    FROM verdicts
+    FROM named_verdicts
     GROUP BY dataset, verifier_version
 ),
 
@@ -28,13 +28,13 @@ pairs AS (
 -- The newest verdict of each version on each rollout.
 newest AS (
     SELECT dataset, attempt_id, verifier_version, max(verdict_id) AS verdict_id
-    FROM verdicts
+    FROM named_verdicts
     GROUP BY dataset, attempt_id, verifier_version
 ),
 
 rewards AS (
     SELECT v.dataset, v.attempt_id, v.verifier_version, v.reward
-    FROM verdicts AS v
+    FROM named_verdicts AS v
     SEMI JOIN newest AS n ON n.dataset = v.dataset AND n.verdict_id = v.verdict_id
     SEMI JOIN good_attempts AS g ON g.dataset = v.dataset AND g.attempt_id = v.attempt_id
 ),
