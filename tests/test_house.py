@@ -39,10 +39,11 @@ building.report
 building.companions
 building.build pacing.purse collecting.batch_answers files.import_rows
 collecting.batch_budget collecting.batch_requests
-golden.cases collecting.window collecting.batch importing export status trace
+golden.cases collecting.given_up collecting.window collecting.batch importing export status trace
 collecting.landing
 collecting.flight
 collect
+collect_text
 text
 tune
 check listing stages flags

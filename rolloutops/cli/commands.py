@@ -70,7 +70,7 @@ def collect(parsed: Parsed) -> int:
 
 
 def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
-    """Collect and say what came of it; 3 where work is still owed."""
+    """Collect and say what came of it; 3 where work is pending, 4 where more is given up than the recipe allows."""
     from rolloutops.cli.stages import collect_stage, tune_stage
 
     allowed = parsed.flags.get("allow_policy_change", False)
@@ -78,7 +78,7 @@ def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
         return say(*tune_stage(recipe, allowed, tune))
     done = collect_stage(recipe, allowed)
     say(*text.collected(done))
-    return 3 if done.left or done.in_flight else 0
+    return done.exit_code
 
 
 def import_(parsed: Parsed) -> int:
@@ -188,6 +188,8 @@ def run(parsed: Parsed) -> int:
         print(text.explained(steps))
         return 0
     if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
+        why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
+        say(f"stopped here, as {why}: nothing was built")
         return code
     say(text.verified(verify_stage(recipe)))
     print(text.measured(metrics_stage(recipe)))

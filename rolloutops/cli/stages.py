@@ -104,7 +104,7 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool 
     with recorded(workspace, "collect", recipe, prints) as run:
         done = collect(workspace, recipe, run, tune)
         run.counts = asdict(done)
-        run.exit_code = 3 if (done.left or done.in_flight) and not tune else 0
+        run.exit_code = 0 if tune else done.exit_code
         return done
 
 

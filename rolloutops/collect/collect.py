@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
+from rolloutops.collect.given_up import GivenUp, find_given_up
 from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts, standing
 from rolloutops.collect.verify import verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
@@ -48,7 +49,7 @@ WINDOW_KEYS = (
 class CollectReport:
     """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
     rollouts that batches are under way for, jobs: how many batches. unrewarded: why some have no reward. points: what
-    was measured where it was to be, and why no more."""
+    was measured where it was to be, and why no more. losses: what is given up, by dataset and policy."""
 
     wanted: int
     owed: int
@@ -63,6 +64,12 @@ class CollectReport:
     unrewarded: Mapping[str, int] = field(default_factory=dict)
     points: Sequence[Point] = ()
     why: str = ""
+    losses: Sequence[GivenUp] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 3, work is pending; 4, more is given up than the recipe allows; else 0."""
+        return 3 if self.left or self.in_flight else 4 if any(one.too_much for one in self.losses) else 0
 
 
 def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
@@ -71,7 +78,8 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
     """
     saved = seal_orphans(workspace)
-    retry = {key: asked.retry for key, asked in _everyone(engines(recipe)).items() if asked.retry}
+    everyone = _everyone(engines(recipe))
+    retry = {key: asked.retry for key, asked in everyone.items() if asked.retry}
     ledger = PendingRollouts(workspace, recipe.plan(), retry, run.run_id)
     owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
     given_up = ledger.given_up()
@@ -80,9 +88,10 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
+    losses = find_given_up(ledger.con, everyone) if now["given_up"] else ()
     return CollectReport(
         *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
-        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why),
+        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why, losses),
     )
 
 
