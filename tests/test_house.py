@@ -21,7 +21,7 @@ building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 golden golden.given judging.judge
-conversations.messages tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
+conversations.messages tables.waiting tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
 engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
@@ -30,7 +30,8 @@ engines.batch
 collecting.attempted steps.selection building.asked
 collecting.agent
 steps.measuring steps.explaining steps.needed
-building.manifest collecting.owed verify chunk
+building.manifest collecting.owed unverified chunk
+verify
 building.folder building.staging building.write building.aggregates building.card building.lint
 building.gate
 building.figures building.croissant

@@ -18,6 +18,7 @@ from rolloutops.cli.shared_flags import TARGETS
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.recipe import Recipe, from_flags, with_flags
 from rolloutops.config.recipe_file import load
+from rolloutops.config.settings import Dataset
 from rolloutops.errors import UsageError
 
 
@@ -31,9 +32,13 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
         recipe = from_flags(flags)
     elif flags.get("data"):
         from rolloutops.store.runs import last_recipe
-        from rolloutops.store.workspace import open_workspace
+        from rolloutops.store.workspace import chunked_datasets, open_workspace
 
-        recipe = last_recipe(open_workspace(as_path(flags["data"])))
+        workspace = open_workspace(as_path(flags["data"]))
+        recipe = last_recipe(workspace)
+        if "environment" in flags:  # it may be for a dataset that the last recipe did not name
+            others = dict.fromkeys(chunked_datasets(workspace), Dataset())
+            recipe = dataclasses.replace(recipe, datasets={**others, **recipe.datasets})
     else:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
@@ -102,15 +107,17 @@ def export(parsed: Parsed) -> None:
     say(f"{text.count(rows, 'rollout')} in {output}")
 
 
-def verify(parsed: Parsed) -> None:
-    """Unjudged -> verdicts."""
+def verify(parsed: Parsed) -> int:
+    """Unjudged -> verdicts; 2 where nothing could be verified, as the recipe names no environment."""
     from rolloutops.cli.stages import agreement_stage, averages, verify_stage
 
     recipe = recipe_of(parsed, "verify")
-    say(text.verified(verify_stage(recipe)))
+    done = verify_stage(recipe)
+    say(*text.verified(done))
     print(text.means(averages(recipe)))
     if recipe.verify.against:
         print(text.table(*agreement_stage(recipe)))
+    return 2 if done.rest.no_environment and not any(one.environment for one in recipe.datasets.values()) else 0
 
 
 def metrics(parsed: Parsed) -> None:
@@ -191,7 +198,7 @@ def run(parsed: Parsed) -> int:
         why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
         say(f"stopped here, as {why}: nothing was built")
         return code
-    say(text.verified(verify_stage(recipe)))
+    say(*text.verified(verify_stage(recipe)))
     print(text.measured(metrics_stage(recipe)))
     if any(step.kind == "build" for step in recipe.steps):
         print("\n" + text.built(build_stage(recipe)))

@@ -25,11 +25,12 @@ RECIPE = Flag("recipe", str, "a recipe file, or the name of a shipped one (defau
 DATA = Flag("data", str, "the workspace (default: the recipe's)")
 DATASET = Flag("dataset", str, "only these data sets, separated by commas; without a recipe, the data set's name")
 JSON = Flag("json", bool, "print JSON")
+ENVIRONMENT = Flag("environment", str, "how rollouts are judged, where no recipe says it")
 SOURCE = (
     DATA,
     DATASET,
     Flag("input", list[str], "input files, globs or folders, where no recipe names them"),
-    Flag("environment", str, "how rollouts are judged, where no recipe says it"),
+    ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, where no recipe says it"),
 )
 COLLECTING = (

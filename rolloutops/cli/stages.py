@@ -96,7 +96,8 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool 
     prints: dict[str, dict[str, Any]] = {}
     for row in recipe.plan():
         dataset, policy = row["dataset"], row["policy"]
-        prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
+        if policy is not None:
+            prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
     if not prints:
         raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
     if not allow_policy_change:

@@ -164,11 +164,23 @@ def means(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     return json.dumps(shown if len(shown) != 1 else next(iter(shown.values())), indent=4)
 
 
-def verified(done: VerifyReport) -> str:
-    """How a verification ended."""
-    if not done.unjudged:
-        return "nothing is unjudged"
-    return f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+def verified(done: VerifyReport) -> Iterator[str]:
+    """How a verification ended, and what it could not verify."""
+    rest = done.rest
+    if done.unjudged:
+        yield f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+    elif not rest.rollouts:
+        yield "Nothing to verify: there are no rollouts"
+    elif not rest.no_environment:
+        but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
+        yield f"Nothing to verify: all {count(rest.rollouts, 'rollout')} have a verdict{but}"
+    for dataset, rollouts in rest.no_environment.items():
+        yield (
+            f"{dataset}: {count(rollouts, 'rollout')} unverified, as no environment is set: add environment = … to "
+            f"[datasets.{dataset}], or give --dataset={dataset} --environment=NAME"
+        )
+    if rest.failed:
+        yield "status shows why verification failed; verify --retry_errors runs it again"
 
 
 def funnels(found: Sequence[StepStats]) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 
 from rolloutops.collect.given_up import GivenUp, find_given_up
 from rolloutops.collect.pending import CollectPlan, Part, PendingRollouts, standing
-from rolloutops.collect.verify import verifiers, verify_unverified
+from rolloutops.collect.verify import VERIFYING, verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
 from rolloutops.config.plugins import find
@@ -31,6 +31,7 @@ from rolloutops.limits.spend_limit import SpendLimit, open_shared_spend_limit
 from rolloutops.store.jobs import open_jobs
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
+from rolloutops.store.waiting import await_lock
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Engine
 
@@ -100,6 +101,8 @@ def engines(recipe: Recipe) -> list[list[CollectPlan]]:
     that is in it."""
     found: dict[str, dict[str, dict[tuple[str, str], Collect]]] = {}
     for row in recipe.plan():
+        if row["policy"] is None:
+            continue
         key = (row["dataset"], row["policy"])
         asked = recipe.collect_of(*key)
         if not asked.engine:
@@ -204,9 +207,13 @@ async def _collect(
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
-        ledger.forget()
         now = {dataset for (dataset, _), asked in everyone.items() if asked.verify == "now"}
-        return await verify_unverified(ledger.con, recipe, run, journal, {d: v for d, v in judges.items() if d in now})
+        due = {dataset: judge for dataset, judge in judges.items() if dataset in now}
+        async with await_lock(workspace, *VERIFYING) if due else nullcontext():
+            ledger.forget()
+            judged = await verify_unverified(ledger.con, recipe, run, journal, due)
+            journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
+        return judged
     finally:
         for judge in judges.values():
             await judge.close()

@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rolloutops.collect.unverified import Unverified, find_unverified
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.environments.verdict import Verdict
@@ -20,6 +21,7 @@ from rolloutops.steps.step import measure
 from rolloutops.store import sql
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
+from rolloutops.store.waiting import await_lock
 from rolloutops.store.workspace import Workspace, connect
 from rolloutops.types import Rollout, Task
 
@@ -56,11 +58,16 @@ class RemoteVerifier:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """How a verification ended."""
+    """How a verification ended. rest: what has no reward, also after it."""
 
     unjudged: int
     judged: int
     failed: int
+    rest: Unverified = field(default_factory=Unverified)
+
+
+VERIFYING = ("verify", "verifies the rollouts of this workspace")
+"""The lock under which rollouts are verified, and what is said of the command that holds it."""
 
 
 def verifiers(recipe: Recipe) -> dict[str, Verifier]:
@@ -110,13 +117,15 @@ def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
 
 async def _verify(workspace: Workspace, recipe: Recipe, run: Run) -> VerifyReport:
     judges = verifiers(recipe)
-    journal = Journal(workspace, run.run_id)
-    try:
-        return await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges)
-    finally:
-        for judge in judges.values():
-            await judge.close()
-        journal.close()
+    async with await_lock(workspace, *VERIFYING):
+        journal = Journal(workspace, run.run_id)
+        try:
+            done = await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges)
+        finally:
+            for judge in judges.values():
+                await judge.close()
+            journal.close()  # before the lock is free: who waited for it looks for what has no verdict
+    return replace(done, rest=find_unverified(connect(workspace, recipe.plan()), recipe))
 
 
 async def verify_unverified(

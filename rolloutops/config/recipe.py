@@ -84,11 +84,17 @@ class Recipe:
         return [name] if name else []
 
     def plan(self) -> list[dict[str, Any]]:
-        """What is asked of each data set and policy: the rows of the view `plan`."""
+        """What is asked of each data set and policy: the rows of the view `plan`.
+
+        A data set that nobody collects, as its rollouts were imported, has one without a policy, for its verifier.
+        """
         rows = []
         for name, dataset in self.datasets.items():
             judge = self.judge(dataset)
-            for policy in self.policy_names():
+            policies = self.policy_names()
+            if not policies and dataset.environment is not None:
+                rows.append({"dataset": name, "policy": None, "num_repeats": 0, **judge})
+            for policy in policies:
                 asked = self.collect_of(name, policy)
                 rows.append(
                     {
@@ -219,7 +225,11 @@ def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[
     if len(datasets) != 1:
         known = ", ".join(datasets) or "none"
         raise UsageError(f"--{next(iter(given))} is one data set's: name it with --dataset; the recipe has: {known}")
-    return {name: replace(dataset, **given) for name, dataset in datasets.items()}
+    own = given.get("environment", "")  # the arguments of another environment are not for this one
+    return {
+        name: replace(dataset, **given, **({"environment_args": {}} if own not in ("", dataset.environment) else {}))
+        for name, dataset in datasets.items()
+    }
 
 
 def _stepped(steps: Sequence[StepUse], flags: Mapping[str, Any]) -> list[StepUse]:
