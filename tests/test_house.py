@@ -20,7 +20,7 @@ paths engines environments judging.verdict pacing.level pacing.budgets pacing.ti
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
-golden golden.given judging.judge
+files.line_hashes golden golden.given judging.judge
 conversations.messages tables.waiting tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
 engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
@@ -31,7 +31,7 @@ collecting.attempted steps.selection building.asked
 collecting.agent
 steps.measuring steps.explaining steps.needed
 building.manifest collecting.owed unverified chunk
-verify
+verify new_tasks
 building.folder building.staging building.write building.aggregates building.card building.lint
 building.gate
 building.figures building.croissant
@@ -44,8 +44,8 @@ golden.cases collecting.given_up collecting.window collecting.batch importing ex
 collecting.landing
 collecting.flight
 collect
-collect_text
 text
+collect_text
 tune
 check listing stages flags
 commands

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rolloutops.cli.text import count
+
 if TYPE_CHECKING:
     from rolloutops.collect.given_up import GivenUp
+    from rolloutops.ingest.new_tasks import NewTasks
 
 REMEDIES = {
     "timeout": "raise request_timeout, or lower num_samples_in_parallel",
@@ -23,11 +26,28 @@ REMEDIES = {
 """Kind of failure -> what helps. Of a kind that is not here, its own message says most."""
 
 
+def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
+    """Say what was taken in from a dataset's input, and what was not."""
+    changes = [f"{getattr(one, name):,} {name}" for name in ("new", "edited", "returned") if getattr(one, name)]
+    if changes:
+        yield f"{one.dataset}: tasks taken in from its input: {', '.join(changes)}"
+    if one.gone:
+        gone = count(one.gone, "task")
+        yield f"{one.dataset}: {gone} gone from its input and still wanted; `chunk` retires what is gone"
+    if one.missing:
+        yield f"{one.dataset}: no input here ({', '.join(one.missing)}); going on with the tasks of the workspace"
+    if one.rejected:
+        yield f"{one.dataset}: {count(one.rejected, 'line')} rejected, listed in {one.rejected_file}; the first:"
+        yield from (f"  {example}" for example in one.examples)
+        if not skip_bad_lines:
+            yield "correct those lines and run the same command again, or leave them out with --skip_bad_lines"
+
+
 def given_up(found: Sequence[GivenUp]) -> Iterator[str]:
     """Say what is given up and why; and of what is too much, how to go on."""
     for one in found:
         limit = f", more than max_given_up = {one.allowed:g} allows" if one.too_much else ""
-        yield f"{one.dataset} by {one.policy}: {one.rollouts:,} of {one.wanted:,} rollouts are given up{limit}"
+        yield f"{one.dataset} by {one.policy}: {one.rollouts:,} of {count(one.wanted, 'rollout')} given up{limit}"
         for reason in one.reasons:
             example = f", e.g. {_short(reason.example)}" if reason.example else ""
             yield f"  {reason.rollouts:,} {reason.kind}{example}"

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from rolloutops.cli import text
+from rolloutops.cli import collect_text, text
 from rolloutops.cli.run import Parsed
 from rolloutops.cli.shared_flags import TARGETS
 from rolloutops.config.paths import as_file, as_path
@@ -65,13 +65,24 @@ def collect(parsed: Parsed) -> int:
 
     recipe = recipe_of(parsed)
     output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
-    if parsed.flags.get("input") and (code := chunk_recipe(recipe)):
+    if code := take_in(recipe):
         return code
     code = collect_recipe(recipe, parsed)
     if output is not None:
         say(f"{text.count(export_stage(recipe, output), 'rollout')} in {output}")
     print(text.means(averages(recipe)))
     return code
+
+
+def take_in(recipe: Recipe) -> int:
+    """Take in what is new in the input and say so; 2 where lines were rejected and that was not allowed."""
+    from rolloutops.cli.stages import new_tasks_stage
+
+    rejected = 0
+    for one in new_tasks_stage(recipe):
+        say(*collect_text.new_tasks(one, recipe.chunk.skip_bad_lines))
+        rejected += one.rejected
+    return 2 if rejected and not recipe.chunk.skip_bad_lines else 0
 
 
 def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
@@ -82,7 +93,7 @@ def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
     if tune := parsed.flags.get("tune"):
         return say(*tune_stage(recipe, allowed, tune))
     done = collect_stage(recipe, allowed)
-    say(*text.collected(done))
+    say(*text.collected(done), *collect_text.given_up(done.losses))
     return done.exit_code
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rolloutops.collect.status import Status
     from rolloutops.collect.verify import VerifyReport
     from rolloutops.ingest.chunk import ChunkReport
+    from rolloutops.ingest.new_tasks import NewTasks
 
 AVERAGES = """
 WITH fields AS (
@@ -87,19 +88,37 @@ def refuse_bad_steps(recipe: Recipe) -> None:
         check_use(recipe, step)
 
 
+def new_tasks_stage(recipe: Recipe) -> Iterator[NewTasks]:
+    """New and edited lines of the input -> tasks, after a look at whether they can be collected at all."""
+    from rolloutops.collect.collect import engines
+    from rolloutops.ingest.new_tasks import add_new_tasks
+
+    _fingerprints(recipe)
+    engines(recipe)
+    yield from add_new_tasks(recipe)
+
+
+def _fingerprints(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Data set -> policy -> what makes it this policy. Raises UsageError where the recipe names none."""
+    prints: dict[str, dict[str, Any]] = {}
+    for row in recipe.plan():
+        dataset, policy = row["dataset"], row["policy"]
+        if policy is not None:
+            prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
+    if not prints and recipe.datasets:
+        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    if not prints:
+        raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
+    return prints
+
+
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
     """Owed -> attempts, and verdicts. tune: as many as it takes to find the best number in flight."""
     from rolloutops.collect.collect import collect
 
     workspace = open_workspace(recipe.data)
     require_tasks(workspace, recipe.datasets)
-    prints: dict[str, dict[str, Any]] = {}
-    for row in recipe.plan():
-        dataset, policy = row["dataset"], row["policy"]
-        if policy is not None:
-            prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
-    if not prints:
-        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    prints = _fingerprints(recipe)
     if not allow_policy_change:
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rolloutops.cli.collect_text import given_up
 from rolloutops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +114,6 @@ def collected(done: CollectReport) -> Iterator[str]:
     elif not done.owed and not done.done:
         but = f", but {done.given_up:,} that are given up" if done.given_up else ""
         yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
-        yield from given_up(done.losses)
         return
     yield (
         f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} are given up and "
@@ -123,7 +121,6 @@ def collected(done: CollectReport) -> Iterator[str]:
     )
     if done.left:
         yield "run the same command again for what is owed"
-    yield from given_up(done.losses)
     if done.given_up and not any(one.too_much for one in done.losses):
         yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
     if done.unrewarded:

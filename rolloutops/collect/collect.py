@@ -208,10 +208,10 @@ async def _collect(
             raise KeyboardInterrupt
         journal.flush()
         now = {dataset for (dataset, _), asked in everyone.items() if asked.verify == "now"}
-        due = {dataset: judge for dataset, judge in judges.items() if dataset in now}
-        async with await_lock(workspace, *VERIFYING) if due else nullcontext():
+        verifying = {dataset: judge for dataset, judge in judges.items() if dataset in now}
+        async with await_lock(workspace, *VERIFYING) if verifying else nullcontext():
             ledger.forget()
-            judged = await verify_unverified(ledger.con, recipe, run, journal, due)
+            judged = await verify_unverified(ledger.con, recipe, run, journal, verifying)
             journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
         return judged
     finally:

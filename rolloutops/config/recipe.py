@@ -225,10 +225,10 @@ def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[
     if len(datasets) != 1:
         known = ", ".join(datasets) or "none"
         raise UsageError(f"--{next(iter(given))} is one data set's: name it with --dataset; the recipe has: {known}")
-    own = given.get("environment", "")  # the arguments of another environment are not for this one
-    return {
-        name: replace(dataset, **given, **({"environment_args": {}} if own not in ("", dataset.environment) else {}))
-        for name, dataset in datasets.items()
+    sourced = {name: replace(dataset, **given) for name, dataset in datasets.items()}
+    return {  # the arguments of one environment are not for another
+        name: dataset if dataset.environment == datasets[name].environment else replace(dataset, environment_args={})
+        for name, dataset in sourced.items()
     }
 
 
