@@ -16,7 +16,7 @@ from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy definitions
-paths engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
+paths which_workspace engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
 building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices

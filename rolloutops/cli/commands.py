@@ -10,12 +10,15 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rolloutops.cli import collect_text, text
 from rolloutops.cli.run import Parsed
 from rolloutops.cli.shared_flags import TARGETS
-from rolloutops.config.paths import as_file, as_path
+from rolloutops.cli.which_workspace import is_workspace, refuse_twin
+from rolloutops.config.paths import as_file, as_output, as_path
 from rolloutops.config.recipe import Recipe, from_flags, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Dataset
@@ -28,6 +31,8 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     name = parsed.positionals.get("recipe") or parsed.flags.get("recipe")
     if name:
         recipe = load(name)
+        if "data" not in flags:
+            refuse_twin(recipe.data, recipe.folder)
     elif flags.get("input"):
         recipe = from_flags(flags)
     elif flags.get("data"):
@@ -54,8 +59,9 @@ def chunk_recipe(recipe: Recipe) -> int:
     """Chunk and say what came of it; 2 where lines were rejected and that was not allowed."""
     from rolloutops.cli.stages import chunk_stage
 
-    done = chunk_stage(recipe)
-    say(*text.chunked(done, recipe.chunk.skip_bad_lines))
+    with announced(recipe.data):
+        done = chunk_stage(recipe)
+        say(*text.chunked(done, recipe.chunk.skip_bad_lines))
     return 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
 
 
@@ -69,8 +75,8 @@ def collect(parsed: Parsed) -> int:
         return code
     code = collect_recipe(recipe, parsed)
     if output is not None:
-        say(f"{text.count(export_stage(recipe, output), 'rollout')} in {output}")
-    print(text.means(averages(recipe)))
+        say(f"{text.count(export_stage(recipe, output, wanted=True), 'rollout')} in {output}")
+    print(text.means(averages(recipe, wanted=True)))
     return code
 
 
@@ -79,9 +85,10 @@ def take_in(recipe: Recipe) -> int:
     from rolloutops.cli.stages import new_tasks_stage
 
     rejected = 0
-    for one in new_tasks_stage(recipe):
-        say(*collect_text.new_tasks(one, recipe.chunk.skip_bad_lines))
-        rejected += one.rejected
+    with announced(recipe.data):
+        for one in new_tasks_stage(recipe):
+            say(*collect_text.new_tasks(one, recipe.chunk.skip_bad_lines))
+            rejected += one.rejected
     return 2 if rejected and not recipe.chunk.skip_bad_lines else 0
 
 
@@ -99,13 +106,17 @@ def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
 
 def import_(parsed: Parsed) -> int:
     """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
-    from rolloutops.ingest.import_rollouts import import_stage
+    from rolloutops.ingest.import_rollouts import import_stage, workspace_of
 
     flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
     recipe = load(flags["recipe"]) if "recipe" in flags else None
     data = as_path(flags["data"]) if "data" in flags else None
-    done = import_stage(parsed.positionals["files"], data, flags.get("dataset"), flags.get("policy"), recipe, skip)
-    say(*text.imported(done, skip))
+    if recipe is not None and data is None:
+        refuse_twin(recipe.data, recipe.folder)
+    files, dataset = parsed.positionals["files"], flags.get("dataset")
+    with announced(workspace_of(files, data, dataset, recipe)):
+        done = import_stage(files, data, dataset, flags.get("policy"), recipe, skip)
+        say(*text.imported(done, skip))
     return 2 if done.rejected and not skip else 0
 
 
@@ -285,7 +296,16 @@ def init(parsed: Parsed) -> None:
     """Copies of a recipe, its SQL and its example files, to be edited."""
     from rolloutops.cli.listing import copy_shipped
 
-    print(*copy_shipped(parsed.positionals.get("recipe", "demo"), as_path(parsed.flags.get("into", "."))), sep="\n")
+    print(*copy_shipped(parsed.positionals.get("recipe", "demo"), as_output(parsed.flags.get("into", "."))), sep="\n")
+
+
+@contextmanager
+def announced(data: Path) -> Iterator[None]:
+    """Say where a workspace lies that was made within the block."""
+    there = is_workspace(data)
+    yield
+    if not there and is_workspace(data):
+        say(f"new workspace: {data.resolve()}")
 
 
 def say(*lines: str) -> int:

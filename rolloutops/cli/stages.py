@@ -15,7 +15,7 @@ from rolloutops.build.explain import BoundStep, explain, script
 from rolloutops.build.options import check_use
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
-from rolloutops.config.paths import as_path
+from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import dump
@@ -27,6 +27,7 @@ from rolloutops.steps.step import available, check_step
 from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.runs import recorded, refuse_changed_policies
+from rolloutops.store.waiting import wait_for_lock
 from rolloutops.store.workspace import connect, open_workspace, patterns, require_tasks
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ AVERAGES = """
 WITH fields AS (
     SELECT dataset, policy, unnest(map_entries(map_concat(
         metrics,
-        MAP {
+        MAP {{
             'reward': reward, 'turns': turns::DOUBLE, 'tool_calls': tool_calls::DOUBLE,
             'input_tokens': input_tokens::DOUBLE, 'output_tokens': output_tokens::DOUBLE
-        }
+        }}
     ))) AS field
     FROM rollouts
+    {only}
 )
 SELECT dataset, policy, field.key AS name, avg(field.value) AS mean
 FROM fields WHERE field.value IS NOT NULL
@@ -136,7 +138,7 @@ def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) ->
     from rolloutops.cli.tune import refuse_name, told, write
 
     if isinstance(output, str):
-        refuse_name(as_path(output))
+        refuse_name(as_file(output))
     done = collect_stage(recipe, allow_policy_change, tune=True)
     yield from collected(done)
     yield from told(done.points, done.why)
@@ -162,11 +164,12 @@ def agreement_stage(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
     return agreement(open_workspace(recipe.data), recipe)
 
 
-def averages(recipe: Recipe) -> dict[str, dict[str, dict[str, float]]]:
-    """data set -> policy -> the mean of each numeric field over its rollouts."""
+def averages(recipe: Recipe, wanted: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    """data set -> policy -> the mean of each numeric field over its rollouts; wanted: only over those of the plan."""
     con = connect(open_workspace(recipe.data), recipe.plan())
     out: dict[str, dict[str, dict[str, float]]] = {}
-    for dataset, policy, name, mean in sql.rows(con, AVERAGES):
+    only = "SEMI JOIN wanted USING (dataset, task_id, policy, rollout_index)" if wanted else ""
+    for dataset, policy, name, mean in sql.rows(con, AVERAGES.format(only=only)):
         if dataset in recipe.datasets:
             out.setdefault(dataset, {}).setdefault(policy, {})[name] = mean
     return out
@@ -220,7 +223,7 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         known = [step.name for step in builds]
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")
     workspace = open_workspace(recipe.data)
-    with recorded(workspace, "build", recipe) as run:
+    with wait_for_lock(workspace, "build", "builds from this workspace"), recorded(workspace, "build", recipe) as run:
         con = connect(workspace, recipe.plan())
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
@@ -263,11 +266,14 @@ def status_stage(recipe: Recipe) -> Status:
     return status(open_workspace(recipe.data), recipe)
 
 
-def export_stage(recipe: Recipe, output: Path, companions: bool = False) -> int:
-    """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines."""
+def export_stage(recipe: Recipe, output: Path, companions: bool = False, wanted: bool = False) -> int:
+    """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines.
+
+    wanted: only the rollouts of the plan, not all of the recipe's datasets.
+    """
     from rolloutops.ingest.export import export
 
-    return export(open_workspace(recipe.data), recipe, output, companions)
+    return export(open_workspace(recipe.data), recipe, output, companions, wanted)
 
 
 def views_stage(recipe: Recipe) -> str:
