@@ -16,20 +16,20 @@ from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
 __init__ errors schema jsontext shipped failpoints progress secrecy definitions
-paths which_workspace engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing collecting
-building building.plots collecting.alarm conversations
+paths which_workspace engines environments judging.verdict pacing.level pacing.budgets pacing.till judging pacing
+collecting building building.plots collecting.alarm conversations
 sql settings plugins judging.pool conversations.chat files.tablefiles files pacing.health pacing.pace command.flags
 tables tables.workspace recipe pacing.fleet pacing.tuning conversations.responses files.inputs pacing.prices
 files.line_hashes golden golden.given judging.judge
-conversations.messages tables.waiting tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help command.words
-engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
+conversations.messages tables.waiting tables.journal tables.jobs tables.runs recipe_file steps steps.step command.help
+command.words engines.decoding engines.direct engines.encoding engines.servers engines.smollm2 environments.answers
 environments.code_harness command
 engines.session engines.vllm_text engines.scripted conversations.nemo_gym environments.sandbox
 engines.openai engines.gym engines.vllm environments.* steps.selected
 engines.batch
 collecting.attempted steps.selection building.asked
 collecting.agent
-steps.measuring steps.explaining steps.needed
+building.other_recipe steps.measuring steps.explaining steps.needed
 building.manifest collecting.owed unverified chunk
 verify new_tasks
 building.folder building.staging building.write building.aggregates building.card building.lint

@@ -68,9 +68,12 @@ def chunk_recipe(recipe: Recipe) -> int:
 def collect(parsed: Parsed) -> int:
     """Owed -> attempts and verdicts; then the mean of each numeric field."""
     from rolloutops.cli.stages import averages, export_stage
+    from rolloutops.cli.tune import refuse_name
 
     recipe = recipe_of(parsed)
     output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
+    if isinstance(parsed.flags.get("tune"), str):
+        refuse_name(as_file(parsed.flags["tune"]))
     if code := take_in(recipe):
         return code
     code = collect_recipe(recipe, parsed)
@@ -173,7 +176,8 @@ def build(parsed: Parsed) -> None:
     """Steps -> training files."""
     from rolloutops.cli.stages import build_stage
 
-    print(text.built(build_stage(recipe_of(parsed), parsed.flags.get("only"))))
+    flags = parsed.flags
+    print(text.built(build_stage(recipe_of(parsed), flags.get("only"), flags.get("replace", False))))
 
 
 def lint(parsed: Parsed) -> int:
@@ -209,13 +213,16 @@ def explain(parsed: Parsed) -> None:
 
 def run(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
-    from rolloutops.cli.stages import build_stage, explain_stage, metrics_stage, verify_stage
+    from rolloutops.cli.stages import build_stage, explain_stage, metrics_stage, refuse_builds_of_others, verify_stage
 
     recipe = recipe_of(parsed)
     steps = explain_stage(recipe)
     if parsed.flags.get("dry_run"):
         print(text.explained(steps))
         return 0
+    replace = parsed.flags.get("replace", False)
+    if not replace:
+        refuse_builds_of_others(recipe)
     if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
         why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
         say(f"stopped here, as {why}: nothing was built")
@@ -223,7 +230,7 @@ def run(parsed: Parsed) -> int:
     say(*text.verified(verify_stage(recipe)))
     print(text.measured(metrics_stage(recipe)))
     if any(step.kind == "build" for step in recipe.steps):
-        print("\n" + text.built(build_stage(recipe)))
+        print("\n" + text.built(build_stage(recipe, replace=replace)))
     return 0
 
 

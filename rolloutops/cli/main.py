@@ -26,6 +26,7 @@ from rolloutops.cli.shared_flags import (
     QUERY,
     QUERYING,
     RECIPE,
+    REPLACE,
     SAMPLING,
     SOURCE,
     TRACED,
@@ -61,9 +62,16 @@ COMMANDS = (
     stage("filter", commands.select, "what each step up to the last filter keeps and drops", DATA, **STEPS),
     stage("mix", commands.select, "what each step up to the last mix keeps and drops", DATA, **STEPS),
     stage("pair", commands.select, "what each step up to the last pair keeps and drops", DATA, **STEPS),
-    stage("build", commands.build, "write the training files", DATA, ONLY, **STEPS),
+    stage("build", commands.build, "write the training files", DATA, ONLY, REPLACE, **STEPS),
     stage(
-        "run", commands.run, "all of the recipe, in order", *COLLECTING, DRY_RUN, open_tables=SAMPLING, aliases=NEMO_GYM
+        "run",
+        commands.run,
+        "all of the recipe, in order",
+        *COLLECTING,
+        REPLACE,
+        DRY_RUN,
+        open_tables=SAMPLING,
+        aliases=NEMO_GYM,
     ),
     Command(
         "import",

@@ -36,6 +36,7 @@ SOURCE = (
 COLLECTING = (
     *SOURCE,
     *keys(Collect),
+    Flag("skip_bad_lines", bool, "leave out, and count, input lines that are not tasks"),
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
@@ -75,6 +76,7 @@ TRACING = (
     JSON,
 )
 ONLY = Flag("only", str, "only this one")
+REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
 DRY_RUN = Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds")
 QUERY = Flag("query", str, "a query, or a .sql file")
 WATCHING = (DATA, JSON, Flag("watch", bool, "again each two seconds, until nothing is owed"))

