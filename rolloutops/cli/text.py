@@ -111,6 +111,9 @@ def collected(done: CollectReport) -> Iterator[str]:
             f"{count(done.jobs, 'batch job')} under way for {count(done.in_flight, 'rollout')}: run the same command "
             "again to collect what has ended, or with --engine_args.wait=true to wait for it"
         )
+    elif not done.wanted:
+        yield "nothing to collect: the recipe asks for no rollouts"
+        return
     elif not done.owed and not done.done:
         but = f", but {done.given_up:,} that are given up" if done.given_up else ""
         yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
