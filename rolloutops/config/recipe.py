@@ -66,8 +66,9 @@ class Recipe:
         return self.data / "exports" / build.name
 
     def output(self, build: StepUse) -> Path:
-        """The folder of a build."""
-        return as_path(build.settings.get("output") or self.exports(build))
+        """The folder of a build. One that its settings name wrongly is refused where they are checked."""
+        own = build.settings.get("output")
+        return as_path(own) if isinstance(own, str) and own else self.exports(build)
 
     def collect_of(self, dataset: str, policy: str) -> Collect:
         """[collect], then the policy's table, then the data set's, then the command line."""
