@@ -115,7 +115,7 @@ def raw_rows(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
             for line, raw in _lines(path):
                 yield line, raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw, None
         else:
-            yield from _csv_rows(path, _lines(path))
+            yield from ((row.line, row.raw, row.reason) for row in _csv_rows(path, _lines(path)))
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -278,7 +278,7 @@ def _unpacker(path: Path) -> tuple[Callable[[], Any], type[Exception]]:
     return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
 
 
-def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes, str | None]]:
+def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
     taken: list[bytes] = []  # the lines of the row being read, as they are in the file
 
     def lines() -> Iterator[str]:
@@ -299,7 +299,7 @@ def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[tup
         except csv.Error as error:
             if not header:
                 raise InputError(f"{path}, line {start}: the header is not CSV: {error}") from None
-            yield start, b"".join(taken).rstrip(b"\r\n"), f"not CSV: {error}"
+            yield Row(start, b"".join(taken).rstrip(b"\r\n"), None, f"not CSV: {error}")
             continue
         if not cells:
             continue
@@ -310,11 +310,11 @@ def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[tup
         as_written = b"".join(taken).rstrip(b"\r\n")
         if len(cells) != len(header):
             wrong = f"{len(cells)} cells, but the header names {len(header)} columns"
-            yield start, as_written, wrong
+            yield Row(start, as_written, None, wrong)
         elif not _is_utf8(as_written):
-            yield start, as_written, "invalid UTF-8"
+            yield Row(start, as_written, None, "invalid UTF-8")
         else:
-            yield start, dump(value).encode(), None
+            yield Row(start, dump(value).encode(), value, None)
 
 
 def _is_utf8(data: bytes) -> bool:
