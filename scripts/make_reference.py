@@ -39,7 +39,7 @@ EXIT_CODES = {
     1: "a bug, reported with its traceback; `status`: the tables contradict each other",
     2: "your mistake, or a hindrance such as a full disk: one line says what, where and what to do",
     3: "rollouts are still pending, or in a batch that is under way: run the same command again",
-    4: "nothing is pending, but more than `max_given_up` of a dataset's rollouts by a policy is given up: the screen says why",
+    4: "nothing is pending, but more is given up than `max_given_up` allows: the screen says why, and what helps",
     130: "interrupted; what was done is kept, and the same command goes on",
     141: "whoever read the output, say `head`, has gone",
 }
