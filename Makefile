@@ -1,3 +1,4 @@
+# Exit codes of rolloutops end a target: 3, rollouts are pending (the same target goes on); 4, too many are given up.
 # RECIPE names the recipe and SET holds further flags: make collect RECIPE=recipes/demo.toml SET="--limit=4"
 RECIPE ?= recipes/demo.toml
 SET ?=

@@ -267,7 +267,9 @@ def test_the_means_of_two_policies_never_mix(tmp_path: Path) -> None:
     words = ("collect", "--input=tasks.jsonl", "--data=w", "--environment=exact_match", "--engine=scripted")
     first = json.loads(rolloutops(*words, "--policy=good", "--engine_args.correct=1", cwd=tmp_path).stdout)
     assert first["reward"] == 1.0
-    both = json.loads(rolloutops(*words, "--policy=bad", "--engine_args.correct=0", cwd=tmp_path).stdout)
+    second = json.loads(rolloutops(*words, "--policy=bad", "--engine_args.correct=0", cwd=tmp_path).stdout)
+    assert second["reward"] == 0.0, "collect shows what it was asked for"
+    both = json.loads(rolloutops("verify", "--data=w", cwd=tmp_path).stdout)
     assert {policy: means["reward"] for policy, means in both.items()} == {"good": 1.0, "bad": 0.0}
 
 

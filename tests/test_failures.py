@@ -20,7 +20,15 @@ SUMMARY = "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM owed), 
 
 def collect(folder: Path, url: str, *words: str, code: int = 0) -> str:
     """Collect the tasks of a folder from an endpoint; what was said on stderr."""
-    given = ("--data=w", "--engine=openai", "--model=m", f"--base_url={url}", "--endpoint=chat", *FAST)
+    given = (
+        "--data=w",
+        "--engine=openai",
+        "--model=m",
+        f"--base_url={url}",
+        "--endpoint=chat",
+        *FAST,
+        "--max_given_up=1",
+    )
     return rolloutops("collect", *given, *words, cwd=folder, code=code).stderr
 
 

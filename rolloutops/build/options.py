@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rolloutops.config.paths import as_path
+from rolloutops.config.paths import as_output
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.steps.step import BUILD_KEYS, Step, check_step
 
@@ -61,7 +61,7 @@ def asked_of(use: StepUse, step: Step, default: Path | None = None) -> BuildOpti
     output = given.get("output") or default
     if not output:
         raise UsageError(f'{where} output is missing: the folder to write, as output = "data/demo/exports/{use.name}"')
-    asked = BuildOptions(**{"format": step.notes.get("format", "jsonl"), **given, "output": as_path(output)})
+    asked = BuildOptions(**{"format": step.notes.get("format", "jsonl"), **given, "output": as_output(output)})
     for name, value, known in (("format", asked.format, FORMATS), ("compression", asked.compression, COMPRESSIONS)):
         if value not in known:
             raise UsageError(

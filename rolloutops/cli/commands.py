@@ -11,17 +11,20 @@ import io
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rolloutops.cli import text
+from rolloutops.cli import collect_text, text
 from rolloutops.cli.run import Parsed
 from rolloutops.cli.shared_flags import TARGETS
-from rolloutops.config.paths import as_file, as_path
+from rolloutops.cli.which_workspace import is_workspace, refuse_twin
+from rolloutops.config.paths import as_file, as_output, as_path
 from rolloutops.config.recipe import Recipe, from_flags, with_agent, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.redact import shown
+from rolloutops.config.settings import Dataset
 from rolloutops.errors import UsageError
 from rolloutops.visible import ascii_json, visible, visible_json
 
@@ -33,13 +36,19 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     name = parsed.positionals.get("recipe") or parsed.flags.get("recipe")
     if name:
         recipe = load(name)
+        if "data" not in flags:
+            refuse_twin(recipe.data, recipe.folder)
     elif flags.get("input"):
         recipe = from_flags(flags)
     elif flags.get("data"):
         from rolloutops.store.runs import last_recipe
-        from rolloutops.store.workspace import open_workspace
+        from rolloutops.store.workspace import chunked_datasets, open_workspace
 
-        recipe = last_recipe(open_workspace(as_path(flags["data"])))
+        workspace = open_workspace(as_path(flags["data"]))
+        recipe = last_recipe(workspace)
+        if "environment" in flags:  # it may be for a dataset that the last recipe did not name
+            others = dict.fromkeys(chunked_datasets(workspace), Dataset())
+            recipe = dataclasses.replace(recipe, datasets={**others, **recipe.datasets})
     else:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
@@ -55,52 +64,72 @@ def chunk_recipe(recipe: Recipe) -> int:
     """Chunk and say what came of it; 2 where lines were rejected and that was not allowed."""
     from rolloutops.cli.stages import chunk_stage
 
-    done = chunk_stage(recipe)
-    say(*text.chunked(done, recipe.chunk.skip_bad_lines))
+    with announced(recipe.data):
+        done = chunk_stage(recipe)
+        say(*text.chunked(done, recipe.chunk.skip_bad_lines))
     return 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
 
 
 def collect(parsed: Parsed) -> int:
     """Owed -> attempts and verdicts; then the mean of each numeric field."""
     from rolloutops.cli.stages import averages, export_stage
+    from rolloutops.cli.tune import refuse_name
 
     recipe = recipe_of(parsed)
     output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
-    if parsed.flags.get("input") and (code := chunk_recipe(recipe)):
+    if isinstance(parsed.flags.get("tune"), str):
+        refuse_name(as_file(parsed.flags["tune"]))
+    if code := take_in(recipe):
         return code
     code = collect_recipe(recipe, parsed)
     if output is not None:
-        say(f"{text.count(export_stage(recipe, output), 'rollout')} in {output}")
-    print(text.means(averages(recipe)))
+        say(f"{text.count(export_stage(recipe, output, wanted=True), 'rollout')} in {output}")
+    print(text.means(averages(recipe, wanted=True)))
     return code
 
 
+def take_in(recipe: Recipe) -> int:
+    """Take in what is new in the input and say so; 2 where lines were rejected and that was not allowed."""
+    from rolloutops.cli.stages import new_tasks_stage
+
+    rejected = 0
+    with announced(recipe.data):
+        for one in new_tasks_stage(recipe):
+            say(*collect_text.new_tasks(one, recipe.chunk.skip_bad_lines))
+            rejected += one.rejected
+    return 2 if rejected and not recipe.chunk.skip_bad_lines else 0
+
+
 def collect_recipe(recipe: Recipe, parsed: Parsed) -> int:
-    """Collect and say what came of it; 3 where work is still owed."""
+    """Collect and say what came of it; 3 where work is pending, 4 where more is given up than the recipe allows."""
     from rolloutops.cli.stages import collect_stage, tune_stage
 
     allowed = parsed.flags.get("allow_policy_change", False)
     if tune := parsed.flags.get("tune"):
         return say(*tune_stage(recipe, allowed, tune))
     done = collect_stage(recipe, allowed)
-    say(*text.collected(done))
+    say(*text.collected(done), *collect_text.given_up(done.losses))
     if places := recipe.secret_places():
         say(
             f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
             "which api_key_env names"
         )
-    return 3 if done.left or done.in_flight else 0
+    return done.exit_code
 
 
 def import_(parsed: Parsed) -> int:
     """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
-    from rolloutops.ingest.import_rollouts import import_stage
+    from rolloutops.ingest.import_rollouts import import_stage, workspace_of
 
     flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
     recipe = load(flags["recipe"]) if "recipe" in flags else None
     data = as_path(flags["data"]) if "data" in flags else None
-    done = import_stage(parsed.positionals["files"], data, flags.get("dataset"), flags.get("policy"), recipe, skip)
-    say(*text.imported(done, skip))
+    if recipe is not None and data is None:
+        refuse_twin(recipe.data, recipe.folder)
+    files, dataset = parsed.positionals["files"], flags.get("dataset")
+    with announced(workspace_of(files, data, dataset, recipe)):
+        done = import_stage(files, data, dataset, flags.get("policy"), recipe, skip)
+        say(*text.imported(done, skip))
     return 2 if done.rejected and not skip else 0
 
 
@@ -113,15 +142,17 @@ def export(parsed: Parsed) -> None:
     say(f"{text.count(rows, 'rollout')} in {output}")
 
 
-def verify(parsed: Parsed) -> None:
-    """Unjudged -> verdicts."""
+def verify(parsed: Parsed) -> int:
+    """Unjudged -> verdicts; 2 where nothing could be verified, as the recipe names no environment."""
     from rolloutops.cli.stages import agreement_stage, averages, verify_stage
 
     recipe = recipe_of(parsed, "verify")
-    say(text.verified(verify_stage(recipe)))
+    done = verify_stage(recipe)
+    say(*text.verified(done))
     print(text.means(averages(recipe)))
     if recipe.verify.against:
         show(text.table(*agreement_stage(recipe)))
+    return 2 if done.rest.no_environment and not any(one.environment for one in recipe.datasets.values()) else 0
 
 
 def metrics(parsed: Parsed) -> None:
@@ -155,7 +186,8 @@ def build(parsed: Parsed) -> None:
     """Steps -> training files."""
     from rolloutops.cli.stages import build_stage
 
-    show(text.built(build_stage(recipe_of(parsed), parsed.flags.get("only"))))
+    flags = parsed.flags
+    show(text.built(build_stage(recipe_of(parsed), flags.get("only"), flags.get("replace", False))))
 
 
 def lint(parsed: Parsed) -> int:
@@ -191,7 +223,14 @@ def explain(parsed: Parsed) -> None:
 
 def run(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
-    from rolloutops.cli.stages import build_stage, dry_run_stage, metrics_stage, pinned_stage, verify_stage
+    from rolloutops.cli.stages import (
+        build_stage,
+        dry_run_stage,
+        metrics_stage,
+        pinned_stage,
+        refuse_builds_of_others,
+        verify_stage,
+    )
 
     recipe = recipe_of(parsed)
     steps = dry_run_stage(recipe)
@@ -199,12 +238,17 @@ def run(parsed: Parsed) -> int:
         show(text.explained(steps))
         return 0
     recipe = pinned_stage(recipe)
+    replace = parsed.flags.get("replace", False)
+    if not replace:
+        refuse_builds_of_others(recipe)
     if code := chunk_recipe(recipe) or collect_recipe(recipe, parsed):
+        why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
+        say(f"stopped here, as {why}: nothing was built")
         return code
-    say(text.verified(verify_stage(recipe, on_command=False)))
+    say(*text.verified(verify_stage(recipe, on_command=False)))
     show(text.measured(metrics_stage(recipe)))
     if any(step.kind == "build" for step in recipe.steps):
-        show("\n" + text.built(build_stage(recipe)))
+        show("\n" + text.built(build_stage(recipe, replace=replace)))
     return 0
 
 
@@ -279,7 +323,16 @@ def init(parsed: Parsed) -> None:
     """Copies of a recipe, its SQL and its example files, to be edited."""
     from rolloutops.cli.listing import copy_shipped
 
-    show(*map(str, copy_shipped(parsed.positionals.get("recipe", "demo"), as_path(parsed.flags.get("into", ".")))))
+    show(*map(str, copy_shipped(parsed.positionals.get("recipe", "demo"), as_output(parsed.flags.get("into", ".")))))
+
+
+@contextmanager
+def announced(data: Path) -> Iterator[None]:
+    """Say where a workspace lies that was made within the block."""
+    there = is_workspace(data)
+    yield
+    if not there and is_workspace(data):
+        say(f"new workspace: {data.resolve()}")
 
 
 def say(*lines: str) -> int:

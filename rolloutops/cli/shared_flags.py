@@ -25,17 +25,19 @@ RECIPE = Flag("recipe", str, "a recipe file, or the name of a shipped one (defau
 DATA = Flag("data", str, "the workspace (default: the recipe's)")
 DATASET = Flag("dataset", str, "only these data sets, separated by commas; without a recipe, the data set's name")
 JSON = Flag("json", bool, "print JSON")
+ENVIRONMENT = Flag("environment", str, "how rollouts are judged, where no recipe says it")
 SOURCE = (
     DATA,
     DATASET,
     Flag("input", list[str], "input files, globs or folders, where no recipe names them"),
-    Flag("environment", str, "how rollouts are judged, where no recipe says it"),
+    ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, where no recipe says it"),
 )
 COLLECTING = (
     *SOURCE,
     *keys(Collect),
     Flag("agent_name", str, "NeMo Gym's word: with --engine=gym the agent of each row, else the same as --environment"),
+    Flag("skip_bad_lines", bool, "leave out, and count, input lines that are not tasks"),
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
@@ -78,6 +80,7 @@ TRACING = (
     JSON,
 )
 ONLY = Flag("only", str, "only this one")
+REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
 DRY_RUN = Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds")
 QUERY = Flag("query", str, "a query, or a .sql file")
 WATCHING = (DATA, JSON, Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending"))

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.build.build import BuildReport, build
 from rolloutops.build.explain import BoundStep, check_parameters, explain, script
+from rolloutops.build.other_recipe import refuse_other_recipes
 from rolloutops.build.report import queries, report
 from rolloutops.cli.text import collected
+from rolloutops.cli.which_workspace import is_workspace
 from rolloutops.collect.outdated import pinned, refuse_waiting
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import Recipe
@@ -30,6 +32,7 @@ from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.output import replacing_file
 from rolloutops.store.runs import recorded, refuse_changed_policies
+from rolloutops.store.waiting import wait_for_lock
 from rolloutops.store.workspace import connect, open_workspace, patterns, require_tasks
 
 if TYPE_CHECKING:
@@ -37,17 +40,19 @@ if TYPE_CHECKING:
     from rolloutops.collect.status import Status
     from rolloutops.collect.verify import VerifyReport
     from rolloutops.ingest.chunk import ChunkReport
+    from rolloutops.ingest.new_tasks import NewTasks
 
 AVERAGES = """
 WITH fields AS (
     SELECT dataset, policy, unnest(map_entries(map_concat(
         metrics,
-        MAP {
+        MAP {{
             'reward': reward, 'turns': turns::DOUBLE, 'tool_calls': tool_calls::DOUBLE,
             'input_tokens': input_tokens::DOUBLE, 'output_tokens': output_tokens::DOUBLE
-        }
+        }}
     ))) AS field
     FROM rollouts
+    {only}
 )
 SELECT dataset, policy, field.key AS name, avg(field.value) AS mean
 FROM fields WHERE field.value IS NOT NULL
@@ -109,37 +114,54 @@ def script_stage(recipe: Recipe) -> str:
     return script(explain_stage(recipe))
 
 
+def new_tasks_stage(recipe: Recipe) -> Iterator[NewTasks]:
+    """New and edited lines of the input -> tasks, after a look at whether they can be collected at all."""
+    from rolloutops.collect.collect import engines
+    from rolloutops.ingest.new_tasks import add_new_tasks
+
+    _fingerprints(recipe)
+    engines(recipe)
+    yield from add_new_tasks(recipe)
+
+
+def _fingerprints(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Data set -> policy -> what makes it this policy. Raises UsageError where the recipe names none."""
+    prints: dict[str, dict[str, Any]] = {}
+    for row in recipe.plan():
+        dataset, policy = row["dataset"], row["policy"]
+        if policy is not None:
+            prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
+    if not prints and recipe.datasets:
+        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    if not prints:
+        raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
+    return prints
+
+
 def collect_stage(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
     """Owed -> attempts, and verdicts. tune: as many as it takes to find the best number in flight."""
     from rolloutops.collect.collect import collect, engines
 
     workspace = open_workspace(recipe.data)
     require_tasks(workspace, recipe.datasets)
-    prints: dict[str, dict[str, Any]] = {}
-    for row in recipe.plan():
-        dataset, policy = row["dataset"], row["policy"]
-        prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
-    if not prints:
-        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    prints = _fingerprints(recipe)
     engines(recipe)  # a misspelt parameter is one, before it is another policy
     if not allow_policy_change:
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:
         done = collect(workspace, recipe, run, tune)
         run.counts = asdict(done)
-        run.exit_code = 3 if (done.left or done.in_flight) and not tune else 0
+        run.exit_code = 0 if tune else done.exit_code
         return done
 
 
 def tune_stage(recipe: Recipe, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
     """Collect only as much as it takes to find the best number in flight. output: a file for the plot, or True.
 
-    Returns what is to be said. Raises UsageError for a file of an unknown kind, before anything is spent.
+    Returns what is to be said.
     """
-    from rolloutops.cli.tune import refuse_name, told, write
+    from rolloutops.cli.tune import told, write
 
-    if isinstance(output, str):
-        refuse_name(as_path(output))
     done = collect_stage(recipe, allow_policy_change, tune=True)
     yield from collected(done)
     yield from told(done.points, done.why)
@@ -165,11 +187,12 @@ def agreement_stage(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
     return agreement(open_workspace(recipe.data), recipe)
 
 
-def averages(recipe: Recipe) -> dict[str, dict[str, dict[str, float]]]:
-    """data set -> policy -> the mean of each numeric field over its rollouts."""
+def averages(recipe: Recipe, wanted: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    """data set -> policy -> the mean of each numeric field over its rollouts; wanted: only over those of the plan."""
     con = connect(open_workspace(recipe.data), recipe.plan())
     out: dict[str, dict[str, dict[str, float]]] = {}
-    for dataset, policy, name, mean in sql.rows(con, AVERAGES):
+    only = "SEMI JOIN wanted USING (dataset, task_id, policy, rollout_index)" if wanted else ""
+    for dataset, policy, name, mean in sql.rows(con, AVERAGES.format(only=only)):
         if dataset in recipe.datasets:
             out.setdefault(dataset, {}).setdefault(policy, {})[name] = mean
     return out
@@ -218,8 +241,14 @@ def select_stage(recipe: Recipe, until: str) -> list[StepStats]:
     return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
 
 
-def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
-    """Steps -> training files: every build of the recipe, or the one named."""
+def refuse_builds_of_others(recipe: Recipe) -> None:
+    """Raise where a build would replace what another recipe built, before anything is spent on rollouts for it."""
+    if is_workspace(recipe.data):
+        refuse_other_recipes(open_workspace(recipe.data), recipe)
+
+
+def build_stage(recipe: Recipe, name: str | None = None, replace: bool = False) -> list[BuildReport]:
+    """Steps -> training files: every build of the recipe, or the one named. replace: also builds of another recipe."""
     builds = [step for step in recipe.steps if step.kind == "build"]
     if not builds:
         raise UsageError("the recipe has no build step: add [build.NAME] with use = … and output = …")
@@ -227,7 +256,9 @@ def build_stage(recipe: Recipe, name: str | None = None) -> list[BuildReport]:
         known = [step.name for step in builds]
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")
     workspace = open_workspace(recipe.data)
-    with recorded(workspace, "build", recipe) as run:
+    if not replace:
+        refuse_other_recipes(workspace, recipe, name)
+    with wait_for_lock(workspace, "build", "builds from this workspace"), recorded(workspace, "build", recipe) as run:
         con = _connect(recipe)
         done = []
         steps = recipe.steps if name is None else needed(recipe.steps, [name])
@@ -275,14 +306,17 @@ def status_stage(recipe: Recipe) -> Status:
     return status(open_workspace(recipe.data), recipe)
 
 
-def export_stage(recipe: Recipe, output: Path, companions: bool = False) -> int:
-    """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines."""
+def export_stage(recipe: Recipe, output: Path, companions: bool = False, wanted: bool = False) -> int:
+    """Rollouts -> a JSONL file in NeMo Gym's shape, and what NeMo Gym writes beside it. Returns the number of lines.
+
+    wanted: only the rollouts of the plan, not all of the recipe's datasets.
+    """
     from rolloutops.ingest.export import export
 
     workspace = open_workspace(recipe.data)
     recipe = pinned(workspace, recipe)
     _refuse_waiting(connect(workspace, recipe.plan()), recipe)
-    return export(workspace, recipe, output, companions)
+    return export(workspace, recipe, output, companions, wanted)
 
 
 def views_stage(recipe: Recipe) -> str:

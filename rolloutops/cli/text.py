@@ -109,9 +109,12 @@ def collected(done: CollectReport) -> Iterator[str]:
             f"{count(done.jobs, 'batch job')} under way for {count(done.in_flight, 'rollout')}: run the same command "
             "again to collect what has ended, or with --engine_args.wait=true to wait for it"
         )
+    elif not done.wanted:
+        yield "nothing to collect: the recipe asks for no rollouts"
+        return
     elif not done.owed and not done.done:
-        given_up = f", but {done.given_up:,} that are given up" if done.given_up else ""
-        yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{given_up}"
+        but = f", but {done.given_up:,} that are given up" if done.given_up else ""
+        yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
         return
     yield (
         f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} are given up and "
@@ -119,7 +122,7 @@ def collected(done: CollectReport) -> Iterator[str]:
     )
     if done.left:
         yield "run the same command again for what is owed"
-    if done.given_up:
+    if done.given_up and not any(one.too_much for one in done.losses):
         yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
     if done.unrewarded:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in done.unrewarded.items())
@@ -159,13 +162,25 @@ def means(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     return json.dumps(shown if len(shown) != 1 else next(iter(shown.values())), indent=4)
 
 
-def verified(done: VerifyReport) -> str:
-    """How a verification ended."""
-    if not done.unjudged and done.waiting:
-        return f"{count(done.waiting, 'rollout')} not judged again: that waits for the command verify"
-    if not done.unjudged:
-        return "nothing is unjudged"
-    return f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+def verified(done: VerifyReport) -> Iterator[str]:
+    """How a verification ended, and what it could not verify."""
+    rest = done.rest
+    if done.unjudged:
+        yield f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+    elif done.waiting:
+        yield f"{count(done.waiting, 'rollout')} not verified again: that waits for the command verify"
+    elif not rest.rollouts:
+        yield "Nothing to verify: there are no rollouts"
+    elif not rest.no_environment:
+        but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
+        yield f"Nothing to verify: all {count(rest.rollouts, 'rollout')} have a verdict{but}"
+    for dataset, rollouts in rest.no_environment.items():
+        yield (
+            f"{dataset}: {count(rollouts, 'rollout')} unverified, as no environment is set: add environment = … to "
+            f"[datasets.{dataset}], or give --dataset={dataset} --environment=NAME"
+        )
+    if rest.failed:
+        yield "status shows why verification failed; verify --retry_errors runs it again"
 
 
 def funnels(found: Sequence[StepStats]) -> str:

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from rolloutops.collect.given_up import GivenUp, find_given_up
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
-from rolloutops.collect.verify import verifiers, verify_unverified
+from rolloutops.collect.verify import VERIFYING, verifiers, verify_unverified
 from rolloutops.collect.window import fly, land
 from rolloutops.collect.window_state import Window
 from rolloutops.config.plan import CollectPlan
@@ -36,6 +37,7 @@ from rolloutops.limits.spend_limit import SpendLimit, open_shared_spend_limit
 from rolloutops.store.jobs import open_jobs
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
+from rolloutops.store.waiting import await_lock
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Engine
 
@@ -56,7 +58,7 @@ WINDOW_KEYS = (
 class CollectReport:
     """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
     rollouts that batches are under way for, jobs: how many batches. unrewarded: why some have no reward. points: what
-    was measured where it was to be, and why no more."""
+    was measured where it was to be, and why no more. losses: what is given up, by dataset and policy."""
 
     wanted: int
     owed: int
@@ -71,6 +73,12 @@ class CollectReport:
     unrewarded: Mapping[str, int] = field(default_factory=dict)
     points: Sequence[Point] = ()
     why: str = ""
+    losses: Sequence[GivenUp] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 3, work is pending; 4, more is given up than the recipe allows; else 0."""
+        return 3 if self.left or self.in_flight else 4 if any(one.too_much for one in self.losses) else 0
 
 
 def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
@@ -79,7 +87,8 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
     """
     saved = seal_orphans(workspace)
-    retry = {key: asked.retry for key, asked in _everyone(engines(recipe)).items() if asked.retry}
+    everyone = _everyone(engines(recipe))
+    retry = {key: asked.retry for key, asked in everyone.items() if asked.retry}
     ledger = PendingRollouts(workspace, recipe.plan(), retry, run.run_id)
     owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
     given_up = ledger.given_up()
@@ -89,9 +98,10 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
         judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
+    losses = find_given_up(ledger.con, everyone) if now["given_up"] else ()
     return CollectReport(
         *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
-        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why),
+        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why, losses),
     )
 
 
@@ -100,6 +110,8 @@ def engines(recipe: Recipe) -> list[list[CollectPlan]]:
     that is in it."""
     found: dict[str, dict[str, dict[tuple[str, str], Collect]]] = {}
     for row in recipe.plan():
+        if row["policy"] is None:
+            continue
         key = (row["dataset"], row["policy"])
         asked = recipe.collect_of(*key)
         if not asked.engine:
@@ -206,9 +218,13 @@ async def _collect(
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
-        ledger.forget()
         now = {dataset for (dataset, _), asked in everyone.items() if asked.verify == "now"}
-        return await verify_unverified(ledger.con, recipe, run, journal, {d: v for d, v in judges.items() if d in now})
+        verifying = {dataset: judge for dataset, judge in judges.items() if dataset in now}
+        async with await_lock(workspace, *VERIFYING) if verifying else nullcontext():
+            ledger.forget()
+            judged = await verify_unverified(ledger.con, recipe, run, journal, verifying)
+            journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
+        return judged
     finally:
         for judge in judges.values():
             await judge.close()

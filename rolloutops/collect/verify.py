@@ -7,11 +7,12 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rolloutops.collect.live import live
 from rolloutops.collect.outdated import outdated
+from rolloutops.collect.unverified import Unverified, find_unverified
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.environments.hooks import refuse_misspelt_hooks
@@ -25,6 +26,7 @@ from rolloutops.steps.step import measure
 from rolloutops.store import sql
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
+from rolloutops.store.waiting import await_lock
 from rolloutops.store.workspace import Workspace, connect
 from rolloutops.types import Rollout, Task
 
@@ -61,12 +63,18 @@ class RemoteVerifier:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """How a verification ended. waiting: rollouts of verifiers that spend and judge again only on command."""
+    """How a verification ended. waiting: rollouts of verifiers that spend and verify again only on command. rest: what
+    has no reward, also after it."""
 
     unjudged: int
     judged: int
     failed: int
     waiting: int = 0
+    rest: Unverified = field(default_factory=Unverified)
+
+
+VERIFYING = ("verify", "verifies the rollouts of this workspace")
+"""The lock under which rollouts are verified, and what is said of the command that holds it."""
 
 
 def verifiers(recipe: Recipe) -> dict[str, Verifier]:
@@ -118,13 +126,15 @@ def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
 
 async def _verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool) -> VerifyReport:
     judges = verifiers(recipe)
-    journal = Journal(workspace, run.run_id)
-    try:
-        return await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges, on_command)
-    finally:
-        for judge in judges.values():
-            await judge.close()
-        journal.close()
+    async with await_lock(workspace, *VERIFYING):
+        journal = Journal(workspace, run.run_id)
+        try:
+            done = await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges, on_command)
+        finally:
+            for judge in judges.values():
+                await judge.close()
+            journal.close()  # before the lock is free: who waited for it looks for what has no verdict
+    return replace(done, rest=find_unverified(connect(workspace, recipe.plan()), recipe))
 
 
 async def verify_unverified(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from rolloutops.errors import UsageError
@@ -20,9 +21,18 @@ def as_path(written: str | Path) -> Path:
     return Path(os.path.expanduser(written))
 
 
+def as_output(written: str | Path) -> Path:
+    """The path of a file or folder to be written. Raises UsageError for a URL, which would become a folder's name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(written)):
+        raise UsageError(
+            f"{written} is a URL, and files are only written to this machine's disk: name a path and copy it from there"
+        )
+    return as_path(written)
+
+
 def as_file(written: str | Path) -> Path:
     """The path of a file to be written. Raises UsageError where it is a folder, before the work is done for it."""
-    path = as_path(written)
+    path = as_output(written)
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file in it")
     return path

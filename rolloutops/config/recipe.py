@@ -68,6 +68,11 @@ class Recipe:
         """The folder of a build that names none."""
         return self.data / "exports" / build.name
 
+    def output(self, build: StepUse) -> Path:
+        """The folder of a build. One that its settings name wrongly is refused where they are checked."""
+        own = build.settings.get("output")
+        return as_path(own) if isinstance(own, str) and own else self.exports(build)
+
     def collect_of(self, dataset: str, policy: str) -> Collect:
         """[collect], then the policy's table, then the data set's, then the command line."""
         own = self.datasets[dataset].collect
@@ -87,11 +92,17 @@ class Recipe:
         return [name] if name else []
 
     def plan(self) -> list[dict[str, Any]]:
-        """What is asked of each data set and policy: the rows of the view `plan`."""
+        """What is asked of each data set and policy: the rows of the view `plan`.
+
+        A data set that nobody collects, as its rollouts were imported, has one without a policy, for its verifier.
+        """
         rows = []
         for name, dataset in self.datasets.items():
             judge = self.pins.get(name) or self.judge(dataset)
-            for policy in self.policy_names():
+            policies = self.policy_names()
+            if not policies and dataset.environment is not None:
+                rows.append({"dataset": name, "policy": None, "num_repeats": 0, **judge})
+            for policy in policies:
                 asked = self.collect_of(name, policy)
                 rows.append(
                     {
@@ -160,6 +171,7 @@ class Recipe:
         return {
             "data": str(self.data),
             "folder": str(self.folder.absolute()),
+            "path": str(self.path.absolute()) if self.path else None,
             "datasets": datasets,
             "policies": {n: _recorded(table) for n, table in self._whole("policies", self.policies).items()},
             "chunk": resolved(self.chunk),
@@ -186,6 +198,7 @@ def from_json(stored: Mapping[str, Any]) -> Recipe:
     return Recipe(
         data=Path(stored["data"]),
         folder=Path(stored["folder"]),
+        path=Path(stored["path"]) if stored.get("path") else None,
         datasets={name: Dataset(**table) for name, table in stored["datasets"].items()},
         policies=stored["policies"],
         chunk=Chunk(**stored["chunk"]),
@@ -241,6 +254,8 @@ def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
     if "unsafe_code" in flags:
         recipe = replace(recipe, verify=replace(recipe.verify, unsafe_code=flags["unsafe_code"]))
     if table == "collect":
+        if "skip_bad_lines" in flags:
+            recipe = replace(recipe, chunk=replace(recipe.chunk, skip_bad_lines=flags["skip_bad_lines"]))
         if recipe.policies and "policy" in own:
             aside = {**recipe.aside, "policies": recipe.policies}
             chosen = _chosen(recipe.policies, str(own.pop("policy")), "policy")
@@ -256,7 +271,11 @@ def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[
     if len(datasets) != 1:
         known = ", ".join(datasets) or "none"
         raise UsageError(f"--{next(iter(given))} is one data set's: name it with --dataset; the recipe has: {known}")
-    return {name: replace(dataset, **given) for name, dataset in datasets.items()}
+    sourced = {name: replace(dataset, **given) for name, dataset in datasets.items()}
+    return {  # the arguments of one environment are not for another
+        name: dataset if dataset.environment == datasets[name].environment else replace(dataset, environment_args={})
+        for name, dataset in sourced.items()
+    }
 
 
 def _stepped(steps: Sequence[StepUse], flags: Mapping[str, Any]) -> list[StepUse]:

@@ -67,6 +67,9 @@ class Collect:
     max_steps: int = key(20, "model calls in one rollout, at most", least=1)
     token_budget: int | None = key(None, "generated tokens in one rollout, at most", least=1)
     max_attempts: int = key(3, "tries at a rollout before it is given up", least=1)
+    max_given_up: float = key(
+        0.05, "exit with 4 if a larger share of a dataset's rollouts by a policy is given up", least=0, most=1
+    )
     retry_seconds: float = key(
         1.0, "the first wait before a further try; it doubles each time, up to a minute", least=0
     )

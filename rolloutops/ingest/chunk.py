@@ -11,7 +11,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import agent_of
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import Prompt, answer_of_row, prompt_of_row
-from rolloutops.ingest.inputs import find_inputs, open_rows
+from rolloutops.ingest.inputs import Row, find_inputs, open_rows
 from rolloutops.store import schema, sql
 from rolloutops.store.scratch import scratch
-from rolloutops.store.workspace import Workspace, connect, try_lock, write_part
+from rolloutops.store.waiting import wait_for_lock
+from rolloutops.store.workspace import Workspace, connect, write_part
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 PART_BYTES = 256_000_000
@@ -79,21 +80,35 @@ def find_sources(recipe: Recipe) -> dict[str, list[Path]]:
 
 
 def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
-    with ExitStack() as cleanup:
-        if not cleanup.enter_context(try_lock(workspace, f"{name}.chunk")):
-            raise UsageError(f"another chunk of {name!r} is running in {workspace.root}; wait for it to end")
-        staging = cleanup.enter_context(scratch(workspace.root / "staging" / f"{run_id}-{name}"))
-        read, rejected, examples = _stage(staging, name, recipe.datasets[name], paths)
+    with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
+        rows = ((path, row) for path in paths for row in open_rows(path))
+        read, rejected, examples = stage_rows(staging, name, recipe.datasets[name], rows)
         if not read:
             raise InputError(f"{name}: there is nothing but blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
             raise InputError(f"{name}: none of {read} lines is a task; the first: {examples[0]}")
-        report = _append(workspace, name, recipe.chunk, staging, run_id)
-        rejects = _keep_rejects(workspace, staging, name, rejected)
-        return ChunkReport(name, read, rejected=rejected, rejected_file=rejects, examples=examples, **report)
+        con = compare(workspace, name, staging)
+        report = append_tasks(workspace, con, name, recipe.chunk, staging)
+        removed = _retire(workspace, con, name, run_id)
+        rejects = keep_rejects(workspace, staging, name, rejected)
+        return ChunkReport(
+            name, read, removed=removed, rejected=rejected, rejected_file=rejects, examples=examples, **report
+        )
 
 
-def _stage(staging: Path, name: str, dataset: Dataset, paths: Iterable[Path]) -> tuple[int, int, list[str]]:
+def changing_tasks(workspace: Workspace, name: str) -> AbstractContextManager[None]:
+    """Hold the lock under which a data set's tasks are changed, after waiting for who has it."""
+    return wait_for_lock(workspace, f"{name}.chunk", f"reads the input of {name}")
+
+
+def staging_folder(workspace: Workspace, name: str) -> AbstractContextManager[Path]:
+    """Make a folder for what is not yet part of the workspace; it is gone when the block ends."""
+    return scratch(workspace.root / "staging" / name)
+
+
+def stage_rows(
+    staging: Path, name: str, dataset: Dataset, rows: Iterable[tuple[Path, Row]]
+) -> tuple[int, int, list[str]]:
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl; count rows read and rejected."""
     ordinal = rejected = 0
     examples: list[str] = []
@@ -103,28 +118,27 @@ def _stage(staging: Path, name: str, dataset: Dataset, paths: Iterable[Path]) ->
         pq.ParquetWriter(staging / "staged.parquet", STAGED, compression="zstd", compression_level=1) as writer,
         (staging / "rejected.jsonl").open("w", encoding="utf-8") as rejects,
     ):
-        for path in paths:
-            for row in open_rows(path):
-                task, reason = None, row.reason
-                if row.value is not None:
-                    try:
-                        task = task_columns(name, dataset, row.value)
-                    except ValueError as error:
-                        reason = str(error)
-                if task is None:
-                    rejected += 1
-                    text = row.raw[:2000].decode("utf-8", "replace")
-                    rejects.write(dump({"origin": str(path), "line": row.line, "reason": reason, "text": text}) + "\n")
-                    if len(examples) < 3:
-                        examples.append(f"{path}:{row.line}: {reason}")
-                    continue
-                task |= {"origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal}
-                ordinal += 1
-                batch.append(task)
-                size += len(row.raw)
-                if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
-                    writer.write_table(schema.table_of(STAGED, batch))
-                    batch, size = [], 0
+        for path, row in rows:
+            task, reason = None, row.reason
+            if row.value is not None:
+                try:
+                    task = task_columns(name, dataset, row.value)
+                except ValueError as error:
+                    reason = str(error)
+            if task is None:
+                rejected += 1
+                text = row.raw[:2000].decode("utf-8", "replace")
+                rejects.write(dump({"origin": str(path), "line": row.line, "reason": reason, "text": text}) + "\n")
+                if len(examples) < 3:
+                    examples.append(f"{path}:{row.line}: {reason}")
+                continue
+            task |= {"origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal}
+            ordinal += 1
+            batch.append(task)
+            size += len(row.raw)
+            if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+                writer.write_table(schema.table_of(STAGED, batch))
+                batch, size = [], 0
         writer.write_table(schema.table_of(STAGED, batch))
     return ordinal + rejected, rejected, examples
 
@@ -161,8 +175,11 @@ def _own_id(row: dict[str, Any], field_name: str) -> str:
     return str(value)
 
 
-def _append(workspace: Workspace, name: str, settings: Chunk, staging: Path, run_id: str) -> dict[str, int]:
-    """Compare the staged keys with the tasks at hand, and append what differs."""
+def compare(workspace: Workspace, name: str, staging: Path) -> sql.Connection:
+    """Compare the staged keys with the tasks at hand: the tables newest, firsts and fresh of the connection.
+
+    Raises InputError where two different staged rows have one id.
+    """
     con = connect(workspace)
     staged = sql.literal(str(staging / "staged.parquet"))
     sql.run(
@@ -186,6 +203,13 @@ def _append(workspace: Workspace, name: str, settings: Chunk, staging: Path, run
         """,
     )
     _refuse_conflicts(con, name)
+    return con
+
+
+def append_tasks(
+    workspace: Workspace, con: sql.Connection, name: str, settings: Chunk, staging: Path
+) -> dict[str, int]:
+    """Append the tasks that are new, edited or returned; how many of each."""
     changes = dict(sql.rows(con, "SELECT change, count(*) FROM fresh GROUP BY change"))
     known, total, last = sql.rows(
         con, "SELECT (SELECT count(*) FROM firsts), (SELECT count(*) FROM staged), (SELECT max(part) FROM newest)"
@@ -194,29 +218,29 @@ def _append(workspace: Workspace, name: str, settings: Chunk, staging: Path, run
     for batch in sql.stream(con, "SELECT ordinal, version FROM fresh ORDER BY ordinal"):
         ordinals.extend(batch.column(0).to_pylist())
         versions.extend(batch.column(1).to_pylist())
-    gone = sql.rows(
-        con,
-        "SELECT task_id, row_hash, version, part FROM newest ANTI JOIN staged USING (task_id) "
-        "WHERE NOT removed ORDER BY task_id",
-    )
     part = -1 if last is None else last
     for rows in _parts(_fresh_rows(staging, ordinals, versions), settings.rows_per_part):
         part += 1
         numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
         write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
+    counts = {change: changes.get(change, 0) for change in ("new", "edited", "returned")}
+    return {**counts, "unchanged": known - sum(counts.values()), "duplicates": total - known}
+
+
+def _retire(workspace: Workspace, con: sql.Connection, name: str, run_id: str) -> int:
+    """Append that the tasks which the input no longer holds are removed; how many."""
+    gone = sql.rows(
+        con,
+        "SELECT task_id, row_hash, version, part FROM newest ANTI JOIN staged USING (task_id) "
+        "WHERE NOT removed ORDER BY task_id",
+    )
     if gone:
         stones = [
             {"dataset": name, "task_id": t, "row_hash": h, "version": v + 1, "removed": True, "part": p}
             for t, h, v, p in gone
         ]
         write_part(workspace, "tasks", name, f"removed-{run_id}", schema.table_of(schema.TASKS, stones))
-    counts = {change: changes.get(change, 0) for change in ("new", "edited", "returned")}
-    return {
-        **counts,
-        "removed": len(gone),
-        "unchanged": known - sum(counts.values()),
-        "duplicates": total - known,
-    }
+    return len(gone)
 
 
 def _refuse_conflicts(con: sql.Connection, name: str) -> None:
@@ -269,7 +293,7 @@ def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]
         yield pa.concat_tables(held)
 
 
-def _keep_rejects(workspace: Workspace, staging: Path, name: str, rejected: int) -> Path | None:
+def keep_rejects(workspace: Workspace, staging: Path, name: str, rejected: int) -> Path | None:
     """The rejected lines of the newest input, for the user to mend; none is kept where there are none."""
     path = workspace.root / "rejected" / f"{name}.jsonl"
     if not rejected:

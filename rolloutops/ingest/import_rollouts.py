@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,15 @@ import pyarrow.parquet as pq
 from rolloutops.config.recipe import Recipe, from_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Dataset
-from rolloutops.errors import InputError, UsageError
+from rolloutops.errors import InputError
 from rolloutops.formats.nemo_gym import rollout_files
 from rolloutops.formats.strict_json import dump
+from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
 from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
-from rolloutops.store.scratch import scratch
-from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, try_lock, write_part
+from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, write_part
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 PART_ROWS, PART_BYTES = 5000, 256_000_000
@@ -153,11 +152,9 @@ def import_stage(
     data: the workspace (default: the recipe's, else data/<dataset>). dataset: (default: the recipe's only one, else the
     first file's name). recipe: (default: the workspace's last, with the data set added).
     """
-    if dataset is None and recipe is not None and len(recipe.datasets) == 1:
-        dataset = next(iter(recipe.datasets))
-    made = from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {}))
+    made = _from_files(paths, dataset, recipe)
     name = next(iter(made.datasets))
-    data = data or (recipe.data if recipe else made.data)
+    data = workspace_of(paths, data, dataset, recipe)
     find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
     workspace = open_workspace(data, create=True)
     if recipe is None:
@@ -169,6 +166,18 @@ def import_stage(
         run.counts = {key: value for key, value in asdict(done).items() if isinstance(value, int)}
         run.exit_code = 2 if done.rejected and not skip_bad_lines else 0
         return done
+
+
+def workspace_of(paths: Sequence[str], data: Path | None, dataset: str | None, recipe: Recipe | None) -> Path:
+    """The workspace that an import fills: the one that is named, else the recipe's, else data/<dataset>."""
+    return data or (recipe.data if recipe else _from_files(paths, dataset, recipe).data)
+
+
+def _from_files(paths: Sequence[str], dataset: str | None, recipe: Recipe | None) -> Recipe:
+    """The recipe that the files alone would make: one dataset."""
+    if dataset is None and recipe is not None and len(recipe.datasets) == 1:
+        dataset = next(iter(recipe.datasets))
+    return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {}))
 
 
 def import_rollouts(
@@ -189,12 +198,7 @@ def import_rollouts(
     """
     found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
     files, skipped = rollout_files(found)
-    with ExitStack() as cleanup:
-        if not cleanup.enter_context(try_lock(workspace, f"{dataset}.chunk")):
-            raise UsageError(
-                f"another chunk or import of {dataset!r} is running in {workspace.root}; wait for it to end"
-            )
-        staging = cleanup.enter_context(scratch(workspace.root / "staging" / f"{run_id}-{dataset}"))
+    with changing_tasks(workspace, dataset), staging_folder(workspace, f"{run_id}-{dataset}") as staging:
         staged = _Staging(staging)
         _stage(staged, Reader(dataset, policy), files)
         if not staged.read:

@@ -12,6 +12,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,6 +28,12 @@ SUFFIXES = (*(kind + packed for kind in LINES for packed in ("", *PACKED)), *TAB
 
 BLOCK = 1 << 16
 """Bytes of a compressed file that are unpacked at once."""
+
+LARGE_BLOCK = 1 << 24
+"""Bytes of a plain file that are read at once where its lines are not parsed."""
+
+CHECK_ROWS = 1 << 16
+"""Rows after which a file is looked at: does it change while it is read?"""
 
 UNUSABLE = {list: "a JSON array", str: "a JSON string", int: "a number", float: "a number", bool: "true or false"}
 
@@ -64,28 +71,76 @@ def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = Fa
     return list(found)
 
 
-def open_rows(path: Path) -> Iterator[Row]:
-    """The rows of one input file, one at a time; blank lines are skipped.
+def is_missing(pattern: str, *bases: Path) -> bool:
+    """Whether nothing lies under a name of `find_inputs`: no file, no match, or a folder without one that is read."""
+    path = _base(pattern, bases) / as_path(pattern)
+    if "://" in pattern:
+        return False
+    if path.is_dir():
+        return not any(file.is_file() and _is_input(file) for file in path.iterdir())
+    return not path.exists() and not glob.glob(str(path), recursive=True)
+
+
+def open_rows(path: Path, lines: Iterable[int] | None = None) -> Iterator[Row]:
+    """The rows of one input file, one at a time, or only those of these lines, which ascend; blank lines are skipped.
 
     An empty cell of a CSV file is an absent key, and other cells are text; a null of Parquet or Arrow is a null.
-    Raises InputError where the file, or the rest of it, cannot be read.
+    Raises InputError where the file, or the rest of it, cannot be read, or changes meanwhile.
     """
-    name = _readable(path).name.lower()
+    before = file_state(path)
+    wanted = iter(lines or ())
+    next_line = next(wanted, None)
+    for number, (line, raw, reason) in enumerate(raw_rows(path), start=1):
+        if number % CHECK_ROWS == 0:
+            refuse_change(path, before)  # one that grows as fast as it is read would never end
+        if lines is not None:
+            if line != next_line:
+                continue
+            next_line = next(wanted, None)
+        if reason:
+            yield Row(line, raw, None, reason)
+        elif raw and not raw.isspace():
+            yield _checked(line, raw)
+    refuse_change(path, before)
+
+
+def raw_rows(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
+    """Read (line, its bytes as one line of JSON, why it cannot be used) of each row, unparsed; blank lines too."""
     try:
-        if name.endswith(TABLES):
+        if _readable(path).name.lower().endswith(TABLES):
             from rolloutops.ingest.arrow_rows import table_lines
 
-            for line, raw, reason in table_lines(path):
-                yield Row(line, raw, None, reason) if reason else _checked(line, raw)
-        elif name.removesuffix(".gz").removesuffix(".zst").endswith(".csv"):
-            yield from _csv_rows(path, _lines(path))
-        else:
+            yield from table_lines(path)
+        elif is_json_lines(path):
             for line, raw in _lines(path):
-                raw = raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw
-                if raw and not raw.isspace():
-                    yield _checked(line, raw)
+                yield line, raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw, None
+        else:
+            yield from ((row.line, row.raw, row.reason) for row in _csv_rows(path, _lines(path)))
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a file's rows are its lines, as they stand there."""
+    return path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson"))
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """Return what differs as soon as a file is written to or replaced."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def refuse_change(path: Path, before: tuple[int, ...]) -> None:
+    """Raise InputError if a file is no longer as it was: what was read may be half of it."""
+    if not path.exists() or file_state(path) != before:
+        raise InputError(
+            f"{path} changed while it was read, and nothing was written: wait until it is complete, then run the same "
+            "command again (write under another name and rename it, and no half of it is ever seen)"
+        )
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
@@ -156,10 +211,28 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         packed = path.name.lower().endswith(PACKED)
         for number, line in enumerate(_split(_unpacked(path, file)) if packed else file, start=1):
             if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise InputError(f"{path} is UTF-16: convert it to UTF-8 first (iconv -f utf-16 -t utf-8)")
-                line = line.removeprefix(b"\xef\xbb\xbf")
+                line = without_mark(path, line)
             yield number, line
+
+
+def without_mark(path: Path, start: bytes) -> bytes:
+    """The first bytes of a text file without a byte order mark. Raises InputError for one that is not of UTF-8."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path} is UTF-16: convert it to UTF-8 first (iconv -f utf-16 -t utf-8)")
+    return start.removeprefix(b"\xef\xbb\xbf")
+
+
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """The bytes of a text file, unpacked where it is compressed, in blocks of any size."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            if path.name.lower().endswith(PACKED):
+                yield from _unpacked(path, file)
+            else:
+                while block := file.read(LARGE_BLOCK):
+                    yield block
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -175,7 +248,7 @@ def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield last
 
 
-def _unpacked(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def _unpacked(path: Path, file: BinaryIO | FileIO) -> Iterator[bytes]:
     """The bytes of a .gz or .zst file, over all its members. Tells a truncated file, which zstandard's own does not."""
     new, broken = _unpacker(path)
     unpacker = new()

@@ -36,6 +36,8 @@ SHOWN = 160
 
 LATER = ("environment",)
 """Entries of fingerprints that workspaces of earlier versions lack."""
+PLACES = ("folder", "path")
+"""What of a recorded recipe says where it lies, and is no part of what it is."""
 
 
 @dataclass
@@ -76,14 +78,14 @@ def recorded(
         "command": command,
         "argv": redacted_argv(sys.argv[1:]),
         "recipe": dump(stored),
-        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", "folder")}),
+        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", *PLACES)}),
         "fingerprints": dump(fingerprints) if fingerprints else None,
         "versions": dump(versions),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
     }
     run.made_by = {
-        "recipe": {name: table for name, table in stored.items() if name != "folder"},
+        "recipe": {name: table for name, table in stored.items() if name not in PLACES},
         "recipe_hash": row["recipe_hash"],
         "versions": versions,
         "git_commit": row["git_commit"],

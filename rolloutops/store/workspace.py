@@ -115,9 +115,14 @@ def spill_folder(workspace: Workspace) -> Path:
     return root / f"{prefix}{os.getpid()}-{next(CONNECTIONS)}"
 
 
+def chunked_datasets(workspace: Workspace) -> list[str]:
+    """The data sets that have tasks, in the order of their names."""
+    return sorted(folder.name for folder in (workspace.root / "tasks").glob("*") if any(folder.glob("*.parquet")))
+
+
 def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:
     """Raise WorkspaceError where a data set has never been chunked: that nothing of it is owed would mislead."""
-    held = sorted(folder.name for folder in (workspace.root / "tasks").glob("*") if any(folder.glob("*.parquet")))
+    held = chunked_datasets(workspace)
     for name in datasets:
         if name not in held:
             raise WorkspaceError(

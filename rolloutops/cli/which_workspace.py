@@ -1,0 +1,25 @@
+"""Which folder a recipe's `data` means: a relative one starts at the working directory, which may be the wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rolloutops.errors import UsageError
+
+
+def is_workspace(data: Path) -> bool:
+    """Whether a workspace lies at a folder."""
+    return (data / "runs").is_dir()
+
+
+def refuse_twin(data: Path, recipe_folder: Path) -> None:
+    """Raise UsageError if `data` would be new here, while a workspace of that name is beside the recipe.
+
+    Who runs a recipe from another folder would begin again with an empty workspace, and pay for everything twice.
+    """
+    twin = recipe_folder / data
+    if not is_workspace(data) and is_workspace(twin):
+        raise UsageError(
+            f"there is no workspace at {data.absolute()}, but one of that name beside the recipe, {twin.resolve()}: "
+            f"name the one that is meant, --data={twin} or --data={data.absolute()}, or change the folder"
+        )

@@ -1,0 +1,49 @@
+"""What a verification leaves without a reward, so that it is never taken for all done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rolloutops.config.recipe import Recipe
+from rolloutops.store import sql
+
+WITHOUT_ENVIRONMENT = """
+SELECT g.dataset, count(*)
+FROM good_attempts AS g
+ANTI JOIN judges AS j ON j.dataset = g.dataset
+ANTI JOIN verdicts AS v ON v.dataset = g.dataset AND v.attempt_id = g.attempt_id
+GROUP BY g.dataset
+ORDER BY g.dataset
+"""
+"""Rollouts without any verdict, of datasets for which the recipe names no environment."""
+
+FAILED = """
+SELECT count(*)
+FROM good_verdicts AS v
+SEMI JOIN good_attempts AS g ON g.dataset = v.dataset AND g.attempt_id = v.attempt_id
+SEMI JOIN judges AS j ON j.dataset = v.dataset
+WHERE v.error <> 'masked'
+"""
+"""Rollouts whose verification failed."""
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """Rollouts without a reward. no_environment: dataset -> how many, as nothing says how to verify them. failed: how
+    many verifications failed, in this run or before. rollouts: all there are, with and without a reward."""
+
+    rollouts: int = 0
+    failed: int = 0
+    no_environment: Mapping[str, int] = field(default_factory=dict)
+
+
+def find_unverified(con: sql.Connection, recipe: Recipe) -> Unverified:
+    """Count what has no reward. Datasets that the command line leaves out do not count. con: with the present views."""
+    chosen = recipe.datasets if "datasets" in recipe.aside else None
+    counted = dict(sql.rows(con, WITHOUT_ENVIRONMENT))
+    return Unverified(
+        rollouts=sql.rows(con, "SELECT count(*) FROM good_attempts")[0][0],
+        failed=sql.rows(con, FAILED)[0][0],
+        no_environment={name: count for name, count in counted.items() if chosen is None or name in chosen},
+    )

@@ -1,0 +1,200 @@
+"""What is new in a recipe's input becomes tasks when `collect` starts: new and edited lines, and no others are parsed.
+
+Each line's hash is compared with those of the tasks at hand, as a task holds its line byte for byte. Nothing is retired
+here: what `collect` finds may be half of an input on another machine. That is left to `chunk`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rolloutops.config.recipe import Recipe
+from rolloutops.errors import InputError, UsageError
+from rolloutops.ingest.chunk import append_tasks, changing_tasks, compare, keep_rejects, stage_rows, staging_folder
+from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, open_rows, refuse_change
+from rolloutops.ingest.line_hashes import hash_lines
+from rolloutops.store import sql
+from rolloutops.store.runs import Run, recorded
+from rolloutops.store.workspace import Workspace, chunked_datasets, connect, open_workspace, writing
+
+UNKNOWN = """
+SELECT file, line
+FROM lines
+ANTI JOIN known ON known.hash = lines.hash
+ORDER BY file, line
+"""
+"""The lines that no task holds as they are."""
+
+GONE = """
+SELECT count(*)
+FROM known AS k
+ANTI JOIN lines AS l ON l.hash = k.hash
+"""
+"""Tasks whose line is not in the input."""
+
+REWRITTEN = """
+SELECT count(*)
+FROM known AS k
+ANTI JOIN lines AS l ON l.hash = k.hash
+SEMI JOIN staged AS s ON s.task_id = k.task_id
+"""
+"""Of these, the tasks of which another line of the input is the present form."""
+
+CONFLICTS = """
+SELECT s.task_id, s.origin, s.line, min_by((l.file, l.line), (l.file, l.line)) AS place
+FROM staged AS s
+JOIN known AS k ON k.task_id = s.task_id AND k.row_hash <> s.row_hash
+JOIN lines AS l ON l.hash = k.hash
+GROUP BY ALL
+ORDER BY min(s.ordinal)
+"""
+"""New lines whose id another line of the input has, which a task holds as it is."""
+
+
+@dataclass(frozen=True)
+class NewTasks:
+    """What was taken in from one dataset's input. gone: tasks that the input no longer holds, which stay. missing:
+    names of the input under which nothing lies here."""
+
+    dataset: str
+    new: int = 0
+    edited: int = 0
+    returned: int = 0
+    gone: int = 0
+    rejected: int = 0
+    rejected_file: Path | None = None
+    examples: Sequence[str] = field(default_factory=list)
+    missing: Sequence[str] = field(default_factory=list)
+
+
+def add_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
+    """Take in what is new in the input of each dataset; those with nothing to say are left out.
+
+    Raises UsageError or InputError for a dataset with neither tasks nor an input, and for a file that changes while it
+    is read, before anything of it is written.
+    """
+    chunked = chunked_datasets(Workspace(recipe.data))
+    inputs = {name: _find(recipe, name, name in chunked) for name in recipe.datasets}
+    if not any(paths for paths, _ in inputs.values()):
+        yield from (NewTasks(name, missing=missing) for name, (_, missing) in inputs.items() if missing)
+        return
+    workspace = open_workspace(recipe.data, create=True)
+    with writing(workspace), ExitStack() as stack:
+        run: Run | None = None
+        for name, (paths, missing) in inputs.items():
+            with changing_tasks(workspace, name):
+                lines = _new_lines(workspace, name, paths) if name in chunked_datasets(workspace) else None
+                if lines is None or lines.unknown:
+                    run = run or stack.enter_context(recorded(workspace, "chunk", recipe))
+                found = _take_in(workspace, recipe, name, paths, missing, lines, run.run_id if run else "")
+            if run is not None:
+                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)}
+                run.exit_code = 2 if found.rejected and not recipe.chunk.skip_bad_lines else run.exit_code
+            if found != NewTasks(name):
+                yield found
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """The lines of an input beside the tasks at hand. con: has the tables lines and known. unknown: file -> its lines
+    that no task holds. states: of the files when they were read."""
+
+    con: sql.Connection
+    unknown: Mapping[Path, array[int]]
+    states: Mapping[Path, tuple[int, ...]]
+
+
+def _find(recipe: Recipe, name: str, chunked: bool) -> tuple[list[Path], list[str]]:
+    """Find a dataset's input files, and the names under which nothing lies; a mistake where it has no tasks either."""
+    patterns = recipe.datasets[name].input
+    if not patterns and not chunked:
+        raise UsageError(f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE")
+    missing = [pattern for pattern in patterns if chunked and is_missing(pattern, *recipe.places)]
+    there = [pattern for pattern in patterns if pattern not in missing]
+    return find_inputs(there, *recipe.places) if there else [], missing
+
+
+def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path]) -> _Lines:
+    """Compare the lines of the input with those of the tasks."""
+    con = connect(workspace)
+    sql.run(
+        con,
+        f"""
+        CREATE TABLE lines (file INTEGER, line BIGINT, hash UBIGINT);
+        CREATE TABLE known AS
+            SELECT task_id, row_hash, hash(row::VARCHAR) AS hash FROM tasks WHERE dataset = {sql.literal(name)};
+        """,
+    )
+    states = {path: file_state(path) for path in paths}
+    for number, path in enumerate(paths):
+        hash_lines(con, number, path)
+    unknown: dict[Path, array[int]] = {}
+    for batch in sql.stream(con, UNKNOWN):
+        for number, line in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            unknown.setdefault(paths[number], array("q")).append(line)
+    return _Lines(con, unknown, states)
+
+
+def _take_in(
+    workspace: Workspace,
+    recipe: Recipe,
+    name: str,
+    paths: Sequence[Path],
+    missing: Sequence[str],
+    lines: _Lines | None,
+    run_id: str,
+) -> NewTasks:
+    """Append the tasks of the unknown lines; of all lines where there are no tasks yet."""
+    if lines is not None and not lines.unknown:
+        gone = 0 if missing or not paths else sql.rows(lines.con, GONE)[0][0]
+        return NewTasks(name, gone=gone, missing=missing)
+    with staging_folder(workspace, f"{run_id}-{name}") as staging:
+        read, rejected, examples = stage_rows(staging, name, recipe.datasets[name], _rows(paths, lines))
+        if lines is None and read == rejected:
+            first = (
+                f"none of {read} lines is a task; the first: {examples[0]}" if read else "there are only blank lines"
+            )
+            raise InputError(f"{name}: {first}")
+        con = compare(workspace, name, staging)
+        gone = _check(lines, name, paths, staging) if lines is not None else 0
+        counts = append_tasks(workspace, con, name, recipe.chunk, staging)
+        return NewTasks(
+            name,
+            new=counts["new"],
+            edited=counts["edited"],
+            returned=counts["returned"],
+            gone=0 if missing else gone,
+            rejected=rejected,
+            rejected_file=keep_rejects(workspace, staging, name, rejected),
+            examples=examples,
+            missing=missing,
+        )
+
+
+def _rows(paths: Sequence[Path], lines: _Lines | None) -> Iterator[tuple[Path, Row]]:
+    """Read the unknown lines, or all of them."""
+    for path in paths:
+        if lines is None:
+            yield from ((path, row) for row in open_rows(path))
+        elif path in lines.unknown:
+            yield from ((path, row) for row in open_rows(path, lines.unknown[path]))
+            refuse_change(path, lines.states[path])
+
+
+def _check(lines: _Lines, name: str, paths: Sequence[Path], staging: Path) -> int:
+    """Refuse a new line whose id another line of the input has. Returns how many tasks the input no longer holds."""
+    file = sql.literal(str(staging / "staged.parquet"))
+    sql.run(
+        lines.con,
+        f"CREATE VIEW staged AS SELECT task_id, row_hash, ordinal, origin, line FROM read_parquet({file})",
+    )
+    for task_id, origin, line, (number, other) in sql.rows(lines.con, CONFLICTS):
+        raise InputError(
+            f"{name}: two different rows have the id {task_id!r}: {paths[number]}:{other} and {origin}:{line}; "
+            "make the ids unique, or leave the id field out of the recipe. Nothing was written"
+        )
+    return int(sql.rows(lines.con, GONE)[0][0] - sql.rows(lines.con, REWRITTEN)[0][0])
