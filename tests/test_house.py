@@ -16,7 +16,7 @@ from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors types
+__init__ errors types visible layout
 formats
 config
 engines environments store
