@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rolloutops.config.plugins import BUILT_IN
 from rolloutops.config.recipe_file import find_recipe, load
-from rolloutops.config.resources import shipped
+from rolloutops.config.resources import HERE, shipped
 from rolloutops.errors import InputError
 from rolloutops.steps.step import available
 
@@ -53,5 +53,5 @@ def _recipe(path: Path) -> tuple[str, str, str]:
 
 
 def _first_line(kind: str, name: str) -> str:
-    module = Path(__file__).parent / f"{kind}s" / f"{name}.py"
+    module = HERE / f"{kind}s" / f"{name}.py"
     return (ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").split("\n")[0]

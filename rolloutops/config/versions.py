@@ -21,12 +21,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rolloutops.config.resources import HERE
 from rolloutops.errors import RolloutopsError
 
 SHIPPED = "rolloutops.environments."
 """The modules whose version is a number."""
 
-SOURCES_79C45B0 = Path(__file__).parent / "environments" / "sources_79c45b0.zip"
+SOURCES_79C45B0 = HERE / "environments" / "sources_79c45b0.zip"
 """The shipped environments as of commit 79c45b0, as far as their rewards are those of today. That commit's hashes begin
 with the settings, so they can be had for any settings only from the bytes that it hashed."""
 
