@@ -206,7 +206,14 @@ def main() -> None:
         if given.data is None:
             took = timed([*ours, "import", str(given.rollouts), f"--data={data}", "--dataset=all"], folder)
             print(f"import: {shown([took])}\n")
-        timed([sys.executable, "-c", "import rolloutops.cli.stages, rolloutops.cli.commands"], folder)
+        timed(
+            [
+                sys.executable,
+                "-c",
+                "import rolloutops.cli.main, rolloutops.build.build, rolloutops.build.report.report",
+            ],
+            folder,
+        )
         print("| wall s / CPU s / peak MB | rolloutops | raw, same result | CPU ratio | simplest raw | CPU ratio |")
         print("|---|---|---|---|---|---|")
         for what, words, same, simplest, file in cases(data, given.mix):

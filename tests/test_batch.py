@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rolloutops.cli.stages import chunk_stage
+from rolloutops.cli.commands.chunk import chunk_inputs
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
 from rolloutops.engines.batch import make
@@ -53,7 +53,7 @@ WAIT = "--engine_args.wait=true"
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["tests.test_batch", "rolloutops.cli.stages", "rolloutops.collect.batch", "openai.resources.batches"]
+    ["tests.test_batch", "rolloutops.build.build", "rolloutops.collect.batch", "openai.resources.batches"]
 )
 
 
@@ -121,7 +121,7 @@ def project(folder: Path, server: BatchServer, tasks: list[dict[str, Any]] = TAS
 def chunk(folder: Path) -> None:
     """Input files -> tasks, without a process of its own."""
     with contextlib.chdir(folder):
-        chunk_stage(load("recipe.toml"))
+        chunk_inputs(load("recipe.toml"))
 
 
 def rows(folder: Path, text: str) -> list[tuple[Any, ...]]:

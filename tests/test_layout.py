@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rolloutops import layout
-from rolloutops.cli import text
+from rolloutops.cli import tables
 from rolloutops.limits.progress import Progress, report
 
 WORDS = st.text(alphabet="ab/_-. 漢é\u0301👍", max_size=90).map(
@@ -38,7 +38,7 @@ def letters(said: str) -> str:
 @given(TABLES, st.integers(40, 160))
 def test_a_table_fits_and_shows_every_value_whole(made: tuple[list[str], list[list[object]]], columns: int) -> None:
     names, rows = made
-    cells = [[text.cell(value) for value in row] for row in rows]
+    cells = [[tables.cell(value) for value in row] for row in rows]
     right = [all(isinstance(row[i], int | None) for row in rows) for i in range(len(names))]
     lines = layout.table(names, cells, right, columns)
     assert max(map(layout.width, lines)) <= columns
@@ -84,7 +84,7 @@ def test_columns_are_those_of_the_terminal_of_the_environment_or_80(monkeypatch:
 
 def test_a_narrow_table_is_aligned_by_columns_of_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    shown = text.table(["name", "n"], [["漢字", 1], ["e\u0301", 22]])
+    shown = tables.table(["name", "n"], [["漢字", 1], ["e\u0301", 22]])
     assert shown == "name   n\n────  ──\n漢字   1\ne\u0301     22"
 
 
@@ -92,7 +92,7 @@ def test_advice_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     advice = "make verify a coroutine (its calls then overlap), or collect --verify=later " * 9
     for columns in ("30", "80", "2000"):
         monkeypatch.setenv("COLUMNS", columns)
-        shown = text.table(["run_id", "rollouts", "advice"], [["r", 1, advice.strip()]])
+        shown = tables.table(["run_id", "rollouts", "advice"], [["r", 1, advice.strip()]])
         assert letters(shown).count("overlap)") == 9
         assert "…" not in shown
 

@@ -15,7 +15,7 @@ import pytest
 from rolloutops.build import manifest
 from rolloutops.build.build import BuildReport, build
 from rolloutops.build.lint import find_linter, lint_lines, targets
-from rolloutops.cli import text
+from rolloutops.cli.commands.build import sentences
 from rolloutops.cli.main import main
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
@@ -144,7 +144,7 @@ def test_drop_invalid_drops_and_counts(tmp_path: Path) -> None:
     assert manifest.read(tmp_path / "out")["build"]["reports"] == [
         [{"target": "sft_messages", "severity": "error", "lines": 1, "dropped": 1, "fault": fault}]
     ]
-    assert text.built([report]).splitlines()[-1] == f"it: dropped, 1 line: {fault}"
+    assert list(sentences([report]))[-1] == f"it: dropped, 1 line: {fault}"
 
 
 def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -
     con = workspace(rollouts(completion=ends_with_tool))
     report = build(con, StepUse("build", "it", "build/kto", {"drop_invalid": True}), Path(), tmp_path / "out")
     assert report.files["train"][0] == 7
-    assert text.built([report]).splitlines()[3:] == [
+    assert list(sentences([report]))[1:] == [
         "it: dropped, 1 line: the completion does not end with the assistant: TRL judges a turn that is not the "
         "model's; drop the row",
         "it: warning, 1 line: desirable to undesirable is 3 to 4: TRL wants their weighted numbers in 1 to 4/3; "
@@ -167,7 +167,7 @@ def test_warnings_are_reported(tmp_path: Path) -> None:
     asked = '[{"role":"developer","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
     report = build_sft(rollouts(own_prompt=asked), tmp_path / "out")
     assert report.files["train"][0] == 4
-    assert "it: warning, 1 line: role developer: ms-swift rejects it" in text.built([report])
+    assert "it: warning, 1 line: role developer: ms-swift rejects it" in sentences([report])
     assert manifest.read(tmp_path / "out")["build"]["reports"][0][0]["dropped"] == 0
 
 

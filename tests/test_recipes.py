@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.cli.listing import copy_shipped
+from rolloutops.cli.commands.init import copy_shipped
 from rolloutops.config.resources import shipped
 from rolloutops.errors import InputError
 from tests.helpers import rolloutops

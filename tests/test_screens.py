@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.cli.text import table
+from rolloutops.cli.tables import table
 from rolloutops.visible import visible, visible_json
 from tests.helpers import command, environ, rolloutops, sums, write_jsonl
 from tests.loopback import serving

@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops.cli.status_text import Screen, size
-from rolloutops.cli.status_text import status as shown
+from rolloutops.cli.commands.status import Screen, size
+from rolloutops.cli.commands.status import sentences as shown
 from rolloutops.collect import machine
 from rolloutops.collect.live import live, running
 from rolloutops.collect.status import Status

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build.explain import tried
-from rolloutops.cli.text import count
+from rolloutops.cli.tables import count
 from rolloutops.collect.collect import engines, make_engine
 from rolloutops.collect.verify import Verifier, verifiers
 from rolloutops.config.recipe import Recipe

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rolloutops.build.report.plots import GREEN, Axis, Series, lines, roof
-from rolloutops.cli.text import table
+from rolloutops.cli.tables import table
 from rolloutops.errors import UsageError
 from rolloutops.limits.concurrency_sweep import Point, knee
 from rolloutops.store.output import replacing_file

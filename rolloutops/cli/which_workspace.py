@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from rolloutops.cli.printing import say
 from rolloutops.errors import UsageError
 
 
@@ -23,3 +26,12 @@ def refuse_twin(data: Path, recipe_folder: Path) -> None:
             f"there is no workspace at {data.absolute()}, but one of that name beside the recipe, {twin.resolve()}: "
             f"name the one that is meant, --data={twin} or --data={data.absolute()}, or change the folder"
         )
+
+
+@contextmanager
+def announce_new(data: Path) -> Iterator[None]:
+    """Say where a workspace lies that was made within the block."""
+    there = is_workspace(data)
+    yield
+    if not there and is_workspace(data):
+        say(f"new workspace: {data.resolve()}")

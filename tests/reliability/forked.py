@@ -22,7 +22,7 @@ from rolloutops.store import failpoints
 from rolloutops.types import Engine, ModelAnswer, ModelCall, Rollout, Task
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, "rolloutops.cli.stages", "duckdb", "pyarrow.parquet"])
+CONTEXT.set_forkserver_preload([__name__, "rolloutops.build.build", "duckdb", "pyarrow.parquet"])
 
 
 PATIENCE = 300.0

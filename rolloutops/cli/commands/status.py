@@ -1,23 +1,59 @@
-"""What `status` prints: tables, and a sentence for whatever a person should do."""
+"""`status`: what is done, owed and failing: tables, and a sentence for whatever a person should do."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rolloutops.cli.text import cell, count, money, table
-from rolloutops.collect.status import Status
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
+from rolloutops.cli.tables import cell, count, table
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.config.redact import shown
 from rolloutops.layout import columns_of, rows_on_screen
-from rolloutops.limits.progress import duration
+
+if TYPE_CHECKING:
+    from rolloutops.collect.status import Status
 
 Rows = Sequence[Mapping[str, Any]]
 
 CONSISTENT = "consistency check passed: every wanted rollout is exactly one of done, owed, in flight and given up"
 
 
-def status(now: Status) -> Iterator[str]:
-    """Progress, failures, what is on disk, pace, and whether the tables agree."""
+def body(parsed: Parsed) -> int:
+    """What is done, pending and failing; with --watch again and again, in place where that is a terminal."""
+    from rolloutops.collect.status import status
+    from rolloutops.store.workspace import open_workspace
+
+    recipe, screen = recipe_of(parsed), Screen(sys.stdout)
+    while True:
+        now = status(open_workspace(recipe.data), recipe)
+        if parsed.flags.get("json"):
+            print(json.dumps(dataclasses.asdict(now), indent=4))
+        else:
+            screen.show(shown("\n".join(sentences(now))))
+        if not parsed.flags.get("watch") or not any(row["owed"] for row in now.progress):
+            return 1 if now.faults else 0
+        time.sleep(2.0)
+
+
+COMMAND = Command(
+    "status",
+    body,
+    "what is done, owed and failing",
+    (DATA, JSON, Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending")),
+    (RECIPE,),
+    group="looking",
+)
+
+
+def sentences(now: Status) -> Iterator[str]:
+    """Say progress, failures, what is on disk, pace, and whether the tables agree."""
     yield _table(now.progress) if now.progress else "the recipe asks for no rollouts"
     for found in filter(None, (now.failures, now.unrewarded)):
         yield "\n" + _table(found, but=("example",))
@@ -25,7 +61,7 @@ def status(now: Status) -> Iterator[str]:
     for priced in (False, True):  # a dataset without a price table has no columns of cost
         spending = [row for row in now.spending if ("cost" in row) == priced]
         if spending:
-            yield "\n" + _table([{name: money(name, value) for name, value in row.items()} for row in spending])
+            yield "\n" + _table([{name: _money(name, value) for name, value in row.items()} for row in spending])
     if now.imports:
         yield "\nimported rollouts"
         yield _table(now.imports)
@@ -64,6 +100,13 @@ class Screen:
 def _table(rows: Rows, but: Sequence[str] = ()) -> str:
     names = [name for name in rows[0] if name not in but]
     return table(names, [[row[name] for name in names] for row in rows])
+
+
+def _money(column: str, value: Any) -> Any:
+    """A cost with cents, or more of it where it is less; an unknown one is n/a."""
+    if not column.startswith("cost"):
+        return value
+    return "n/a" if value is None else f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 def _examples(found: Rows) -> Iterator[str]:
@@ -107,6 +150,8 @@ def _lost(one: Mapping[str, Any]) -> str:
 
 def _work(now: Status) -> Iterator[str]:
     """What runs now, and how fast; what lies in journals."""
+    from rolloutops.limits.progress import duration
+
     if now.unsealed:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in now.journals.items() if number)
         after = "" if now.running else "; the next collect or verify moves the rows of a killed command"

@@ -1,28 +1,31 @@
-"""What is there to use, and copies of it to edit."""
+"""`init`: copy a recipe with its files, to be edited."""
 
 from __future__ import annotations
 
-import ast
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from rolloutops.config.plugins import BUILT_IN
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.printing import show
+from rolloutops.config.paths import as_output
 from rolloutops.config.recipe_file import find_recipe, load
-from rolloutops.config.resources import HERE, shipped
+from rolloutops.config.resources import shipped
 from rolloutops.errors import InputError
-from rolloutops.steps.step import available
-
-Rows = list[tuple[str, str, str]]
 
 
-def listing() -> Iterator[tuple[str, Rows]]:
-    """(heading, rows of name, what it does, where), for recipes, steps, engines and environments."""
-    yield "recipes", [_recipe(path) for path in sorted(shipped("recipes").glob("*.toml"))]
-    yield "steps", [(name, summary, str(path)) for name, (summary, path) in available().items()]
-    for kind in ("engine", "environment"):
-        rows = [(name, _first_line(kind, name), extra or "") for name, extra in BUILT_IN[kind].items()]
-        yield f"{kind}s (name, what it does, the extra it needs)", rows
+def body(parsed: Parsed) -> None:
+    """Copies of a recipe, its SQL and its example files, to be edited."""
+    show(*map(str, copy_shipped(parsed.positionals.get("recipe", "demo"), as_output(parsed.flags.get("into", ".")))))
+
+
+COMMAND = Command(
+    "init",
+    body,
+    "copy a recipe with its files, to be edited",
+    (Flag("into", str, "the folder to copy into", "."),),
+    (Flag("recipe", str, "the recipe's name", "demo"),),
+    group="looking",
+)
 
 
 def copy_shipped(name: str, into: Path) -> list[Path]:
@@ -45,13 +48,3 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin, path)
     return list(copies.values())
-
-
-def _recipe(path: Path) -> tuple[str, str, str]:
-    comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    return path.stem, comments[0] if comments else "", str(path)
-
-
-def _first_line(kind: str, name: str) -> str:
-    module = HERE / f"{kind}s" / f"{name}.py"
-    return (ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").split("\n")[0]

@@ -1,0 +1,29 @@
+"""`check`: look at recipe, files, environments and engines, before anything is spent. What it finds: cli/check.py."""
+
+from __future__ import annotations
+
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.printing import show
+from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, RECIPE, SAMPLING
+from rolloutops.cli.which_recipe import recipe_of
+
+
+def body(parsed: Parsed) -> int:
+    """Recipe, files, environments and engines, before anything is spent; 2 where one is not as it must be."""
+    from rolloutops.cli.check import check
+
+    findings = list(check(recipe_of(parsed), parsed.flags.get("deep", False)))
+    show(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings))
+    return 0 if all(one.good for one in findings) else 2
+
+
+COMMAND = Command(
+    "check",
+    body,
+    "look at recipe, files, environments and engines, before anything is spent",
+    (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums")),
+    (RECIPE,),
+    SAMPLING,
+    group="looking",
+    aliases=NEMO_GYM,
+)

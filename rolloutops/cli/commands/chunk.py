@@ -1,0 +1,67 @@
+"""`chunk`: input files to tasks, in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rolloutops.cli.flags import Parsed
+from rolloutops.cli.printing import say
+from rolloutops.cli.shared_flags import SOURCE, keys, stage
+from rolloutops.cli.tables import count, table
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_workspace import announce_new
+from rolloutops.config.recipe import Recipe
+from rolloutops.config.settings import Chunk
+
+if TYPE_CHECKING:
+    from rolloutops.ingest.chunk import ChunkReport
+
+
+def body(parsed: Parsed) -> int:
+    """Input files -> tasks."""
+    return chunk_and_say(recipe_of(parsed, "chunk"))
+
+
+COMMAND = stage("chunk", body, "input files to tasks, in parts", *SOURCE, *keys(Chunk))
+
+
+def chunk_and_say(recipe: Recipe) -> int:
+    """Chunk and say what came of it; 2 where lines were rejected and that was not allowed."""
+    with announce_new(recipe.data):
+        done = chunk_inputs(recipe)
+        say(*sentences(done, recipe.chunk.skip_bad_lines))
+    return 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
+
+
+def chunk_inputs(recipe: Recipe) -> list[ChunkReport]:
+    """Chunk the input of each dataset, and record the run."""
+    from rolloutops.ingest.chunk import chunk, find_sources
+    from rolloutops.store.runs import recorded
+    from rolloutops.store.workspace import open_workspace
+
+    find_sources(recipe)  # a mistake in them leaves no workspace behind
+    workspace = open_workspace(recipe.data, create=True)
+    with recorded(workspace, "chunk", recipe) as run:
+        done = chunk(workspace, recipe, run.run_id)
+        run.counts = {one.dataset: {k: v for k, v in asdict(one).items() if isinstance(v, int)} for one in done}
+        run.exit_code = 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
+        return done
+
+
+def sentences(done: Sequence[ChunkReport], skip_bad_lines: bool) -> Iterator[str]:
+    """Say what became of each input."""
+    if not done:
+        yield "no data set has an input: tasks that were imported stay as they are"
+        return
+    columns = ("dataset", "read", "new", "edited", "returned", "removed", "unchanged", "duplicates", "rejected")
+    yield table(columns, [[getattr(one, name) for name in columns] for one in done])
+    for one in done:
+        if one.removed:
+            yield f"{one.dataset}: {count(one.removed, 'task')} no longer in the input, no longer wanted; rollouts kept"
+        if one.rejected:
+            yield f"{one.dataset}: {count(one.rejected, 'line')} rejected, listed in {one.rejected_file}; the first:"
+            yield from (f"  {example}" for example in one.examples)
+    if any(one.rejected for one in done) and not skip_bad_lines:
+        yield "mend those lines and chunk again, or leave them out on purpose with --skip_bad_lines"

@@ -1,0 +1,220 @@
+"""`collect`: tasks to rollouts, whatever is owed; then the mean of each numeric field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rolloutops.cli.flags import Flag, Parsed
+from rolloutops.cli.printing import say
+from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, SAMPLING, stage
+from rolloutops.cli.tables import count
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_workspace import announce_new
+from rolloutops.config.paths import as_file, as_path
+from rolloutops.config.recipe import Recipe
+from rolloutops.errors import UsageError
+
+if TYPE_CHECKING:
+    from rolloutops.collect.collect import CollectReport
+    from rolloutops.collect.given_up import GivenUp
+    from rolloutops.ingest.new_tasks import NewTasks
+
+
+def body(parsed: Parsed) -> int:
+    """Owed -> attempts and verdicts; then the mean of each numeric field."""
+    from rolloutops.cli.averages import averages
+    from rolloutops.cli.commands.export import export_rollouts
+    from rolloutops.cli.tune import refuse_name
+
+    recipe = recipe_of(parsed)
+    output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
+    if isinstance(parsed.flags.get("tune"), str):
+        refuse_name(as_file(parsed.flags["tune"]))
+    if code := take_in(recipe):
+        return code
+    code = collect_and_say(recipe, parsed)
+    if output is not None:
+        say(f"{count(export_rollouts(recipe, output, wanted=True), 'rollout')} in {output}")
+    print(averages(recipe, wanted=True))
+    return code
+
+
+COMMAND = stage(
+    "collect",
+    body,
+    "tasks to rollouts: whatever is owed",
+    *COLLECTING,
+    Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
+    Flag("tune", bool | str, "find the best number in flight with owed tasks, then stop; FILE.svg or .html: plot it"),
+    open_tables=SAMPLING,
+    aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
+)
+
+
+def take_in(recipe: Recipe) -> int:
+    """Take in what is new in the input, if it can be collected at all; 2 where lines were rejected and that was not
+    allowed."""
+    from rolloutops.collect.collect import engines
+    from rolloutops.ingest.new_tasks import add_new_tasks
+
+    rejected = 0
+    with announce_new(recipe.data):
+        _fingerprints(recipe)
+        engines(recipe)
+        for one in add_new_tasks(recipe):
+            say(*new_tasks(one, recipe.chunk.skip_bad_lines))
+            rejected += one.rejected
+    return 2 if rejected and not recipe.chunk.skip_bad_lines else 0
+
+
+def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
+    """Collect and say what came of it; 3 where work is pending, 4 where more is given up than the recipe allows."""
+    allowed = parsed.flags.get("allow_policy_change", False)
+    if tune := parsed.flags.get("tune"):
+        return say(*tune_and_say(recipe, allowed, tune))
+    done = collect_rollouts(recipe, allowed)
+    say(*sentences(done), *given_up(done.losses))
+    if places := recipe.secret_places():
+        say(
+            f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
+            "which api_key_env names"
+        )
+    return done.exit_code
+
+
+def collect_rollouts(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
+    """Collect what is owed, and record the run. tune: as many as it takes to find the best number in flight."""
+    from rolloutops.collect.collect import collect, engines
+    from rolloutops.store.runs import recorded, refuse_changed_policies
+    from rolloutops.store.workspace import open_workspace, require_tasks
+
+    workspace = open_workspace(recipe.data)
+    require_tasks(workspace, recipe.datasets)
+    prints = _fingerprints(recipe)
+    engines(recipe)  # a misspelt parameter is one, before it is another policy
+    if not allow_policy_change:
+        refuse_changed_policies(workspace, prints)
+    with recorded(workspace, "collect", recipe, prints) as run:
+        done = collect(workspace, recipe, run, tune)
+        run.counts = asdict(done)
+        run.exit_code = 0 if tune else done.exit_code
+        return done
+
+
+def _fingerprints(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Dataset -> policy -> what makes it this policy. Raises UsageError where the recipe names none."""
+    prints: dict[str, dict[str, Any]] = {}
+    for row in recipe.plan():
+        dataset, policy = row["dataset"], row["policy"]
+        if policy is not None:
+            prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
+    if not prints and recipe.datasets:
+        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+    if not prints:
+        raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
+    return prints
+
+
+def tune_and_say(recipe: Recipe, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
+    """Collect only as much as it takes to find the best number in flight. output: a file for the plot, or True."""
+    from rolloutops.cli.tune import told, write
+
+    done = collect_rollouts(recipe, allow_policy_change, tune=True)
+    yield from sentences(done)
+    yield from told(done.points, done.why)
+    if isinstance(output, str) and done.points:
+        yield f"plotted in {write(done.points, as_path(output))}"
+
+
+def sentences(done: CollectReport) -> Iterator[str]:
+    """Say how a collection ended."""
+    if done.saved:
+        yield f"{count(done.saved, 'row')} of a killed run saved from its journal"
+    if done.judged:
+        yield f"{count(done.judged, 'rollout')} of earlier runs judged"
+    if done.in_flight:
+        yield (
+            f"{count(done.jobs, 'batch job')} under way for {count(done.in_flight, 'rollout')}: run the same command "
+            "again to collect what has ended, or with --engine_args.wait=true to wait for it"
+        )
+    elif not done.wanted:
+        yield "nothing to collect: the recipe asks for no rollouts"
+        return
+    elif not done.owed and not done.done:
+        but = f", but {done.given_up:,} that are given up" if done.given_up else ""
+        yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
+        return
+    yield (
+        f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} are given up and "
+        f"{done.left:,} owed"
+    )
+    if done.left:
+        yield "run the same command again for what is owed"
+    if done.given_up and not any(one.too_much for one in done.losses):
+        yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
+    if done.unrewarded:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in done.unrewarded.items())
+        again = "" if set(done.unrewarded) == {"masked"} else "; verify --retry_errors judges them again"
+        yield f"without a reward: {kinds}; status tells why{again}"
+
+
+def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
+    """Say what was taken in from a dataset's input, and what was not."""
+    changes = [f"{getattr(one, name):,} {name}" for name in ("new", "edited", "returned") if getattr(one, name)]
+    if changes:
+        yield f"{one.dataset}: tasks taken in from its input: {', '.join(changes)}"
+    if one.gone:
+        gone = count(one.gone, "task")
+        yield f"{one.dataset}: {gone} gone from its input and still wanted; `chunk` retires what is gone"
+    if one.missing:
+        yield f"{one.dataset}: no input here ({', '.join(one.missing)}); going on with the tasks of the workspace"
+    if one.rejected:
+        yield f"{one.dataset}: {count(one.rejected, 'line')} rejected, listed in {one.rejected_file}; the first:"
+        yield from (f"  {example}" for example in one.examples)
+        if not skip_bad_lines:
+            yield "correct those lines and run the same command again, or leave them out with --skip_bad_lines"
+
+
+REMEDIES = {
+    "timeout": "raise request_timeout, or lower num_samples_in_parallel",
+    "unreachable": "start the endpoint, or correct base_url",
+    "connection": "look into the endpoint's own log",
+    "rate_limited": "set requests_per_minute or tokens_per_minute to what the endpoint allows",
+    "server_error": "look into the endpoint's own log",
+    "bad_response": "see column response of the view failures for what came instead of an answer",
+    "bad_request": "correct what the endpoint refuses: a sampling parameter, a tool, or the prompt",
+    "context_length": "shorten the prompts, lower max_output_tokens, or take a model with a longer context",
+    "engine_error": "look into the engine's log",
+    "environment_error": "correct the environment: it raised outside a tool",
+}
+"""Kind of failure -> what helps. Of a kind that is not here, its own message says most."""
+
+
+def given_up(found: Sequence[GivenUp]) -> Iterator[str]:
+    """Say what is given up and why; and of what is too much, how to go on."""
+    for one in found:
+        limit = f", more than max_given_up = {one.allowed:g} allows" if one.too_much else ""
+        yield f"{one.dataset} by {one.policy}: {one.rollouts:,} of {count(one.wanted, 'rollout')} given up{limit}"
+        for reason in one.reasons:
+            example = f", e.g. {_short(reason.example)}" if reason.example else ""
+            yield f"  {reason.rollouts:,} {reason.kind}{example}"
+            if one.too_much and reason.kind in REMEDIES:
+                yield f"    to fix it, {REMEDIES[reason.kind]}"
+    kinds = list(dict.fromkeys(reason.kind for one in found if one.too_much for reason in one.reasons))
+    if kinds:
+        yield f"then retry them: run the same command with --retry={','.join(kinds)}"
+        share = max(one.rollouts / one.wanted for one in found)
+        yield f"or accept what is missing, with --max_given_up={min(1.0, _up(share)):g}"
+
+
+def _up(share: float) -> float:
+    """A share with two digits that is not below it."""
+    return -(-share * 100 // 1) / 100
+
+
+def _short(text: str) -> str:
+    """Text on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:159] + "…"

@@ -1,0 +1,71 @@
+"""`import`: rollouts made elsewhere to tasks, attempts and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.printing import say
+from rolloutops.cli.shared_flags import DATA, RECIPE
+from rolloutops.cli.tables import count, table
+from rolloutops.cli.which_workspace import announce_new, refuse_twin
+from rolloutops.config.paths import as_path
+from rolloutops.config.recipe_file import load
+
+if TYPE_CHECKING:
+    from rolloutops.ingest.import_rollouts import ImportReport
+
+
+def body(parsed: Parsed) -> int:
+    """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
+    from rolloutops.ingest.import_rollouts import import_stage, workspace_of
+
+    flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
+    recipe = load(flags["recipe"]) if "recipe" in flags else None
+    data = as_path(flags["data"]) if "data" in flags else None
+    if recipe is not None and data is None:
+        refuse_twin(recipe.data, recipe.folder)
+    files, dataset = parsed.positionals["files"], flags.get("dataset")
+    with announce_new(workspace_of(files, data, dataset, recipe)):
+        done = import_stage(files, data, dataset, flags.get("policy"), recipe, skip)
+        say(*_sentences(done, skip))
+    return 2 if done.rejected and not skip else 0
+
+
+COMMAND = Command(
+    "import",
+    body,
+    "rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
+    (
+        DATA,
+        Flag("dataset", str, "the data set's name (default: the recipe's only one, else the first file's name)"),
+        Flag("policy", str, "the policy's name (default: the model that each row names)"),
+        RECIPE,
+        Flag("skip_bad_lines", bool, "lines that cannot be imported are counted and left out; the exit code is 0"),
+    ),
+    (Flag("files", list[str], "rollout files, globs or folders", required=True),),
+    group="stages",
+)
+
+
+def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
+    """Say what became of imported rows."""
+    counted = ("read", "asked", "rollouts", "failures", "duplicates", "known", "rejected", "tasks", "verdicts")
+    columns = ("dataset", *counted)
+    yield table(columns, [[getattr(done, name) for name in columns]])
+    if done.policies:
+        yield f"policies: {', '.join(done.policies)}"
+    if done.masked:
+        yield f"{count(done.masked, 'rollout')} masked: their reward measures nothing and is left out"
+    if done.empty:
+        yield f"{count(done.empty, 'rollout')} with neither answer nor reward: if these are tasks, chunk reads them"
+    if done.renumbered:
+        yield f"{count(done.renumbered, 'rollout')} got the next free index: another has theirs"
+    if done.skipped:
+        yield f"no rollouts in: {', '.join(done.skipped)}"
+    if done.rejected:
+        yield f"{count(done.rejected, 'line')} rejected, listed in {done.rejected_file}; the first:"
+        yield from (f"  {example}" for example in done.examples)
+        if not skip_bad_lines:
+            yield "mend those lines and import again, or leave them out on purpose with --skip_bad_lines"

@@ -1,0 +1,57 @@
+"""`lint`: what a trainer would reject or silently damage in files made elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.printing import show
+from rolloutops.cli.shared_flags import JSON
+from rolloutops.cli.tables import count
+from rolloutops.config.resources import shipped
+from rolloutops.errors import UsageError
+
+if TYPE_CHECKING:
+    from rolloutops.build.lint import LintReport
+
+TARGETS = sorted(path.stem for path in (shipped("sql") / "lint").glob("*.sql"))
+"""What training files can be linted for."""
+
+
+def body(parsed: Parsed) -> int:
+    """Training files made elsewhere, against what their trainer rejects or damages; 2 where errors were found."""
+    from rolloutops.build.lint import lint_files
+
+    if "target" not in parsed.flags:
+        raise UsageError(f"lint needs --target, what the file is for: one of {', '.join(TARGETS)}")
+    found = lint_files(parsed.positionals["files"], parsed.flags["target"])
+    if parsed.flags.get("json"):
+        print(json.dumps(dataclasses.asdict(found), indent=4))
+    else:
+        show(*_sentences(found))
+    return 2 if found.faulty else 0
+
+
+COMMAND = Command(
+    "lint",
+    body,
+    "what a trainer would reject or silently damage",
+    (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON),
+    (Flag("files", list[str], "training files, globs or folders", required=True),),
+    group="looking",
+)
+
+
+def _sentences(found: LintReport) -> Iterator[str]:
+    """Say which faults a training file has, and in which lines."""
+    for one in found.faults:
+        shown = ", ".join(f"{split}:{row}" for split, row in one.first)
+        yield f"{one.severity:<7}  {count(one.lines, 'line')}: {one.fault}"
+        yield f"         {shown}{', …' if one.lines > len(one.first) else ''}"
+    if found.faulty:
+        yield f"{found.faulty:,} of {count(found.lines, 'line')} would not train as meant: {found.target}"
+    else:
+        yield f"{count(found.lines, 'line')} without an error: {found.target}"

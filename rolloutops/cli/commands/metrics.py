@@ -1,0 +1,111 @@
+"""`metrics`: measure the rollouts, as tables, JSON, CSV or a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rolloutops.cli.flags import Flag, Parsed
+from rolloutops.cli.printing import as_json, say, show, show_csv, show_json
+from rolloutops.cli.shared_flags import DATA, JSON, VERDICT_VERSION, stage
+from rolloutops.cli.tables import table
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.config.paths import as_file
+from rolloutops.config.recipe import Recipe
+from rolloutops.errors import UsageError
+
+if TYPE_CHECKING:
+    from rolloutops.steps.metrics import Table
+
+
+def body(parsed: Parsed) -> None:
+    """The metrics steps, as tables."""
+    recipe, flags = recipe_of(parsed), parsed.flags
+    page = as_file(flags["report"]) if "report" in flags else None
+    found = measure(recipe, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
+    if page is not None:
+        say(f"report in {write_page(recipe, found, page)}")
+    elif flags.get("json"):
+        show_json("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
+    elif flags.get("csv"):
+        show_csv(*_only_table(found))
+    else:
+        show(tables_of(found))
+        if not {"step", "group_by", "compare"} & set(flags):
+            say("", *_further_sentences(_further_metrics(recipe, found)))
+
+
+COMMAND = stage(
+    "metrics",
+    body,
+    "measure the rollouts",
+    DATA,
+    VERDICT_VERSION,
+    JSON,
+    Flag("csv", bool, "print CSV; of one step, named with --step"),
+    Flag("step", list[str], "only these metrics steps"),
+    Flag("group_by", str, "a line for each agent, task, finish_reason, model, engine, run, verifier or tools"),
+    Flag("compare", list[str], "two policies: their differences, task by task, and whether they mean anything"),
+    Flag("report", str, "write a page with figures and these tables to this .html file"),
+    open_tables=("metrics",),
+    key="NAME.KEY",
+)
+
+
+def measure(
+    recipe: Recipe, names: Sequence[str] = (), group_by: str | None = None, compare: Sequence[str] = ()
+) -> dict[str, Table]:
+    """Run metrics steps: step -> its columns and rows. See `asked` in steps/metrics.py for what can be measured."""
+    from rolloutops.cli.connect import connect
+    from rolloutops.steps.metrics import asked, measure_all, require_policies
+
+    chosen = names or (() if compare or group_by else recipe.metrics)
+    uses = asked(chosen, recipe.metrics_settings, recipe.folder, group_by, compare)
+    con = connect(recipe)
+    require_policies(con, compare)
+    return measure_all(con, uses, recipe.folder)
+
+
+def write_page(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> Path:
+    """Write a page with the figures of a workspace, and the tables of its metrics. Returns where it lies."""
+    from rolloutops.build.report import queries, report
+    from rolloutops.cli.connect import connect
+    from rolloutops.steps.selected import prepare
+    from rolloutops.store.output import replacing_file
+
+    con = connect(recipe)
+    prepare(con)
+    queries.prepare(con)
+    page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
+    with replacing_file(output) as path:
+        path.write_text(page, encoding="utf-8")
+    return output
+
+
+def tables_of(found: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> str:
+    """The tables of metrics steps, each under its name; one without rows says so."""
+    return "\n\n".join(f"{name}\n{table(*result) if result[1] else '(nothing)'}" for name, result in found.items())
+
+
+def _further_metrics(recipe: Recipe, shown: Collection[str]) -> list[str]:
+    """The short names of the metrics steps that were not shown."""
+    from rolloutops.steps.step import available
+
+    return [
+        name.partition("/")[2] for name in available(recipe.folder) if name.startswith("metrics/") and name not in shown
+    ]
+
+
+def _further_sentences(names: Sequence[str]) -> Iterator[str]:
+    """How to come by the metrics that are not shown."""
+    yield f"more with --step=NAME: {', '.join(names)}"
+    yield "and with --group_by=agent, or --compare=POLICY,POLICY"
+
+
+def _only_table(found: Mapping[str, Table]) -> Table:
+    """The table of the one metrics step that was measured: CSV holds one."""
+    if len(found) != 1:
+        raise UsageError(f"--csv prints one table: name it with --step, as --step={next(iter(found)).split('/')[-1]}")
+    return next(iter(found.values()))

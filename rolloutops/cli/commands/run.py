@@ -1,0 +1,77 @@
+"""`run`: all of the recipe, in order; with --dry_run, only whether its steps fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rolloutops.cli.commands import build, chunk, collect, metrics, verify
+from rolloutops.cli.commands.explain import bind_steps
+from rolloutops.cli.flags import Flag, Parsed
+from rolloutops.cli.printing import say, show
+from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, REPLACE, SAMPLING, VERDICT_VERSION, stage
+from rolloutops.cli.tables import count, table
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.config.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rolloutops.build.explain import BoundStep
+
+
+def body(parsed: Parsed) -> int:
+    """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
+    recipe = recipe_of(parsed)
+    steps = _dry_run(recipe)
+    if parsed.flags.get("dry_run"):
+        show(_steps_table(steps))
+        return 0
+    recipe = _pin_verdicts(recipe)
+    replace = parsed.flags.get("replace", False)
+    if not replace:
+        build.refuse_builds_of_others(recipe)
+    if code := chunk.chunk_and_say(recipe) or collect.collect_and_say(recipe, parsed):
+        why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
+        say(f"stopped here, as {why}: nothing was built")
+        return code
+    say(*verify.sentences(verify.verify_rollouts(recipe, on_command=False)))
+    show(metrics.tables_of(metrics.measure(recipe)))
+    if any(step.kind == "build" for step in recipe.steps):
+        show("", *build.sentences(build.build_files(recipe, replace=replace)))
+    return 0
+
+
+COMMAND = stage(
+    "run",
+    body,
+    "all of the recipe, in order",
+    *COLLECTING,
+    VERDICT_VERSION,
+    REPLACE,
+    Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds"),
+    open_tables=SAMPLING,
+    aliases=NEMO_GYM,
+)
+
+
+def _dry_run(recipe: Recipe) -> list[BoundStep]:
+    """Fit each step to those before it, and raise what else can be known to be wrong before a run."""
+    from rolloutops.collect.collect import engines
+
+    steps = bind_steps(recipe)
+    engines(recipe)
+    return steps
+
+
+def _pin_verdicts(recipe: Recipe) -> Recipe:
+    """Name the verdicts that count by the recipe's `verdict_version`, before anything is collected for it."""
+    from rolloutops.collect.outdated import pinned
+    from rolloutops.store.workspace import open_workspace
+
+    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
+
+
+def _steps_table(steps: Sequence[BoundStep]) -> str:
+    """What each step of a recipe reads and adds."""
+    names = ("step", "use", "reads", "adds")
+    rows = [(f"{one.kind}.{one.name}", one.use, one.start, ", ".join(one.adds)) for one in steps]
+    return f"{table(names, rows)}\n\n{count(len(steps), 'step')} fit together; nothing was run"

@@ -1,0 +1,107 @@
+"""`sql`: any query over the views, or the script that makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.printing import as_json, say, show, show_csv, show_exactly, show_json
+from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
+from rolloutops.cli.tables import table
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.config.paths import as_file, as_path
+from rolloutops.config.recipe import Recipe
+from rolloutops.errors import UsageError
+
+GLANCE = 80
+"""Characters of a value that a table shows: a glance at it."""
+
+FORMATS = {
+    ".parquet": "FORMAT parquet",
+    ".csv": "FORMAT csv, HEADER",
+    ".jsonl": "FORMAT json",
+    ".json": "FORMAT json, ARRAY",
+}
+"""Suffix of --output -> the options of DuckDB's COPY."""
+
+
+def body(parsed: Parsed) -> None:
+    """Any query over the views, or the script that makes them."""
+    recipe, flags = recipe_of(parsed), parsed.flags
+    if flags.get("print"):
+        show_exactly(_views_script(recipe))
+        return
+    if "query" not in parsed.positionals:
+        raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
+    output = as_file(flags["output"]) if "output" in flags else None
+    columns, rows = _query(recipe, parsed.positionals["query"], output)
+    if output:
+        say(f"written to {output}")
+    elif flags.get("json"):
+        show_json(as_json(columns, rows))
+    elif flags.get("csv"):
+        show_csv(columns, rows)
+    else:
+        show(table(columns, rows, GLANCE))
+
+
+COMMAND = Command(
+    "sql",
+    body,
+    "any query over the views",
+    (
+        DATA,
+        RECIPE,
+        JSON,
+        Flag("csv", bool, "print CSV"),
+        Flag("output", str, "write a .parquet, .csv, .jsonl or .json file"),
+        Flag("print", bool, "print the script that makes the views in any DuckDB shell"),
+    ),
+    (Flag("query", str, "a query, or a .sql file"),),
+    group="looking",
+)
+
+
+def _query(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a query over the views: its columns and rows, or none where it was written to a file."""
+    from rolloutops.store import sql
+    from rolloutops.store.definitions import make_all
+    from rolloutops.store.output import replacing_file
+    from rolloutops.store.workspace import connect, open_workspace
+
+    con = connect(open_workspace(recipe.data), recipe.plan())
+    make_all(con)
+    file = as_path(query) if query.endswith(".sql") else None
+    text = sql.read(file) if file is not None and file.is_file() else query.strip().rstrip(";")
+    try:
+        if len(con.extract_statements(text)) != 1:
+            raise UsageError("sql takes one query, as in: sql 'SELECT avg(reward) FROM rollouts'")
+        if output is not None:
+            how = _format(output)
+            if not output.parent.is_dir():
+                raise UsageError(f"the query does not run: there is no folder for {output}")
+            with replacing_file(output) as path:
+                sql.run(con, f"COPY ({text}) TO {sql.literal(str(path))} ({how})")
+            return [], []
+        kinds = sql.columns(con, text)
+        zoned = [f'"{name}"::TIMESTAMP AS "{name}"' for name, kind in kinds.items() if kind.endswith("TIME ZONE")]
+        if zoned:  # which DuckDB hands to Python only where pytz is installed; the session's zone is UTC
+            text = f"SELECT * REPLACE ({', '.join(zoned)}) FROM ({text})"
+        return list(kinds), sql.rows(con, text)
+    except sql.Error as error:
+        raise UsageError(f"the query does not run: {str(error).strip()}") from error
+
+
+def _views_script(recipe: Recipe) -> str:
+    """Write the script that makes the workspace's views in any DuckDB shell."""
+    from rolloutops.store import sql
+    from rolloutops.store.workspace import open_workspace, patterns
+
+    return sql.views_script(patterns(open_workspace(recipe.data)), recipe.plan())
+
+
+def _format(output: Path) -> str:
+    if output.suffix not in FORMATS:
+        raise UsageError(f"--output={output}: write .parquet, .csv, .jsonl or .json")
+    return FORMATS[output.suffix]

@@ -1,0 +1,76 @@
+"""`verify`: judge what is unjudged; then the mean of each numeric field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rolloutops.cli.flags import Parsed
+from rolloutops.cli.printing import say, show
+from rolloutops.cli.shared_flags import DATA, DATASET, ENVIRONMENT, keys, stage
+from rolloutops.cli.tables import count, table
+from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.config.recipe import Recipe
+from rolloutops.config.settings import Verify
+
+if TYPE_CHECKING:
+    from rolloutops.collect.verify import VerifyReport
+
+
+def body(parsed: Parsed) -> int:
+    """Unjudged -> verdicts; 2 where nothing could be verified, as the recipe names no environment."""
+    from rolloutops.cli.averages import averages
+
+    recipe = recipe_of(parsed, "verify")
+    done = verify_rollouts(recipe)
+    say(*sentences(done))
+    print(averages(recipe))
+    if recipe.verify.against:
+        show(table(*agreement_of(recipe)))
+    return 2 if done.rest.no_environment and not any(one.environment for one in recipe.datasets.values()) else 0
+
+
+COMMAND = stage("verify", body, "judge what is unjudged", DATA, DATASET, ENVIRONMENT, *keys(Verify))
+
+
+def verify_rollouts(recipe: Recipe, on_command: bool = True) -> VerifyReport:
+    """Verify what is unjudged, and record the run. on_command: also with changed verifiers that spend."""
+    from rolloutops.collect.verify import verify
+    from rolloutops.store.runs import recorded
+    from rolloutops.store.workspace import open_workspace
+
+    workspace = open_workspace(recipe.data)
+    with recorded(workspace, "verify", recipe) as run:
+        done = verify(workspace, recipe, run, on_command)
+        run.counts = asdict(done)
+        return done
+
+
+def agreement_of(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Measure how far the present verdicts agree with those of [verify] against: columns and rows."""
+    from rolloutops.collect.verify import agreement
+    from rolloutops.store.workspace import open_workspace
+
+    return agreement(open_workspace(recipe.data), recipe)
+
+
+def sentences(done: VerifyReport) -> Iterator[str]:
+    """Say how a verification ended, and what it could not verify."""
+    rest = done.rest
+    if done.unjudged:
+        yield f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+    elif done.waiting:
+        yield f"{count(done.waiting, 'rollout')} not verified again: that waits for the command verify"
+    elif not rest.rollouts:
+        yield "Nothing to verify: there are no rollouts"
+    elif not rest.no_environment:
+        but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
+        yield f"Nothing to verify: all {count(rest.rollouts, 'rollout')} have a verdict{but}"
+    for dataset, rollouts in rest.no_environment.items():
+        yield (
+            f"{dataset}: {count(rollouts, 'rollout')} unverified, as no environment is set: add environment = … to "
+            f"[datasets.{dataset}], or give --dataset={dataset} --environment=NAME"
+        )
+    if rest.failed:
+        yield "status shows why verification failed; verify --retry_errors runs it again"

@@ -1,0 +1,56 @@
+"""What every command prints with: messages to stderr, results to stdout, for a person or for another program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rolloutops.config.redact import shown
+from rolloutops.visible import ascii_json, visible, visible_json
+
+
+def say(*lines: str) -> int:
+    """Print a message for the person at the terminal. Returns the exit code of a command that ends with it."""
+    print(*map(shown, lines), sep="\n", file=sys.stderr)
+    return 0
+
+
+def show(*lines: str) -> None:
+    """Print tables and sentences, the result of a command."""
+    print(*map(shown, lines), sep="\n")
+
+
+def show_json(text: str) -> None:
+    """Print JSON that means the same on every terminal and in every file."""
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(visible_json(text) if utf8 else ascii_json(text))
+
+
+def show_exactly(script: str) -> None:
+    """Print a text for another program: as it is, unless a person looks at it."""
+    print(visible(script) if sys.stdout.isatty() else script)
+
+
+def show_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table for another program: as it is, unless a person looks at it."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerows([columns, *rows])
+    show_exactly(made.getvalue().removesuffix("\n"))
+
+
+def as_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Write rows as a JSON array of objects; times and other rich types as text."""
+    from rolloutops.formats.strict_json import dump
+
+    return dump([{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in rows])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

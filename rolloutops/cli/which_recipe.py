@@ -1,0 +1,39 @@
+"""Which recipe a command line means, with its flags laid over it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rolloutops.cli.flags import Parsed
+from rolloutops.cli.which_workspace import refuse_twin
+from rolloutops.config.paths import as_path
+from rolloutops.config.recipe import Recipe, from_flags, with_agent, with_flags
+from rolloutops.config.recipe_file import load
+from rolloutops.config.settings import Dataset
+from rolloutops.errors import UsageError
+
+
+def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
+    """Find the recipe that a command line means: the named one, the one its flags make, or the workspace's last."""
+    flags = {**parsed.flags, **parsed.overrides}
+    agent = flags.pop("agent_name", None)
+    name = parsed.positionals.get("recipe") or parsed.flags.get("recipe")
+    if name:
+        recipe = load(name)
+        if "data" not in flags:
+            refuse_twin(recipe.data, recipe.folder)
+    elif flags.get("input"):
+        recipe = from_flags(flags)
+    elif flags.get("data"):
+        from rolloutops.store.runs import last_recipe
+        from rolloutops.store.workspace import chunked_datasets, open_workspace
+
+        workspace = open_workspace(as_path(flags["data"]))
+        recipe = last_recipe(workspace)
+        if "environment" in flags:  # it may be for a dataset that the last recipe did not name
+            others = dict.fromkeys(chunked_datasets(workspace), Dataset())
+            recipe = dataclasses.replace(recipe, datasets={**others, **recipe.datasets})
+    else:
+        alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
+        raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
+    return with_flags(recipe, table, flags if agent is None else with_agent(recipe, flags, agent))
