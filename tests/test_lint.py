@@ -167,7 +167,7 @@ def test_warnings_are_reported(tmp_path: Path) -> None:
     asked = '[{"role":"developer","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
     report = build_sft(rollouts(own_prompt=asked), tmp_path / "out")
     assert report.files["train"][0] == 4
-    assert "it: warning, 1 line: role developer: ms-swift rejects it" in sentences([report])
+    assert "it: warning, 1 line: role developer: ms-swift rejects it" in "\n".join(sentences([report]))
     assert manifest.read(tmp_path / "out")["build"]["reports"][0][0]["dropped"] == 0
 
 
