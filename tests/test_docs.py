@@ -46,6 +46,7 @@ PAGES = {
     "docs/patterns.md": 30,
     "docs/recipes.md": 14,
     "docs/builds.md": 6,
+    "docs/python.md": 5,
     "docs/tutorial_environment.md": 8,
 }
 """Page -> commands that it has at least, so that the test cannot go empty."""
