@@ -8,6 +8,7 @@ Exception
 │   ├── WorkspaceError         a workspace that cannot be read or written
 │   ├── PolicyChanged          a policy name that already stands for other parameters
 │   ├── StepError              a SQL step that cannot be run, or whose check found rows
+│   ├── RunStopped             a run of a whole recipe that stopped before its builds
 │   └── EngineError            a policy engine that cannot start, or that died
 └── AttemptFailed              one rollout failed: a row of `attempts`, never the end of a run
 """
@@ -51,6 +52,14 @@ class PolicyChanged(RolloutopsError):
 
 class StepError(RolloutopsError):
     """A SQL step that cannot be run, or whose check found rows."""
+
+
+class RunStopped(RolloutopsError):
+    """A run of a whole recipe stopped before its builds; `exit_code` is that of the command `run`: 3 or 4."""
+
+    def __init__(self, why: str, exit_code: int) -> None:
+        super().__init__(why)
+        self.exit_code = exit_code
 
 
 class EngineError(RolloutopsError):

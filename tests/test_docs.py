@@ -44,6 +44,7 @@ DOCS = CHECKOUT / "docs"
 PAGES = {
     "README.md": 2,
     "docs/tutorial_first_build.md": 20,
+    "docs/python.md": 5,
     "docs/tutorial_environment.md": 8,
     "docs/recipes.md": 8,
     "docs/builds.md": 6,

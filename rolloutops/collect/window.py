@@ -13,6 +13,7 @@ import math
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -57,7 +58,10 @@ async def fly(
         sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
         end_soon(flight)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Python lets only the main thread handle signals; in a notebook a collection runs in another one.
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+    for number in signals:
         loop.add_signal_handler(number, interrupted)
     # What is there by now stays, and an attempt leaves next to no cycles: looking for garbage less often saves 5 %.
     gc.freeze()
@@ -77,7 +81,7 @@ async def fly(
     finally:
         gc.set_threshold(*often)
         gc.unfreeze()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.remove_signal_handler(number)
         for task in beside:
             task.cancel()
