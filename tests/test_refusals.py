@@ -149,9 +149,9 @@ def chat(finish: Any, text: str = "some text", **more: Any) -> bytes:
         ("pause_turn", "pause_turn"), ("a_new_one", "a_new_one"), ("tool_use", "tool_calls"),
     ],
 )  # fmt: skip
-def test_a_finish_reason_is_known_or_kept(received: Any, from_json_safe: str) -> None:
-    assert read_chat(chat(received)).finish_reason == from_json_safe
-    assert is_cut_off(from_json_safe) == (from_json_safe not in ("stop", "tool_calls"))
+def test_a_finish_reason_is_known_or_kept(received: Any, meant: str) -> None:
+    assert read_chat(chat(received)).finish_reason == meant
+    assert is_cut_off(meant) == (meant not in ("stop", "tool_calls"))
     assert finish_reason("eos", called=True) == "tool_calls"
     response = {"output": [], "status": "incomplete", "incomplete_details": {"reason": "a_new_one"}}
     assert read_responses(body(response)).finish_reason == "a_new_one"

@@ -191,7 +191,7 @@ async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alar
             ticket = await pace.admit(call)
     except TimeoutError:
         held = pace.note() or "the endpoint's limit"
-        raise AttemptFailed("rate_limited", f"its deadline passed while it waited ({held})", final=True) from None
+        raise AttemptFailed(pace.held_by, f"its deadline passed while it waited ({held})", final=True) from None
     waited = time.monotonic() - clock
     trace.waited += waited
     alarm.when = None if until is None else until + waited
