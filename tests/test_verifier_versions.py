@@ -205,7 +205,9 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
         pinned.stdout
     )
     assert f"sums: 2 rollouts have no verdict of {before}, and no reward here" in pinned.stderr
-    rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
+    done = rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
+    assert "have a verdict" not in done.stderr, "two have none of this version"
+    assert f"Nothing verified: the verdicts of {before} in sums count" in done.stderr
     assert query(tmp_path / "w", REWARDS, recipe) == found, "nothing was judged for it"
     rolloutops("build", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     wrong = rolloutops("metrics", "own.toml", "--verdict_version=zz", cwd=tmp_path, code=2).stderr
