@@ -97,6 +97,7 @@ def test_what_waited_for_an_endpoint_until_its_deadline_is_given_up_for_that(tmp
     assert "to fix it, wait until the endpoint has loaded its model, or set a longer deadline" in done.stderr
     assert "with --retry=loading\n" in done.stderr
     assert "requests_per_minute" not in done.stderr
+    assert "before that: 503: Loading model" in done.stderr, "the cause is kept"
 
 
 def test_every_kind_of_which_rollouts_are_given_up_has_a_remedy() -> None:

@@ -31,8 +31,8 @@ WHERE v.error <> 'masked'
 @dataclass(frozen=True)
 class Unverified:
     """Rollouts without a reward. no_environment: dataset -> how many, as nothing says how to verify them. failed: how
-    many verifications failed, in this run or before. rollouts: all there are, with and without a reward. pinned: dataset
-    -> the version whose verdicts count, so that nothing is verified for it."""
+    many verifications failed, in this run or before. rollouts: all there are, with and without a reward. pinned:
+    dataset -> the version whose verdicts count, so that nothing is verified for it."""
 
     rollouts: int = 0
     failed: int = 0
