@@ -199,7 +199,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
         assert f"--verdict_version={before}" in line
 
     refused = rolloutops("collect", "own.toml", "--output=o.jsonl", cwd=tmp_path, code=2)
-    assert '"reward": 0.75' in refused.stdout, "the averages of what was collected are printed before that"
+    assert '"reward": 0.75' in refused.stdout, "the averages of what was collected are printed all the same"
     assert not (tmp_path / "o.jsonl").exists()
 
     pinned = rolloutops(
