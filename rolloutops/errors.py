@@ -103,7 +103,8 @@ class AttemptFailed(Exception):
 
     kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
     endpoint asked to wait. raw: the reply as received, its first 2 KB. limits: what its headers said
-    (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer).
+    (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer). asked:
+    whether a request was sent at all.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class AttemptFailed(Exception):
         self.raw = raw
         self.limits: Any = None
         self.answer: Any = None
+        self.asked = True
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

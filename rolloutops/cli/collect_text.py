@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 REMEDIES = {
     "timeout": "raise request_timeout, or lower num_samples_in_parallel",
     "unreachable": "start the endpoint, or correct base_url",
+    "loading": "wait until the endpoint has loaded its model, or set a longer deadline",
     "connection": "look into the endpoint's own log",
     "rate_limited": "set requests_per_minute or tokens_per_minute to what the endpoint allows",
     "server_error": "look into the endpoint's own log",
     "bad_response": "see column response of the view failures for what came instead of an answer",
     "bad_request": "correct what the endpoint refuses: a sampling parameter, a tool, or the prompt",
+    "forbidden": "change or remove these prompts, which a firewall or the provider refuses",
+    "content_filter": "change or remove these prompts, or take a model or provider that answers them",
     "context_length": "shorten the prompts, lower max_output_tokens, or take a model with a longer context",
     "engine_error": "look into the engine's log",
     "environment_error": "correct the environment: it raised outside a tool",
 }
-"""Kind of failure -> what helps. Of a kind that is not here, its own message says most."""
+"""Kind of failure -> what helps. Those that end a run are never given up."""
 
 
 def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:

@@ -82,9 +82,11 @@ def collect(parsed: Parsed) -> int:
     if code := take_in(recipe):
         return code
     code = collect_recipe(recipe, parsed)
-    if output is not None:
-        say(f"{text.count(export_stage(recipe, output, wanted=True), 'rollout')} in {output}")
-    print(text.means(averages(recipe, wanted=True)))
+    try:
+        if output is not None:
+            say(f"{text.count(export_stage(recipe, output, wanted=True), 'rollout')} in {output}")
+    finally:  # what was collected has averages also where the file is refused
+        print(text.means(averages(recipe, wanted=True)))
     return code
 
 

@@ -198,7 +198,8 @@ async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> Non
     row = ended.row()
     row["final"] = late or flight.health.is_final(kind, failure.final)
     write(flight, owed, row)
-    flight.health.attempted(kind, failure.message)
+    # What only waited says nothing new of the endpoint: it ends no run.
+    flight.health.attempted(kind if failure.asked else "rate_limited", failure.message)
     if row["final"] or tries >= owed.asked.max_attempts:
         settle(flight, owed)
         return
@@ -206,7 +207,7 @@ async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> Non
         await flight.parked.acquire()
     if flight.closing:
         return  # owed to the next run
-    owed.attempt, owed.tries = owed.attempt + 1, tries
+    owed.attempt, owed.tries, owed.failed_with = owed.attempt + 1, tries, failure.message
     asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
 
 
