@@ -534,7 +534,7 @@ def test_a_reply_that_had_begun_is_not_asked_for_again() -> None:
             assert caught.value.kind == "connection"
             assert len(connections) == 1
 
-    for place in (1, 2):
+    for place in (1, 2):  # noqa: B007
         on_each_loop(run)
 
 
