@@ -196,10 +196,10 @@ def test_a_403_among_successes_is_the_prompts(tmp_path: Path) -> None:
     tasks(tmp_path, [f"DROP TABLE {n}" for n in range(3)] + [f"good {n}" for n in range(30)] + ["DROP TABLE x"])
     with serving(Firewall, latency=0.02) as server:
         server.refuses = lambda key, number: "DROP" in key
-        collect(tmp_path, server.url)
+        collect(tmp_path, server.url, code=4)
         assert query(tmp_path / "w", STATES) == [(30, 0, 4)]
         seen = server.seen
-        collect(tmp_path, server.url)
+        collect(tmp_path, server.url, code=4)
         assert server.seen == seen
     rows = query(tmp_path / "w", "SELECT DISTINCT error, final, error_message, response FROM failures")
     assert rows == [("forbidden", True, "403: Access denied: Rule 942100", WAF.decode())]
@@ -215,7 +215,7 @@ def test_a_403_that_nothing_came_after_is_judged_at_the_end(tmp_path: Path) -> N
 
     with serving(Slow) as server:
         server.refuses = lambda key, number: "DROP" in key
-        collect(tmp_path, server.url)
+        collect(tmp_path, server.url, code=4)
     assert query(tmp_path / "w", STATES) == [(1, 0, 1)]
 
 
