@@ -140,7 +140,7 @@ def chat(finish: Any, text: str = "some text", **more: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("received", "meant"),
+    ("received", "expected"),
     [
         ("stop", "stop"), ("end_turn", "stop"), ("eos_token", "stop"), ("COMPLETE", "stop"), ("STOP", "stop"),
         ("model_length", "length"), ("MAX_TOKENS", "length"), ({"type": "length", "length": 9}, "length"),
@@ -149,9 +149,9 @@ def chat(finish: Any, text: str = "some text", **more: Any) -> bytes:
         ("pause_turn", "pause_turn"), ("a_new_one", "a_new_one"), ("tool_use", "tool_calls"),
     ],
 )  # fmt: skip
-def test_a_finish_reason_is_known_or_kept(received: Any, meant: str) -> None:
-    assert read_chat(chat(received)).finish_reason == meant
-    assert is_cut_off(meant) == (meant not in ("stop", "tool_calls"))
+def test_a_finish_reason_is_known_or_kept(received: Any, expected: str) -> None:
+    assert read_chat(chat(received)).finish_reason == expected
+    assert is_cut_off(expected) == (expected not in ("stop", "tool_calls"))
     assert finish_reason("eos", called=True) == "tool_calls"
     response = {"output": [], "status": "incomplete", "incomplete_details": {"reason": "a_new_one"}}
     assert read_responses(body(response)).finish_reason == "a_new_one"

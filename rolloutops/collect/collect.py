@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from rolloutops.collect import event_loop
 from rolloutops.collect.given_up import GivenUp, find_given_up
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
@@ -95,7 +96,7 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+        judged = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_given_up(ledger.con, everyone) if now["given_up"] else ()

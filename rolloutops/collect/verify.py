@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rolloutops.collect import event_loop
 from rolloutops.collect.live import live
 from rolloutops.collect.outdated import outdated
 from rolloutops.collect.unverified import Unverified, find_unverified
@@ -104,7 +105,7 @@ def verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool = Tr
     seal_orphans(workspace)
     if recipe.verify.against is not None:
         _refuse_unknown_version(workspace, recipe.verify.against)
-    return asyncio.run(_verify(workspace, recipe, run, on_command))
+    return event_loop.run(_verify(workspace, recipe, run, on_command))
 
 
 def agreement(workspace: Workspace, recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
