@@ -7,7 +7,6 @@ JSON columns are text here as in the workspace: decoded, they would take the uni
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from rolloutops.collect.outdated import pinned, refuse_waiting
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, with_flags
 from rolloutops.config.recipe_file import load
+from rolloutops.config.redact import tell
 from rolloutops.config.settings import Collect, Verify
 from rolloutops.errors import InputError, RunStopped, UsageError, did_you_mean
 from rolloutops.steps.metrics import asked, measure_as, require_policies
@@ -190,7 +190,7 @@ class Workspace:
         recipe = pinned(open_workspace(self.data), recipe)
         with self._connect(recipe) as con:
             for note in refuse_waiting(con, recipe):
-                sys.stderr.write(f"{note}\n")
+                tell(note)
             require_policies(con, compare)
             return list(measure_as(_frame, con, uses, recipe.folder).items())
 

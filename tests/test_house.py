@@ -136,6 +136,19 @@ def test_only_the_command_line_writes_to_stdout() -> None:
     assert not wrong, wrong
 
 
+def test_one_place_writes_to_stderr() -> None:
+    """`tell` takes keys and control characters out; the progress line does the same; the harness is its own program."""
+    own = {"config.redact", "limits.progress", "environments.code_harness", "cli.run", "cli.streams"}
+    wrong = [
+        f"{path.relative_to(CHECKOUT)}:{node.lineno}"
+        for path in FILES
+        if module(path) not in own
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and node.attr == "stderr" and is_sys(node.value)
+    ]
+    assert not wrong, wrong
+
+
 def is_sys(node: ast.expr) -> bool:
     """Whether an expression is the module sys."""
     return isinstance(node, ast.Name) and node.id == "sys"

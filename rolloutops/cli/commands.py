@@ -23,7 +23,7 @@ from rolloutops.cli.which_workspace import is_workspace, refuse_twin
 from rolloutops.config.paths import as_file, as_output, as_path
 from rolloutops.config.recipe import Recipe, from_flags, with_agent, with_flags
 from rolloutops.config.recipe_file import load
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import shown, tell
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import UsageError
 from rolloutops.visible import ascii_json, visible, visible_json
@@ -339,7 +339,7 @@ def announced(data: Path) -> Iterator[None]:
 
 def say(*lines: str) -> int:
     """A message for the person at the terminal. Returns the exit code of a command that ends with it."""
-    print(*map(shown, lines), sep="\n", file=sys.stderr)
+    tell(*lines)
     return 0
 
 

@@ -5,7 +5,6 @@ What only one stage needs is imported by it: that measuring and building start a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from rolloutops.cli.which_workspace import is_workspace
 from rolloutops.collect.outdated import pinned, refuse_waiting
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.redact import tell
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import dump
 from rolloutops.steps.metrics import Table, asked, measure_all, require_policies
@@ -89,7 +89,7 @@ def _connect(recipe: Recipe) -> sql.Connection:
 
 def _refuse_waiting(con: sql.Connection, recipe: Recipe) -> None:
     for note in refuse_waiting(con, recipe):
-        sys.stderr.write(f"{note}\n")
+        tell(note)
 
 
 def explain_stage(recipe: Recipe, name: str | None = None) -> list[BoundStep]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from rolloutops.collect.window_state import Window
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe import Recipe
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import tell
 from rolloutops.config.sampling import refuse_bad_parameters, refuse_several_answers
 from rolloutops.config.secrets import Secret, public
 from rolloutops.config.settings import Collect
@@ -193,7 +192,7 @@ async def _collect(
                 tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
             await fly(flight, ledger, asked, parts, stopping)
         if flight.stopped:
-            sys.stderr.write(f"{shown(flight.stopped)}\n")
+            tell(flight.stopped)
 
     try:
         for windows in groups:
@@ -290,9 +289,9 @@ def _fitting(asked: Collect, engine: Engine) -> Collect:
     most, limit = most_connections()
     if most is None or width <= most:
         return asked
-    sys.stderr.write(
+    tell(
         f"num_samples_in_parallel is {most}, not {width}: this process may have {limit:,} files open, and each request "
-        "in flight needs one; raise the limit with ulimit -n\n"
+        "in flight needs one; raise the limit with ulimit -n"
     )
     return replace(asked, num_samples_in_parallel=most)
 

@@ -4,7 +4,6 @@ verdicts stay, to be compared."""
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from rolloutops.collect.outdated import outdated
 from rolloutops.collect.unverified import Unverified, find_unverified
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.redact import tell
 from rolloutops.environments.hooks import refuse_misspelt_hooks
 from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict
@@ -161,7 +161,7 @@ async def _judge(
     waiting = [] if on_command else [one for one in late if one.spends]
     for one in late:
         then = "they wait for the command verify, because it spends" if one in waiting else "they are judged again"
-        sys.stderr.write(f"{one.changed()}: {then}\n")
+        tell(f"{one.changed()}: {then}")
     query = "SELECT dataset, attempt_id FROM unjudged"
     if waiting:
         names = sql.literal([one.dataset for one in waiting])

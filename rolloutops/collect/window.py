@@ -12,7 +12,6 @@ import gc
 import math
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from rolloutops.collect.pending import Part, PendingRollouts
 from rolloutops.collect.recording import landed, settle, write, write_landed
 from rolloutops.collect.window_state import Window, cancel_all, end_soon, fail, spawn, start_no_more
 from rolloutops.config.plan import CollectPlan
+from rolloutops.config.redact import tell
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.limits.progress import report
 
@@ -55,7 +55,7 @@ async def fly(
             cancel_all(flight)
             return
         stopping.set()
-        sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
+        tell("", f"stopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once")
         end_soon(flight)
 
     # Python lets only the main thread handle signals; in a notebook a collection runs in another one.
