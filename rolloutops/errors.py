@@ -8,6 +8,7 @@ Exception
 │   ├── WorkspaceError         a workspace that cannot be read or written
 │   ├── PolicyChanged          a policy name that already stands for other parameters
 │   ├── StepError              a SQL step that cannot be run, or whose check found rows
+│   ├── RunStopped             a run of a whole recipe that stopped before its builds
 │   └── EngineError            a policy engine that cannot start, or that died
 └── AttemptFailed              one rollout failed: a row of `attempts`, never the end of a run
 """
@@ -53,6 +54,14 @@ class StepError(RolloutopsError):
     """A SQL step that cannot be run, or whose check found rows."""
 
 
+class RunStopped(RolloutopsError):
+    """A run of a whole recipe stopped before its builds; `exit_code` is that of the command `run`: 3 or 4."""
+
+    def __init__(self, why: str, exit_code: int) -> None:
+        super().__init__(why)
+        self.exit_code = exit_code
+
+
 class EngineError(RolloutopsError):
     """A policy engine that cannot start, or that died in mid-run. What had ended is kept."""
 
@@ -94,7 +103,8 @@ class AttemptFailed(Exception):
 
     kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
     endpoint asked to wait. raw: the reply as received, its first 2 KB. limits: what its headers said
-    (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer).
+    (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer). asked:
+    whether a request was sent at all.
     """
 
     def __init__(
@@ -114,6 +124,7 @@ class AttemptFailed(Exception):
         self.raw = raw
         self.limits: Any = None
         self.answer: Any = None
+        self.asked = True
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -39,6 +39,7 @@ model = "m"
 api_key_env = "TEST_KEY"
 base_url = "{url}"
 max_attempts = 2
+max_given_up = 1.0
 [collect.responses_create_params]
 temperature = 0.7
 [collect.engine_args]

@@ -75,6 +75,16 @@ def test_check_deep_names_the_part_and_what_deleting_it_costs(tmp_path: Path, da
     assert query(tmp_path / "w", "SELECT count(*), count(reward) FROM rollouts") == [(30, 30)]
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_bears_the_name_of_a_part_and_is_no_file_is_named(workspace: Workspace, make: Any) -> None:
+    put(workspace, "attempts", "one", attempt(1))
+    odd = workspace.root / "attempts" / "d" / "odd.parquet"
+    make(odd)
+    with pytest.raises(WorkspaceError, match=r"odd\.parquet is damaged \(it is not a file\)"):
+        rows(workspace, "SELECT count(*) FROM attempts")
+    assert [path for path, _ in find_all(workspace.root)] == [odd]
+
+
 # Journals -----------------------------------------------------------------------------------------------------------
 
 GOOD = orjson.dumps({"attempts": attempt(1)})
@@ -201,6 +211,7 @@ def test_an_id_is_greater_than_all_that_are_there(workspace: Workspace) -> None:
         with next_run_id(workspace) as run_id:
             assert run_id > Path(name).name.removeprefix("removed-")[:22]
             assert int(run_id[:4]) - int(Path(name).name.removeprefix("removed-")[:4]) in (0, 1)
+    make("journals/99991231T235959-ffffff-0000.jsonl")  # no time comes after it, so that it is nobody's id
     put(workspace, "attempts", "copied-by-hand", attempt(1, run_id="20460101T000000-abcdef"))
     assert greatest(workspace) == "20460101T000000-abcdef"
     assert following("20460101T000000-abcdef", datetime(2026, 1, 1, tzinfo=UTC)).startswith("20460101T000001-")
@@ -389,7 +400,7 @@ def test_a_collector_beside_another_host_is_refused_before_it_asks_anything(tmp_
     write_jsonl(tmp_path / "in.jsonl", sums(3))
     (tmp_path / "mounts").write_text("21 1 0:1 / / rw - fuse.rclone bucket: rw\n")
     (tmp_path / "fuse.py").write_text(
-        "import runpy, sys\nfrom pathlib import Path\nfrom rolloutops.tables import mounts\n"
+        "import runpy, sys\nfrom pathlib import Path\nfrom rolloutops.store import mounts\n"
         "mounts.MOUNTINFO = Path('mounts')\nsys.argv[0] = 'rolloutops'\n"
         "runpy.run_module('rolloutops', run_name='__main__')\n"
     )

@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
+from rolloutops.cli.commands.collect import REMEDIES
+from rolloutops.errors import FAILURES
 from rolloutops.formats.loading import is_loading
 from rolloutops.formats.openai_replies import failure
 from rolloutops.limits.token_estimate import estimate, estimate_prompts
@@ -82,6 +84,24 @@ def test_a_model_that_loads_is_waited_for(tmp_path: Path, before: int) -> None:
     assert query(tmp_path / "w", "SELECT count(*) FROM rollouts") == [(60,)]
     assert query(tmp_path / "w", "SELECT DISTINCT error FROM failures") == [("loading",)]
     assert query(tmp_path / "w", "SELECT count(*) FROM given_up") == [(0,)]
+
+
+def test_what_waited_for_an_endpoint_until_its_deadline_is_given_up_for_that(tmp_path: Path) -> None:
+    """Not as rate limited: the remedy is another one. The line above it names the kind to retry."""
+    write_jsonl(tmp_path / "tasks.jsonl", sums(12))
+    with serving(faults=[loading("Loading model")] * 1000) as server:
+        few = ("--num_samples_in_parallel=12", "--retry_seconds=0.1", "--deadline=1.5")
+        done = rolloutops(*GIVEN, *few, f"--base_url={server.url}", cwd=tmp_path, code=4)
+    assert query(tmp_path / "w", "SELECT DISTINCT error FROM attempts") == [("loading",)]
+    assert query(tmp_path / "w", "SELECT count(*) FROM given_up") == [(12,)]
+    assert "to fix it, wait until the endpoint has loaded its model, or set a longer deadline" in done.stderr
+    assert "with --retry=loading\n" in done.stderr
+    assert "requests_per_minute" not in done.stderr
+    assert "before that: 503: Loading model" in done.stderr, "the cause is kept"
+
+
+def test_every_kind_of_which_rollouts_are_given_up_has_a_remedy() -> None:
+    assert FAILURES.keys() - REMEDIES.keys() == {"unauthorized"}, "which ends the run"
 
 
 @dataclass

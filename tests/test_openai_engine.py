@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
-from collections.abc import Callable
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
 from time import time
@@ -19,6 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rolloutops.collect import event_loop
 from rolloutops.engines.openai import OPENAI, make
 from rolloutops.errors import AttemptFailed, UsageError
 from rolloutops.formats.openai_replies import KEPT, read_chat, read_responses, retry_after
@@ -411,6 +418,326 @@ def test_a_proxy_is_used_but_not_for_this_machine(monkeypatch: pytest.MonkeyPatc
         ask("http://model.example/v1", ModelCall(ASK, None, {}))
         ask(server, ModelCall(ASK, None, {}))
     assert (proxy.seen, proxy.headers[0]["Host"], server.seen) == (1, "model.example", 1)
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def request(reader: asyncio.StreamReader) -> bytes:
+    """The body of the next request."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = next(line for line in head.split("\r\n") if line.lower().startswith("content-length:"))
+    return await reader.readexactly(int(length.split(":")[1]))
+
+
+def http(body: bytes, head: bytes = b"") -> bytes:
+    """A whole reply."""
+    return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+def says(text: str) -> bytes:
+    """The body of an answer."""
+    return orjson.dumps({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]})
+
+
+@asynccontextmanager
+async def listening(talk: Talk) -> AsyncIterator[tuple[str, list[int]]]:
+    """A server that has this talk on each connection, then hangs up: its base_url, and an entry for each connection."""
+    connections: list[int] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(len(connections))
+        try:
+            await talk(reader, writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", connections
+
+
+@asynccontextmanager
+async def asking(base_url: str, **settings: Any) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
+    """An engine that was started, as a function from a question to the answer's text."""
+    engine = make("m", base_url=base_url, endpoint="chat", **settings)
+    await engine.start()
+
+    async def answer(text: str) -> str:
+        return (await engine.answer(ModelCall([{"role": "user", "content": text}], None, {}))).message["content"]
+
+    try:
+        yield answer
+    finally:
+        await engine.stop()
+
+
+def on_each_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test in asyncio's own loop, and in the one that `collect` takes."""
+    asyncio.run(main())
+    event_loop.run(main())
+
+
+def test_a_kept_connection_that_closes_under_a_request_costs_no_attempt() -> None:
+    requests: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await request(reader))
+        writer.write(http(says(f"answer {len(requests)}")))
+        requests.append(await request(reader))  # and hang up without a word
+
+    async def run() -> None:
+        requests.clear()
+        async with listening(talk) as (url, connections), asking(url) as answer:
+            for n in range(4):
+                assert (await answer(f"question {n}")).startswith("answer")
+            assert len(connections) == 4
+            assert len(requests) == 4 + 3
+
+    on_each_loop(run)
+
+
+def test_a_new_connection_that_closes_without_a_word_is_a_failure() -> None:
+    requests: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await request(reader))
+
+    async def run() -> None:
+        requests.clear()
+        async with listening(talk) as (url, _), asking(url) as answer:
+            with pytest.raises(AttemptFailed, match="hung up before the answer was complete") as caught:
+                await answer("x")
+            assert caught.value.kind == "connection"
+            assert len(requests) == 1
+
+    on_each_loop(run)
+
+
+def test_a_reply_that_had_begun_is_not_asked_for_again() -> None:
+    bodies = [http(says("fine")), b"HTTP/1.1 200 OK\r\nContent-", http(says("cut"))[:-9]]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(bodies[0])
+        await request(reader)
+        writer.write(bodies[place])
+
+    async def run() -> None:
+        async with listening(talk) as (url, connections), asking(url) as answer:
+            assert await answer("1") == "fine"
+            with pytest.raises(AttemptFailed) as caught:
+                await answer("2")
+            assert caught.value.kind == "connection"
+            assert len(connections) == 1
+
+    for place in (1, 2):  # noqa: B007
+        on_each_loop(run)
+
+
+def test_an_answer_that_nobody_waits_for_is_not_the_next_requests() -> None:
+    late: asyncio.Event
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            body = orjson.loads(await request(reader))["messages"][0]["content"]
+            if body.startswith("beside"):
+                writer.write(http(says(body)) + http(says("unasked")))
+            else:
+                writer.write(http(says(body)))
+                await writer.drain()
+                await asyncio.sleep(0.05)
+                writer.write(http(says("unasked")))
+                await writer.drain()
+                late.set()
+
+    async def run() -> None:
+        nonlocal late
+        late = asyncio.Event()
+        async with listening(talk) as (url, connections), asking(url) as answer:
+            for n in range(3):
+                assert await answer(f"beside {n}") == f"beside {n}"
+            assert len(connections) == 3
+            assert await answer("alone") == "alone"
+            await asyncio.wait_for(late.wait(), 10)
+            await asyncio.sleep(0.05)
+            assert await answer("beside last") == "beside last"
+            assert len(connections) == 5
+
+    on_each_loop(run)
+
+
+def test_who_was_cancelled_leaves_no_answer_to_the_next() -> None:
+    received: asyncio.Event
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = orjson.loads(await request(reader))["messages"][0]["content"]
+        received.set()
+        if body == "first":
+            await asyncio.sleep(0.05)
+        writer.write(http(says(body)))
+
+    async def run() -> None:
+        nonlocal received
+        received = asyncio.Event()
+        async with listening(talk) as (url, connections), asking(url) as answer:
+            first = asyncio.ensure_future(answer("first"))
+            await received.wait()
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            assert await answer("second") == "second"
+            assert len(connections) == 2
+
+    on_each_loop(run)
+
+
+def test_many_at_once_over_as_many_connections_as_allowed() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(http(says(orjson.loads(await request(reader))["messages"][0]["content"])))
+            await writer.drain()
+
+    async def run() -> None:
+        texts = [f"{n} " * 10_000 for n in range(60)]  # more than a socket holds
+        async with listening(talk) as (url, connections), asking(url, max_connections=7) as answer:
+            assert await asyncio.gather(*map(answer, texts)) == texts
+            assert len(connections) == 7
+
+    on_each_loop(run)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_compressed_reply_is_read(encoding: str) -> None:
+    body = gzip.compress(says("small")) if encoding == "gzip" else zlib.compress(says("small"))
+    head = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    with serving(faults=[(200, head, body), (200, head, b"no " + body)]) as server:
+        assert ask(server, ModelCall(ASK, None, {}), endpoint="chat")[0].message["content"] == "small"
+        failed = fails(server, endpoint="chat")
+    assert failed.kind == "bad_response"
+    assert f"cannot be read: Can not decode content-encoding: {encoding}" in failed.message
+    assert encoding in server.headers[0]["Accept-Encoding"]
+
+
+def test_a_reply_that_is_too_long_is_refused_in_bounded_memory() -> None:
+    bomb = gzip.compress(bytes(300_000_000), 1)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kind = orjson.loads(await request(reader))["messages"][0]["content"]
+        if kind == "bomb":
+            writer.write(http(bomb, b"Content-Encoding: gzip\r\n"))
+        elif kind == "fits":
+            writer.write(http(says("x").ljust(1_000_000)))
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                writer.write(b"10000\r\n%b\r\n" % bytes(0x10000))
+                await writer.drain()
+
+    async def run() -> None:
+        async with listening(talk) as (url, _), asking(url, max_reply_bytes=1_000_000) as answer:
+            for kind in ("bomb", "endless"):
+                with pytest.raises(AttemptFailed, match="more than 1,000,000 bytes: raise max_reply_bytes") as caught:
+                    await answer(kind)
+                assert caught.value.kind == "bad_response"
+            assert await answer("fits") == "x"
+
+    tracemalloc.start()
+    try:
+        on_each_loop(run)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 banana\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\n" + b"X-Long: %b\r\n" % (b"x" * 1000) * 300 + b"Content-Length: 0\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_a_bad_response(said: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(said)
+
+    async def run() -> None:
+        async with listening(talk) as (url, _), asking(url) as answer:
+            with pytest.raises(AttemptFailed, match="does not speak HTTP") as caught:
+                await answer("x")
+            assert caught.value.kind == "bad_response"
+
+    on_each_loop(run)
+
+
+def test_time_limits() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            kind = orjson.loads(await request(reader))["messages"][0]["content"]
+            body = says(kind)
+            if kind == "hang":
+                await asyncio.sleep(60)
+            elif kind == "slow":
+                writer.write(http(body)[: -len(body)])
+                for place in range(4):
+                    await asyncio.sleep(0.1)
+                    writer.write(body[place * len(body) // 4 : (place + 1) * len(body) // 4])
+            else:
+                writer.write(http(body))
+
+    async def failed(answer: Callable[[str], Awaitable[str]], kind: str) -> str:
+        with pytest.raises(AttemptFailed) as caught:
+            await answer(kind)
+        return f"{caught.value.kind}: {caught.value.message}"
+
+    async def run() -> None:
+        async with listening(talk) as (url, _):
+            async with asking(url, request_timeout=0.3) as answer:
+                assert await answer("quick") == "quick"
+                assert "timeout: no answer from http" in await failed(answer, "hang")
+                assert await answer("quick") == "quick"
+                assert "within 0.3 s" in await failed(answer, "slow")
+            async with asking(url, first_byte_timeout=0.3) as answer:
+                assert await answer("slow") == "slow"
+                assert "timeout: nothing from http" in await failed(answer, "hang")
+        async with asking("http://no.such.host.invalid/v1") as answer:
+            assert "unreachable: http://no.such" in await failed(answer, "x")
+
+    on_each_loop(run)
+
+
+def test_headers_that_cannot_be_sent_are_refused() -> None:
+    async def start(headers: dict[str, str]) -> None:
+        await make("m", base_url="http://localhost/v1", headers=headers).start()
+
+    for name, value in (("X-A", "a\r\nX-B: b"), ("X A", "a"), ("", "a"), ("content-length", "7")):
+        with pytest.raises(UsageError, match="cannot be"):
+            asyncio.run(start({name: value}))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
+    files = ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"]
+    options = ["-newkey", "rsa:2048", "-nodes", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(["openssl", "req", "-x509", *options, *files], cwd=tmp_path, check=True, capture_output=True)
+
+    async def run() -> None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
+        async with listener, asking(f"https://localhost:{listener.sockets[0].getsockname()[1]}/v1") as answer:
+            with pytest.raises(AttemptFailed, match=r"certificate is refused.*set SSL_CERT_FILE") as caught:
+                await answer("x")
+        assert caught.value.kind == "unreachable"
+
+    on_each_loop(run)
 
 
 json_values = st.recursive(

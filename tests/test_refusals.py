@@ -140,7 +140,7 @@ def chat(finish: Any, text: str = "some text", **more: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("received", "meant"),
+    ("received", "expected"),
     [
         ("stop", "stop"), ("end_turn", "stop"), ("eos_token", "stop"), ("COMPLETE", "stop"), ("STOP", "stop"),
         ("model_length", "length"), ("MAX_TOKENS", "length"), ({"type": "length", "length": 9}, "length"),
@@ -149,9 +149,9 @@ def chat(finish: Any, text: str = "some text", **more: Any) -> bytes:
         ("pause_turn", "pause_turn"), ("a_new_one", "a_new_one"), ("tool_use", "tool_calls"),
     ],
 )  # fmt: skip
-def test_a_finish_reason_is_known_or_kept(received: Any, from_json_safe: str) -> None:
-    assert read_chat(chat(received)).finish_reason == from_json_safe
-    assert is_cut_off(from_json_safe) == (from_json_safe not in ("stop", "tool_calls"))
+def test_a_finish_reason_is_known_or_kept(received: Any, expected: str) -> None:
+    assert read_chat(chat(received)).finish_reason == expected
+    assert is_cut_off(expected) == (expected not in ("stop", "tool_calls"))
     assert finish_reason("eos", called=True) == "tool_calls"
     response = {"output": [], "status": "incomplete", "incomplete_details": {"reason": "a_new_one"}}
     assert read_responses(body(response)).finish_reason == "a_new_one"
@@ -196,10 +196,10 @@ def test_a_403_among_successes_is_the_prompts(tmp_path: Path) -> None:
     tasks(tmp_path, [f"DROP TABLE {n}" for n in range(3)] + [f"good {n}" for n in range(30)] + ["DROP TABLE x"])
     with serving(Firewall, latency=0.02) as server:
         server.refuses = lambda key, number: "DROP" in key
-        collect(tmp_path, server.url)
+        collect(tmp_path, server.url, code=4)
         assert query(tmp_path / "w", STATES) == [(30, 0, 4)]
         seen = server.seen
-        collect(tmp_path, server.url)
+        collect(tmp_path, server.url, code=4)
         assert server.seen == seen
     rows = query(tmp_path / "w", "SELECT DISTINCT error, final, error_message, response FROM failures")
     assert rows == [("forbidden", True, "403: Access denied: Rule 942100", WAF.decode())]
@@ -215,7 +215,7 @@ def test_a_403_that_nothing_came_after_is_judged_at_the_end(tmp_path: Path) -> N
 
     with serving(Slow) as server:
         server.refuses = lambda key, number: "DROP" in key
-        collect(tmp_path, server.url)
+        collect(tmp_path, server.url, code=4)
     assert query(tmp_path / "w", STATES) == [(1, 0, 1)]
 
 

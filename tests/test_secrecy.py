@@ -140,8 +140,8 @@ def test_no_key_is_on_the_disk_or_on_the_screen(tmp_path: Path) -> None:
     said = "".join(one.stdout + one.stderr for one in (done, again, lost, *screens))
     for text in (said, spoken(tmp_path / "w").decode(errors="replace")):
         assert "[key]" in text
-        for to_json_safe in (KEY, *echoed, KEY[:14], "SECRET", "f8e7d6c"):
-            assert to_json_safe not in text
+        for spelling in (KEY, *echoed, KEY[:14], "SECRET", "f8e7d6c"):
+            assert spelling not in text
 
 
 def test_the_traceback_of_a_bug_holds_no_key(tmp_path: Path) -> None:

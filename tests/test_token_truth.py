@@ -45,7 +45,8 @@ def test_bit_exact_through_answer_journal_and_parquet(tmp_path: Path) -> None:
     ids = [random.Random(n).getrandbits(31) for n in range(len(numbers))]
     answer = openai_replies.read_chat(json.dumps(completion(ids, numbers)).encode(), token_ids=True)
     workspace = open_workspace(tmp_path / "w", create=True)
-    row = {"dataset": "d", "task_id": "t", "attempt_id": "a", "token_turns": _token_turns([answer])}
+    names = {"dataset": "d", "task_id": "t", "row_hash": "h", "policy": "p", "rollout_index": 0, "attempt": 1}
+    row = {**names, "attempt_id": "a", "run_id": "r", "final": True, "token_turns": _token_turns([answer])}
     closed = Journal(workspace, "closed")
     closed.append("attempts", row)
     closed.close()

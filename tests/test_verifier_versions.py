@@ -198,6 +198,10 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
         assert "rolloutops verify own.toml; " in line
         assert f"--verdict_version={before}" in line
 
+    refused = rolloutops("collect", "own.toml", "--output=o.jsonl", cwd=tmp_path, code=2)
+    assert '"reward": 0.75' in refused.stdout, "the averages of what was collected are printed all the same"
+    assert not (tmp_path / "o.jsonl").exists()
+
     pinned = rolloutops(
         "metrics", "own.toml", "--step=rewards", "--json", f"--verdict_version={before[:7]}", cwd=tmp_path
     )
@@ -205,7 +209,9 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
         pinned.stdout
     )
     assert f"sums: 2 rollouts have no verdict of {before}, and no reward here" in pinned.stderr
-    rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
+    done = rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
+    assert "have a verdict" not in done.stderr, "two have none of this version"
+    assert f"Nothing verified: the verdicts of {before} in sums count" in done.stderr
     assert query(tmp_path / "w", REWARDS, recipe) == found, "nothing was judged for it"
     rolloutops("build", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     wrong = rolloutops("metrics", "own.toml", "--verdict_version=zz", cwd=tmp_path, code=2).stderr

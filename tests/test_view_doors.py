@@ -53,7 +53,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "tasks.jsonl", sums(3))
     for view in VIEWS:
         # Rollouts by name, so that the step could be one of those that read a narrow copy of that view.
-        text = f"-- Mine.\nSELECT v.*, reward AS best FROM {view} AS v, (SELECT max(reward) AS reward FROM rollouts)\n"
+        text = (
+            f"-- Mine.\nSELECT v.*, b.reward AS best FROM {view} AS v, (SELECT max(reward) AS reward FROM rollouts) b\n"
+        )
         if view in ("present_verdicts", "good_verdicts", "logged", "rollouts", "verdicts"):
             text = f"-- Mine.\nSELECT count(*) AS n, max(rollouts) FROM {view}, task_stats\n"
         (folder / "metrics").mkdir(exist_ok=True)
@@ -70,7 +72,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_metrics(project: Path) -> None:
     """All at once, and one alone: which views are made, and when, differs."""
     both = rolloutops("metrics", "recipe.toml", "--step=own_task_stats,rewards", cwd=project).stdout
-    assert "mean_reward" in both
+    assert "own_task_stats" in both
+    assert "metrics/rewards" in both
     assert "judged" in both
     alone = rolloutops("metrics", "recipe.toml", "--step=own_failures", "--json", cwd=project).stdout
     assert '"metrics/own_failures"' in alone

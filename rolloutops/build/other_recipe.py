@@ -44,5 +44,11 @@ def _place(folder: Path) -> str:
 
 
 def _same(earlier: Path, now: Path) -> bool:
-    """Whether two files are one recipe: also one that was moved, with its name, or copied to another machine."""
-    return earlier.name == now.name and (earlier == now.absolute() or not earlier.exists())
+    """Whether two files are one recipe: also one that was moved, with its name, or copied together with its workspace,
+    here or to another machine."""
+    if earlier.name != now.name:
+        return False
+    try:
+        return earlier == now.absolute() or earlier.read_bytes() == now.read_bytes()
+    except OSError:  # it is not there, or not for us to read
+        return True

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from rolloutops.collect.outdated import pinned, refuse_waiting
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.redact import tell
 from rolloutops.store import sql, workspace
 from rolloutops.store.workspace import open_workspace
 
@@ -21,5 +20,4 @@ def connect(recipe: Recipe) -> sql.Connection:
 
 def note_waiting(con: sql.Connection, recipe: Recipe) -> None:
     """Warn of verdicts that are not of the present version; raise where the command `verify` must run first."""
-    for note in refuse_waiting(con, recipe):
-        sys.stderr.write(f"{note}\n")
+    tell(*refuse_waiting(con, recipe))

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import shown, tell
 from rolloutops.visible import ascii_json, visible, visible_json
 
 
 def say(*lines: str) -> int:
     """Print a message for the person at the terminal. Returns the exit code of a command that ends with it."""
-    print(*map(shown, lines), sep="\n", file=sys.stderr)
+    tell(*lines)
     return 0
 
 

@@ -42,7 +42,8 @@ async def attempt(
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
     """
-    started, clock, trace = time.time(), time.monotonic(), Trace(give_up_at=owed.give_up_at)
+    started, clock = time.time(), time.monotonic()
+    trace = Trace(give_up_at=owed.give_up_at, failed_with=owed.failed_with)
     prompt, new_prompt = _prompt(owed)
     tools = owed.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
@@ -191,7 +192,11 @@ async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alar
             ticket = await pace.admit(call)
     except TimeoutError:
         held = pace.note() or "the endpoint's limit"
-        raise AttemptFailed("rate_limited", f"its deadline passed while it waited ({held})", final=True) from None
+        before = f"; before that: {trace.failed_with}" if trace.failed_with else ""
+        why = f"its deadline passed while it waited ({held}){before}"
+        failure = AttemptFailed(pace.held_by, why, final=True)
+        failure.asked = False
+        raise failure from None
     waited = time.monotonic() - clock
     trace.waited += waited
     alarm.when = None if until is None else until + waited

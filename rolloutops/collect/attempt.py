@@ -20,7 +20,7 @@ COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
 class PendingRollout:
     """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it, with their
     JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
-    None until it is tried for the first time.
+    None until it is tried for the first time. failed_with: why the try before failed.
     """
 
     task: Task
@@ -34,6 +34,7 @@ class PendingRollout:
     request: str
     tries: int = 0
     give_up_at: float | None = None
+    failed_with: str = ""
 
     @property
     def key(self) -> str:
@@ -73,6 +74,7 @@ class Trace:
     server: int | None = None
     whole: RolloutAnswer | None = None
     give_up_at: float | None = None
+    failed_with: str = ""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ What a provider never tried is owed again; what it tried and failed, or did not 
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ from rolloutops.collect.pending import PendingRollouts
 from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.recipe import Recipe
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import tell
 from rolloutops.config.settings import resolved
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
 from rolloutops.errors import AttemptFailed, EngineError
@@ -323,4 +322,4 @@ def _open(desk: BatchContext) -> list[Job]:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{shown(line)}\n")
+    tell(line)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from rolloutops.collect import event_loop
 from rolloutops.collect.given_up import GivenUp, find_given_up
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
@@ -19,7 +19,7 @@ from rolloutops.collect.window_state import Window
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe import Recipe
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import tell
 from rolloutops.config.sampling import refuse_bad_parameters, refuse_several_answers
 from rolloutops.config.secrets import Secret, public
 from rolloutops.config.settings import Collect
@@ -95,7 +95,7 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        judged = asyncio.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+        judged = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_given_up(ledger.con, everyone) if now["given_up"] else ()
@@ -192,7 +192,7 @@ async def _collect(
                 tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
             await fly(flight, ledger, asked, parts, stopping)
         if flight.stopped:
-            sys.stderr.write(f"{shown(flight.stopped)}\n")
+            tell(flight.stopped)
 
     try:
         for windows in groups:
@@ -289,9 +289,9 @@ def _fitting(asked: Collect, engine: Engine) -> Collect:
     most, limit = most_connections()
     if most is None or width <= most:
         return asked
-    sys.stderr.write(
+    tell(
         f"num_samples_in_parallel is {most}, not {width}: this process may have {limit:,} files open, and each request "
-        "in flight needs one; raise the limit with ulimit -n\n"
+        "in flight needs one; raise the limit with ulimit -n"
     )
     return replace(asked, num_samples_in_parallel=most)
 

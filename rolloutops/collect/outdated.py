@@ -172,17 +172,17 @@ def pinned(workspace: Workspace, recipe: Recipe) -> Recipe:
     if recipe.verdict_version is None:
         return recipe
     found = [row for row in sql.rows(connect(workspace), FOUND) if not recipe.datasets or row[0] in recipe.datasets]
-    from_json_safe = [row for row in found if row[2].startswith(recipe.verdict_version)]
-    if len({version for _, _, version, _ in from_json_safe}) != 1:
+    matching = [row for row in found if row[2].startswith(recipe.verdict_version)]
+    if len({version for _, _, version, _ in matching}) != 1:
         listed = "; ".join(
             f"{version} ({dataset}: {verifier}, {n:,} verdicts)" for dataset, verifier, version, n in found
         )
-        what = "begins the names of several versions" if from_json_safe else "is the version of no verdict"
+        what = "begins the names of several versions" if matching else "is the version of no verdict"
         raise UsageError(
             f"--verdict_version={recipe.verdict_version} {what}; there are, the newest first: {listed or 'none'}"
         )
     pins = {}
-    for dataset, verifier, version, _ in from_json_safe:
+    for dataset, verifier, version, _ in matching:
         now = recipe.judge(recipe.datasets[dataset])
         if (verifier, version) not in [(now["verifier"], name) for name in _names(now)]:
             pins[dataset] = {"verifier": verifier, "verifier_version": version, "equal_versions": []}

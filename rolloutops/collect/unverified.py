@@ -31,11 +31,13 @@ WHERE v.error <> 'masked'
 @dataclass(frozen=True)
 class Unverified:
     """Rollouts without a reward. no_environment: dataset -> how many, as nothing says how to verify them. failed: how
-    many verifications failed, in this run or before. rollouts: all there are, with and without a reward."""
+    many verifications failed, in this run or before. rollouts: all there are, with and without a reward. pinned:
+    dataset -> the version whose verdicts count, so that nothing is verified for it."""
 
     rollouts: int = 0
     failed: int = 0
     no_environment: Mapping[str, int] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_unverified(con: sql.Connection, recipe: Recipe) -> Unverified:
@@ -46,4 +48,5 @@ def find_unverified(con: sql.Connection, recipe: Recipe) -> Unverified:
         rollouts=sql.rows(con, "SELECT count(*) FROM good_attempts")[0][0],
         failed=sql.rows(con, FAILED)[0][0],
         no_environment={name: count for name, count in counted.items() if chosen is None or name in chosen},
+        pinned={name: pin["verifier_version"] for name, pin in recipe.pins.items()},
     )

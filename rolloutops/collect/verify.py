@@ -4,17 +4,18 @@ verdicts stay, to be compared."""
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rolloutops.collect import event_loop
 from rolloutops.collect.live import live
 from rolloutops.collect.outdated import outdated
 from rolloutops.collect.unverified import Unverified, find_unverified
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
+from rolloutops.config.redact import tell
 from rolloutops.environments.hooks import refuse_misspelt_hooks
 from rolloutops.environments.stored_rollout import StoredRollout
 from rolloutops.environments.verdict import Verdict
@@ -104,7 +105,7 @@ def verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool = Tr
     seal_orphans(workspace)
     if recipe.verify.against is not None:
         _refuse_unknown_version(workspace, recipe.verify.against)
-    return asyncio.run(_verify(workspace, recipe, run, on_command))
+    return event_loop.run(_verify(workspace, recipe, run, on_command))
 
 
 def agreement(workspace: Workspace, recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -160,7 +161,7 @@ async def _judge(
     waiting = [] if on_command else [one for one in late if one.spends]
     for one in late:
         then = "they wait for the command verify, because it spends" if one in waiting else "they are judged again"
-        sys.stderr.write(f"{one.changed()}: {then}\n")
+        tell(f"{one.changed()}: {then}")
     query = "SELECT dataset, attempt_id FROM unjudged"
     if waiting:
         names = sql.literal([one.dataset for one in waiting])

@@ -12,7 +12,7 @@ import gc
 import math
 import random
 import signal
-import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -24,6 +24,7 @@ from rolloutops.collect.pending import Part, PendingRollouts
 from rolloutops.collect.recording import landed, settle, write, write_landed
 from rolloutops.collect.window_state import Window, cancel_all, end_soon, fail, spawn, start_no_more
 from rolloutops.config.plan import CollectPlan
+from rolloutops.config.redact import tell
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
 from rolloutops.limits.progress import report
 
@@ -54,10 +55,13 @@ async def fly(
             cancel_all(flight)
             return
         stopping.set()
-        sys.stderr.write(f"\nstopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once\n")
+        tell("", f"stopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once")
         end_soon(flight)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Python lets only the main thread handle signals; in a notebook a collection runs in another one.
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+    for number in signals:
         loop.add_signal_handler(number, interrupted)
     # What is there by now stays, and an attempt leaves next to no cycles: looking for garbage less often saves 5 %.
     gc.freeze()
@@ -77,7 +81,7 @@ async def fly(
     finally:
         gc.set_threshold(*often)
         gc.unfreeze()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.remove_signal_handler(number)
         for task in beside:
             task.cancel()
@@ -194,7 +198,8 @@ async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> Non
     row = ended.row()
     row["final"] = late or flight.health.is_final(kind, failure.final)
     write(flight, owed, row)
-    flight.health.attempted(kind, failure.message)
+    # What only waited says nothing new of the endpoint: it ends no run.
+    flight.health.attempted(kind if failure.asked else "rate_limited", failure.message)
     if row["final"] or tries >= owed.asked.max_attempts:
         settle(flight, owed)
         return
@@ -202,7 +207,7 @@ async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> Non
         await flight.parked.acquire()
     if flight.closing:
         return  # owed to the next run
-    owed.attempt, owed.tries = owed.attempt + 1, tries
+    owed.attempt, owed.tries, owed.failed_with = owed.attempt + 1, tries, failure.message
     asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
 
 

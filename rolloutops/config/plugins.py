@@ -44,7 +44,7 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_header", "api_key_required", "headers"))
 """Settings that say where and as whom a server is asked."""
 OPERATIONAL = WHERE.union(
-    ("connect_timeout", "request_timeout", "timeout", "max_connections", "delay", "faults"),
+    ("connect_timeout", "request_timeout", "timeout", "max_connections", "max_reply_bytes", "delay", "faults"),
     ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization"),
     ("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds"),
 )

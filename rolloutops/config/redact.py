@@ -1,7 +1,7 @@
 """What comes from outside, without the keys in use: an endpoint may echo what it was sent, as it is or encoded.
 
 A key in use is every value that came from a variable named by `api_key_env`, and every secret among settings
-(`secrecy.py`). It is known for the whole process, so that each door (what an endpoint sent, what is recorded, what is
+(`secrets.py`). It is known for the whole process, so that each door (what an endpoint sent, what is recorded, what is
 shown) looks for all of them.
 """
 
@@ -11,6 +11,7 @@ import base64
 import html
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -95,6 +96,11 @@ def redacted_text(text: str) -> str:
 def shown(text: str) -> str:
     """Show a table or sentence: no key in use is in it, and nothing that a terminal would obey."""
     return visible(redacted_text(text))
+
+
+def tell(*lines: str) -> None:
+    """Write sentences for the person at the terminal, to standard error; nothing else writes there."""
+    sys.stderr.write("".join(f"{shown(line)}\n" for line in lines))
 
 
 def without_keys(data: bytes) -> bytes:

@@ -1,13 +1,13 @@
 """The `openai` engine: any endpoint that speaks OpenAI's Responses or Chat API.
 
-Kept-alive connections (`direct.py`; aiohttp where a proxy stands between), JSON by orjson: a call costs a thirtieth of
-what it costs through the `openai` package. Nothing is retried here: each failure is raised as the `AttemptFailed` that
-it means, and the collector decides. The key comes from the environment, goes into one header, and is taken out of
-everything that comes back.
+HTTP by aiohttp, JSON by orjson: a call costs a fraction of what it costs through the `openai` package. Nothing is
+retried here: each failure is raised as the `AttemptFailed` that it means, and the collector decides. The key comes from
+the environment, goes into one header, and is taken out of everything that comes back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,7 @@ from yarl import URL
 from rolloutops import __version__
 from rolloutops.config.redact import keep_out, redacted, redacted_text, without_keys
 from rolloutops.config.secrets import HEADER, NAME, keep_out_settings, without_keys_in_addresses
-from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable, unreached
-from rolloutops.engines.direct import Direct, Reply
+from rolloutops.engines.aiohttp_session import MAX_REPLY_BYTES, Reply, Timeouts, open_session, post, unreached
 from rolloutops.engines.model_list import refuse_unlisted
 from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.replicas import Replicas
@@ -50,6 +49,7 @@ def make(
     extra_body: Mapping[str, Any] | None = None,
     token_ids: bool = False,
     max_connections: int = 0,
+    max_reply_bytes: int = MAX_REPLY_BYTES,
 ) -> Engine:
     """An engine that asks an endpoint.
 
@@ -65,6 +65,7 @@ def make(
     headers: more headers for each request. extra_body: more fields for each request's body; they win.
     token_ids: keep token ids and log-probs, where the server gives them (vLLM's Chat, NeMo Gym's model servers).
     max_connections: connections at the same time; 0 is no limit.
+    max_reply_bytes: bytes that one reply may have, decompressed; a longer one is a bad_response.
     """
     if endpoint not in ("responses", "chat"):
         raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
@@ -106,6 +107,7 @@ def make(
             connect_timeout=float(connect_timeout),
             first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
             max_connections=int(max_connections),
+            max_reply_bytes=int(max_reply_bytes),
             key_header=api_key_header if key and api_key_header and api_key_header in sent else "",
         )
         for url, host in places
@@ -153,34 +155,24 @@ class OpenAIEngine:
     connect_timeout: float
     first_byte_timeout: float | None
     max_connections: int
+    max_reply_bytes: int
     key_header: str = ""
-    _direct: Direct | None = field(default=None, init=False, repr=False)
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _permits: asyncio.Semaphore | None = field(default=None, init=False, repr=False)
     _scheme: SchemeCheck | None = field(default=None, init=False, repr=False)
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
         allow_many()
+        self._session = self._open_session()
+        self._permits = asyncio.Semaphore(self.max_connections) if self.max_connections else None
         address = URL(self.url)
-        if _proxy(address) is not None:
-            self._session = self._through_aiohttp()
-            return
-        self._scheme = SchemeCheck(address, self._shown())
-        self._direct = Direct(
-            address,
-            self._shown(),
-            self.headers,
-            timeout=self.request_timeout,
-            connect_timeout=self.connect_timeout,
-            silence=self.first_byte_timeout,
-            most=self.max_connections,
-        )
+        if _proxy(address) is None:  # through one, what fails may be the proxy
+            self._scheme = SchemeCheck(address, self._shown())
 
     async def stop(self) -> None:
         """Close the session and its connections."""
-        direct, self._direct, session, self._session = self._direct, None, self._session, None
-        if direct is not None:
-            await direct.close()
+        session, self._session = self._session, None
         if session is not None:
             await session.close()
 
@@ -191,7 +183,7 @@ class OpenAIEngine:
         models = f"{parts.path.removesuffix('/responses').removesuffix('/chat/completions')}/models"
         address = URL(urlunsplit((parts.scheme, parts.netloc, models, parts.query, "")))
         try:
-            async with self._through_aiohttp() as session, session.get(address, allow_redirects=False) as reply:
+            async with self._open_session() as session, session.get(address, allow_redirects=False) as reply:
                 status, listed = reply.status, await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failed = self._unreached(error)
@@ -208,40 +200,40 @@ class OpenAIEngine:
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request, one answer; else AttemptFailed. Raises EngineError where the address speaks the other one of
         http and https."""
-        sent = self.body(call)
-        if self._direct is not None and self._scheme is not None:
-            try:
-                reply = await self._direct.post(sent)
-            except AttemptFailed as failed:
+        body = self.body(call)
+        try:
+            reply = await self._post(body)
+        except AttemptFailed as failed:
+            if self._scheme is not None:
                 await self._scheme.look(failed)
-                raise
+            raise
+        if self._scheme is not None:
             if reply.status == 400:
                 await self._scheme.look(AttemptFailed("bad_request", "400"))
             self._scheme.answered()
-        else:
-            reply = await self._post_through_proxy(sent)
         if not 200 <= reply.status < 300:
             raise self._refused(reply.status, reply.headers, redacted(reply.body))
         read = read_responses if self.endpoint == "responses" else read_chat
         got = without_keys(reply.body)
         return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))
 
-    def _through_aiohttp(self) -> aiohttp.ClientSession:
-        """A session for a proxy, and for the one request of `ready`."""
-        proxy = _proxy(URL(self.url))
-        return open_session(self.headers, self._timeouts(), most=self.max_connections, proxy=proxy)
+    def _open_session(self) -> aiohttp.ClientSession:
+        return open_session(self.headers, self._timeouts(), proxy=_proxy(URL(self.url)))
 
     def _timeouts(self) -> Timeouts:
         return Timeouts(self.request_timeout, self.connect_timeout, self.first_byte_timeout)
 
-    async def _post_through_proxy(self, sent: bytes) -> Reply:
-        if self._session is None:
+    async def _post(self, body: bytes) -> Reply:
+        """Send one request. Raises AttemptFailed where there is no reply. Waiting for one of max_connections is no part
+        of request_timeout."""
+        session, url = self._session, URL(self.url)
+        if session is None:
             raise EngineError("the openai engine was not started")
         try:
-            # A redirect would carry prompts to an address that nobody named.
-            async with self._session.post(URL(self.url), data=sendable(sent), allow_redirects=False) as reply:
-                headers = {name.lower(): value for name, value in reversed([*reply.headers.items()])}
-                return Reply(reply.status, headers, await reply.read())
+            if self._permits is None:
+                return await post(session, url, body, self.max_reply_bytes)
+            async with self._permits:
+                return await post(session, url, body, self.max_reply_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreached(error) from None
 

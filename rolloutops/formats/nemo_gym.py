@@ -180,11 +180,11 @@ def refused(reply: Mapping[str, Any]) -> AttemptFailed | None:
     body, status = reply.get("_ng_failure_response_body"), reply.get("_ng_failure_http_status")
     final = True if reply.get("_ng_failure_terminal") is True else None
     if isinstance(status, int) and status >= 400:
-        from_json_safe = failure(status, {}, str(body or said).encode())
+        refused = failure(status, {}, str(body or said).encode())
         return AttemptFailed(
-            from_json_safe.kind,
-            f"{named}: {from_json_safe.message}",
-            final=from_json_safe.final if final is None else final,
+            refused.kind,
+            f"{named}: {refused.message}",
+            final=refused.final if final is None else final,
         )
     return _failed(named, said, final)
 

@@ -57,14 +57,15 @@ ORDER BY min(s.ordinal)
 
 @dataclass(frozen=True)
 class NewTasks:
-    """What was taken in from one dataset's input. gone: tasks that the input no longer holds, which stay. missing:
-    names of the input under which nothing lies here."""
+    """What was taken in from one dataset's input. gone: tasks that the input no longer holds, which stay. unchanged:
+    the other tasks that were there before. missing: names of the input under which nothing lies here."""
 
     dataset: str
     new: int = 0
     edited: int = 0
     returned: int = 0
     gone: int = 0
+    unchanged: int = 0
     rejected: int = 0
     rejected_file: Path | None = None
     examples: Sequence[str] = field(default_factory=list)
@@ -94,7 +95,7 @@ def add_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
             if run is not None:
                 run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)}
                 run.exit_code = 2 if found.rejected and not recipe.chunk.skip_bad_lines else run.exit_code
-            if found != NewTasks(name):
+            if found != NewTasks(name, unchanged=found.unchanged):
                 yield found
 
 
@@ -149,9 +150,10 @@ def _take_in(
     run_id: str,
 ) -> NewTasks:
     """Append the tasks of the unknown lines; of all lines where there are no tasks yet."""
+    before = sql.rows(lines.con, "SELECT count(*) FROM known")[0][0] if lines is not None else 0
     if lines is not None and not lines.unknown:
         gone = 0 if missing or not paths else sql.rows(lines.con, GONE)[0][0]
-        return NewTasks(name, gone=gone, missing=missing)
+        return NewTasks(name, gone=gone, unchanged=before - gone, missing=missing)
     with staging_folder(workspace, f"{run_id}-{name}") as staging:
         read, rejected, examples = stage_rows(staging, name, recipe.datasets[name], _rows(paths, lines))
         if lines is None and read == rejected:
@@ -168,6 +170,7 @@ def _take_in(
             edited=counts["edited"],
             returned=counts["returned"],
             gone=0 if missing else gone,
+            unchanged=before - gone - counts["edited"],
             rejected=rejected,
             rejected_file=keep_rejects(workspace, staging, name, rejected),
             examples=examples,

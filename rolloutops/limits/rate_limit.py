@@ -69,6 +69,7 @@ class RateLimit:
     _row: int = 0
     _row_began: int = 0
     _down_until: float = 0.0
+    _down_kind: str = ""
     _down_in_a_row: int = 0
     _down_since: float = 0.0
     _open: int = 0
@@ -79,6 +80,11 @@ class RateLimit:
     def is_down(self) -> bool:
         """Whether the endpoint is taken for down."""
         return self._down_in_a_row >= DOWN_AFTER
+
+    @property
+    def held_by(self) -> str:
+        """The kind of failure that holds requests up: that of an endpoint that is down, else its limit."""
+        return self._down_kind if self.is_down else "rate_limited"
 
     @property
     def open(self) -> int:
@@ -227,6 +233,7 @@ class RateLimit:
             return
         was_down = self.is_down
         self._down_in_a_row += 1
+        self._down_kind = kind
         if kind in ("unreachable", "loading") and not self.lone:
             self._down_in_a_row = max(self._down_in_a_row, DOWN_AFTER)
         if self.is_down:

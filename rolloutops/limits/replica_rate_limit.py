@@ -106,6 +106,11 @@ class ReplicaRateLimit:
         """Answers 429."""
         return sum(pace.refusals for pace in self.paces)
 
+    @property
+    def held_by(self) -> str:
+        """The kind of failure that holds requests up: a limit, unless all servers are down."""
+        return next((pace.held_by for pace in self.paces if not pace.is_down), self.paces[0].held_by)
+
     def note(self) -> str:
         """Who is down, and what holds requests up, for the line of progress."""
         down = sum(pace.is_down for pace in self.paces)

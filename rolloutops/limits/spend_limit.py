@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from rolloutops.config.paths import as_path
 from rolloutops.config.plan import CollectPlan
+from rolloutops.config.redact import tell
 from rolloutops.config.settings import Collect
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest
@@ -68,7 +68,7 @@ class SpendLimit:
             row = {**row, **_estimated(row, prompt)}
             if self.must_say:
                 self.must_say = False
-                sys.stderr.write(f"\n{NO_USAGE}\n")
+                tell("", NO_USAGE)
         self._count(row, tier, 1)
 
     def judged(self, metrics: Mapping[str, float], details: Mapping[str, Any]) -> None:

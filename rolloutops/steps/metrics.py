@@ -7,9 +7,9 @@ that several steps name are read once, into a table that stands in the view's pl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError, UsageError, did_you_mean
@@ -20,6 +20,10 @@ from rolloutops.store.definitions import make_named
 
 Table: TypeAlias = tuple[list[str], list[tuple[Any, ...]]]
 """Columns and rows."""
+
+Result = TypeVar("Result")
+Read = Callable[[sql.Connection, str], Result]
+"""Runs a query and returns its result in one form."""
 
 DEFAULT = tuple(
     f"metrics/{name}" for name in ("rewards", "solve_rates", "pass_at_k", "tokens", "tools", "errors", "throughput")
@@ -68,18 +72,25 @@ def asked(
 
 def measure_all(con: sql.Connection, uses: Sequence[StepUse], folder: Path = Path()) -> dict[str, Table]:
     """step -> its table. con: has a workspace's views. All steps are checked before the first one runs."""
+    return measure_as(sql.table, con, uses, folder)
+
+
+def measure_as(
+    read: Read[Result], con: sql.Connection, uses: Sequence[StepUse], folder: Path = Path()
+) -> dict[str, Result]:
+    """Measure as `measure_all` does, with each result in the form in which `read` returns it."""
     steps = [(use, check_step(use, folder)) for use in uses]
     for _, step in steps:  # before `rollouts` is the table below: views are made of the view
         make_named(con, step.query)
     large = {*PAYLOAD} - {"metrics"}
     columns = {name: kind for name, kind in sql.columns(con, "FROM rollouts").items() if name not in large}
     shared = [(use, step) for use, step in steps if _shares(con, use, step, columns)]
-    found = {use.use: _run(con, use, step) for use, step in steps if (use, step) not in shared}
+    found = {use.use: _run(read, con, use, step) for use, step in steps if (use, step) not in shared}
     if shared:
         wanted = [name for name in columns if any(step.mentions(name) for _, step in shared)]
         sql.run(con, f"CREATE TEMP TABLE rollouts AS SELECT {', '.join(wanted)} FROM rollouts")
         try:
-            found |= {use.use: _run(con, use, step) for use, step in shared}
+            found |= {use.use: _run(read, con, use, step) for use, step in shared}
         finally:
             sql.run(con, "DROP TABLE temp.rollouts")
     return {use.use: found[use.use] for use in uses}
@@ -96,9 +107,9 @@ def require_policies(con: sql.Connection, names: Sequence[str]) -> None:
             raise UsageError(f"no policy {name!r}{did_you_mean(name, known)}; the workspace has rollouts of: {listed}")
 
 
-def _run(con: sql.Connection, use: StepUse, step: Step) -> Table:
+def _run(read: Read[Result], con: sql.Connection, use: StepUse, step: Step) -> Result:
     with bound(con, step, use.settings, f"[metrics.{use.name}]"):
-        return sql.table(con, step.query)
+        return read(con, step.query)
 
 
 def _shares(con: sql.Connection, use: StepUse, step: Step, columns: Mapping[str, str]) -> bool:

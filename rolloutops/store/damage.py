@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 from rolloutops.errors import WorkspaceError
 
 TABLES = ("tasks", "attempts", "verdicts", "runs", "jobs")
+NO_FILE = "it is not a file"
 UNREADABLE = (OSError, pa.ArrowException, ValueError, UnicodeDecodeError)
 
 
 def find_damage(path: Path) -> str | None:
     """Read a part to its end, checksums and all. Returns what is wrong with it; None if it is whole."""
+    if not path.is_file():
+        return NO_FILE
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for _ in file.iter_batches(1024):
@@ -91,6 +94,8 @@ def _neighbors(root: Path, table: str, dataset: str) -> list[Path]:
 
 def _column(path: Path, *names: str) -> list[dict[str, Any]] | None:
     """Return some columns of a part as rows; None if they cannot be read."""
+    if not path.is_file():
+        return None
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             rows: list[dict[str, Any]] = file.read(list(names) or ["attempt_id"]).to_pylist()
@@ -101,6 +106,8 @@ def _column(path: Path, *names: str) -> list[dict[str, Any]] | None:
 
 def _rows(path: Path) -> int | None:
     try:
+        if not path.is_file():
+            return None
         return int(pq.read_metadata(path).num_rows)
     except UNREADABLE:
         return None

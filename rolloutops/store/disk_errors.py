@@ -49,6 +49,14 @@ def refusal(root: Path, error: OSError) -> WorkspaceError | None:
     return None if said is None else WorkspaceError(said)
 
 
+def write_failed(root: Path, error: OSError) -> WorkspaceError:
+    """Return a failed write of the workspace's own as a sentence, whatever its error number."""
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return refusal(root, error) or WorkspaceError(
+        f"{root} cannot be written ({reason}): fix this, and run the same command again; what is stored stays"
+    )
+
+
 def _inside(root: Path, named: object) -> bool:
     """Whether an error's file lies in the workspace; a file descriptor may."""
     if not isinstance(named, str | bytes | os.PathLike):

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rolloutops.config.redact import tell
 from rolloutops.errors import WorkspaceError
 from rolloutops.store.mounts import mount_of, why_locks_end_here
 from rolloutops.store.workspace import Workspace
@@ -106,7 +106,7 @@ def _refuse_others(workspace: Workspace, mine: Beat, why: str) -> None:
             raise _refusal(workspace, beat, why)
     if not old:
         return
-    sys.stderr.write(f"an old beat of {next(iter(old.values())).host}: looking for {2 * BEAT:g} s whether it goes on\n")
+    tell(f"an old beat of {next(iter(old.values())).host}: looking for {2 * BEAT:g} s whether it goes on")
     time.sleep(2 * BEAT)
     _write(workspace, mine)
     for path, beat in _others(workspace, mine).items():

@@ -17,7 +17,6 @@ import errno
 import os
 import queue
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +27,9 @@ from typing import Any
 
 import orjson
 
-from rolloutops.config.redact import holds_key, redacted_row
+from rolloutops.config.redact import holds_key, redacted_row, tell
 from rolloutops.errors import WorkspaceError
-from rolloutops.store.disk_errors import refusal
+from rolloutops.store.disk_errors import write_failed
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.journal_lines import Rows, SetAside, read_lines
 from rolloutops.store.workspace import Workspace, lock_file, sync
@@ -154,8 +153,7 @@ class Journal:
     def _fail(self, error: BaseException) -> None:
         """Remember the first failure, as a sentence if it is the disk's."""
         if self._failure is None:
-            said = refusal(self.workspace.root, error) if isinstance(error, OSError) else None
-            self._failure = said or error
+            self._failure = write_failed(self.workspace.root, error) if isinstance(error, OSError) else error
 
     def _open(self) -> _Segment:
         while True:
@@ -293,7 +291,7 @@ def _tell(journal: Path, error: OSError) -> None:
     if journal not in _TOLD:
         _TOLD.add(journal)
         why = (error.strerror or str(error)).lower()
-        sys.stderr.write(f"{journal} cannot be read ({why}): the rows that it may hold do not count until it can\n")
+        tell(f"{journal} cannot be read ({why}): the rows that it may hold do not count until it can")
 
 
 def _keep(workspace: Workspace, journal: Path, aside: list[SetAside]) -> None:
@@ -307,7 +305,7 @@ def _keep(workspace: Workspace, journal: Path, aside: list[SetAside]) -> None:
     with suppress(OSError):
         sync(path.parent)
     what = "line is" if len(aside) == 1 else "lines are"
-    sys.stderr.write(
+    tell(
         f"{len(aside):,} {what} not rows of a table in the journal of an interrupted run, and kept in {path} "
-        f"(line {aside[0].number}: {aside[0].reason}); what they held is owed again\n"
+        f"(line {aside[0].number}: {aside[0].reason}); what they held is owed again"
     )

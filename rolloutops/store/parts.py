@@ -5,11 +5,12 @@ from __future__ import annotations
 import filecmp
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rolloutops.store import schema
+from rolloutops.store.damage import NO_FILE, damaged
 
 COUNTED_ONCE = ("tasks", "attempts", "verdicts", "jobs")
 """Tables of which a file that lies there twice would count twice. A run's events are taken by name, not counted."""
@@ -48,16 +49,21 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _files(folder: Path) -> Iterable[tuple[str, int]]:
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    """The part files of a folder, and their sizes. Raises WorkspaceError for what bears the name of one and is none."""
     try:
-        with os.scandir(folder) as entries:
-            return [
-                (entry.path, entry.stat().st_size)
-                for entry in entries
-                if entry.name.endswith(".parquet") and not entry.name.startswith(".")
-            ]
+        entries = list(os.scandir(folder))
     except FileNotFoundError:
-        return []
+        return
+    for entry in entries:
+        if not entry.name.endswith(".parquet") or entry.name.startswith("."):
+            continue
+        try:
+            if not entry.is_file() and os.path.lexists(entry.path):  # a folder, a pipe (read for ever), a broken link
+                raise damaged(Path(entry.path), NO_FILE)
+            yield entry.path, entry.stat().st_size
+        except FileNotFoundError:  # taken away since the folder was listed: this one alone
+            continue
 
 
 def _copies(sizes: Mapping[str, int]) -> Iterable[str]:

@@ -84,19 +84,21 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _id(text: str) -> str:
-    """Return the run id that a name begins with, if it does and its time is one."""
+    """Return the run id that a name begins with, if it does and its time is one that another can follow."""
     found = ID.match(text)
     if found is None:
         return ""
     try:
-        datetime.strptime(found[1][:15], STAMP)
-    except ValueError:
+        datetime.strptime(found[1][:15], STAMP) + timedelta(seconds=1)
+    except (ValueError, OverflowError):
         return ""
     return found[1]
 
 
 def _ids_of_part(path: str) -> Iterator[str]:
     """The greatest run id of each row group, as the footer tells; none where it cannot be read."""
+    if not os.path.isfile(path):
+        return
     with suppress(OSError, pa.ArrowException):
         about = pq.read_metadata(path)
         for number in range(about.num_row_groups):

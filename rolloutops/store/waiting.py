@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from rolloutops.config.redact import tell
 from rolloutops.store.workspace import Workspace, try_lock
 
 POLL_SECONDS = 0.1
@@ -44,4 +44,4 @@ def _patience(work: str) -> Iterator[float]:
         yield POLL_SECONDS
         if silent and time.monotonic() - began >= SILENT_SECONDS:
             silent = False
-            sys.stderr.write(f"waiting: another command {work}\n")
+            tell(f"waiting: another command {work}")

@@ -207,7 +207,10 @@ def sync(path: Path) -> None:
 @contextmanager
 def try_lock(workspace: Workspace, name: str) -> Iterator[bool]:
     """Hold a lock while the block runs; yields whether it was free. The lock ends with the process, however it ends."""
-    fd = os.open(workspace.root / "locks" / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fd = os.open(workspace.root / "locks" / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise refusal(workspace.root, error) or error from error
     try:
         yield lock_file(fd)
     finally:

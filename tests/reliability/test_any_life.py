@@ -57,6 +57,7 @@ model = "scripted"
 num_repeats = {repeats}
 num_samples_in_parallel = 8
 max_attempts = 3
+max_given_up = 1.0
 retry_seconds = 0
 grace_seconds = 0.2
 """

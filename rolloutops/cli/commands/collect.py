@@ -35,9 +35,11 @@ def body(parsed: Parsed) -> int:
     if code := take_in(recipe):
         return code
     code = collect_and_say(recipe, parsed)
-    if output is not None:
-        say(f"{count(export_rollouts(recipe, output, wanted=True), 'rollout')} in {output}")
-    print(averages(recipe, wanted=True))
+    try:
+        if output is not None:
+            say(f"{count(export_rollouts(recipe, output, wanted=True), 'rollout')} in {output}")
+    finally:  # what was collected has averages also where the file is refused
+        print(averages(recipe, wanted=True))
     return code
 
 
@@ -54,19 +56,23 @@ COMMAND = stage(
 
 
 def take_in(recipe: Recipe) -> int:
-    """Take in what is new in the input, if it can be collected at all; 2 where lines were rejected and that was not
-    allowed."""
-    from rolloutops.collect.collect import engines
-    from rolloutops.ingest.new_tasks import add_new_tasks
-
+    """Take in what is new in the input and say so; 2 where lines were rejected and that was not allowed."""
     rejected = 0
     with announce_new(recipe.data):
-        _fingerprints(recipe)
-        engines(recipe)
-        for one in add_new_tasks(recipe):
+        for one in take_in_new_tasks(recipe):
             say(*new_tasks(one, recipe.chunk.skip_bad_lines))
             rejected += one.rejected
     return 2 if rejected and not recipe.chunk.skip_bad_lines else 0
+
+
+def take_in_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
+    """Take in new and edited lines of the input, after a look at whether they can be collected at all."""
+    from rolloutops.collect.collect import engines
+    from rolloutops.ingest.new_tasks import add_new_tasks
+
+    _fingerprints(recipe)
+    engines(recipe)
+    yield from add_new_tasks(recipe)
 
 
 def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
@@ -180,16 +186,19 @@ def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
 REMEDIES = {
     "timeout": "raise request_timeout, or lower num_samples_in_parallel",
     "unreachable": "start the endpoint, or correct base_url",
+    "loading": "wait until the endpoint has loaded its model, or set a longer deadline",
     "connection": "look into the endpoint's own log",
     "rate_limited": "set requests_per_minute or tokens_per_minute to what the endpoint allows",
     "server_error": "look into the endpoint's own log",
     "bad_response": "see column response of the view failures for what came instead of an answer",
     "bad_request": "correct what the endpoint refuses: a sampling parameter, a tool, or the prompt",
+    "forbidden": "change or remove these prompts, which a firewall or the provider refuses",
+    "content_filter": "change or remove these prompts, or take a model or provider that answers them",
     "context_length": "shorten the prompts, lower max_output_tokens, or take a model with a longer context",
     "engine_error": "look into the engine's log",
     "environment_error": "correct the environment: it raised outside a tool",
 }
-"""Kind of failure -> what helps. Of a kind that is not here, its own message says most."""
+"""Kind of failure -> what helps. Those that end a run are never given up."""
 
 
 def given_up(found: Sequence[GivenUp]) -> Iterator[str]:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def body(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
     recipe = recipe_of(parsed)
-    steps = _dry_run(recipe)
+    steps = bind_and_check(recipe)
     if parsed.flags.get("dry_run"):
         show(_steps_table(steps))
         return 0
-    recipe = _pin_verdicts(recipe)
+    recipe = pin_verdicts(recipe)
     replace = parsed.flags.get("replace", False)
     if not replace:
         build.refuse_builds_of_others(recipe)
@@ -53,7 +53,7 @@ COMMAND = stage(
 )
 
 
-def _dry_run(recipe: Recipe) -> list[BoundStep]:
+def bind_and_check(recipe: Recipe) -> list[BoundStep]:
     """Fit each step to those before it, and raise what else can be known to be wrong before a run."""
     from rolloutops.collect.collect import engines
 
@@ -62,7 +62,7 @@ def _dry_run(recipe: Recipe) -> list[BoundStep]:
     return steps
 
 
-def _pin_verdicts(recipe: Recipe) -> Recipe:
+def pin_verdicts(recipe: Recipe) -> Recipe:
     """Name the verdicts that count by the recipe's `verdict_version`, before anything is collected for it."""
     from rolloutops.collect.outdated import pinned
     from rolloutops.store.workspace import open_workspace

@@ -64,6 +64,9 @@ def sentences(done: VerifyReport) -> Iterator[str]:
         yield f"{count(done.waiting, 'rollout')} not verified again: that waits for the command verify"
     elif not rest.rollouts:
         yield "Nothing to verify: there are no rollouts"
+    elif rest.pinned:
+        versions = ", ".join(f"{version} in {dataset}" for dataset, version in rest.pinned.items())
+        yield f"Nothing verified: the verdicts of {versions} count, as --verdict_version says"
     elif not rest.no_environment:
         but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
         yield f"Nothing to verify: all {count(rest.rollouts, 'rollout')} have a verdict{but}"
