@@ -116,7 +116,7 @@ OUTPUTS = [
     (["export", "--data=w", "--output=out/rollouts.jsonl"], "replace", "/out/"),
     (["sql", "FROM rollouts", "--data=w", "--output=out/rollouts.jsonl"], "fsync", "/out/"),
     (["metrics", "--data=w", "--report=out/rollouts.jsonl"], "fsync", "/out/"),
-    (["collect", "--data=w", "--num_repeats=2", "--max_tokens_total=1000000"], "pwrite", "/locks/purse"),
+    (["collect", "--data=w", "--num_repeats=2", "--max_tokens_total=1000000"], "pwrite", "/locks/spent"),
     (["collect", "--data=w", "--num_repeats=2", "--requests_per_minute=1000"], "pwrite", "/locks/budget"),
     (["verify", "--data=w", "--retry_errors"], "open", "w/runs/"),
 ]

@@ -69,11 +69,11 @@ def test_a_wrong_table_is_told(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_an_unknown_price_makes_the_cost_unknown() -> None:
-    purse = SpendLimit(prices={("m", ""): Price(1.0, 1.0, 1.0)})
-    purse.paid({"model": "m", "input_tokens": 500_000, "output_tokens": 500_000, "error": "timeout"}, None)
-    assert purse.note(1) == "cost 1.00, 1.00 of it on failures, 2.00 projected"
-    purse.paid({"model": "x", "input_tokens": 1, "output_tokens": 1}, None)
-    assert purse.note(1) == "cost n/a"
+    spend_limit = SpendLimit(prices={("m", ""): Price(1.0, 1.0, 1.0)})
+    spend_limit.paid({"model": "m", "input_tokens": 500_000, "output_tokens": 500_000, "error": "timeout"}, None)
+    assert spend_limit.note(1) == "cost 1.00, 1.00 of it on failures, 2.00 projected"
+    spend_limit.paid({"model": "x", "input_tokens": 1, "output_tokens": 1}, None)
+    assert spend_limit.note(1) == "cost n/a"
 
 
 def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) -> None:
@@ -186,11 +186,11 @@ def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Pa
 
 
 def test_a_price_that_turns_out_to_be_unknown_ends_a_run_with_max_cost() -> None:
-    purse = SpendLimit(max_cost=1.0, prices={("m", ""): Price(1.0, 1.0, 1.0)})
-    assert purse.allows(0)
-    purse.paid({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
-    assert not purse.allows(0)
-    assert "not known" in purse.why()
+    spend_limit = SpendLimit(max_cost=1.0, prices={("m", ""): Price(1.0, 1.0, 1.0)})
+    assert spend_limit.allows(0)
+    spend_limit.paid({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
+    assert not spend_limit.allows(0)
+    assert "not known" in spend_limit.why()
 
 
 def test_a_money_budget_needs_a_price_and_holds(folder: Path) -> None:

@@ -23,7 +23,7 @@ from rolloutops.build import manifest
 from rolloutops.build.folder import replacing
 from rolloutops.build.lint import LintReport
 from rolloutops.build.lint_gate import lint_gate, report_of
-from rolloutops.build.options import BuildOptions, asked_of
+from rolloutops.build.options import BuildOptions, options_of
 from rolloutops.build.sidecars import write_sidecars
 from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
 from rolloutops.build.write import Data, sha256, write_data
@@ -75,7 +75,7 @@ def build(
     """
     where = f"[{step.kind}.{step.name}]"
     found = check_step(step, folder)
-    asked = asked_of(step, found, default)
+    asked = options_of(step, found, default)
     if not prepared(con):
         prepare(con)
     start = start_of(step, funnels)

@@ -54,7 +54,7 @@ class BuildOptions:
         return ".parquet" if self.format == "parquet" else f".jsonl{ENDINGS[self.compression]}"
 
 
-def asked_of(use: StepUse, step: Step, default: Path | None = None) -> BuildOptions:
+def options_of(use: StepUse, step: Step, default: Path | None = None) -> BuildOptions:
     """The build's own keys. default: the folder, where the step names none. Raises UsageError for nonsense."""
     where = f"[{use.kind}.{use.name}]"
     given: dict[str, Any] = {name: value for name, value in use.settings.items() if name in BUILD_KEYS}
@@ -87,5 +87,5 @@ def check_use(recipe: Recipe, use: StepUse) -> Step:
     """A step of a recipe. Raises what can be known to be wrong with it, or a build's keys, before it runs."""
     step = check_step(use, recipe.folder)
     if use.kind == "build":
-        asked_of(use, step, recipe.exports(use))
+        options_of(use, step, recipe.exports(use))
     return step

@@ -36,7 +36,7 @@ class BatchBudget:
     """What may still be submitted. tokens, cost: what was spent, and is expected of what is under way. prices: by data
     set and policy; None where one is not known."""
 
-    purse: SpendLimit
+    spend_limit: SpendLimit
     prices: Mapping[tuple[str, str], Price | None]
     output: float
     tokens: float
@@ -49,7 +49,7 @@ class BatchBudget:
         output = float(owed.params.get("max_output_tokens") or self.output)
         price = self.prices.get((owed.task.dataset, owed.policy))
         tokens, cost = prompt + output, price.of(int(prompt), 0, int(output)) if price else 0.0
-        most_tokens, most_cost = self.purse.max_tokens, self.purse.max_cost
+        most_tokens, most_cost = self.spend_limit.max_tokens, self.spend_limit.max_cost
         if most_tokens is not None and self.tokens + tokens > most_tokens:
             return None
         if most_cost is not None and self.cost + cost > most_cost:
@@ -60,8 +60,8 @@ class BatchBudget:
 
     def why(self) -> str:
         """Why no more is submitted."""
-        cost = f", cost {self.cost:,.2f}" if self.purse.max_cost is not None else ""
-        limits = {"max_tokens_total": self.purse.max_tokens, "max_cost": self.purse.max_cost}
+        cost = f", cost {self.cost:,.2f}" if self.spend_limit.max_cost is not None else ""
+        limits = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
         told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
         spent = f"{self.tokens:,.0f} tokens{cost} are spent, or expected of what is under way"
         return f"no more is submitted: {spent}; {told}"
@@ -72,9 +72,11 @@ def allowance(workspace: Workspace, asked: CollectPlan, folder: Path) -> BatchBu
 
     Raises UsageError where money is limited and a price is not known.
     """
-    purse = open_spend_limit(workspace, asked, folder)
+    spend_limit = open_spend_limit(workspace, asked, folder)
     con = connect(workspace)
     tokens, cost = sql.rows(con, UNDER_WAY)[0]
     output = sql.rows(con, OUTPUT)[0][0]
-    prices = {key: price_of(purse.prices, how.model, tier_of(how)) for key, how in asked.items()}
-    return BatchBudget(purse, prices, float(output or UNKNOWN), purse.tokens + tokens, (purse.cost or 0.0) + cost)
+    prices = {key: price_of(spend_limit.prices, how.model, tier_of(how)) for key, how in asked.items()}
+    return BatchBudget(
+        spend_limit, prices, float(output or UNKNOWN), spend_limit.tokens + tokens, (spend_limit.cost or 0.0) + cost
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rolloutops.collect import event_loop
-from rolloutops.collect.given_up import GivenUp, find_given_up
+from rolloutops.collect.given_up import GivenUp, find_losses
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
 from rolloutops.collect.verify import VERIFYING, verifiers, verify_unverified
@@ -46,7 +46,7 @@ LONGEST_PAUSE = 3600.0
 ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "api_key_header", "request_timeout")
 """Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
 LIMITS = ("max_tokens_total", "max_cost", "prices")
-"""Keys of [collect] that say what may be spent: who has the same ones has one purse."""
+"""Keys of [collect] that say what may be spent: who has the same ones has one spend limit."""
 WINDOW_KEYS = (
     *("num_samples_in_parallel", "max_failure_rate", "requests_per_minute", "tokens_per_minute", "grace_seconds"),
     *LIMITS,
@@ -91,14 +91,14 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     retry = {key: asked.retry for key, asked in everyone.items() if asked.retry}
     ledger = PendingRollouts(workspace, recipe.plan(), retry, run.run_id)
     owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
-    given_up = ledger.given_up()
+    given_up = ledger.count_given_up()
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
         judged = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
-    losses = find_given_up(ledger.con, everyone) if now["given_up"] else ()
+    losses = find_losses(ledger.con, everyone) if now["given_up"] else ()
     return CollectReport(
         *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
         *(now["in_flight"], jobs, dict(meter.unrewarded), points, why, losses),
@@ -169,16 +169,16 @@ async def _collect(
     stopping = asyncio.Event()
     groups = engines(recipe)
     everyone = _everyone(groups)
-    purses: dict[str, SpendLimit] = {}
+    spend_limits: dict[str, SpendLimit] = {}
 
-    def purse_of(asked: CollectPlan) -> SpendLimit:
+    def spend_limit_of(asked: CollectPlan) -> SpendLimit:
         limits = _limits(next(iter(asked.values())))
-        if limits not in purses:
+        if limits not in spend_limits:
             sharing = {key: how for key, how in everyone.items() if _limits(how) == limits}
-            purses[limits] = open_shared_spend_limit(workspace, sharing, recipe.folder)
-        return purses[limits]
+            spend_limits[limits] = open_shared_spend_limit(workspace, sharing, recipe.folder)
+        return spend_limits[limits]
 
-    async def window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], purse: SpendLimit) -> None:
+    async def window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], spend_limit: SpendLimit) -> None:
         if meter.done or meter.failures:
             journal.flush()  # an earlier window may have had the same parts
         first = next(iter(asked.values()))
@@ -187,7 +187,7 @@ async def _collect(
         with closing(budget) if budget else nullcontext():
             pace = _pace(first, engine, budget, tuning)
             health = CircuitBreaker(first.max_failure_rate)
-            flight = Window(run, journal, engine, judges, meter, pace, health, purse, first.grace_seconds)
+            flight = Window(run, journal, engine, judges, meter, pace, health, spend_limit, first.grace_seconds)
             if tuning is not None:
                 tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
             await fly(flight, ledger, asked, parts, stopping)
@@ -206,7 +206,7 @@ async def _collect(
                     batches = make_engine(first, recipe)
                     await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
                 continue
-            due = [(asked, parts, purse_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
+            due = [(asked, parts, spend_limit_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
             if not due or stopping.is_set():
                 continue
             async with _running(make_engine(first, recipe)) as engine:
@@ -229,8 +229,9 @@ async def _collect(
         for judge in judges.values():
             await judge.close()
         journal.close()
-        for purse in purses.values():  # whoever begins a till reads the tables, where all of this run lies now
-            purse.close()
+        # Whoever begins a counter reads the tables, where all of this run lies now.
+        for spend_limit in spend_limits.values():
+            spend_limit.close()
 
 
 def _limits(asked: Collect) -> str:

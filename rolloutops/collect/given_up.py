@@ -57,7 +57,7 @@ class GivenUp:
         return self.rollouts > round(self.allowed * self.wanted, 6)  # 0.29 * 100 is less than 29
 
 
-def find_given_up(con: sql.Connection, asked: CollectPlan) -> list[GivenUp]:
+def find_losses(con: sql.Connection, asked: CollectPlan) -> list[GivenUp]:
     """Find what is given up of each dataset and policy; those of which nothing is are left out."""
     reasons: dict[tuple[str, str], list[Reason]] = {}
     for dataset, policy, kind, rollouts, example in sql.rows(con, REASONS):

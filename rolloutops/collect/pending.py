@@ -69,7 +69,7 @@ class PendingRollouts:
                 """,
             )
 
-    def given_up(self) -> int:
+    def count_given_up(self) -> int:
         """Rollouts that are given up and not to be retried. Where nothing failed, nothing is looked for."""
         if not self.count("attempts WHERE error IS NOT NULL"):
             return 0

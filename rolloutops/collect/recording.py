@@ -87,7 +87,7 @@ def _judged(flight: Window, owed: PendingRollout, row: Mapping[str, Any], verifi
     """Write a verdict."""
     record_verdict(flight.run, flight.journal, verifier, row, row["attempt_id"], verdict)
     flight.meter.judged(verdict.reward, verdict.error)
-    flight.purse.judged(verdict.metrics, verdict.details)
+    flight.spend_limit.judged(verdict.metrics, verdict.details)
     settle(flight, owed)
 
 
@@ -96,7 +96,7 @@ def write(flight: Window, owed: PendingRollout, row: dict[str, Any]) -> None:
     row["attempt_id"], row["run_id"] = flight.run.next_id(), flight.run.run_id
     flight.journal.append("attempts", row)
     flight.meter.attempted(row)
-    flight.purse.paid(row, owed.params.get("service_tier"), owed.task.prompt)
+    flight.spend_limit.paid(row, owed.params.get("service_tier"), owed.task.prompt)
 
 
 def settle(flight: Window, owed: PendingRollout) -> None:

@@ -44,7 +44,7 @@ async def fly(
     loop = asyncio.get_running_loop()
     flight.meter.in_flight = lambda: flight.in_flight
     flight.meter.notes = [
-        lambda: flight.purse.note(flight.meter.owed - flight.meter.done),
+        lambda: flight.spend_limit.note(flight.meter.owed - flight.meter.done),
         flight.pace.note,
         lambda: f"{flight.elsewhere:,} wait for another process" if flight.elsewhere else "",
     ]
@@ -152,8 +152,8 @@ async def _work(flight: Window) -> None:
             if item is None or flight.closing:  # what came back for another try is owed to the next run
                 flight.queue.put_nowait(None)  # for the other workers
                 break
-            if not flight.purse.allows(flight.in_flight):
-                land(flight, flight.purse.why())
+            if not flight.spend_limit.allows(flight.in_flight):
+                land(flight, flight.spend_limit.why())
                 break
             owed, tried_before = item
             if tried_before:

@@ -49,7 +49,7 @@ class Window:
     meter: Progress
     pace: AnyRateLimit
     health: CircuitBreaker
-    purse: SpendLimit
+    spend_limit: SpendLimit
     grace: float = 5.0
     stopped: str = ""
     closing: bool = False

@@ -34,8 +34,9 @@ class SpendLimit:
     models that judge.
 
     cost is None as soon as one model's price is not known. What is in flight is expected to take the average of what
-    has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget. till:
-    where the processes that collect the same at once add up what they spend; what others have in flight is not known.
+    has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget.
+    counter: where the processes that collect the same at once add up what they spend; what others have in flight is
+    not known.
     """
 
     max_tokens: float | None = None
@@ -45,7 +46,7 @@ class SpendLimit:
     cost: float | None = 0.0
     cost_failed: float = 0.0
     attempts: int = 0
-    till: SharedCounter | None = None
+    counter: SharedCounter | None = None
     must_say: bool = False
     _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
 
@@ -53,8 +54,8 @@ class SpendLimit:
         """Whether one more rollout may start while so many are in flight, each expected to take the average."""
         if self.max_tokens is None and self.max_cost is None:
             return True
-        if self.till is not None:
-            self._take(self.till.spent())
+        if self.counter is not None:
+            self._take(self.counter.spent())
         grown = 1 + (in_flight + 1) / max(self.attempts, 1)
         if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
             return False
@@ -82,17 +83,17 @@ class SpendLimit:
         prompt, output = row.get("input_tokens") or 0, row.get("output_tokens") or 0
         cost = self._cost(row, tier) if self.prices and prompt + output else 0.0
         self.cost_failed += (cost or 0.0) if row.get("error") else 0.0
-        if self.till is not None:
-            self._take(self.till.add(Spending(prompt + output, math.nan if cost is None else cost, attempts)))
+        if self.counter is not None:
+            self._take(self.counter.add(Spending(prompt + output, math.nan if cost is None else cost, attempts)))
             return
         self.tokens += prompt + output
         self.attempts += attempts
         self.cost = None if cost is None or self.cost is None else self.cost + cost
 
     def close(self) -> None:
-        """Let go of the till."""
-        if self.till is not None:
-            self.till.close()
+        """Let go of the counter."""
+        if self.counter is not None:
+            self.counter.close()
 
     @property
     def spending(self) -> Spending:
@@ -153,23 +154,23 @@ def tier_of(asked: Collect) -> str | None:
 
 
 def open_shared_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> SpendLimit:
-    """The purse of data sets and policies that several processes may collect at once; to be closed."""
+    """The spend limit of datasets and policies that several processes may collect at once; to be closed."""
     first = next(iter(asked.values()))
     if first.max_tokens_total is None and first.max_cost is None:
         return open_spend_limit(workspace, asked, folder)
-    till = SharedCounter(workspace.root / "locks" / f"purse-{digest(sorted(map(list, asked)))[:16]}")
+    counter = SharedCounter(workspace.root / "locks" / f"spent-{digest(sorted(map(list, asked)))[:16]}")
     try:
-        purse = open_spend_limit(workspace, asked, folder)
-        till.begin(purse.spending)
+        spend_limit = open_spend_limit(workspace, asked, folder)
+        counter.begin(spend_limit.spending)
     except BaseException:
-        till.close()
+        counter.close()
         raise
-    purse.till = till
-    return purse
+    spend_limit.counter = counter
+    return spend_limit
 
 
 def open_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> SpendLimit:
-    """The purse of one engine's data sets and policies. folder: where a relative price table is looked for too.
+    """The spend limit of one engine's datasets and policies. folder: where a relative price table is looked for too.
 
     Raises UsageError where money is limited and a price is not known.
     """
@@ -177,21 +178,21 @@ def open_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> 
     prices = price_table(first, folder)
     limited = first.max_tokens_total is not None or first.max_cost is not None
     before = spent(connect(workspace), prices) if limited or prices else []
-    purse = SpendLimit(first.max_tokens_total, first.max_cost, prices)
-    purse.must_say = any(getattr(how, name) is not None for how in asked.values() for name in COUNTED)
+    spend_limit = SpendLimit(first.max_tokens_total, first.max_cost, prices)
+    spend_limit.must_say = any(getattr(how, name) is not None for how in asked.values() for name in COUNTED)
     for one in before:
         if (one.dataset, one.policy) in asked:
-            purse.tokens += one.tokens
-            purse.attempts += one.attempts if one.spent_on == "rollouts" else 0
-            if prices and one.tokens and purse.cost is not None:
-                purse.cost = None if one.cost is None else purse.cost + one.cost
-                purse.cost_failed += one.cost_failed or 0.0
+            spend_limit.tokens += one.tokens
+            spend_limit.attempts += one.attempts if one.spent_on == "rollouts" else 0
+            if prices and one.tokens and spend_limit.cost is not None:
+                spend_limit.cost = None if one.cost is None else spend_limit.cost + one.cost
+                spend_limit.cost_failed += one.cost_failed or 0.0
     if first.max_cost is not None:
         for how in asked.values():
             tier = tier_of(how)
             if price_of(prices, how.model, tier) is None:
                 named = f"{how.model!r}" + (f" at the tier {tier!r}" if tier else "")
                 raise UsageError(f"max_cost needs the price of {named}: name a table that has it with prices = …")
-        if purse.cost is None:
+        if spend_limit.cost is None:
             raise UsageError("max_cost needs the prices of all models that answered so far: add them to the table")
-    return purse
+    return spend_limit

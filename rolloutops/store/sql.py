@@ -47,7 +47,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.
 
 
 @contextmanager
-def _damage_told(con: Connection) -> Iterator[None]:
+def _damage_named(con: Connection) -> Iterator[None]:
     """A Parquet file that is not whole is a WorkspaceError that names it; what the disk refuses is an OSError."""
     try:
         yield
@@ -104,7 +104,7 @@ def connect(threads: int | None = None, memory_limit: str | None = None, spill: 
 def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
-        with _damage_told(con):
+        with _damage_named(con):
             make_named(con, script)
             con.execute(script).fetchall()
 
@@ -122,7 +122,7 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
 
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
-    with _damage_told(con):
+    with _damage_named(con):
         make_named(con, query)
         result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
         return [name for name, *_ in result.description or ()], result.fetchall()
@@ -140,7 +140,7 @@ def names(con: Connection, query: str) -> list[str]:
 
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
-    with _damage_told(con):
+    with _damage_named(con):
         make_named(con, query)
         return con.sql(query).to_arrow_table()
 
@@ -152,7 +152,7 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     """
     cursor = con.cursor()
     try:
-        with _damage_told(con):
+        with _damage_named(con):
             make_named(con, query)
             yield from cursor.sql(query).to_arrow_reader(batch_rows)
     finally:

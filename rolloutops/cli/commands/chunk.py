@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import say
+from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import SOURCE, keys, stage
 from rolloutops.cli.tables import count, table
 from rolloutops.cli.which_recipe import recipe_of
@@ -60,8 +61,6 @@ def sentences(done: Sequence[ChunkReport], skip_bad_lines: bool) -> Iterator[str
     for one in done:
         if one.removed:
             yield f"{one.dataset}: {count(one.removed, 'task')} no longer in the input, no longer wanted; rollouts kept"
-        if one.rejected:
-            yield f"{one.dataset}: {count(one.rejected, 'line')} rejected, listed in {one.rejected_file}; the first:"
-            yield from (f"  {example}" for example in one.examples)
+        yield from rejected_sentences(one, one.dataset)
     if any(one.rejected for one in done) and not skip_bad_lines:
-        yield "mend those lines and chunk again, or leave them out on purpose with --skip_bad_lines"
+        yield remedy("chunk")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say
+from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, SAMPLING, stage
 from rolloutops.cli.tables import count
 from rolloutops.cli.which_recipe import recipe_of
@@ -81,7 +82,7 @@ def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
     if tune := parsed.flags.get("tune"):
         return say(*tune_and_say(recipe, allowed, tune))
     done = collect_rollouts(recipe, allowed)
-    say(*sentences(done), *given_up(done.losses))
+    say(*sentences(done), *loss_sentences(done.losses))
     if places := recipe.secret_places():
         say(
             f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
@@ -176,11 +177,9 @@ def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
         yield f"{one.dataset}: {gone} gone from its input and still wanted; `chunk` retires what is gone"
     if one.missing:
         yield f"{one.dataset}: no input here ({', '.join(one.missing)}); going on with the tasks of the workspace"
-    if one.rejected:
-        yield f"{one.dataset}: {count(one.rejected, 'line')} rejected, listed in {one.rejected_file}; the first:"
-        yield from (f"  {example}" for example in one.examples)
-        if not skip_bad_lines:
-            yield "correct those lines and run the same command again, or leave them out with --skip_bad_lines"
+    yield from rejected_sentences(one, one.dataset)
+    if one.rejected and not skip_bad_lines:
+        yield remedy()
 
 
 REMEDIES = {
@@ -201,7 +200,7 @@ REMEDIES = {
 """Kind of failure -> what helps. Those that end a run are never given up."""
 
 
-def given_up(found: Sequence[GivenUp]) -> Iterator[str]:
+def loss_sentences(found: Sequence[GivenUp]) -> Iterator[str]:
     """Say what is given up and why; and of what is too much, how to go on."""
     for one in found:
         limit = f", more than max_given_up = {one.allowed:g} allows" if one.too_much else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
+from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import DATA, RECIPE
 from rolloutops.cli.tables import count, table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
@@ -64,8 +65,6 @@ def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
         yield f"{count(done.renumbered, 'rollout')} got the next free index: another has theirs"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
-    if done.rejected:
-        yield f"{count(done.rejected, 'line')} rejected, listed in {done.rejected_file}; the first:"
-        yield from (f"  {example}" for example in done.examples)
-        if not skip_bad_lines:
-            yield "mend those lines and import again, or leave them out on purpose with --skip_bad_lines"
+    yield from rejected_sentences(done)
+    if done.rejected and not skip_bad_lines:
+        yield remedy("import")
