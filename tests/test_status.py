@@ -426,3 +426,12 @@ def test_verdicts_of_an_older_version_have_no_cpu_time(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(part).drop_columns(["cpu_seconds"]), part)
     assert query(tmp_path / "w", "SELECT count(*), count(cpu_seconds) FROM verdicts") == [(4, 0)]
     rolloutops("metrics", "--data=w", "--step=bottleneck", cwd=tmp_path)
+
+
+def test_only_wanted_rollouts_count_as_verified(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(6))
+    words = ["--input=tasks.jsonl", "--data=w", "--environment=exact_match", "--engine=scripted"]
+    rolloutops("collect", *words, cwd=tmp_path)
+    rolloutops("collect", *words, "--limit=2", cwd=tmp_path)
+    (row,) = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["progress"]
+    assert (row["wanted"], row["done"], row["judged"]) == (2, 2, 2)

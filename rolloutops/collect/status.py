@@ -25,8 +25,10 @@ WITH counted AS (
     FROM wanted_states GROUP BY dataset, policy
 ),
 judged AS (
-    SELECT dataset, policy, count(*) FILTER (WHERE reward IS NOT NULL) AS judged, avg(reward) AS mean_reward
-    FROM rollouts GROUP BY dataset, policy
+    SELECT r.dataset, r.policy, count(r.reward) AS judged, avg(r.reward) AS mean_reward
+    FROM rollouts AS r
+    SEMI JOIN wanted USING (dataset, task_id, policy, rollout_index)
+    GROUP BY r.dataset, r.policy
 ),
 due AS (SELECT dataset, policy, count(*) AS unjudged FROM unjudged GROUP BY dataset, policy)
 SELECT c.dataset, c.policy, c.wanted, c.done, c.owed, c.in_flight, c.given_up, coalesce(j.judged, 0) AS judged,
