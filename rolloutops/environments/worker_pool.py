@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rolloutops.errors import RolloutopsError
 
@@ -258,9 +258,8 @@ class _Worker(asyncio.Protocol):
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
-        transport.write(self.pool.setup)
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no instance of it
+        self.transport.write(self.pool.setup)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
