@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rolloutops.limits.concurrency import ConcurrencyLimit
+from rolloutops.limits.learned_rate import LearnedLimit
 from rolloutops.limits.rate_limit import RateLimit
 from rolloutops.limits.replica_rate_limit import ReplicaRateLimit
 from rolloutops.types import ModelCall
@@ -207,3 +208,16 @@ def test_no_value_holds_a_run(tmp_path: Path, value: str, name: str) -> None:
         given = (f"--base_url={server.url}", "--retry_seconds=0.1", "--deadline=4", "--num_samples_in_parallel=4")
         rolloutops(*GIVEN, *given, cwd=tmp_path)
     assert query(tmp_path / "w", "SELECT count(*) FROM rollouts") == [(20,)]
+
+
+def test_requests_of_one_tick_of_the_clock_are_told_apart() -> None:
+    """uvloop's clock stands still for a millisecond: a request may go out at the very time at which a period begins."""
+    limit, number = LearnedLimit(), 0
+    for tick in range(6):
+        first = number
+        for _ in range(40):
+            limit.sent(float(tick))
+            number += 1
+        for refused in range(first + 1, number + 1):
+            limit.refused(refused, float(tick))
+            assert limit.let_through >= 0

@@ -69,8 +69,9 @@ class LearnedLimit:
     what was sent between them, by the time between them, is its rate; or less, if it could not save up all of it. The
     rate is kept for a while, then carefully exceeded, so that a limit that was raised is found.
 
-    since: when the present period began, in which `let_through` requests were. stray: the share of refusals that does
-    not depend on the rate.
+    since: when the present period began, in which `let_through` requests were; _before: the number of the last request
+    before it. Requests are told apart by number and not by time: several go out in one tick of a loop's clock, which
+    uvloop's is a millisecond long. stray: the share of refusals that does not depend on the rate.
     """
 
     rate: float | None = None
@@ -80,6 +81,7 @@ class LearnedLimit:
     _calm: float = STRAY[1]
     _evidence: float = 0.0
     _sent: int = 0
+    _before: int = 0
     _last_refused: int = 0
     _close_from: int = 0
     _close_refused: int = 0
@@ -121,26 +123,26 @@ class LearnedLimit:
         self.let_through += 1
         self._credit -= 1
 
-    def answered(self, sent_at: float, now: float) -> None:
-        """A request was answered."""
-        self._answered += sent_at >= self.since
-        if self._trial is not None and sent_at >= self._trial.since:
+    def answered(self, number: int, now: float) -> None:
+        """The request of that number, from 1, was answered."""
+        self._answered += number > self._before
+        if self._trial is not None and number > self._before:
             self._trial.answered += 1
             if self._trial.answered >= self._trial.enough:
                 self._end_trial(self._trial)
         elif self._trial is None and self._stretch.ended(now, False):
             self._consider_trial(now)
 
-    def refused(self, number: int, sent_at: float, now: float) -> bool | None:
+    def refused(self, number: int, now: float) -> bool | None:
         """The request of that number, from 1, was refused. Returns whether that shows that too many are sent; None if
         that was known already."""
-        if sent_at < self.since:
-            self._recount(number, sent_at)
+        if number <= self._before:
+            self._recount(number)
             return None
         self.let_through -= 1
         self._weigh(number)
         if self._trial is not None:
-            self._trial.refused += sent_at >= self._trial.since
+            self._trial.refused += 1
         elif self._stretch.ended(now, True):
             self._consider_trial(now)
         if self._evidence < ENOUGH[self._calm >= MANY]:
@@ -179,7 +181,7 @@ class LearnedLimit:
 
     def _lower(self, now: float) -> None:
         """Lower the rate to what was let through; or forget it, if lowering it does not help."""
-        burst = Burst(self.since, now - self.since, self.let_through, self._answered, self._close_from)
+        burst = Burst(self._before, now - self.since, self.let_through, self._answered, self._close_from)
         burst.refused, burst.last = self._close_refused, self._last_refused
         if self.rate is None:
             present, found, self._hold = burst.present, burst.rate, 0.0
@@ -213,7 +215,7 @@ class LearnedLimit:
 
     def _start(self, now: float) -> None:
         """Begin a period."""
-        self.since, self.let_through, self._answered = now, 0, 0
+        self.since, self._before, self.let_through, self._answered = now, self._sent, 0, 0
         self._used, self._credit, self._stamp = 0.0, 0.0, now
         self._evidence, self._close_refused, self._refused, self._stretch = 0.0, 0, 0, Stretch()
         self._last_refused = self._close_from = self._sent
@@ -225,10 +227,10 @@ class LearnedLimit:
         if self._burst is not None and self._burst.share >= OBVIOUS:
             self.stray, self._calm = 0.0, STRAY[0]
 
-    def _recount(self, number: int, sent_at: float) -> None:
+    def _recount(self, number: int) -> None:
         """A refusal of the burst that the last period ended with comes late: it was not let through after all."""
         burst = self._burst
-        if burst is None or self.rate is None or sent_at < burst.since or self._used:
+        if burst is None or self.rate is None or number <= burst.before or self._used:
             return
         burst.let_through -= 1
         burst.refused, burst.last = burst.refused + 1, max(burst.last, number)
@@ -242,7 +244,7 @@ class LearnedLimit:
         share = stretch.refused / (stretch.refused + stretch.answered)
         if self.rate is None and share >= TRIAL_FROM and self._rest <= 0 and stretch.since >= 0 and now > stretch.since:
             per_second = (stretch.refused + stretch.answered) / (now - stretch.since)
-            self._trial = Trial(now, share, per_second, math.ceil(TRIAL_REFUSALS / share))
+            self._trial = Trial(share, per_second, math.ceil(TRIAL_REFUSALS / share))
             self.rate = TRIAL_RATE * per_second
             self._start(now)
 
@@ -259,10 +261,10 @@ class LearnedLimit:
 
 @dataclass(slots=True)
 class Burst:
-    """What a period without a known rate ended with, in seconds and requests. first: the number of the request whose
-    refusal began the evidence, last: of the last one refused."""
+    """What a period without a known rate ended with, in seconds and requests. before: the number of the last request
+    before it, first: of the one whose refusal began the evidence, last: of the last one refused."""
 
-    since: float
+    before: int
     span: float
     let_through: int
     answered: int
@@ -314,7 +316,6 @@ class Stretch:
 class Trial:
     """A trial of a lower rate. share, per_second: of refusals and requests before it. enough: answers that end it."""
 
-    since: float
     share: float
     per_second: float
     enough: int

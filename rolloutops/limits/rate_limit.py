@@ -149,7 +149,7 @@ class RateLimit:
             if self._refused_until > now and self._lifted is not None:
                 _wake(self._lifted)
             self._proven, self._row, self._pauses, self._refused_until = True, 0, 0, now
-        self._learned.answered(ticket.at, now)
+        self._learned.answered(ticket.requests, now)
         self._output += (output - self._output) / 50
         if ticket.estimate:
             self._settle(ticket, prompt + output)
@@ -204,7 +204,7 @@ class RateLimit:
 
     def _refuse(self, ticket: Permit, now: float) -> None:
         self.refusals += 1
-        shown = self._learned.refused(ticket.requests, ticket.at, now)
+        shown = self._learned.refused(ticket.requests, now)
         if shown is not False:
             self.level.refused(self._open, again=shown is None)
 
