@@ -202,7 +202,7 @@ class Workspace:
         _refuse_rejected(chunk_inputs(recipe), recipe)
         collected = collect_rollouts(recipe, allow_policy_change)
         if collected.exit_code:
-            pending = collected.left + collected.in_flight
+            pending = collected.left + collected.submitted
             why = f"{pending:,} rollouts are pending" if pending else f"{collected.given_up:,} rollouts are given up"
             raise RunStopped(f"stopped after collect, as {why}: nothing was built", collected.exit_code)
         verified = verify_rollouts(recipe, on_command=False)

@@ -17,8 +17,8 @@ FROM task_log AS t
 ANTI JOIN edited AS e ON e.dataset = t.dataset AND e.task_id = t.task_id AND e.version > t.version
 WHERE NOT t.removed;
 
--- judges: the verifier of each data set.
-CREATE OR REPLACE VIEW judges AS
+-- dataset_verifiers: the verifier of each dataset.
+CREATE OR REPLACE VIEW dataset_verifiers AS
 SELECT DISTINCT dataset, verifier, verifier_version
 FROM plan
 WHERE verifier IS NOT NULL;
@@ -73,7 +73,7 @@ LEFT JOIN version_names AS n
 CREATE OR REPLACE VIEW present_verdicts AS
 SELECT v.* EXCLUDE (present)
 FROM named_verdicts AS v
-LEFT JOIN judges AS j ON j.dataset = v.dataset
+LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
 WHERE v.present OR j.dataset IS NULL;
 
 -- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
@@ -166,9 +166,9 @@ SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_has
     r.rollout_index AS rollout_index, r.attempt AS attempt
 FROM asked;
 
--- unfinished: the wanted rollouts that are not done: in flight, owed or given up. `attempt` is the number of the next
--- attempt, `tries` how many count: an endpoint that was not reached, or refused for now or whoever asks, has not tried
--- it.
+-- unfinished: the wanted rollouts that are not done: pending, submitted in a batch, or given up (`status`). `attempt` is
+-- the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
+-- whoever asks, has not tried it. `state` is `status` in the words of earlier versions: owed and in_flight.
 CREATE OR REPLACE VIEW unfinished AS
 WITH done AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index
@@ -192,10 +192,11 @@ sent AS (
 SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_index,
     coalesce(f.last_attempt, 0)::INTEGER + 1 AS attempt, coalesce(f.tries, 0)::INTEGER AS tries, f.last_error,
     CASE
-        WHEN sent.task_id IS NOT NULL THEN 'in_flight'
+        WHEN sent.task_id IS NOT NULL THEN 'submitted'
         WHEN f.refused OR f.tries >= w.max_attempts THEN 'given_up'
-        ELSE 'owed'
-    END AS state
+        ELSE 'pending'
+    END AS status,
+    CASE status WHEN 'submitted' THEN 'in_flight' WHEN 'pending' THEN 'owed' ELSE status END AS state
 FROM wanted AS w
 ANTI JOIN done AS d
     ON d.dataset = w.dataset AND d.task_id = w.task_id AND d.row_hash = w.row_hash
@@ -207,32 +208,32 @@ LEFT JOIN sent
     ON sent.dataset = w.dataset AND sent.task_id = w.task_id AND sent.row_hash = w.row_hash
     AND sent.policy = w.policy AND sent.rollout_index = w.rollout_index;
 
--- in_flight: what a batch is under way for. What a running collect waits for is owed until its attempt is written.
-CREATE OR REPLACE VIEW in_flight AS
-SELECT * EXCLUDE (state) FROM unfinished WHERE state = 'in_flight';
+-- submitted: rollouts in submitted batch jobs. (Requests of a running collect stay pending until stored.)
+CREATE OR REPLACE VIEW submitted AS
+SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'submitted';
 
--- owed: what collect has to do.
-CREATE OR REPLACE VIEW owed AS
-SELECT * EXCLUDE (state) FROM unfinished WHERE state = 'owed';
+-- pending: the rollouts that collect generates next.
+CREATE OR REPLACE VIEW pending AS
+SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'pending';
 
--- given_up: refused for good, or tried as often as allowed.
+-- given_up: rollouts that failed permanently or used all max_attempts.
 CREATE OR REPLACE VIEW given_up AS
-SELECT * EXCLUDE (state) FROM unfinished WHERE state = 'given_up';
+SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'given_up';
 
 -- wanted_states: all wanted rollouts, those that are done too.
 CREATE OR REPLACE VIEW wanted_states AS
 SELECT * FROM unfinished
 UNION ALL
-SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_index, NULL, NULL, NULL, 'done'
+SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_index, NULL, NULL, NULL, 'done', 'done'
 FROM wanted AS w
 SEMI JOIN attempts AS a
     ON a.dataset = w.dataset AND a.task_id = w.task_id AND a.row_hash = w.row_hash
     AND a.policy = w.policy AND a.rollout_index = w.rollout_index AND a.error IS NULL;
 
--- unjudged: rollouts without a verdict of their data set's verifier in its present version. Which attempt counts is
--- asked for these alone: good_attempts groups the keys of all rollouts, which takes a third more memory.
-CREATE OR REPLACE VIEW unjudged AS
-WITH judged AS (
+-- unverified: rollouts without a verdict of their dataset's verifier in its present version. Which attempt counts is
+-- looked up for these alone: good_attempts groups the keys of all rollouts, which takes a third more memory.
+CREATE OR REPLACE VIEW unverified AS
+WITH verified AS (
     SELECT dataset, attempt_id
     FROM verdicts AS v
     SEMI JOIN version_names AS n
@@ -241,8 +242,8 @@ WITH judged AS (
 lacking AS (
     SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.attempt_id, j.verifier, j.verifier_version
     FROM attempts AS a
-    JOIN judges AS j ON j.dataset = a.dataset
-    ANTI JOIN judged ON judged.dataset = a.dataset AND judged.attempt_id = a.attempt_id
+    JOIN dataset_verifiers AS j ON j.dataset = a.dataset
+    ANTI JOIN verified ON verified.dataset = a.dataset AND verified.attempt_id = a.attempt_id
     WHERE a.error IS NULL
 ),
 asked AS (
@@ -261,10 +262,10 @@ SELECT lacking.*
 FROM lacking
 SEMI JOIN good USING (dataset, attempt_id);
 
--- outdated: unjudged rollouts that have a verdict all the same: of another version of the verifier, or of another one.
+-- outdated: unverified rollouts that have a verdict anyway: of another version of the verifier, or of another one.
 CREATE OR REPLACE VIEW outdated AS
 SELECT u.*
-FROM unjudged AS u
+FROM unverified AS u
 SEMI JOIN verdicts AS v
     ON v.dataset = u.dataset AND v.attempt_id = u.attempt_id AND v.verifier_version IS NOT NULL;
 
@@ -286,9 +287,26 @@ LEFT JOIN healed AS h
     ON h.dataset = a.dataset AND h.task_id = a.task_id AND h.policy = a.policy AND h.rollout_index = a.rollout_index
 WHERE a.error IS NOT NULL;
 
--- task_stats: each task's rewards under each policy.
+-- task_stats: each task's rewards under each policy. `judged` is `verified` under its name in earlier versions.
 CREATE OR REPLACE VIEW task_stats AS
-SELECT dataset, task_id, policy, count(*) AS rollouts, count(reward) AS judged,
-    avg(reward) AS mean_reward, min(reward) AS min_reward, max(reward) AS max_reward, stddev_samp(reward) AS std_reward
+SELECT dataset, task_id, policy, count(*) AS rollouts, count(reward) AS verified,
+    avg(reward) AS mean_reward, min(reward) AS min_reward, max(reward) AS max_reward, stddev_samp(reward) AS std_reward,
+    verified AS judged
 FROM rollouts
 GROUP BY dataset, task_id, policy;
+
+-- owed: `pending` under its name in earlier versions.
+CREATE OR REPLACE VIEW owed AS
+FROM pending;
+
+-- in_flight: `submitted` under its name in earlier versions.
+CREATE OR REPLACE VIEW in_flight AS
+FROM submitted;
+
+-- unjudged: `unverified` under its name in earlier versions.
+CREATE OR REPLACE VIEW unjudged AS
+FROM unverified;
+
+-- judges: `dataset_verifiers` under its name in earlier versions.
+CREATE OR REPLACE VIEW judges AS
+FROM dataset_verifiers;

@@ -177,7 +177,7 @@ def test_stages_run_one_by_one(folder: Path) -> None:
     collected = workspace.collect("recipe.toml", verify="later")
     assert (collected.done, collected.left) == (40, 0)
     assert workspace.rollouts("reward IS NOT NULL").collect().height == 0
-    assert workspace.verify().judged == 40
+    assert workspace.verify().verified == 40
     (built,) = workspace.build(only="sft", filter={"good": {"min_reward": 0.9}})
     assert ro.read_build(built.output).collect().height == built.files["train"][0]
 

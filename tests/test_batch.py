@@ -151,7 +151,7 @@ def test_submit_and_exit_then_collect(tmp_path: Path) -> None:
         said = rolloutops("collect", "recipe.toml", cwd=folder, code=3)
         assert "3 batch jobs under way for 16 rollouts" in said
         assert server.log == ["upload", "create"] * 3
-        assert rows(folder, "SELECT state, count(*) FROM wanted_states GROUP BY state") == [("in_flight", 16)]
+        assert rows(folder, "SELECT status, count(*) FROM wanted_states GROUP BY status") == [("submitted", 16)]
         assert rows(folder, "SELECT state, requests FROM open_jobs ORDER BY job_id") == [
             *(("submitted", 6), ("submitted", 6), ("submitted", 4))
         ]
@@ -228,7 +228,7 @@ def test_a_request_for_a_batch_that_gets_no_answer_is_not_just_repeated(tmp_path
             assert "refuses to make a batch" in said
             assert "[key]" in said
             assert KEY not in said
-            assert rows(folder, "SELECT count(*) FROM owed") == [(16,)]
+            assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]
             rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
         assert_paid_once(folder, server)
 
@@ -287,7 +287,7 @@ def test_refused_prompts_are_given_up_and_a_refused_key_ends_the_run(tmp_path: P
         for _ in range(3):
             said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
         assert "429 insufficient_quota: it was unpaid; nothing was given up" in said
-        assert rows(folder, "SELECT count(*) FROM owed") == [(16,)]
+        assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]
         server.fate = lambda prompt: fates.get(prompt, "ok")
         rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
     found = rows(folder, "SELECT last_error, count(*) FROM given_up GROUP BY ALL ORDER BY ALL")
@@ -317,7 +317,7 @@ def test_a_batch_that_is_refused_as_a_whole_stops_the_run_and_says_why(tmp_path:
         assert re.search(r"batch batch_000. was refused: model_not_found: no model m in batches; mend it", said)
         assert server.log.count("create") == 3
         assert rows(folder, "SELECT error, final, count(*) FROM failures GROUP BY ALL") == [("bad_request", False, 16)]
-        assert rows(folder, "SELECT count(*) FROM owed") == [(16,)]
+        assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]
         rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
         assert server.paid == PROMPTS
         assert_sound(folder)
@@ -449,8 +449,8 @@ def test_an_edited_task_is_owed_while_its_old_self_is_under_way(tmp_path: Path) 
         edited = {**TASKS[0], "prompt": "What is 2 + 2?", "answer": "4"}
         write_jsonl(folder / "tasks.jsonl", [edited, *TASKS[1:]])
         chunk(folder)
-        assert rows(folder, "SELECT state, count(*) FROM wanted_states GROUP BY state ORDER BY state") == [
-            *(("in_flight", 15), ("owed", 1))
+        assert rows(folder, "SELECT status, count(*) FROM wanted_states GROUP BY status ORDER BY status DESC") == [
+            *(("submitted", 15), ("pending", 1))
         ]
         server.answer = {task["prompt"]: task["answer"] for task in [*TASKS, edited]}.__getitem__
         rolloutops("collect", "recipe.toml", WAIT, cwd=folder)

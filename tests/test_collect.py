@@ -106,7 +106,7 @@ def assert_exact(folder: Path, wanted: int) -> None:
     """Every wanted rollout is there once, and the tables agree."""
     data = folder / "w"
     assert query(data, "SELECT count(*), count(DISTINCT (task_id, rollout_index)) FROM rollouts") == [(wanted, wanted)]
-    assert query(data, "SELECT (SELECT count(*) FROM owed), (SELECT count(*) FROM given_up)") == [(0, 0)]
+    assert query(data, "SELECT (SELECT count(*) FROM pending), (SELECT count(*) FROM given_up)") == [(0, 0)]
     assert query(data, "SELECT count(*), count(reward) FROM rollouts") == [(wanted, wanted)]
     rolloutops("status", "--data=w", cwd=folder)
 

@@ -89,7 +89,7 @@ def test_the_documented_loop_ends_when_nothing_is_pending(folder: Path) -> None:
     words = command("collect", "r.toml", "--engine_args.faults=bad_request:0.5")
     done = subprocess.run(["sh", "-c", loop, "sh", *words], cwd=folder, env=environ(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert query(folder / "w", "SELECT count(*) FROM owed") == [(0,)]
+    assert query(folder / "w", "SELECT count(*) FROM pending") == [(0,)]
 
 
 # Verification

@@ -15,7 +15,7 @@ from tests.helpers import query, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 
 FAST = ("--retry_seconds=0.01", "--num_samples_in_parallel=16")
-SUMMARY = "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM owed), (SELECT count(*) FROM given_up)"
+SUMMARY = "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM pending), (SELECT count(*) FROM given_up)"
 
 
 def collect(folder: Path, url: str, *words: str, code: int = 0) -> str:

@@ -179,10 +179,10 @@ def test_an_endpoint_that_refuses_loses_no_rollout(project: Path) -> None:
     assert done.returncode in (2, 3), done.stderr
     assert address in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert query(project / "w", "SELECT state, count(*) FROM wanted_states GROUP BY state") == [("owed", 12)]
+    assert query(project / "w", "SELECT status, count(*) FROM wanted_states GROUP BY status") == [("pending", 12)]
     with serving() as server:
         rolloutops(*asked, f"--base_url={server.url}", cwd=project)
-    assert query(project / "w", "SELECT state, count(*) FROM wanted_states GROUP BY state") == [("done", 12)]
+    assert query(project / "w", "SELECT status, count(*) FROM wanted_states GROUP BY status") == [("done", 12)]
 
 
 def test_check_tells_of_engines_before_anything_is_spent(

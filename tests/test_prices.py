@@ -89,7 +89,9 @@ def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) ->
         rolloutops(*words, few, cwd=folder, code=3)
         assert query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0] <= 400
         rolloutops(*words, "--max_tokens_total=100000", cwd=folder)
-        assert query(folder / "w", "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM owed)") == [(100, 0)]
+        assert query(folder / "w", "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM pending)") == [
+            (100, 0)
+        ]
         (one,) = spent(connect(open_workspace(folder / "w")), load(folder / "prices.toml"))
         assert one.attempts == 100
         assert one.cost == pytest.approx(
@@ -174,14 +176,14 @@ def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Pa
     rolloutops("collect", *given, "--limit=40", cwd=folder)
     told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
     (row,) = told["spending"]
-    assert (row["attempts"], row["cost_failed"], row["cost_owed"]) == (40, 0, 0)
+    assert (row["attempts"], row["cost_failed"], row["cost_pending"]) == (40, 0, 0)
     assert row["cost"] == pytest.approx((row["input_tokens"] + 10 * row["output_tokens"]) / 1e6)
     rolloutops("collect", *given, "--limit=50", "--max_tokens_total=1", cwd=folder, code=3)
     told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
-    assert told["spending"][0]["cost_owed"] == pytest.approx(row["cost"] / 4)
+    assert told["spending"][0]["cost_pending"] == pytest.approx(row["cost"] / 4)
     (folder / "prices.toml").write_text("[other]\ninput = 1\noutput = 1\n")
     said = rolloutops("status", "--data=w", cwd=folder).stdout
-    assert "cost_owed" in said
+    assert "cost_pending" in said
     assert said.count("n/a") == 3
 
 

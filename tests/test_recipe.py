@@ -387,7 +387,7 @@ def test_commands_without_a_recipe_take_the_workspaces_last(tmp_path: Path) -> N
     rolloutops("collect", "recipe.toml", "--num_repeats=3", "--verify=later", cwd=tmp_path)
     status = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)
     (row,) = status["progress"]
-    assert (row["wanted"], row["done"], row["unjudged"]) == (30, 30, 30), "the command line still comes last"
+    assert (row["wanted"], row["done"], row["unverified"]) == (30, 30, 30), "the command line still comes last"
     rolloutops("verify", "--data=w", cwd=tmp_path)
     table = rolloutops("metrics", "--data=w", "--step=metrics/rewards", "--json", cwd=tmp_path).stdout
     assert json.loads(table)["metrics/rewards"]

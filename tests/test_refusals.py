@@ -26,7 +26,7 @@ from rolloutops.types import ModelCall, Rollout, Task
 from tests.helpers import query, rolloutops, write_jsonl
 from tests.loopback import Loopback, serving
 
-STATES = "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM owed), (SELECT count(*) FROM given_up)"
+STATES = "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM pending), (SELECT count(*) FROM given_up)"
 WAF = b"<!DOCTYPE html><html><head><title>Access denied</title></head><body><p>Rule 942100</p></body></html>"
 
 

@@ -434,4 +434,4 @@ def test_only_wanted_rollouts_count_as_verified(tmp_path: Path) -> None:
     rolloutops("collect", *words, cwd=tmp_path)
     rolloutops("collect", *words, "--limit=2", cwd=tmp_path)
     (row,) = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["progress"]
-    assert (row["wanted"], row["done"], row["judged"]) == (2, 2, 2)
+    assert (row["wanted"], row["done"], row["verified"]) == (2, 2, 2)

@@ -30,7 +30,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_workspace_of_79c45b0_has_nothing_to_judge_but_what_has_other_rewards_now(old: Path) -> None:
     recipe = load("recipe.toml")
-    assert query(old / "w", "SELECT dataset, count(*) FROM unjudged GROUP BY ALL", recipe) == [("mcqa", 1)]
+    assert query(old / "w", "SELECT dataset, count(*) FROM unverified GROUP BY ALL", recipe) == [("mcqa", 1)]
     rewards = "SELECT dataset, count(reward), count(DISTINCT verifier_version) FROM rollouts GROUP BY ALL ORDER BY ALL"
     before = query(old / "w", rewards, recipe)
     assert [count for name, count, _ in before if name != "mcqa"] == [1, 2, 2, 2, 1, 2, 2]

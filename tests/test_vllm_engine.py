@@ -213,7 +213,7 @@ def test_an_overlong_prompt_and_an_engine_that_dies_cost_only_what_was_in_flight
         return outputs
 
     def counted() -> list[tuple[Any, ...]]:
-        return query(tmp_path / "w", "SELECT state, last_error, count(*) FROM wanted_states GROUP BY ALL ORDER BY ALL")
+        return query(tmp_path / "w", "SELECT status, last_error, count(*) FROM wanted_states GROUP BY ALL ORDER BY ALL")
 
     rows: list[dict[str, Any]] = [{"prompt": f"What is {i} + 3?", "answer": str(i + 3)} for i in range(30)]
     rows[4]["prompt"] = "long " * 2000
@@ -229,7 +229,7 @@ def test_an_overlong_prompt_and_an_engine_that_dies_cost_only_what_was_in_flight
     assert states.pop(("given_up", "context_length")) == 1
     done = states.pop(("done", None))
     assert 12 <= done <= 12 + Lent.parallel, "what had ended is kept"
-    assert states == {("owed", None): 29 - done}, "what was in flight is owed, and counts as no try"
+    assert states == {("pending", None): 29 - done}, "what was in flight is owed, and counts as no try"
     assert [type(answer) for answer in ask(said("hi"))] == [EngineError]
 
     loop.run_until_complete(engine.stop())

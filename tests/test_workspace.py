@@ -119,7 +119,7 @@ def test_an_empty_workspace_has_every_view(workspace: Workspace) -> None:
     con = connect(workspace, PLAN)
     make_all(con)
     views = [name for (name,) in sql.rows(con, "SELECT view_name FROM duckdb_views() WHERE NOT internal")]
-    assert {"tasks", "attempts", "verdicts", "runs", "rollouts", "owed", "given_up", "unjudged"} <= set(views)
+    assert {"tasks", "attempts", "verdicts", "runs", "rollouts", "pending", "given_up", "unverified"} <= set(views)
     for view in views:
         assert sql.rows(con, f"SELECT count(*) FROM {view}") == [(1 if view == "plan" else 0,)]
     assert sql.rows(con, INVARIANT) == []
@@ -295,18 +295,21 @@ def test_the_check_is_quiet_about_what_is_legal(workspace: Workspace) -> None:
     outdated = [attempt(0, attempt_id="g"), attempt(3, attempt_id="h")]
     put(workspace, "attempts", "a", *done_twice, *failed, *unwanted, *outdated)
     assert faults(workspace) == []
-    states = dict(rows(workspace, "SELECT state, count(*) FROM wanted_states GROUP BY state"))
-    assert states == {"done": 1, "owed": 4, "given_up": 1}
+    states = dict(rows(workspace, "SELECT status, count(*) FROM wanted_states GROUP BY status"))
+    assert states == {"done": 1, "pending": 4, "given_up": 1}
 
 
 PLANTED = {
     "a key is wanted twice": ("wanted", "FROM kept.wanted UNION ALL (FROM kept.wanted LIMIT 1)"),
     "a rollout is there twice": ("rollouts", "FROM kept.rollouts UNION ALL FROM kept.rollouts"),
     "a rollout is lost": ("rollouts", "FROM kept.rollouts WHERE false"),
-    "a key is forgotten": ("owed", "FROM kept.owed WHERE rollout_index = 0"),
-    "what is done is owed": ("owed", "FROM kept.owed UNION ALL SELECT * EXCLUDE state FROM kept.done"),
-    "what nobody wants is owed": ("owed", "SELECT * REPLACE ('x' AS task_id) FROM kept.owed"),
-    "what is owed is given up": ("given_up", "FROM kept.given_up UNION ALL FROM kept.owed"),
+    "a key is forgotten": ("pending", "FROM kept.pending WHERE rollout_index = 0"),
+    "what is done is pending": (
+        "pending",
+        "FROM kept.pending UNION ALL SELECT * EXCLUDE (status, state) FROM kept.done",
+    ),
+    "what nobody wants is pending": ("pending", "SELECT * REPLACE ('x' AS task_id) FROM kept.pending"),
+    "what is pending is given up": ("given_up", "FROM kept.given_up UNION ALL FROM kept.pending"),
 }
 
 
@@ -315,8 +318,8 @@ def test_the_check_finds_each_planted_fault(workspace: Workspace, view: str, que
     put(workspace, "tasks", "part-00000", *(task(n) for n in range(3)))
     gone = [attempt(2, attempt_id=f"x{n}", error="timeout", final=False, attempt=n) for n in (1, 2)]
     put(workspace, "attempts", "a", attempt(1), *gone)
-    keep = ["CREATE SCHEMA kept", "CREATE TABLE kept.done AS FROM wanted_states WHERE state = 'done'"]
-    keep += [f"CREATE TABLE kept.{name} AS FROM {name}" for name in ("wanted", "rollouts", "owed", "given_up")]
+    keep = ["CREATE SCHEMA kept", "CREATE TABLE kept.done AS FROM wanted_states WHERE status = 'done'"]
+    keep += [f"CREATE TABLE kept.{name} AS FROM {name}" for name in ("wanted", "rollouts", "pending", "given_up")]
     assert faults(workspace, *keep) == []
     assert faults(workspace, *keep, f"CREATE OR REPLACE VIEW {view} AS {query}") != []
 
@@ -414,13 +417,13 @@ class Life(RuleBasedStateMachine):
                 own = [row for row in tried if (row["task_id"], row["row_hash"], row["rollout_index"]) == key]
                 refused = any("error" in row and row["final"] for row in own)
                 done = any("error" not in row for row in own)
-                state = "done" if done else "given_up" if refused or len(own) >= self.tries else "owed"
+                state = "done" if done else "given_up" if refused or len(own) >= self.tries else "pending"
                 yield str(number), index, state
 
     @invariant()
     def the_views_agree(self) -> None:
         con = connect(self.workspace, self.plan, threads=1)
-        states = sql.rows(con, "SELECT task_id, rollout_index, state FROM wanted_states")
+        states = sql.rows(con, "SELECT task_id, rollout_index, status FROM wanted_states")
         assert sorted(states) == sorted(self.expected())
         assert sql.rows(con, INVARIANT) == []
         con.close()

@@ -56,19 +56,20 @@ WINDOW_KEYS = (
 
 @dataclass(frozen=True)
 class CollectReport:
-    """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
-    rollouts that batches are under way for, jobs: how many batches. unrewarded: why some have no reward. points: what
-    was measured where it was to be, and why no more. losses: what is given up, by dataset and policy."""
+    """How a collection ended: rollouts wanted, pending at its start, made by it, given up and pending at its end.
+
+    submitted: rollouts in submitted batch jobs, jobs: how many of these. unrewarded: why some have no reward. points:
+    what was measured where it was to be, and why no more. losses: what is given up, by dataset and policy."""
 
     wanted: int
-    owed: int
+    pending: int
     done: int
     left: int
     given_up: int
-    judged: int
+    verified: int
     saved: int
     failures: Mapping[str, int]
-    in_flight: int = 0
+    submitted: int = 0
     jobs: int = 0
     unrewarded: Mapping[str, int] = field(default_factory=dict)
     points: Sequence[Point] = ()
@@ -78,7 +79,7 @@ class CollectReport:
     @property
     def exit_code(self) -> int:
         """Exit code of the command: 3, work is pending; 4, more is given up than the recipe allows; else 0."""
-        return 3 if self.left or self.in_flight else 4 if any(one.too_much for one in self.losses) else 0
+        return 3 if self.left or self.submitted else 4 if any(one.too_much for one in self.losses) else 0
 
 
 def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
@@ -90,7 +91,7 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     everyone = _everyone(engines(recipe))
     retry = {key: asked.retry for key, asked in everyone.items() if asked.retry}
     ledger = PendingRollouts(workspace, recipe.plan(), retry, run.run_id)
-    owed, wanted = ledger.count("owed_keys"), ledger.count("wanted")
+    owed, wanted = ledger.count("pending_keys"), ledger.count("wanted")
     given_up = ledger.count_given_up()
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
@@ -100,8 +101,8 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_losses(ledger.con, everyone) if now["given_up"] else ()
     return CollectReport(
-        *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
-        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why, losses),
+        *(wanted, owed, meter.done, now["pending"], now["given_up"], judged, saved, dict(meter.failures)),
+        *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses),
     )
 
 

@@ -28,7 +28,7 @@ OTHER_VERSIONS = """
 -- Whether the data sets that the plan judges have verdicts of another version of their verifier.
 SELECT DISTINCT v.dataset
 FROM verdicts AS v
-SEMI JOIN judges AS j ON j.dataset = v.dataset
+SEMI JOIN dataset_verifiers AS j ON j.dataset = v.dataset
 ANTI JOIN version_names AS n ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version
 WHERE v.verifier_version IS NOT NULL
 """
@@ -154,7 +154,7 @@ def refuse_waiting(con: sql.Connection, recipe: Recipe) -> list[str]:
         raise UsageError(waiting_sentence(recipe, waiting))
     notes = [f"{one.changed()}: without a reward here until verify has run" for one in late]
     if recipe.pins:
-        lacking = dict(sql.rows(con, "SELECT dataset, count(*) FROM unjudged GROUP BY dataset"))
+        lacking = dict(sql.rows(con, "SELECT dataset, count(*) FROM unverified GROUP BY dataset"))
         for dataset, pin in recipe.pins.items():
             if lacking.get(dataset):
                 version = pin["verifier_version"]

@@ -31,9 +31,9 @@ class Part:
 
 
 def standing(con: sql.Connection) -> dict[str, int]:
-    """State (in_flight, owed, given_up) -> how many of the rollouts that the plan asks for are in it."""
-    found = dict(sql.rows(con, "SELECT state, count(*) FROM unfinished GROUP BY state"))
-    return {state: found.get(state, 0) for state in ("in_flight", "owed", "given_up")}
+    """Status (submitted, pending, given_up) -> how many of the rollouts that the plan asks for are in it."""
+    found = dict(sql.rows(con, "SELECT status, count(*) FROM unfinished GROUP BY status"))
+    return {status: found.get(status, 0) for status in ("submitted", "pending", "given_up")}
 
 
 class PendingRollouts:
@@ -58,12 +58,12 @@ class PendingRollouts:
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
-        sql.run(self.con, f"CREATE TABLE owed_keys AS SELECT {kept} FROM owed")
+        sql.run(self.con, f"CREATE TABLE pending_keys AS SELECT {kept} FROM pending")
         for (dataset, policy), kinds in (retry or {}).items():
             sql.run(
                 self.con,
                 f"""
-                INSERT INTO owed_keys SELECT {kept} FROM (SELECT * REPLACE (0 AS tries) FROM given_up)
+                INSERT INTO pending_keys SELECT {kept} FROM (SELECT * REPLACE (0 AS tries) FROM given_up)
                 WHERE dataset = {sql.literal(dataset)} AND policy = {sql.literal(policy)}
                     AND list_contains({sql.literal(list(kinds))}, last_error)
                 """,
@@ -73,21 +73,21 @@ class PendingRollouts:
         """Rollouts that are given up and not to be retried. Where nothing failed, nothing is looked for."""
         if not self.count("attempts WHERE error IS NOT NULL"):
             return 0
-        return self.count("given_up ANTI JOIN owed_keys USING (dataset, task_id, policy, rollout_index)")
+        return self.count("given_up ANTI JOIN pending_keys USING (dataset, task_id, policy, rollout_index)")
 
     def forget(self) -> None:
         """Free the memory that the keys take, and let the views see all that was written since."""
-        sql.run(self.con, "DROP TABLE owed_keys")
+        sql.run(self.con, "DROP TABLE pending_keys")
         look_again(self.con, self.workspace)
 
     def count(self, view: str) -> int:
-        """Rows of owed_keys, or of a view, over all data sets."""
+        """Rows of pending_keys, or of a view, over all data sets."""
         return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
 
     def parts(self, asked: CollectPlan) -> list[Part]:
         """The parts with work for these data sets and policies, data sets in the order given."""
         found = sql.rows(
-            self.con, "SELECT dataset, part, policy, count(*) FROM owed_keys GROUP BY ALL ORDER BY dataset, part"
+            self.con, "SELECT dataset, part, policy, count(*) FROM pending_keys GROUP BY ALL ORDER BY dataset, part"
         )
         totals: dict[tuple[str, int], int] = {}
         for dataset, part, policy, count in found:
@@ -114,7 +114,7 @@ class PendingRollouts:
         still = f"""
             SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
                 t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
-            FROM owed_keys AS o
+            FROM pending_keys AS o
             JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
             WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
         """

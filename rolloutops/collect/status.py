@@ -19,22 +19,23 @@ from rolloutops.store.workspace import Workspace
 
 PROGRESS = """
 WITH counted AS (
-    SELECT dataset, policy, count(*) AS wanted, count(*) FILTER (WHERE state = 'done') AS done,
-        count(*) FILTER (WHERE state = 'owed') AS owed, count(*) FILTER (WHERE state = 'in_flight') AS in_flight,
-        count(*) FILTER (WHERE state = 'given_up') AS given_up
+    SELECT dataset, policy, count(*) AS wanted, count(*) FILTER (WHERE status = 'done') AS done,
+        count(*) FILTER (WHERE status = 'pending') AS pending,
+        count(*) FILTER (WHERE status = 'submitted') AS submitted,
+        count(*) FILTER (WHERE status = 'given_up') AS given_up
     FROM wanted_states GROUP BY dataset, policy
 ),
-judged AS (
-    SELECT r.dataset, r.policy, count(r.reward) AS judged, avg(r.reward) AS mean_reward
+verified AS (
+    SELECT r.dataset, r.policy, count(r.reward) AS verified, avg(r.reward) AS mean_reward
     FROM rollouts AS r
     SEMI JOIN wanted USING (dataset, task_id, policy, rollout_index)
     GROUP BY r.dataset, r.policy
 ),
-due AS (SELECT dataset, policy, count(*) AS unjudged FROM unjudged GROUP BY dataset, policy)
-SELECT c.dataset, c.policy, c.wanted, c.done, c.owed, c.in_flight, c.given_up, coalesce(j.judged, 0) AS judged,
-    coalesce(due.unjudged, 0) AS unjudged, j.mean_reward
+due AS (SELECT dataset, policy, count(*) AS unverified FROM unverified GROUP BY dataset, policy)
+SELECT c.dataset, c.policy, c.wanted, c.done, c.pending, c.submitted, c.given_up, coalesce(v.verified, 0) AS verified,
+    coalesce(due.unverified, 0) AS unverified, v.mean_reward
 FROM counted AS c
-LEFT JOIN judged AS j ON j.dataset = c.dataset AND j.policy = c.policy
+LEFT JOIN verified AS v ON v.dataset = c.dataset AND v.policy = c.policy
 LEFT JOIN due ON due.dataset = c.dataset AND due.policy = c.policy
 ORDER BY c.dataset, c.policy
 """
@@ -66,7 +67,7 @@ FROM attempts SEMI JOIN newest USING (run_id)
 
 IMPORTS = """
 SELECT a.dataset, a.policy, a.engine, count(*) FILTER (WHERE a.error IS NULL) AS rollouts,
-    count(*) FILTER (WHERE a.error IS NOT NULL) AS failures, count(v.reward) AS judged, avg(v.reward) AS mean_reward
+    count(*) FILTER (WHERE a.error IS NOT NULL) AS failures, count(v.reward) AS verified, avg(v.reward) AS mean_reward
 FROM attempts AS a
 LEFT JOIN good_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE starts_with(a.engine, 'import:')
@@ -134,7 +135,7 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
     sql.set_variable(con, "datasets", list(recipe.datasets), "VARCHAR[]")
     progress = sql.records(con, PROGRESS)
     rate, tokens = _pace(con, at_work)
-    owed = sum(row["owed"] for row in progress)
+    pending = sum(row["pending"] for row in progress)
     journals = _journaled(con, snapshot)
     faults = sql.records(con, _check("invariant"))
     attempts, copied = sql.rows(con, "SELECT count(*) FROM attempts")[0][0], _copied(con, snapshot)
@@ -152,8 +153,8 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
         running=at_work,
         rollouts_per_second=rate,
         tokens_per_second=tokens,
-        seconds_left=owed / rate if rate and owed else None,
-        space=_space(workspace, snapshot, owed, attempts),
+        seconds_left=pending / rate if rate and pending else None,
+        space=_space(workspace, snapshot, pending, attempts),
         faults=faults,
         doubled=_read(con, DOUBLED, snapshot.parts["attempts"].files) if faults else [],
     )
@@ -192,8 +193,8 @@ def _read(con: sql.Connection, query: str, files: Sequence[str]) -> list[dict[st
     return sql.records(con, query.format(files=sql.literal([escape(file) for file in files]))) if files else []
 
 
-def _space(workspace: Workspace, snapshot: Snapshot, owed: int, attempts: int) -> dict[str, Any]:
-    """Bytes on disk, and what is owed is expected to take at the size of a rollout so far."""
+def _space(workspace: Workspace, snapshot: Snapshot, pending: int, attempts: int) -> dict[str, Any]:
+    """Bytes on disk, and what the pending rollouts are expected to take at the size of a rollout so far."""
     tables = {table: sum(parts.sizes.values()) for table, parts in snapshot.parts.items()}
     in_journals = snapshot.journals["attempts"].num_rows if "attempts" in snapshot.journals else 0
     written, rows = snapshot.journal_bytes, in_journals
@@ -204,7 +205,7 @@ def _space(workspace: Workspace, snapshot: Snapshot, owed: int, attempts: int) -
     return {
         "bytes": {**tables, "journals": snapshot.journal_bytes},
         "free_bytes": free_disk(workspace.root),
-        "pending_bytes": round(each * owed) if each is not None else None,
+        "pending_bytes": round(each * pending) if each is not None else None,
         "memory_bytes": process_memory(),
         "gpus": gpus(),
     }
@@ -227,7 +228,8 @@ def _spending(con: sql.Connection, recipe: Recipe, progress: Sequence[Mapping[st
         cost = {name: row.pop(name) for name in ("cost", "cost_failed")}
         stand = stands[one.dataset, one.policy]
         known = one.cost is not None and stand["done"]
-        cost["cost_owed"] = one.cost / stand["done"] * stand["owed"] if known else None if stand["owed"] else 0.0
+        pending = stand["pending"]
+        cost["cost_pending"] = one.cost / stand["done"] * pending if known else None if pending else 0.0
         yield row | (cost if priced else {})
 
 

@@ -67,8 +67,8 @@ class VerifyReport:
     """How a verification ended. waiting: rollouts of verifiers that spend and verify again only on command. rest: what
     has no reward, also after it."""
 
-    unjudged: int
-    judged: int
+    unverified: int
+    verified: int
     failed: int
     waiting: int = 0
     rest: Unverified = field(default_factory=Unverified)
@@ -145,7 +145,7 @@ async def verify_unverified(
     unless it spends. Returns the number of verdicts.
 
     con: with the workspace's views as they stand now."""
-    return (await _judge(con, recipe, run, journal, judges, on_command=False)).judged
+    return (await _judge(con, recipe, run, journal, judges, on_command=False)).verified
 
 
 async def _judge(
@@ -162,7 +162,7 @@ async def _judge(
     for one in late:
         then = "they wait for the command verify, because it spends" if one in waiting else "they are judged again"
         tell(f"{one.changed()}: {then}")
-    query = "SELECT dataset, attempt_id FROM unjudged"
+    query = "SELECT dataset, attempt_id FROM unverified"
     if waiting:
         names = sql.literal([one.dataset for one in waiting])
         query += f" EXCEPT SELECT dataset, attempt_id FROM outdated WHERE list_contains({names}, dataset)"
@@ -170,7 +170,7 @@ async def _judge(
         query += (
             " UNION SELECT v.dataset, v.attempt_id FROM verdicts AS v"
             " SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id"
-            " SEMI JOIN judges AS j ON j.dataset = v.dataset WHERE v.error IS NOT NULL"
+            " SEMI JOIN dataset_verifiers AS j ON j.dataset = v.dataset WHERE v.error IS NOT NULL"
         )
     sql.run(con, f"CREATE TABLE due AS {query}")
     counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))

@@ -14,7 +14,7 @@ from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, typed
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
-TABLES = ("data", "profile", "datasets", "policies", "chunk", "collect", "verify", "metrics", *STEP_KINDS)
+TABLES = ("data", "preset", "datasets", "policies", "chunk", "collect", "verify", "metrics", *STEP_KINDS)
 STRINGS = re.compile(r'("""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\')|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
 STEP_HEADER = re.compile(rf"^\s*\[\s*({'|'.join(STEP_KINDS)})\s*\.\s*[\"']?([A-Za-z0-9._-]+?)[\"']?\s*\]", re.MULTILINE)
 
@@ -48,9 +48,9 @@ def load(name: str) -> Recipe:
     except RecursionError as error:
         raise UsageError(f"{path} is nested too deeply for a recipe") from error
     for table in tables:
-        if table not in TABLES:
+        if table not in TABLES and table != "profile":  # preset, under its name in earlier versions
             raise UsageError(f"{path}: no table or key {table!r}{did_you_mean(table, TABLES)}")
-    tables, text = _profiled(tables, text, path)
+    tables, text = _over_preset(tables, text, path)
     collect = typed(Collect, _table(tables, "collect", path), f"{path} [collect]")
     policies = {
         checked_name(policy, f"{path} [policies]"): typed(Collect, own, f"{path} [policies.{policy}]")
@@ -80,19 +80,22 @@ def load(name: str) -> Recipe:
     )
 
 
-def _profiled(tables: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """A recipe's tables over those of its profile, and its text with the heads of the profile's steps before it.
+def _over_preset(tables: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """A recipe's tables over those of its preset, and its text with the heads of the preset's steps before it.
 
     A step that the recipe names as well stands where the recipe has it; with another `use` it is the recipe's alone.
     """
-    if "profile" not in tables:
+    keys = [key for key in ("preset", "profile") if key in tables]
+    if not keys:
         return tables, text
-    profiles = {file.stem: file for file in sorted(shipped("recipes").glob("profiles/*.toml"))}
-    name = tables["profile"]
-    if not isinstance(name, str) or name not in profiles:
-        known = ", ".join(profiles)
-        raise UsageError(f"{path}: no profile {name!r}{did_you_mean(str(name), profiles)}; there are: {known}")
-    base = profiles[name].read_text(encoding="utf-8")
+    if len(keys) > 1:
+        raise UsageError(f"{path}: preset and profile are one key; keep preset")
+    presets = {file.stem: file for file in sorted(shipped("recipes").glob("presets/*.toml"))}
+    name = tables[keys[0]]
+    if not isinstance(name, str) or name not in presets:
+        known = ", ".join(presets)
+        raise UsageError(f"{path}: no preset {name!r}{did_you_mean(str(name), presets)}; there are: {known}")
+    base = presets[name].read_text(encoding="utf-8")
     own = STEP_HEADER.findall(_without_strings(text))
     heads = [f"[{kind}.{step}]" for kind, step in STEP_HEADER.findall(base) if (kind, step) not in own]
     return _over(tomllib.loads(base), tables), "\n".join([*heads, text])

@@ -30,7 +30,7 @@ beyond AS (
 
 -- Few, in a run that goes well: what is not done although it was tried, and what another attempt stands for.
 tried AS (
-    SELECT dataset, task_id, row_hash, policy, rollout_index, any_value(state) AS state
+    SELECT dataset, task_id, row_hash, policy, rollout_index, any_value(status) AS status
     FROM unfinished
     WHERE last_error IS NOT NULL
     GROUP BY dataset, task_id, row_hash, policy, rollout_index
@@ -55,8 +55,8 @@ told AS (
             WHEN b.task_id IS NOT NULL THEN 'its task is beyond limit'
             WHEN r.attempt_id IS NOT NULL THEN 'an earlier attempt of the same rollout counts'
             WHEN a.error IS NULL THEN 'counted'
-            WHEN t.state IS NULL THEN 'it failed; a later attempt succeeded'
-            WHEN t.state = 'given_up' THEN 'it failed; the rollout is given up'
+            WHEN t.status IS NULL THEN 'it failed; a later attempt succeeded'
+            WHEN t.status = 'given_up' THEN 'it failed; the rollout is given up'
             ELSE 'it failed; the rollout is still pending'
         END AS account
     FROM attempts AS a

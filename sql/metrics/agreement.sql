@@ -13,7 +13,7 @@ WITH versions AS (
 present AS (
     SELECT v.dataset, coalesce(any_value(j.verifier_version), arg_max(v.verifier_version, v.newest)) AS version
     FROM versions AS v
-    LEFT JOIN judges AS j ON j.dataset = v.dataset
+    LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
     GROUP BY v.dataset
 ),
 

@@ -2,7 +2,7 @@
 WITH all_of AS (
     SELECT count(*) AS rollouts, count(DISTINCT (dataset, task_id)) AS tasks, count(DISTINCT dataset) AS datasets,
         count(DISTINCT policy) AS policies, sum(output_tokens) AS tokens, avg(reward) AS mean_reward,
-        count(*) FILTER (reward IS NULL AND verdict_error IS NULL) AS unjudged,
+        count(*) FILTER (reward IS NULL AND verdict_error IS NULL) AS unverified,
         count(*) FILTER (verdict_error IS NOT NULL AND verdict_error <> 'masked') AS verdict_failures,
         count(*) FILTER (is_cut_off(finish_reason)) AS cut_off
     FROM rollouts

@@ -201,7 +201,7 @@ class Life(RuleBasedStateMachine):
     def all_judged(self, settled: bool = False) -> None:
         con = self.connected()
         assert not settled or set(_states(con).values()) <= {"done", "given_up"}
-        assert sql.rows(con, "SELECT count(*) FROM unjudged") == [(0,)]
+        assert sql.rows(con, "SELECT count(*) FROM unverified") == [(0,)]
         for text, given in sql.rows(con, "SELECT text, reward FROM rollouts"):
             assert given == reward(text, self.version)
         con.close()
@@ -216,7 +216,7 @@ class Life(RuleBasedStateMachine):
                 elif any(final for _, final in own) or sum(FAILURES[error].counted for error, _ in own) >= TRIES:
                     yield (str(n), index), "given_up"
                 else:
-                    yield (str(n), index), "owed"
+                    yield (str(n), index), "pending"
 
     @invariant()
     def all_adds_up(self) -> None:
@@ -255,7 +255,7 @@ IDS = "SELECT attempt_id FROM attempts UNION ALL SELECT verdict_id FROM verdicts
 
 def _states(con: sql.Connection) -> dict[tuple[str, int], str]:
     """(task, repeat) -> state, as the views have it."""
-    found = sql.rows(con, "SELECT task_id, rollout_index, state FROM wanted_states")
+    found = sql.rows(con, "SELECT task_id, rollout_index, status FROM wanted_states")
     states = {(task, index): state for task, index, state in found}
     assert len(states) == len(found), "each key once"
     return states

@@ -50,7 +50,7 @@ def assert_settled(data: Path, wanted: int, given_up: int = 0) -> None:
     """Each key is there once, done or given up."""
     counts = "SELECT count(*), count(DISTINCT task_id), count(reward) FROM rollouts"
     assert query(data, counts) == [(wanted - given_up,) * 3]
-    assert query(data, "SELECT (SELECT count(*) FROM owed), (SELECT count(*) FROM given_up)") == [(0, given_up)]
+    assert query(data, "SELECT (SELECT count(*) FROM pending), (SELECT count(*) FROM given_up)") == [(0, given_up)]
     good = "SELECT task_id FROM attempts WHERE error IS NULL GROUP BY ALL HAVING count(*) > 1"
     assert query(data, good) == [], "nothing was collected twice"
     assert query(data, INVARIANT) == []

@@ -29,8 +29,8 @@ def warnings_of(
 def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
     """What is amiss with the rollouts of a workspace."""
     rollouts = totals["rollouts"]
-    if totals["unjudged"]:
-        yield f"{number(totals['unjudged'])} of {number(rollouts)} rollouts have no reward yet: run verify."
+    if totals["unverified"]:
+        yield f"{number(totals['unverified'])} of {number(rollouts)} rollouts have no reward yet: run verify."
     if totals["verdict_failures"]:
         yield f"Verification failed for {number(totals['verdict_failures'])} rollouts; they have no reward."
     if rollouts and totals["cut_off"] / rollouts > 0.1:

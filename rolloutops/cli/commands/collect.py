@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.cli.flags import Flag, Parsed
+from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, SAMPLING, stage
@@ -105,7 +106,7 @@ def collect_rollouts(recipe: Recipe, allow_policy_change: bool = False, tune: bo
         refuse_changed_policies(workspace, prints)
     with recorded(workspace, "collect", recipe, prints) as run:
         done = collect(workspace, recipe, run, tune)
-        run.counts = asdict(done)
+        run.counts = with_old_names(asdict(done))
         run.exit_code = 0 if tune else done.exit_code
         return done
 
@@ -139,17 +140,17 @@ def sentences(done: CollectReport) -> Iterator[str]:
     """Say how a collection ended."""
     if done.saved:
         yield f"{count(done.saved, 'row')} of a killed run saved from its journal"
-    if done.judged:
-        yield f"{count(done.judged, 'rollout')} of earlier runs judged"
-    if done.in_flight:
+    if done.verified:
+        yield f"{count(done.verified, 'rollout')} of earlier runs judged"
+    if done.submitted:
         yield (
-            f"{count(done.jobs, 'batch job')} under way for {count(done.in_flight, 'rollout')}: run the same command "
+            f"{count(done.jobs, 'batch job')} under way for {count(done.submitted, 'rollout')}: run the same command "
             "again to collect what has ended, or with --engine_args.wait=true to wait for it"
         )
     elif not done.wanted:
         yield "nothing to collect: the recipe asks for no rollouts"
         return
-    elif not done.owed and not done.done:
+    elif not done.pending and not done.done:
         but = f", but {done.given_up:,} that are given up" if done.given_up else ""
         yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
         return

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
 from rolloutops.cli.tables import cell, count, table
 from rolloutops.cli.which_recipe import recipe_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-CONSISTENT = "consistency check passed: every wanted rollout is exactly one of done, owed, in flight and given up"
+CONSISTENT = "consistency check passed: every wanted rollout is exactly one of done, pending, submitted and given up"
 
 
 def body(parsed: Parsed) -> int:
@@ -34,10 +35,13 @@ def body(parsed: Parsed) -> int:
     while True:
         now = status(open_workspace(recipe.data), recipe)
         if parsed.flags.get("json"):
-            print(json.dumps(dataclasses.asdict(now), indent=4))
+            found = dataclasses.asdict(now)
+            for name in ("progress", "spending", "imports"):
+                found[name] = [with_old_names(row) for row in found[name]]
+            print(json.dumps(found, indent=4))
         else:
             screen.show(shown("\n".join(sentences(now))))
-        if not parsed.flags.get("watch") or not any(row["owed"] for row in now.progress):
+        if not parsed.flags.get("watch") or not any(row["pending"] for row in now.progress):
             return 1 if now.faults else 0
         time.sleep(2.0)
 

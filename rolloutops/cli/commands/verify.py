@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.cli.flags import Parsed
+from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say, show
 from rolloutops.cli.shared_flags import DATA, DATASET, ENVIRONMENT, keys, stage
 from rolloutops.cli.tables import count, table
@@ -43,7 +44,7 @@ def verify_rollouts(recipe: Recipe, on_command: bool = True) -> VerifyReport:
     workspace = open_workspace(recipe.data)
     with recorded(workspace, "verify", recipe) as run:
         done = verify(workspace, recipe, run, on_command)
-        run.counts = asdict(done)
+        run.counts = with_old_names(asdict(done))
         return done
 
 
@@ -58,8 +59,8 @@ def agreement_of(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
 def sentences(done: VerifyReport) -> Iterator[str]:
     """Say how a verification ended, and what it could not verify."""
     rest = done.rest
-    if done.unjudged:
-        yield f"{count(done.judged, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+    if done.unverified:
+        yield f"{count(done.verified, 'rollout')} judged; of these, {done.failed:,} could not be judged"
     elif done.waiting:
         yield f"{count(done.waiting, 'rollout')} not verified again: that waits for the command verify"
     elif not rest.rollouts:

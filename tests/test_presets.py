@@ -1,4 +1,4 @@
-"""Profiles: what `profile = "dpo"` brings into a recipe, and how the recipe says otherwise."""
+"""Presets: what `preset = "dpo"` brings into a recipe, and how the recipe says otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError
 
-PROFILES = [file.stem for file in sorted(shipped("recipes").glob("profiles/*.toml"))]
+PRESETS = [file.stem for file in sorted(shipped("recipes").glob("presets/*.toml"))]
 
 
 def recipe(folder: Path, text: str) -> Recipe:
@@ -21,29 +21,29 @@ def recipe(folder: Path, text: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("profile", "repeats", "temperature", "uses"),
+    ("preset", "repeats", "temperature", "uses"),
     [
         ("sft", 1, 0.2, ["filter/finished", "build/sft_messages"]),
         ("dpo", 2, 0.7, ["filter/finished", "pair/best_worst", "build/dpo_messages"]),
         ("rl", 1, 0.5, ["build/rl_prompts"]),
     ],
 )
-def test_a_profile_is_a_whole_recipe_but_for_its_data(
-    profile: str, repeats: int, temperature: float, uses: list[str], tmp_path: Path
+def test_a_preset_is_a_whole_recipe_but_for_its_data(
+    preset: str, repeats: int, temperature: float, uses: list[str], tmp_path: Path
 ) -> None:
-    made = recipe(tmp_path, f'profile = "{profile}"\n[collect]\nengine = "scripted"')
+    made = recipe(tmp_path, f'preset = "{preset}"\n[collect]\nengine = "scripted"')
     asked = made.collect_of("a", "scripted")
     assert (asked.num_repeats, asked.responses_create_params) == (repeats, {"temperature": temperature})
     assert [step.use for step in made.steps] == uses
     explain(made)
-    assert profile in PROFILES
+    assert preset in PRESETS
 
 
 def test_the_recipe_wins_key_by_key_and_sets_the_order_of_what_it_names(tmp_path: Path) -> None:
     made = recipe(
         tmp_path,
         """
-profile = "dpo"
+preset = "dpo"
 [collect]
 num_repeats = 8
 responses_create_params = { max_output_tokens = 64 }
@@ -65,6 +65,6 @@ use = "build/openrlhf"
 
 
 @pytest.mark.parametrize("named", ['"dop"', "[]"])
-def test_an_unknown_profile(named: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no profile .*; there are: dpo, rl, sft"):
-        recipe(tmp_path, f"profile = {named}")
+def test_an_unknown_preset(named: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no preset .*; there are: dpo, rl, sft"):
+        recipe(tmp_path, f"preset = {named}")
