@@ -29,6 +29,7 @@ from rolloutops.config.settings import Chunk, Collect, Dataset, Verify  # noqa: 
 from rolloutops.errors import FAILURES  # noqa: E402
 from rolloutops.steps.step import BUILD_KEYS, KINDS, Step, read_step  # noqa: E402
 from rolloutops.store import schema, sql  # noqa: E402
+from rolloutops.store.user_query import view_comments  # noqa: E402
 from rolloutops.store.workspace import connect, open_workspace  # noqa: E402
 
 REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
@@ -147,13 +148,9 @@ def _kind(kind: Any) -> str:
 
 
 def _views() -> Iterator[str]:
-    text = (shipped("sql") / "views.sql").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         con = connect(open_workspace(Path(folder), create=True))
-        for name in re.findall(r"^CREATE OR REPLACE VIEW (\w+)", text, re.MULTILINE):
-            comment = re.search(rf"((?:^--.*\n)+)CREATE OR REPLACE VIEW {name} ", text, re.MULTILINE)
-            said = " ".join(line.lstrip("- ") for line in comment[1].splitlines()) if comment else ""
-            about = said.removeprefix(f"{name}: ")
+        for name, about in view_comments().items():
             columns = ", ".join(f"`{column}`" for column in sql.columns(con, f"FROM {name}"))
             yield f"### View {name}\n\n{about[:1].upper()}{about[1:]}\n\n{columns}"
 

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from rolloutops.cli.commands import check, collect, run
 from rolloutops.cli.help import help_text
+from rolloutops.cli.main import main
+from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean_one_of
 from rolloutops.steps.step import find_step
+from rolloutops.store.user_query import view_comments
+from tests.helpers import rolloutops, sums, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a workspace, data/w, that has four rollouts."""
+    folder = tmp_path_factory.mktemp("project")
+    write_jsonl(folder / "tasks.jsonl", sums(4))
+    rolloutops(
+        *("collect", "--input=tasks.jsonl", "--data=data/w", "--engine=scripted", "--environment=exact_match"),
+        cwd=folder,
+    )
+    return folder
+
+
+@pytest.fixture
+def workspace(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The workspace, by its name in the folder where the test stands."""
+    monkeypatch.chdir(project)
+    return "data/w"
 
 
 def test_the_help_of_collect_begins_with_the_six_flags_that_everyone_needs() -> None:
@@ -32,3 +59,34 @@ def test_an_unknown_step_gets_its_three_nearest_names() -> None:
         find_step("filter/xyz")
     assert did_you_mean_one_of("exact_mtch", ["exact_match", "mcqa", "code"]) == ", did you mean 'exact_match'?"
     assert did_you_mean_one_of("sft", ["sft_a", "sft_b", "x"]) == ", did you mean 'sft_a' or 'sft_b'?"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT rewrd FROM rollouts", ["Referenced column", "  SELECT rewrd FROM rollouts", "         ^^^^^"]),
+        ("SELECT 1 +\n  FROM x", ["syntax error", "  line 2:   FROM x", "            ^^^^"]),
+        ("FROM rolouts", ["no view 'rolouts', did you mean 'rollouts'", "  FROM rolouts", "       ^^^^^^^"]),
+        ("SELECT 1 +", ["syntax error", "  SELECT 1 +", "           ^"]),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--output=x.csv"]])
+def test_an_error_of_a_query_shows_the_users_own_text(
+    workspace: str, capsys: pytest.CaptureFixture[str], query: str, said: list[str], more: list[str]
+) -> None:
+    assert main(["sql", query, f"--data={workspace}", *more]) == 2
+    sentence, *place = capsys.readouterr().err.splitlines()
+    assert said[0] in sentence
+    assert place[: len(said) - 1] == said[1:]
+
+
+def test_show_tables_lists_the_documented_views(workspace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", "show tables;", f"--data={workspace}", "--json"]) == 0
+    listed = {row["name"]: row["description"] for row in json.loads(capsys.readouterr().out)}
+    assert listed["rollouts"] == "one row for each rollout, with its task and its reward"
+    assert set(view_comments()) < set(listed)
+    assert all(listed.values())
+    for name in listed:
+        assert main(["sql", f"SELECT count(*) FROM {name}", f"--data={workspace}"]) == 0
+    views = re.findall(r"CREATE OR REPLACE VIEW (\w+)", (shipped("sql") / "views.sql").read_text(encoding="utf-8"))
+    assert list(view_comments()) == views, "a view has no comment"

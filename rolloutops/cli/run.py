@@ -169,7 +169,8 @@ def _report(error: BaseException, speaker: str, release: str) -> int:
         below = trace.stack[ours[-1] + 1 :]  # neither this file's frames nor Fire's
         trace.stack = traceback.StackSummary.from_list(below[-6:] or trace.stack)
         sys.stderr.write(shown("".join(trace.format())))
-    sys.stderr.write(shown(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")) + "\n")
+    notes = getattr(error, "__notes__", []) if isinstance(error, RolloutopsError) else []
+    sys.stderr.write("\n".join([shown(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")), *map(shown, notes)]) + "\n")
     return code
 
 
