@@ -15,6 +15,7 @@ from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean_one_of
 from rolloutops.steps.step import find_step
 from rolloutops.store.user_query import view_comments
+from rolloutops.store.workspace import open_workspace
 from tests.helpers import rolloutops, sums, write_jsonl
 
 
@@ -90,3 +91,30 @@ def test_show_tables_lists_the_documented_views(workspace: str, capsys: pytest.C
         assert main(["sql", f"SELECT count(*) FROM {name}", f"--data={workspace}"]) == 0
     views = re.findall(r"CREATE OR REPLACE VIEW (\w+)", (shipped("sql") / "views.sql").read_text(encoding="utf-8"))
     assert list(view_comments()) == views, "a view has no comment"
+
+
+@pytest.mark.parametrize("below", ["", "data", "data/w", "data/w/exports/sft"])
+def test_a_workspace_is_found_from_the_folder_that_one_stands_in(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    (project / below).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(project / below)
+    found = below != "data"
+    for words in (["status"], ["sql", "SELECT count(*) FROM rollouts"], ["metrics", "--step=rewards"]):
+        assert main(words) == (0 if found else 2)
+        err = capsys.readouterr().err
+        if found:
+            assert re.match(r"workspace: (data/w|\.|\.\./\.\.)\n", err)
+        else:
+            assert f"{words[0]} needs a recipe, or --data=WORKSPACE\n" in err
+    assert main(["collect"]) == 2, "what spends is told where"
+
+
+def test_of_several_workspaces_one_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        open_workspace(Path("data", name), create=True)
+    assert main(["status"]) == 2
+    assert "status needs a recipe, or --data=WORKSPACE: here are data/a, data/b" in capsys.readouterr().err
