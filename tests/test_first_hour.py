@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from rolloutops.cli.catalog import kinds
 from rolloutops.cli.commands import check, collect, run
+from rolloutops.cli.commands.list_ import SHOWN
 from rolloutops.cli.help import help_text
 from rolloutops.cli.main import main
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean_one_of
+from rolloutops.layout import width
 from rolloutops.steps.step import find_step
 from rolloutops.store.user_query import view_comments
 from rolloutops.store.workspace import open_workspace
@@ -118,3 +121,51 @@ def test_of_several_workspaces_one_must_be_named(
         open_workspace(Path("data", name), create=True)
     assert main(["status"]) == 2
     assert "status needs a recipe, or --data=WORKSPACE: here are data/a, data/b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_lists_and_help_fit_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for kind in kinds():
+        assert main(["list", kind]) == 0
+        listed = capsys.readouterr().out.rpartition("\n\n")[0]
+        assert max(map(width, listed.splitlines())) <= columns
+    for name in ("filter/solve_rate", "mix/shares", "scripted", "math", "verl"):
+        assert main(["help", name]) == 0
+        page = capsys.readouterr().out
+        assert max(map(width, page.splitlines()[1:])) <= max(columns, 60), page
+
+
+def test_everything_that_is_listed_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {kind: find() for kind, find in kinds().items()}
+    assert set(map(len, listed.values())) != {0}
+    for kind in SHOWN:
+        for entry in listed[kind]:
+            assert entry.about, f"{kind} {entry.name} has no description"
+            assert main(["help", entry.name]) == 0
+            assert entry.name in capsys.readouterr().out
+    assert {e.name for e in listed["builds"]} < {e.name for e in listed["steps"]}
+
+
+def test_help_names_parameters_and_what_is_near(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "filter/solve_rate"]) == 0
+    page = capsys.readouterr().out
+    assert "  low: DOUBLE = 0.1\n      lowest mean reward kept\n" in page
+    assert '  [filter.solve_rate]\n  use = "filter/solve_rate"\n' in page
+    assert main(["help", "filter/solverate"]) == 2
+    assert "nothing is named 'filter/solverate', did you mean 'filter/solve_rate'" in capsys.readouterr().err
+    assert main(["list", "enviroment"]) == 2
+    assert "there is no kind 'enviroment', did you mean 'environments'?" in capsys.readouterr().err
+    assert main(["help", "collect"]) == 0
+    assert capsys.readouterr().out == help_text(collect.COMMAND, "rolloutops")
+
+
+def test_help_explains_a_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "mine.py"
+    own.write_text('"""Counts words."""\n\n\ndef make(least: int = 3):\n    """least: words that are enough."""\n')
+    assert main(["help", str(own)]) == 0
+    page = capsys.readouterr().out
+    assert "Counts words." in page
+    assert "  least: int = 3\n      words that are enough\n" in page

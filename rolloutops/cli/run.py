@@ -88,8 +88,9 @@ def _page(argv: list[str], commands: Sequence[Command], program: str, version: s
     before = argv[: argv.index("--")] if "--" in argv else argv
     names = [word for word in before if word not in HELP]
     asked = len(names) < len(before)
-    if names[:1] == ["help"]:
-        names, asked = names[1:], True
+    known = {command.name for command in commands}
+    if names[:1] == ["help"] and (len(names) == 1 or names[1] in known or "help" not in known):
+        names, asked = names[1:], True  # of what is no command, the command `help` tells
     if names[:1] == ["--version"]:
         return f"{program} {version}\n"
     if not argv or (asked and not names):

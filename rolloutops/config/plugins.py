@@ -130,6 +130,10 @@ class Plugin:
     def _called(self) -> str:
         return f"{self.kind} '{self.name}'"
 
+    def file(self) -> Path:
+        """The file that the factory is in."""
+        return self._source()[0]
+
     def _source(self) -> tuple[Path, str]:
         """The module's file and its name."""
         place = self.target.rpartition(":")[0]
