@@ -36,6 +36,7 @@ from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.runs import last_recipe
 from rolloutops.store.sql import Connection
+from rolloutops.store.user_query import query_error
 from rolloutops.store.workspace import connect, open_workspace
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Workspace:
         """Run one query over the views: `ws.sql("SELECT policy, avg(reward) FROM rollouts GROUP BY policy")`."""
         with _query_errors(), self._connect(self._recipe()) as con:
             make_all(con)
-            query = query.strip().rstrip(";")
+            query = "\n" + query.strip().rstrip(";")
             if len(con.extract_statements(query)) != 1:
                 raise UsageError("sql takes one query, as in: ws.sql('SELECT avg(reward) FROM rollouts')")
             return _frame(con, query)
@@ -249,7 +250,7 @@ def _query_errors() -> Iterator[None]:
     try:
         yield
     except (sql.Error, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"the query does not run: {str(error).strip()}") from error
+        raise query_error(error) from error
 
 
 def _frame(con: Connection, query: str) -> pl.DataFrame:

@@ -131,3 +131,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` where a known name is near, else an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f", did you mean '{match[0]}'?" if match else ""
+
+
+def did_you_mean_one_of(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'a', 'b' or 'c'?`: up to three known names, the nearest first; an empty string if none is near.
+
+    Of steps, `filter/reward`, only the last part is compared: their kinds would make all of one kind look alike.
+    """
+    typed = name.lower().rpartition("/")[2]
+
+    def likeness(other: str) -> float:
+        tail = other.lower().rpartition("/")[2]
+        part = 0.7 if len(typed) > 2 and (typed in tail or tail in typed) else 0.0
+        return max(part, difflib.SequenceMatcher(None, typed, tail).ratio())
+
+    scores = {other: likeness(other) for other in known}
+    near = sorted((other for other in scores if scores[other] >= 0.6), key=scores.__getitem__, reverse=True)[:3]
+    *others, last = [f"'{other}'" for other in near] or [""]
+    return f", did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if near else ""

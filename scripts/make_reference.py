@@ -6,7 +6,6 @@ python scripts/make_reference.py --check   exit 1 where a page is not what the c
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
@@ -21,6 +20,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
+from rolloutops.cli.catalog import annotation_of, module_doc, setting_meanings  # noqa: E402
 from rolloutops.cli.help import help_text  # noqa: E402
 from rolloutops.cli.main import COMMANDS  # noqa: E402
 from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find  # noqa: E402
@@ -29,6 +29,7 @@ from rolloutops.config.settings import Chunk, Collect, Dataset, Verify  # noqa: 
 from rolloutops.errors import FAILURES  # noqa: E402
 from rolloutops.steps.step import BUILD_KEYS, KINDS, Step, read_step  # noqa: E402
 from rolloutops.store import schema, sql  # noqa: E402
+from rolloutops.store.user_query import view_comments  # noqa: E402
 from rolloutops.store.workspace import connect, open_workspace  # noqa: E402
 
 REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
@@ -127,7 +128,7 @@ def _sections() -> Iterator[str]:
         "makes them in any DuckDB shell."
     )
     yield from _views()
-    yield "## Steps\n\nA step is one SQL file. `rolloutops list` shows where each lies, `rolloutops init` copies them."
+    yield "## Steps\n\nA step is one SQL file. `rolloutops list steps` names them, `rolloutops help STEP` shows where one lies, `rolloutops init` copies them."
     for kind in KINDS:
         yield from _steps(kind)
     yield "## Engines\n\n`engine` of `[collect]` names one; its settings stand in `[collect.engine_args]`."
@@ -147,13 +148,9 @@ def _kind(kind: Any) -> str:
 
 
 def _views() -> Iterator[str]:
-    text = (shipped("sql") / "views.sql").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         con = connect(open_workspace(Path(folder), create=True))
-        for name in re.findall(r"^CREATE OR REPLACE VIEW (\w+)", text, re.MULTILINE):
-            comment = re.search(rf"((?:^--.*\n)+)CREATE OR REPLACE VIEW {name} ", text, re.MULTILINE)
-            said = " ".join(line.lstrip("- ") for line in comment[1].splitlines()) if comment else ""
-            about = said.removeprefix(f"{name}: ")
+        for name, about in view_comments().items():
             columns = ", ".join(f"`{column}`" for column in sql.columns(con, f"FROM {name}"))
             yield f"### View {name}\n\n{about[:1].upper()}{about[1:]}\n\n{columns}"
 
@@ -192,8 +189,7 @@ def _plugins(kind: Kind) -> Iterator[str]:
 
 def _module_text(plugin: Plugin) -> str:
     """The docstring of a plug-in's module; a paragraph with an indented line stays as it is written."""
-    module = CHECKOUT / Path(*plugin.target.partition(":")[0].split(".")).with_suffix(".py")
-    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    text = module_doc(plugin)
     return "\n\n".join(
         f"```text\n{part}\n```" if part.startswith("    ") or "\n    " in part else part for part in text.split("\n\n")
     )
@@ -203,27 +199,10 @@ def _settings(plugin: Plugin) -> str:
     factory = plugin.load()
     meanings = setting_meanings(inspect.getdoc(factory) or "", list(plugin.takes()))
     rows = [
-        (f"`{name}`", f"`{_annotation(given.annotation)}`", _default(given), meanings[name])
+        (f"`{name}`", f"`{annotation_of(given)}`", _default(given), meanings[name])
         for name, given in plugin.takes().items()
     ]
     return _table(("setting", "type", "default", "meaning"), rows) if rows else "It takes no settings."
-
-
-def setting_meanings(docstring: str, names: Sequence[str]) -> dict[str, str]:
-    """name -> what a factory's docstring says of it: `name: text`, or `one, other: text`; "" where it says nothing."""
-    text = " ".join(docstring.split())
-    either = "|".join(map(re.escape, names)) or "$^"
-    heads = list(re.finditer(rf"(?<![^\s.])((?:{either})(?:, (?:{either}))*): ", text))
-    found = dict.fromkeys(names, "")
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    for head, end in zip(heads, ends, strict=False):
-        said = text[head.end() : end].strip().rstrip(".")
-        found.update(dict.fromkeys(head[1].split(", "), said))
-    return found
-
-
-def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
 
 
 def _default(given: inspect.Parameter) -> str:

@@ -31,6 +31,7 @@ from typing import TypeAlias
 
 import pytest
 
+from rolloutops.cli.catalog import setting_meanings
 from rolloutops.cli.main import COMMANDS
 from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.resources import shipped
@@ -267,7 +268,7 @@ def test_every_setting_is_explained() -> None:
     for kind, names in BUILT_IN.items():
         for name in names:
             plugin = find(kind, name)
-            meanings = make_reference.setting_meanings(inspect.getdoc(plugin.load()) or "", list(plugin.takes()))
+            meanings = setting_meanings(inspect.getdoc(plugin.load()) or "", list(plugin.takes()))
             assert all(meanings.values()), f"{kind} {name}: the docstring of make does not explain {meanings}"
 
 

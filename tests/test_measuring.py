@@ -144,7 +144,7 @@ def test_policies_are_compared_task_by_task(capsys: pytest.CaptureFixture[str]) 
         (["--compare=quick,careful", "--step=rewards"], "--compare says nothing to metrics/rewards"),
         (["--group_by=agent", "--step=tokens"], "--group_by says nothing to metrics/tokens"),
         (["--group_by=colour"], "there are agent, task, finish_reason"),
-        (["--step=reward"], "no step 'metrics/reward', did you mean 'metrics/rewards'?"),
+        (["--step=reward"], "no step 'metrics/reward', did you mean 'metrics/rewards'"),
         (["--step=compare"], "[metrics.compare] a is missing: the policy that is compared with"),
         (["--metrics.pass_at_k.kk=3", "--step=pass_at_k"], "no key 'kk', did you mean 'k'?"),
         (["--metrics.pas_at_k.k=[3]"], "no metrics step 'pas_at_k', did you mean 'pass_at_k'?"),

@@ -89,9 +89,9 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def sentence(words: Sequence[str], said: Said) -> str:
-    """What a command line that is a mistake says, which is one line."""
+    """What a command line that is a mistake says: one line, and of a query its place, indented."""
     assert main(list(words)) == 2, said.readouterr()
-    lines = said.readouterr().err.splitlines()
+    lines = [line for line in said.readouterr().err.splitlines() if words[0] != "sql" or line[:2] != "  "]
     assert len(lines) == 1, lines
     return lines[0].removeprefix("rolloutops: ")
 

@@ -77,7 +77,7 @@ def test_the_recipes_own_step_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             "filter/solve_rat",
             {},
-            "[filter.f] no step 'filter/solve_rat', did you mean 'filter/solve_rate'?; there are: ",
+            "[filter.f] no step 'filter/solve_rat', did you mean 'filter/solve_rate'",
         ),
         (
             "filter/solve_rate",

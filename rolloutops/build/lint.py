@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops.config.resources import shipped
-from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.errors import StepError, UsageError, did_you_mean_one_of
 from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.steps.step import roots
 from rolloutops.store import sql
@@ -75,8 +75,8 @@ def find_linter(target: str, folder: Path = Path(), where: str = "") -> Path:
     """The linter of a target. Raises UsageError where there is none."""
     known = targets(folder)
     if target not in known:
-        at = f"{where} " if where else ""
-        raise UsageError(f"{at}no linter for {target!r}{did_you_mean(target, known)}; there are: {', '.join(known)}")
+        at, near = f"{where} " if where else "", did_you_mean_one_of(target, known)
+        raise UsageError(f"{at}no linter for {target!r}{near}; there are: {', '.join(known)}")
     return known[target]
 
 

@@ -58,7 +58,7 @@ class Command:
     list takes all that follow. open_tables: dotted prefixes below which any key may be set, `responses_create_params`.
     key: how it is written, `NAME.KEY` where the tables hold one for each name. about: more help, indented lines kept as
     they are. group: the heading it stands under in the list of commands. aliases: other names of its flags,
-    `input_jsonl_fpath` -> `input`.
+    `input_jsonl_fpath` -> `input`. groups: headings of the help -> names of flags; what no group names comes last.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Command:
     about: str = ""
     group: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [flag.name for flag in (*self.flags, *self.positionals)] + list(self.aliases)

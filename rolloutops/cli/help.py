@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import NoneType
 from typing import Any
 
@@ -45,7 +45,7 @@ def help_text(command: Command, program: str) -> str:
         _usage(command, program),
         _prose(command.summary),
         _columns("Arguments", [(flag.name.upper(), _meaning(flag)) for flag in command.positionals]),
-        _columns("Flags", [(_left(flag), _meaning(flag)) for flag in command.flags]),
+        *_flags(command),
         _columns("Any key of these tables (a value is JSON, else text)", tables),
         _columns("Other names", [(f"--{other}", f"the same as --{name}") for other, name in command.aliases.items()]),
         _prose(command.about),
@@ -58,6 +58,17 @@ def _usage(command: Command, program: str) -> str:
         word = flag.name.upper() + ("..." if takes(flag, list) else "")
         words.append(word if flag.required else f"[{word}]")
     return " ".join(words + (["[--flag=value ...]"] if command.flags or command.open_tables else []))
+
+
+def _flags(command: Command) -> Iterator[str]:
+    """The flags under the headings of their groups, all as wide as the widest; without groups, under one heading."""
+    left = {flag.name: flag for flag in command.flags}
+    groups = {heading: [left.pop(name) for name in names if name in left] for heading, names in command.groups.items()}
+    groups["Other flags" if groups else "Flags"] = list(left.values())
+    heads = [len(_left(flag)) for flag in command.flags]
+    widest = max((head for head in heads if head <= LEFT), default=0)
+    for heading, flags in groups.items():
+        yield _columns(heading, [(_left(flag), _meaning(flag)) for flag in flags], widest)
 
 
 def _left(flag: Flag) -> str:

@@ -13,6 +13,7 @@ from rolloutops.cli.commands import (
     collect,
     explain,
     export,
+    help_,
     import_,
     init,
     lint,
@@ -26,11 +27,12 @@ from rolloutops.cli.commands import (
     trace,
     verify,
 )
+from rolloutops.cli.run import Command
 from rolloutops.cli.run import main as dispatch
 
 ABOUT = "Rollouts are rows: collect them at scale with exact resume, and build SFT, DPO and RL files with SQL."
 
-COMMANDS = (
+COMMANDS: tuple[Command, ...] = (
     chunk.COMMAND,
     collect.COMMAND,
     verify.COMMAND,
@@ -50,6 +52,7 @@ COMMANDS = (
     sql.COMMAND,
     check.COMMAND,
     list_.COMMAND,
+    help_.command(lambda: COMMANDS),
     init.COMMAND,
 )
 

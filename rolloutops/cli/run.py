@@ -88,8 +88,9 @@ def _page(argv: list[str], commands: Sequence[Command], program: str, version: s
     before = argv[: argv.index("--")] if "--" in argv else argv
     names = [word for word in before if word not in HELP]
     asked = len(names) < len(before)
-    if names[:1] == ["help"]:
-        names, asked = names[1:], True
+    known = {command.name for command in commands}
+    if names[:1] == ["help"] and (len(names) == 1 or names[1] in known or "help" not in known):
+        names, asked = names[1:], True  # of what is no command, the command `help` tells
     if names[:1] == ["--version"]:
         return f"{program} {version}\n"
     if not argv or (asked and not names):
@@ -169,7 +170,8 @@ def _report(error: BaseException, speaker: str, release: str) -> int:
         below = trace.stack[ours[-1] + 1 :]  # neither this file's frames nor Fire's
         trace.stack = traceback.StackSummary.from_list(below[-6:] or trace.stack)
         sys.stderr.write(shown("".join(trace.format())))
-    sys.stderr.write(shown(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")) + "\n")
+    notes = getattr(error, "__notes__", []) if isinstance(error, RolloutopsError) else []
+    sys.stderr.write("\n".join([shown(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")), *map(shown, notes)]) + "\n")
     return code
 
 

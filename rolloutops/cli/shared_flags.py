@@ -38,6 +38,21 @@ COLLECTING = (
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
+COLLECTING_GROUPS = {
+    "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
+    "Input": ("dataset", "input", "id", "environment", "agent_name", "skip_bad_lines"),
+    "Policy and sampling": ("policy", "system_prompt", "max_steps", "token_budget", "service_tier", "token_ids"),
+    "Endpoint": ("base_url", "endpoint", "api_key_env", "api_key_header"),
+    "Retries and time limits": (
+        *("max_attempts", "retry_seconds", "request_timeout", "deadline", "retry"),
+        *("max_given_up", "max_failure_rate", "grace_seconds"),
+    ),
+    "Rate and spending limits": ("requests_per_minute", "tokens_per_minute", "max_tokens_total", "max_cost", "prices"),
+    "Verification": ("verify", "verdict_version", "unsafe_code"),
+    "Output": ("output", "keep_response", "replace"),
+    "Checks and safety": ("tune", "dry_run", "deep", "allow_policy_change", "shared_locks"),
+}
+"""The headings under which `collect`, `run` and `check` explain their flags."""
 VERDICT_VERSION = Flag("verdict_version", str, "use the verdicts of this earlier version of the verifier, all of them")
 ONLY = Flag("only", str, "only this one")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")

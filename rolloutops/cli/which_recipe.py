@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 
 from rolloutops.cli.flags import Parsed
-from rolloutops.cli.which_workspace import refuse_twin
+from rolloutops.cli.which_workspace import find_here, refuse_twin
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import Recipe, from_flags, with_agent, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import UsageError
 
+LOOKING = ("status", "metrics", "sql", "export", "verify")
+"""Commands that find the workspace of the folder in which they run; what reads inputs or own steps needs a name."""
+
 
 def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     """Find the recipe that a command line means: the named one, the one its flags make, or the workspace's last."""
     flags = {**parsed.flags, **parsed.overrides}
+    if not {"data", "input"} & set(flags) and parsed.command in LOOKING and not _named(parsed):
+        flags["data"] = str(find_here(parsed.command))
     agent = flags.pop("agent_name", None)
-    name = parsed.positionals.get("recipe") or parsed.flags.get("recipe")
-    if name:
+    if name := _named(parsed):
         recipe = load(name)
         if "data" not in flags:
             refuse_twin(recipe.data, recipe.folder)
@@ -37,3 +41,8 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
     return with_flags(recipe, table, flags if agent is None else with_agent(recipe, flags, agent))
+
+
+def _named(parsed: Parsed) -> str | None:
+    """The recipe that a command line names."""
+    return parsed.positionals.get("recipe") or parsed.flags.get("recipe")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from rolloutops.config import versions
 from rolloutops.config.secrets import public, revealed
-from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean
+from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean, did_you_mean_one_of
 
 Kind = Literal["engine", "environment"]
 
@@ -130,6 +130,10 @@ class Plugin:
     def _called(self) -> str:
         return f"{self.kind} '{self.name}'"
 
+    def file(self) -> Path:
+        """The file that the factory is in."""
+        return self._source()[0]
+
     def _source(self) -> tuple[Path, str]:
         """The module's file and its name."""
         place = self.target.rpartition(":")[0]
@@ -199,7 +203,7 @@ def find(kind: Kind, name: str, folder: Path | str | None = None) -> Plugin:
         return Plugin(kind, name, entry.value.partition("[")[0].replace(" ", ""), None, folder)
     known = names(kind)
     raise UsageError(
-        f"there is no {kind} '{name}'{did_you_mean(name, known) or '.'} There are {', '.join(known)}; "
+        f"there is no {kind} '{name}'{did_you_mean_one_of(name, known) or '.'} There are {', '.join(known)}; "
         "one of your own is package.module:attr or my_file.py:attr"
     )
 

@@ -17,7 +17,7 @@ from rolloutops.config.plugins import OPERATIONAL, find
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import public, secret_places, without_secrets
 from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, typed
-from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
+from rolloutops.errors import RolloutopsError, UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
@@ -314,7 +314,7 @@ def _chosen(known: Mapping[str, Any], names: str, noun: str) -> dict[str, Any]:
     for name in wanted:
         if name not in known:
             raise UsageError(
-                f"no {noun} {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known) or 'none'}"
+                f"no {noun} {name!r}{did_you_mean_one_of(name, known)}; the recipe has: {', '.join(known) or 'none'}"
             )
     return {name: known[name] for name in wanted}
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
-from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.errors import UsageError, did_you_mean_one_of
 from rolloutops.steps.step import Step, bound, run_checks
 from rolloutops.store import sql
 from rolloutops.store.definitions import define
@@ -31,7 +31,7 @@ def refuse_unknown_datasets(step: Step, use: StepUse, known: Collection[str]) ->
         for name in _names(use.settings.get(parameter, ())):
             if known and name not in known:
                 raise UsageError(
-                    f"[{use.kind}.{use.name}] {parameter}: no data set {name!r}{did_you_mean(name, known)}; "
+                    f"[{use.kind}.{use.name}] {parameter}: no data set {name!r}{did_you_mean_one_of(name, known)}; "
                     f"there are: {', '.join(known)}"
                 )
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
-from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.store import sql
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def find_step(use: str, folder: Path = Path(), where: str = "") -> Step:
             return read_step(use, path)
     known = available(folder)
     kind = [name for name in known if name.startswith(use.split("/")[0] + "/")]
-    raise UsageError(f"{_at(where)}no step {use!r}{did_you_mean(use, known)}; there are: {', '.join(kind or known)}")
+    near = did_you_mean_one_of(use, kind) or did_you_mean_one_of(use, known)
+    rest = "rolloutops list steps shows all of them" if near else f"there are: {', '.join(kind or known)}"
+    raise UsageError(f"{_at(where)}no step {use!r}{near}; {rest}")
 
 
 def read_step(name: str, path: Path) -> Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
-from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, RECIPE, SAMPLING
+from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, RECIPE, SAMPLING
 from rolloutops.cli.which_recipe import recipe_of
 
 
@@ -26,4 +26,5 @@ COMMAND = Command(
     SAMPLING,
     group="looking",
     aliases=NEMO_GYM,
+    groups=COLLECTING_GROUPS,
 )

@@ -10,7 +10,7 @@ from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, SAMPLING, stage
+from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, stage
 from rolloutops.cli.tables import count
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.cli.which_workspace import announce_new
@@ -54,6 +54,7 @@ COMMAND = stage(
     Flag("tune", bool | str, "find the best number in flight with owed tasks, then stop; FILE.svg or .html: plot it"),
     open_tables=SAMPLING,
     aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
+    groups=COLLECTING_GROUPS,
 )
 
 

@@ -9,7 +9,15 @@ from rolloutops.cli.commands import build, chunk, collect, metrics, verify
 from rolloutops.cli.commands.explain import bind_steps
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say, show
-from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, REPLACE, SAMPLING, VERDICT_VERSION, stage
+from rolloutops.cli.shared_flags import (
+    COLLECTING,
+    COLLECTING_GROUPS,
+    NEMO_GYM,
+    REPLACE,
+    SAMPLING,
+    VERDICT_VERSION,
+    stage,
+)
 from rolloutops.cli.tables import count, table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.recipe import Recipe
@@ -50,6 +58,7 @@ COMMAND = stage(
     Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds"),
     open_tables=SAMPLING,
     aliases=NEMO_GYM,
+    groups=COLLECTING_GROUPS,
 )
 
 

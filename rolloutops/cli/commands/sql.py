@@ -8,7 +8,7 @@ from typing import Any
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import as_json, say, show, show_csv, show_exactly, show_json
 from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
-from rolloutops.cli.tables import table
+from rolloutops.cli.tables import LONGEST, table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.recipe import Recipe
@@ -28,6 +28,8 @@ FORMATS = {
 
 def body(parsed: Parsed) -> None:
     """Any query over the views, or the script that makes them."""
+    from rolloutops.store.user_query import is_show_tables, tables
+
     recipe, flags = recipe_of(parsed), parsed.flags
     if flags.get("print"):
         show_exactly(_views_script(recipe))
@@ -35,7 +37,8 @@ def body(parsed: Parsed) -> None:
     if "query" not in parsed.positionals:
         raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
     output = as_file(flags["output"]) if "output" in flags else None
-    columns, rows = _query(recipe, parsed.positionals["query"], output)
+    query = parsed.positionals["query"]
+    columns, rows = tables() if (shows := is_show_tables(query)) and not output else _query(recipe, query, output)
     if output:
         say(f"written to {output}")
     elif flags.get("json"):
@@ -43,7 +46,7 @@ def body(parsed: Parsed) -> None:
     elif flags.get("csv"):
         show_csv(columns, rows)
     else:
-        show(table(columns, rows, GLANCE))
+        show(table(columns, rows, LONGEST if shows else GLANCE))
 
 
 COMMAND = Command(
@@ -68,12 +71,14 @@ def _query(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list
     from rolloutops.store import sql
     from rolloutops.store.definitions import make_all
     from rolloutops.store.output import replacing_file
+    from rolloutops.store.user_query import query_error
     from rolloutops.store.workspace import connect, open_workspace
 
     con = connect(open_workspace(recipe.data), recipe.plan())
     make_all(con)
     file = as_path(query) if query.endswith(".sql") else None
     text = sql.read(file) if file is not None and file.is_file() else query.strip().rstrip(";")
+    text = f"\n{text}\n"  # what is put around it stands on lines of its own: a comment may end it, errors show lines
     try:
         if len(con.extract_statements(text)) != 1:
             raise UsageError("sql takes one query, as in: sql 'SELECT avg(reward) FROM rollouts'")
@@ -90,7 +95,7 @@ def _query(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list
             text = f"SELECT * REPLACE ({', '.join(zoned)}) FROM ({text})"
         return list(kinds), sql.rows(con, text)
     except sql.Error as error:
-        raise UsageError(f"the query does not run: {str(error).strip()}") from error
+        raise query_error(error) from error
 
 
 def _views_script(recipe: Recipe) -> str:
