@@ -17,7 +17,7 @@ from rolloutops.cli.main import main
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.secrets import redacted_argv, revealed
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, typed
+from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, settings_of
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import canonical, dump, to_json_safe
 from rolloutops.store import sql
@@ -175,7 +175,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     return Recipe(
         data=Path(draw(names)),
         folder=Path(draw(names)),
-        datasets={name: Dataset(**typed(Dataset, table, "")) for name, table in draw(dictionary(own)).items()},
+        datasets={name: Dataset(**settings_of(Dataset, table, "")) for name, table in draw(dictionary(own)).items()},
         policies=draw(dictionary(collects)),
         chunk=Chunk(**draw(tables(Chunk))),
         collect=draw(collects),

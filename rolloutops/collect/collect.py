@@ -241,9 +241,6 @@ def _limits(asked: Collect) -> str:
 
 
 def _refuse_nonsense(asked: Collect) -> None:
-    width = asked.num_samples_in_parallel
-    if isinstance(width, str) and width != "auto":
-        raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {width!r}")
     extra = asked.engine_args.get("extra_body")
     if isinstance(extra, dict):
         refuse_several_answers(extra, "engine_args.extra_body")

@@ -16,7 +16,7 @@ from rolloutops.config.paths import as_path
 from rolloutops.config.plugins import OPERATIONAL, find
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import public, secret_places, without_secrets
-from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, typed
+from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, settings_of
 from rolloutops.errors import RolloutopsError, UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
@@ -238,7 +238,7 @@ def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
     one data set. `filter.NAME.KEY` and the like set a step's parameters. A name that is none is an error.
     """
     kind: type[Chunk | Collect | Verify] = {"chunk": Chunk, "collect": Collect, "verify": Verify}[table]
-    own = typed(kind, {k: v for k, v in flags.items() if k in kind.__dataclass_fields__}, "the command line")
+    own = settings_of(kind, {k: v for k, v in flags.items() if k in kind.__dataclass_fields__}, "the command line")
     if "data" in flags:
         recipe = replace(recipe, data=as_path(flags["data"]))
     if "dataset" in flags:

@@ -11,10 +11,48 @@ from typing import Any
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, typed
+from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, settings_of
+from rolloutops.config.validation import Key, Keys, check
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
-TABLES = ("data", "preset", "datasets", "policies", "chunk", "collect", "verify", "metrics", *STEP_KINDS)
+
+def _table(name: str, about: str) -> Key:
+    return Key(dict[str, Any], {}, about, words=f"a table, [{name}]", finite=False)
+
+
+def _group(name: str, about: str) -> Key:
+    return Key(
+        *(dict[str, dict[str, Any]], {}, about),
+        words=f"a table, [{name}]",
+        items=f"[{name}.NAME] tables",
+        finite=False,
+    )
+
+
+TABLES: Keys = {
+    "data": Key(str, None, "the workspace: the folder with all tables", least=1, words="a folder's path"),
+    "preset": Key(str, None, "shipped defaults that the recipe's own keys override: sft, dpo or rl"),
+    "datasets": _group("datasets", "input files, and how their rollouts are verified"),
+    "policies": _group("policies", "what differs from [collect], one table a policy"),
+    "chunk": _table("chunk", "how input files become tasks"),
+    "collect": _table("collect", "engine, model, sampling and limits"),
+    "verify": _table("verify", "how verifiers run"),
+    "metrics": _table("metrics", "the metrics steps to print, and their parameters"),
+    **{kind: _group(kind, f"{kind} steps, in the order of the file") for kind in STEP_KINDS},
+}
+"""What a recipe holds at its top."""
+
+METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, as "metrics/rewards"')}
+
+
+def step_keys(kind: str) -> Keys:
+    """The keys of a step's table that are not its step's parameters."""
+    return {
+        "use": Key(str, None, f'which step it is, as use = "{kind}/NAME"', required=True, words="the name of a step"),
+        "from": Key(str, None, "the earlier step to start from (default: the one before)", words="the name of a step"),
+    }
+
+
 STRINGS = re.compile(r'("""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\')|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
 STEP_HEADER = re.compile(rf"^\s*\[\s*({'|'.join(STEP_KINDS)})\s*\.\s*[\"']?([A-Za-z0-9._-]+?)[\"']?\s*\]", re.MULTILINE)
 
@@ -47,35 +85,34 @@ def load(name: str) -> Recipe:
         raise UsageError(f"{path} is not TOML: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path} is nested too deeply for a recipe") from error
-    for table in tables:
-        if table not in TABLES and table != "profile":  # preset, under its name in earlier versions
-            raise UsageError(f"{path}: no table or key {table!r}{did_you_mean(table, TABLES)}")
+    if "profile" in tables:  # preset, under its name in earlier versions
+        if "preset" in tables:
+            raise UsageError(f"{path}: preset and profile are one key; keep preset")
+        tables["preset"] = tables.pop("profile")
+    check(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
     tables, text = _over_preset(tables, text, path)
-    collect = typed(Collect, _table(tables, "collect", path), f"{path} [collect]")
+    collect = settings_of(Collect, tables.get("collect", {}), f"{path} [collect]")
     policies = {
-        checked_name(policy, f"{path} [policies]"): typed(Collect, own, f"{path} [policies.{policy}]")
-        for policy, own in _tables(tables, "policies", path).items()
+        checked_name(policy, f"{path} [policies]"): settings_of(Collect, own, f"{path} [policies.{policy}]")
+        for policy, own in tables.get("policies", {}).items()
     }
     datasets = {}
-    for dataset, own in _tables(tables, "datasets", path).items():
+    for dataset, own in tables.get("datasets", {}).items():
         where = f"{path} [datasets.{checked_name(dataset, f'{path} [datasets]')}]"
-        checked = typed(Dataset, own, where)
-        checked["collect"] = typed(Collect, checked.get("collect", {}), f"{where} collect")
-        datasets[dataset] = Dataset(**checked)
-    data = tables.get("data", f"data/{path.stem}")
-    if not isinstance(data, str) or not data:
-        raise UsageError(f"{path}: data must be a folder's path, not {data!r}")
+        settings = settings_of(Dataset, own, where)
+        settings["collect"] = settings_of(Collect, settings.get("collect", {}), f"{where} collect")
+        datasets[dataset] = Dataset(**settings)
     return Recipe(
-        data=as_path(data),
+        data=as_path(tables.get("data", f"data/{path.stem}")),
         folder=path.parent,
         path=path,
         datasets=datasets,
         policies=policies,
-        chunk=Chunk(**typed(Chunk, _table(tables, "chunk", path), f"{path} [chunk]")),
+        chunk=Chunk(**settings_of(Chunk, tables.get("chunk", {}), f"{path} [chunk]")),
         collect=collect,
-        verify=Verify(**typed(Verify, _table(tables, "verify", path), f"{path} [verify]")),
-        metrics=_metrics(tables, path),
-        metrics_settings={k: v for k, v in _table(tables, "metrics", path).items() if k != "steps"},
+        verify=Verify(**settings_of(Verify, tables.get("verify", {}), f"{path} [verify]")),
+        metrics=_metrics(tables.get("metrics", {}), path),
+        metrics_settings={k: v for k, v in tables.get("metrics", {}).items() if k != "steps"},
         steps=_steps(tables, text, path),
     )
 
@@ -85,16 +122,13 @@ def _over_preset(tables: dict[str, Any], text: str, path: Path) -> tuple[dict[st
 
     A step that the recipe names as well stands where the recipe has it; with another `use` it is the recipe's alone.
     """
-    keys = [key for key in ("preset", "profile") if key in tables]
-    if not keys:
+    if "preset" not in tables:
         return tables, text
-    if len(keys) > 1:
-        raise UsageError(f"{path}: preset and profile are one key; keep preset")
     presets = {file.stem: file for file in sorted(shipped("recipes").glob("presets/*.toml"))}
-    name = tables[keys[0]]
-    if not isinstance(name, str) or name not in presets:
+    name = tables["preset"]
+    if name not in presets:
         known = ", ".join(presets)
-        raise UsageError(f"{path}: no preset {name!r}{did_you_mean(str(name), presets)}; there are: {known}")
+        raise UsageError(f"{path}: no preset {name!r}{did_you_mean(name, presets)}; there are: {known}")
     base = presets[name].read_text(encoding="utf-8")
     own = STEP_HEADER.findall(_without_strings(text))
     heads = [f"[{kind}.{step}]" for kind, step in STEP_HEADER.findall(base) if (kind, step) not in own]
@@ -108,44 +142,28 @@ def _over(base: Any, own: Any) -> Any:
     return {**base, **{key: _over(base.get(key), value) for key, value in own.items()}}
 
 
-def _table(tables: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = tables.get(name, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: {name} must be a table, [{name}], not {table!r}")
-    return table
-
-
-def _tables(tables: Mapping[str, Any], name: str, path: Path) -> dict[str, dict[str, Any]]:
-    group = _table(tables, name, path)
-    for key, table in group.items():
-        if not isinstance(table, dict):
-            raise UsageError(f"{path}: [{name}] holds tables, [{name}.NAME]; {key} = {table!r} is none")
-    return group
-
-
-def _metrics(tables: Mapping[str, Any], path: Path) -> list[str]:
-    table = _table(tables, "metrics", path)
-    steps = table.get("steps", [])
-    strange = [name for name, settings in table.items() if name != "steps" and not isinstance(settings, dict)]
-    if strange or not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-        holds = 'one key, steps = ["metrics/rewards", ...], and tables, [metrics.NAME], of what a step is asked'
-        raise UsageError(f"{path} [metrics] holds {holds}")
-    return steps
+def _metrics(table: Mapping[str, Any], path: Path) -> list[str]:
+    where = f"{path} [metrics]"
+    steps = {name: Key(dict[str, Any], finite=False) for name, own in table.items() if isinstance(own, dict)}
+    holds = "it holds steps = ['metrics/rewards', ...], and tables, [metrics.NAME], of a step's parameters"
+    own = check(
+        {**steps, **METRICS},
+        table,
+        f"{where}: ",
+        unknown=lambda name, near: f"{where}: no key {name!r}{near or ';'} {holds}",
+    )
+    found: list[str] = own.get("steps", [])
+    return found
 
 
 def _steps(tables: Mapping[str, Any], text: str, path: Path) -> list[StepUse]:
     """The steps in the order of the file, which TOML itself forgets where tables of two kinds alternate."""
     found = {}
     for kind in STEP_KINDS:
-        for name, table in _tables(tables, kind, path).items():
-            settings = dict(table)
-            checked_name(name, f"{path} [{kind}]")
-            use, start = settings.pop("use", None), settings.pop("from", None)
-            if not isinstance(start, str | None):
-                raise UsageError(f"{path} [{kind}.{name}]: from must be the name of a step, not {start!r}")
-            if not isinstance(use, str):
-                raise UsageError(f'{path} [{kind}.{name}]: use = "{kind}/…" is missing: which step is it?')
-            found[kind, name] = StepUse(kind, name, use, settings, start)
+        for name, table in tables.get(kind, {}).items():
+            where = f"{path} [{kind}.{checked_name(name, f'{path} [{kind}]')}]: "
+            settings = check(step_keys(kind), table, where, any_name=True)
+            found[kind, name] = StepUse(kind, name, settings.pop("use"), settings, settings.pop("from", None))
     order = [item for item in dict.fromkeys(STEP_HEADER.findall(_without_strings(text))) if item in found]
     for kind, name in found:
         if (kind, name) not in order:

@@ -6,37 +6,12 @@ What a key means and which values make sense stands beside it, and is checked be
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rolloutops.config.secrets import wrapped
-from rolloutops.errors import UsageError, did_you_mean
-
-LARGEST = 2**31 - 1
-"""What whole numbers may be at most: they become 32-bit columns."""
-
-
-def key(
-    default: Any,
-    about: str,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    one_of: str = "",
-) -> Any:
-    """A dataclass field with a line that says what it means.
-
-    least: the lowest value. above: a bound that is itself too low. most: the highest value (of whole
-    numbers LARGEST, where it is not said). one_of: the texts that it may be, as words.
-    """
-    metadata = {"about": about, "least": least, "above": above, "most": most, "one_of": one_of.split()}
-    if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+from rolloutops.config.validation import check, key, keys_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +32,10 @@ class Collect:
     num_repeats: int = key(1, "rollouts of each task", least=1)
     limit: int | None = key(None, "only the first N tasks of each data set", least=1)
     num_samples_in_parallel: int | str | None = key(
-        None, "rollouts in flight at once, or auto: as many as bring more (default: what suits the engine)", least=1
+        None,
+        "rollouts in flight at once, or auto: as many as bring more (default: what suits the engine)",
+        least=1,
+        one_of="auto",
     )
     responses_create_params: dict[str, Any] = key({}, "sampling parameters, merged over each task's own")
     service_tier: str | None = key(
@@ -75,7 +53,9 @@ class Collect:
     )
     request_timeout: float | None = key(None, "seconds that one rollout may take", above=0)
     deadline: float | None = key(3600.0, "seconds for a rollout with all its tries; then its failure is final", above=0)
-    retry: list[str] | None = key(None, "owe again what was given up for these failures, as timeout,server_error")
+    retry: list[str] | None = key(
+        None, "owe again what was given up for these failures, as timeout,server_error", one_text=True
+    )
     max_failure_rate: float = key(1.0, "end the run when this share of its last 100 attempts failed", above=0, most=1)
     requests_per_minute: float | None = key(None, "requests a minute, over all processes of the workspace", above=0)
     tokens_per_minute: float | None = key(None, "tokens a minute, over all processes of the workspace", above=0)
@@ -85,7 +65,9 @@ class Collect:
     verify: str = key("now", "now, or later: leave verification to the verify command", one_of="now later")
     keep_response: bool = key(True, "keep each answer verbatim beside its canonical form")
     token_ids: bool = key(False, "capture token ids and log-probs")
-    base_url: str | list[str] | None = key(None, "the endpoint of the openai engine; several are a fleet: a,b")
+    base_url: str | list[str] | None = key(
+        None, "the endpoint of the openai engine; several are a fleet: a,b", one_text=True
+    )
     endpoint: str | None = key(None, "responses or chat")
     api_key_env: str | None = key(None, "the environment variable that holds the key")
     api_key_header: str | None = key(None, "the header that carries the key, as api-key (default: Authorization)")
@@ -114,7 +96,7 @@ class Verify:
 class Dataset:
     """One data set: `[datasets.NAME]`."""
 
-    input: list[str] = key([], "files, globs or folders: JSONL (.gz, .zst), Parquet, CSV, Arrow")
+    input: list[str] = key([], "files, globs or folders: JSONL (.gz, .zst), Parquet, CSV, Arrow", one_text=True)
     environment: str | None = key(None, "how rollouts are judged: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
@@ -122,75 +104,18 @@ class Dataset:
     collect: dict[str, Any] = key({}, "what differs from [collect]")
 
 
-def typed(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check a table's keys and values against its dataclass; `where` names file and table in messages.
+def settings_of(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check a table against its dataclass; `where` names file and table in messages. Only the keys given are returned.
 
-    An int is taken where a float is wanted, and one string where a list of strings is wanted. What may be a key is a
-    Secret from here on.
+    What may be a key of an endpoint is a Secret from here on.
     """
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    out = {}
-    for name, value in given.items():
-        if name not in hints:
-            sampling = "; a sampling parameter is a key of responses_create_params"
-            hint = did_you_mean(name, hints) or (sampling if "responses_create_params" in hints else "")
-            raise UsageError(f"{where}: no key {name!r}{hint}")
-        out[name] = _value(value, hints[name], f"{where}: {name}")
-        _refuse_nonsense(out[name], fields[name].metadata, f"{where}: {name}")
-        _refuse_what_json_lacks(out[name], f"{where}: {name}")
-        if name in SECRETIVE:
-            out[name] = wrapped(out[name], name)
-    return out
 
+    def unknown(name: str, near: str) -> str:
+        sampling = "; a sampling parameter is a key of responses_create_params" if kind is Collect else ""
+        return f"{where}: no key {name!r}{near or sampling}"
 
-def _value(value: Any, hint: Any, where: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if option is types.NoneType and value is None:
-            return None
-        if origin is list and isinstance(value, str):
-            return [value]
-        if origin is list and isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return value[0] if len(value) == 1 and str in options else value
-        if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if origin in (str, dict, int, bool) and type(value) is origin:
-            return value
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
-    wanted = " or ".join(
-        names.get(typing.get_origin(o) or o, "a list of texts") for o in options if o is not types.NoneType
-    )
-    raise UsageError(f"{where} must be {wanted}, not {value!r}")
-
-
-def _refuse_what_json_lacks(value: Any, where: str) -> None:
-    """Settings are stored as JSON, open tables are sent so too: no dates, no infinity."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _refuse_what_json_lacks(inner, f"{where}.{name}")
-    elif isinstance(value, list):
-        for inner in value:
-            _refuse_what_json_lacks(inner, where)
-    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-        raise UsageError(f"{where} must be what JSON can hold, not {value}")
-
-
-def _refuse_nonsense(value: Any, limits: Mapping[str, Any], where: str) -> None:
-    least, above, most, one_of = (limits[name] for name in ("least", "above", "most", "one_of"))
-    if one_of and value is not None and value not in one_of:
-        listed = " or ".join(map(repr, one_of))
-        raise UsageError(f"{where} must be {listed}, not {value!r}{did_you_mean(value, one_of)}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if least is not None and not value >= least:
-        raise UsageError(f"{where} must be {least} or more, not {value}")
-    if above is not None and not value > above:
-        raise UsageError(f"{where} must be more than {above}, not {value}")
-    most = LARGEST if most is None and isinstance(value, int) else most
-    if most is not None and value > most:
-        raise UsageError(f"{where} must be {most} at most, not {value}")
+    made = check(keys_of(kind), values, f"{where}: ", unknown=unknown)
+    return {name: wrapped(value, name) if name in SECRETIVE else value for name, value in made.items()}
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
