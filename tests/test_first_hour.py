@@ -169,3 +169,25 @@ def test_help_explains_a_file_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     page = capsys.readouterr().out
     assert "Counts words." in page
     assert "  least: int = 3\n      words that are enough\n" in page
+
+
+def test_a_new_project_runs_at_once(tmp_path: Path) -> None:
+    said = rolloutops("new", "sums", cwd=tmp_path).stderr
+    folder, commands = tmp_path / "sums", [line.split() for line in said.splitlines()[1:]]
+    assert commands.pop(0) == ["cd", "sums"]
+    done = {words[1]: rolloutops(*words[1:], cwd=folder) for words in commands}
+    assert list(done) == ["check", "test", "run", "status"]
+    assert "BAD" not in done["check"].stdout + done["test"].stdout
+    assert (folder / "data/sums/exports/sft/train.jsonl").is_file()
+    assert "24 of 24 gold answers score 1.0" in rolloutops("check", "sums.toml", cwd=folder).stdout
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name, sentence in (("sums", "sums exists: choose another name"), ("x/..", "x/.. is not a name for a project")):
+        assert sentence in rolloutops("new", name, cwd=tmp_path, code=2).stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_init_says_the_next_command(tmp_path: Path) -> None:
+    assert rolloutops("init", cwd=tmp_path).stderr == "next:\n  rolloutops run recipes/demo.toml\n"
+    into = rolloutops("init", "dpo_on_policy", "--into=my recipes", cwd=tmp_path)
+    assert into.stderr == "next:\n  cd 'my recipes'\n  rolloutops run recipes/dpo_on_policy.toml\n"
+    assert into.stdout.startswith("my recipes/recipes/dpo_on_policy.toml\n")

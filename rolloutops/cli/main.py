@@ -19,6 +19,7 @@ from rolloutops.cli.commands import (
     lint,
     list_,
     metrics,
+    new,
     run,
     select,
     sql,
@@ -54,6 +55,7 @@ COMMANDS: tuple[Command, ...] = (
     list_.COMMAND,
     help_.command(lambda: COMMANDS),
     init.COMMAND,
+    new.COMMAND,
 )
 
 
