@@ -11,6 +11,7 @@ from rolloutops.cli.commands import (
     check,
     chunk,
     collect,
+    completion,
     explain,
     export,
     help_,
@@ -54,6 +55,7 @@ COMMANDS: tuple[Command, ...] = (
     check.COMMAND,
     list_.COMMAND,
     help_.command(lambda: COMMANDS),
+    completion.command(lambda: COMMANDS),
     init.COMMAND,
     new.COMMAND,
 )
