@@ -128,7 +128,10 @@ def _sections() -> Iterator[str]:
         "makes them in any DuckDB shell."
     )
     yield from _views()
-    yield "## Steps\n\nA step is one SQL file. `rolloutops list steps` names them, `rolloutops help STEP` shows where one lies, `rolloutops init` copies them."
+    yield (
+        "## Steps\n\nA step is one SQL file. `rolloutops list steps` names them, `rolloutops help STEP` shows where "
+        "one is, `rolloutops init` copies them."
+    )
     for kind in KINDS:
         yield from _steps(kind)
     yield "## Engines\n\n`engine` of `[collect]` names one; its settings stand in `[collect.engine_args]`."

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rolloutops.cli.catalog import kinds
 from rolloutops.cli.commands import check, collect, run
-from rolloutops.cli.commands.list_ import SHOWN
+from rolloutops.cli.commands.list_ import KINDS, SHOWN
 from rolloutops.cli.help import help_text
-from rolloutops.cli.main import main
+from rolloutops.cli.main import COMMANDS, main
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean_one_of
 from rolloutops.layout import width
 from rolloutops.steps.step import find_step
 from rolloutops.store.user_query import view_comments
 from rolloutops.store.workspace import open_workspace
-from tests.helpers import rolloutops, sums, write_jsonl
+from tests.helpers import environ, rolloutops, sums, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +146,7 @@ def test_lists_and_help_fit_the_terminal(
 
 def test_everything_that_is_listed_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {kind: find() for kind, find in kinds().items()}
+    assert tuple(listed) == KINDS
     assert set(map(len, listed.values())) != {0}
     for kind in SHOWN:
         for entry in listed[kind]:
@@ -157,7 +164,7 @@ def test_help_names_parameters_and_what_is_near(capsys: pytest.CaptureFixture[st
     assert main(["help", "filter/solverate"]) == 2
     assert "nothing is named 'filter/solverate', did you mean 'filter/solve_rate'" in capsys.readouterr().err
     assert main(["list", "enviroment"]) == 2
-    assert "there is no kind 'enviroment', did you mean 'environments'?" in capsys.readouterr().err
+    assert "got 'enviroment', did you mean 'environments'?" in capsys.readouterr().err
     assert main(["help", "collect"]) == 0
     assert capsys.readouterr().out == help_text(collect.COMMAND, "rolloutops")
 
@@ -169,3 +176,88 @@ def test_help_explains_a_file_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     page = capsys.readouterr().out
     assert "Counts words." in page
     assert "  least: int = 3\n      words that are enough\n" in page
+
+
+def test_a_new_project_runs_at_once(tmp_path: Path) -> None:
+    said = rolloutops("new", "sums", cwd=tmp_path).stderr
+    folder, commands = tmp_path / "sums", [line.split() for line in said.splitlines()[1:]]
+    assert commands.pop(0) == ["cd", "sums"]
+    done = {words[1]: rolloutops(*words[1:], cwd=folder) for words in commands}
+    assert list(done) == ["check", "test", "run", "status"]
+    assert "BAD" not in done["check"].stdout + done["test"].stdout
+    assert (folder / "data/sums/exports/sft/train.jsonl").is_file()
+    assert "24 of 24 gold answers score 1.0" in rolloutops("check", "sums.toml", cwd=folder).stdout
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name, sentence in (("sums", "sums exists: choose another name"), ("x/..", "x/.. is not a name for a project")):
+        assert sentence in rolloutops("new", name, cwd=tmp_path, code=2).stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_init_says_the_next_command(tmp_path: Path) -> None:
+    assert rolloutops("init", cwd=tmp_path).stderr == "next:\n  rolloutops run recipes/demo.toml\n"
+    into = rolloutops("init", "dpo_on_policy", "--into=my recipes", cwd=tmp_path)
+    assert into.stderr == "next:\n  cd 'my recipes'\n  rolloutops run recipes/dpo_on_policy.toml\n"
+    assert into.stdout.startswith("my recipes/recipes/dpo_on_policy.toml\n")
+
+
+def completed(*words: str, folder: Path) -> list[str]:
+    """What bash offers for a command line: its own completion of the last word, by the script."""
+    script = f"""
+eval "$({sys.executable} -m rolloutops completion bash)"
+compopt() {{ :; }}  # it works only while a person completes
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+$(complete -p rolloutops | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    argv = ["bash", "--noprofile", "--norc", "-c", script, "bash", *words]
+    done = subprocess.run(argv, cwd=folder, env=environ(), capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_flags_and_files(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").touch()
+    assert completed("rolloutops", "me", folder=tmp_path) == ["metrics"]
+    assert set(completed("rolloutops", "", folder=tmp_path)) == {c.name for c in COMMANDS} | {"--help", "--version"}
+    assert completed("rolloutops", "collect", "--num_r", folder=tmp_path) == ["--num_repeats="]
+    assert completed("rolloutops", "collect", "--no", folder=tmp_path) == ["--no-keep_response"]
+    assert completed("rolloutops", "collect", "--engine_a", folder=tmp_path) == ["--engine_args."]
+    assert completed("rolloutops", "status", "--j", folder=tmp_path) == ["--json"]
+    assert completed("rolloutops", "list", "en", folder=tmp_path) == ["engines", "environments"]
+    assert completed("rolloutops", "completion", "", folder=tmp_path) == ["bash", "zsh", "fish"]
+    assert completed("rolloutops", "run", "mi", folder=tmp_path) == ["mine.toml"]
+    assert completed("rolloutops", "sql", "--recipe", "=", "mi", folder=tmp_path) == ["mine.toml"]
+    assert completed("rolloutops", "sql", "--recipe", "=", folder=tmp_path) == ["mine.toml"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_names_every_command_and_flag_and_can_be_read(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"\b{command.name}\b", script)
+        for flag in command.flags:
+            assert re.search(rf"(-l |--)(no-)?{flag.name}\b", script)
+    if shutil.which(shell):
+        done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bash_completes_for_a_person_at_a_terminal(tmp_path: Path) -> None:
+    program = tmp_path / "rolloutops"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rolloutops "$@"\n')
+    program.chmod(0o755)
+    theirs, ours = pty.openpty()
+    env = environ(PATH=f"{tmp_path}:{os.environ['PATH']}", PS1="$ ", TERM="dumb", INPUTRC="/dev/null")
+    with subprocess.Popen(
+        ["bash", "--noprofile", "--norc", "-i"], stdin=ours, stdout=ours, stderr=ours, env=env, start_new_session=True
+    ) as shell:
+        os.write(theirs, b'eval "$(rolloutops completion bash)"\nrolloutops met\t--st\tfields --data=x\nexit\n')
+        os.close(ours)
+        seen = b""
+        with contextlib.suppress(OSError):  # the terminal is gone as soon as bash is
+            while data := os.read(theirs, 4096):
+                seen += data
+        shell.wait(timeout=60)
+    os.close(theirs)
+    assert b"rolloutops metrics --step=fields --data=x" in seen.replace(b"\x07", b""), seen.decode()

@@ -39,15 +39,6 @@ def kinds() -> dict[str, Callable[[], list[Entry]]]:
     }
 
 
-def find_kind(name: str) -> str:
-    """The kind that a word means: `filters`, and `filter` too. Raises UsageError if there is none."""
-    known = kinds()
-    for kind in (name, f"{name}s", f"{name}es"):
-        if kind in known:
-            return kind
-    raise UsageError(f"there is no kind {name!r}{did_you_mean_one_of(name, known)}; there are: {', '.join(known)}")
-
-
 def page(name: str, commands: Sequence[str]) -> str:
     """Explain a step, target, engine, environment, recipe or preset. commands: further names that might be meant."""
     for text in (_step_page, _plugin_page, _target_page, _recipe_page):

@@ -11,6 +11,7 @@ from rolloutops.cli.commands import (
     check,
     chunk,
     collect,
+    completion,
     explain,
     export,
     help_,
@@ -19,6 +20,7 @@ from rolloutops.cli.commands import (
     lint,
     list_,
     metrics,
+    new,
     run,
     select,
     sql,
@@ -53,7 +55,9 @@ COMMANDS: tuple[Command, ...] = (
     check.COMMAND,
     list_.COMMAND,
     help_.command(lambda: COMMANDS),
+    completion.command(lambda: COMMANDS),
     init.COMMAND,
+    new.COMMAND,
 )
 
 

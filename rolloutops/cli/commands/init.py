@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 from rolloutops.cli.flags import Command, Flag, Parsed
-from rolloutops.cli.printing import show
+from rolloutops.cli.printing import say, show
 from rolloutops.config.paths import as_output
 from rolloutops.config.recipe_file import find_recipe, load
 from rolloutops.config.resources import shipped
@@ -15,7 +16,11 @@ from rolloutops.errors import InputError
 
 def body(parsed: Parsed) -> None:
     """Copies of a recipe, its SQL and its example files, to be edited."""
-    show(*map(str, copy_shipped(parsed.positionals.get("recipe", "demo"), as_output(parsed.flags.get("into", ".")))))
+    into = as_output(parsed.flags.get("into", "."))
+    copies = copy_shipped(parsed.positionals.get("recipe", "demo"), into)
+    show(*map(str, copies))
+    moved = [] if into.resolve() == Path.cwd() else [f"  cd {shlex.quote(str(into))}"]
+    say("next:", *moved, f"  rolloutops run {copies[0].relative_to(into)}")
 
 
 COMMAND = Command(

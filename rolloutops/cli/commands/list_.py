@@ -7,17 +7,21 @@ from rolloutops.cli.printing import show
 from rolloutops.cli.tables import table
 from rolloutops.config.resources import shipped
 
+KINDS = (
+    *("recipes", "presets", "steps", "metrics", "filters", "rewards", "mixes", "pairs", "builds"),
+    *("targets", "engines", "environments"),
+)
 SHOWN = ("recipes", "presets", "steps", "targets", "engines", "environments")
 """The kinds that `list` shows if none is named: the others are parts of `steps`."""
 
 
 def body(parsed: Parsed) -> None:
     """The things of one kind, or of all kinds, each with what it does."""
-    from rolloutops.cli.catalog import find_kind, kinds
+    from rolloutops.cli.catalog import kinds
 
     known = kinds()
     if "kind" in parsed.positionals:
-        show(table(("name", "what it does"), known[find_kind(parsed.positionals["kind"])]()))
+        show(table(("name", "what it does"), known[parsed.positionals["kind"]]()))
     else:
         show("\n\n".join(f"{kind}\n{table(('name', 'what it does'), known[kind]())}" for kind in SHOWN))
     show(
@@ -29,13 +33,6 @@ COMMAND = Command(
     "list",
     body,
     "List recipes, presets, steps, targets, engines and environments",
-    positionals=(
-        Flag(
-            "kind",
-            str,
-            "recipes, presets, steps, metrics, filters, rewards, mixes, pairs, builds, targets, engines or "
-            "environments (default: all)",
-        ),
-    ),
+    positionals=(Flag("kind", str, "what to list (default: all)", choices=KINDS),),
     group="looking",
 )
