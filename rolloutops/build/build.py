@@ -80,7 +80,7 @@ def build(
         prepare(con)
     start = start_of(step, funnels)
     path = chain(funnels, start)
-    bind(con, start, payload_of(found))
+    bind(con, start, payload_of(found, step.kind))
     require_pairs(con, found, where)
     with replacing(asked.output, where) as fresh:
         settings = {name: value for name, value in step.settings.items() if name in found.params}

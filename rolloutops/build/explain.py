@@ -120,8 +120,8 @@ def _fitted(
     con: sql.Connection, use: StepUse, step: Step, start: str, plan: Sequence[Mapping[str, Any]] = ()
 ) -> BoundStep:
     where = f"[{use.kind}.{use.name}]"
-    bind(con, start, payload_of(step))
-    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step))};"
+    bind(con, start, payload_of(step, use.kind))
+    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step, use.kind))};"
     settings = {name: value for name, value in use.settings.items() if name in step.params}
     with bound(con, step, settings, where):
         if use.kind == "build":

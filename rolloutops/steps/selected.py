@@ -112,9 +112,14 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> st
     return f"{kept}\nSELECT s.*, {', '.join(f'{read[column]} AS {column}' for column in wanted)}\nFROM kept AS s{joins}"
 
 
-def payload_of(step: Step) -> list[str]:
-    """The payload columns that a step names."""
-    return [column for column in PAYLOAD if step.mentions(column)]
+def payload_of(step: Step, kind: str) -> list[str]:
+    """The payload columns that a step reads: those that it names, and all where a custom one takes rows whole.
+
+    The rows of a filter, reward, mix or pair step are stored as keys, so a `*` of theirs reads no payload.
+    """
+    if not step.ships and (step.names.rows or (kind == "build" and step.names.star)):
+        return list(PAYLOAD)
+    return [column for column in PAYLOAD if column in step.names.columns]
 
 
 def table_of(name: str) -> str:

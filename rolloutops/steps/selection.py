@@ -40,9 +40,6 @@ PAIR = ("pair", "role", "margin")
 WRITTEN = ("reward", "margin", "advantage")
 """The numbers of a selection that builds write into their lines."""
 
-ANSWERS = re.compile(r"\banswers\s*\(")
-"""The macro of sql/macros.sql that compares answers."""
-
 
 @dataclass(frozen=True)
 class DatasetStats:
@@ -103,8 +100,9 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     con: has a workspace's views. folder: the recipe's. Every step is checked before the first one runs.
     """
     checked = [check_step(use, folder) for use in steps]
-    measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
-    named = any(step.mentions("metrics") for step in checked)
+    comparing = any("answers" in step.names.functions for step in checked)
+    measured = comparing or any(use.kind == "pair" for use in steps)
+    named = any("metrics" in step.names.columns for step in checked)
     prepare(con, [*(MEASURED if measured else ()), *(["metrics"] if named else [])])
     funnels: list[StepStats] = []
     for use, step in zip(steps, checked, strict=True):
@@ -149,7 +147,7 @@ def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
 
 
 def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepStats:
-    where, table, payload = f"[{use.kind}.{use.name}]", table_of(use.name), payload_of(step)
+    where, table, payload = f"[{use.kind}.{use.name}]", table_of(use.name), payload_of(step, use.kind)
     bind(con, start, payload)
     if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
         raise StepError(

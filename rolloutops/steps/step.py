@@ -22,12 +22,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.steps.parsed import Names, names, scratch, statement
 from rolloutops.store import sql
 
 if TYPE_CHECKING:
@@ -60,9 +60,6 @@ PARAM = re.compile(
 QUERIES = ("check", "report")
 NOTES = ("target", "format", "columns", "dataset_info", "datasets")
 NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
-TEXT_OR_COMMENT = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|--[^\n]*|/\*.*?\*/", re.DOTALL)
-TEXT = re.compile(r"'(?:[^']|'')*'")
-VARIABLE = re.compile(r"getvariable\(\s*'([^']*)'\s*\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Step:
-    """A step as read. query: its SELECT without comments and semicolon. checks, reports: queries of its header.
+    """A step as read. query: its SELECT without header and semicolon. checks, reports: queries of its header.
 
     notes: what a header says of a build's lines (target, format, columns, dataset_info) and of parameters (datasets).
     """
@@ -97,10 +94,10 @@ class Step:
         """Whether the step is one of rolloutops, not one beside a recipe."""
         return self.path.resolve().is_relative_to(shipped("sql"))
 
-    def mentions(self, column: str) -> bool:
-        """Whether the step or one of its queries names a column."""
-        text = TEXT.sub("''", " ".join((self.query, *self.checks, *self.reports)))
-        return re.search(rf"\b{column}\b", text, re.IGNORECASE) is not None
+    @property
+    def names(self) -> Names:
+        """What the step's query, checks and reports name."""
+        return names(self.query, *self.checks, *self.reports)
 
 
 def roots(folder: Path) -> list[Path]:
@@ -157,8 +154,7 @@ def read_step(name: str, path: Path) -> Step:
             break
     made = {kind: tuple(" ".join(text) for k, text in named if k == kind) for kind in QUERIES}
     notes = {kind: " ".join(text) for kind, text in named if kind in NOTES}
-    query = TEXT_OR_COMMENT.sub(lambda found: found[1] or " ", source).strip().rstrip("; \n")
-    return Step(name, path, source, " ".join(about), query, params, made["check"], made["report"], notes)
+    return Step(name, path, source, " ".join(about), statement(source), params, made["check"], made["report"], notes)
 
 
 def check_step(use: StepUse, folder: Path) -> Step:
@@ -169,7 +165,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
     """
     where = f"[{use.kind}.{use.name}]"
     step = find_step(use.use, folder, where)
-    con = _scratch()
+    con = scratch()
     lint(con, step)
     known = {**{name: param.kind for name, param in step.params.items()}}
     if use.kind == "build":
@@ -194,7 +190,7 @@ def lint(con: sql.Connection, step: Step) -> None:
             raise StepError(f"{step.path} is not SQL: {_first_line(error)}") from error
         if len(statements) != 1 or not statements[0].type.name.startswith("SELECT"):
             raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
-    used = set(VARIABLE.findall(" ".join((step.query, *step.checks, *step.reports))))
+    used = step.names.variables
     for name in sorted(used - set(step.params)):
         hint = did_you_mean(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"
         raise StepError(f"{step.path} uses the parameter {name!r}, which its header does not declare{hint}")
@@ -273,12 +269,6 @@ def run_checks(con: sql.Connection, step: Step, where: str, checks: Sequence[str
 def _listed(rows: list[dict[str, Any]], found: int) -> str:
     shown = "; ".join(", ".join(f"{k} {v}" for k, v in row.items()) for row in rows[:3])
     return shown + ("; …" if found > 3 else "")
-
-
-@cache
-def _scratch() -> sql.Connection:
-    """An empty database, without threads, in which values and the forms of steps are checked."""
-    return sql.connect(threads=1)
 
 
 def _checked(con: sql.Connection, where: str, value: Any, kind: str) -> None:
