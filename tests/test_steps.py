@@ -209,6 +209,26 @@ def test_a_star_in_a_custom_build_has_the_payload(tmp_path: Path, source: str) -
     assert made["prompt"] == [{"role": "user", "content": "a?"}]
 
 
+@pytest.mark.parametrize(
+    ("header", "query", "said"),
+    [
+        ("", "SELECT * FROM pairs", "reads pairs, which its header does not declare; add -- reads: pairs"),
+        ("-- reads: pairs\n", "SELECT * FROM selected", "declares -- reads: pairs, which its query does not read"),
+        ("-- reads: pair\n", "SELECT * FROM selected", "declares -- reads: pair, did you mean 'pairs'?"),
+    ],
+)
+def test_what_a_step_reads_is_what_its_header_says(tmp_path: Path, header: str, query: str, said: str) -> None:
+    path = write(tmp_path, "build/mine", f"-- Mine.\n{header}{query}")
+    with pytest.raises(StepError) as error:
+        lint(sql.connect(), read_step("build/mine", path))
+    assert said in str(error.value)
+
+
+def test_a_step_of_before_may_call_a_cte_pairs(tmp_path: Path) -> None:
+    query = "WITH pairs AS (SELECT c.pair FROM selected AS c JOIN selected AS r USING (pair)) SELECT * FROM pairs"
+    lint(sql.connect(), read_step("build/mine", write(tmp_path, "build/mine", f"-- Mine.\n{query}")))
+
+
 def test_a_star_in_a_filter_reads_no_payload(tmp_path: Path) -> None:
     path = write(tmp_path, "filter/mine", "-- All.\nSELECT s.* FROM selected AS s WHERE reward > 0 -- of text")
     assert payload_of(read_step("filter/mine", path), "filter") == []

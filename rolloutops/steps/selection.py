@@ -15,7 +15,6 @@ after the pair step and after each step that follows it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.errors import StepError, did_you_mean
 from rolloutops.steps import trial
-from rolloutops.steps.selected import ALL, KEYS, MEASURED, bind, payload_of, prepare, quoted, table_of
+from rolloutops.steps.selected import ALL, KEYS, MEASURED, bind, bind_step, payload_of, prepare, quoted, table_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 from rolloutops.steps.unchanged import SEEN, compared, hash_of, refuse_changes, refuse_names, stored_columns
 from rolloutops.store import sql
@@ -135,20 +134,9 @@ def chain(funnels: Sequence[StepStats], start: str) -> list[StepStats]:
     return path
 
 
-def reads_pairs(step: Step) -> bool:
-    """Whether a step joins the two sides of pairs, and so reads `selected` twice."""
-    return re.search(r"\bUSING\s*\(\s*pair\s*\)", step.query, re.IGNORECASE) is not None
-
-
-def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
-    """Raise StepError where a step joins the two sides of pairs, and what it starts from are none."""
-    if reads_pairs(step) and "pair" not in sql.columns(con, "FROM selected"):
-        raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
-
-
 def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepStats:
     where, table, payload = f"[{use.kind}.{use.name}]", table_of(use.name), payload_of(step, use.kind)
-    bind(con, start, payload)
+    bind_step(con, start, step, use.kind, where)
     if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
         raise StepError(
             f"{where} starts from pairs, those of {start!r}: say from = the step before them, or 'rollouts'"

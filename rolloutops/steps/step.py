@@ -4,6 +4,7 @@
     -- param low DOUBLE = 0.1   lowest mean reward kept
     -- check: SELECT ... FROM result ...     must return no row, else nothing is written
     -- report: SELECT ... FROM result ...    a small table for the reader and the manifest
+    -- reads: pairs                          it reads the view pairs (sql/pairs.sql), a row a pair, made of selected
     -- target: NAME                          of a build, what its lines are for: sql/lint/NAME.sql is their linter
     -- format: parquet                       of a build, the format where the recipe names none
     -- columns: NAME TYPE, NAME TYPE ...     of a build, types of columns in Parquet; others come from their values
@@ -52,13 +53,16 @@ BUILD_KEYS = {
 LINE = ("json", "keys", "split_key", "sort_key")
 """The columns of a build step: a line of the training file, where it comes from, and its place."""
 
+READABLE = ("pairs",)
+"""The views that are made only for the steps whose header says that they read them."""
+
 KINDS = ("metrics", "filter", "reward", "mix", "pair", "build")
 PARAM = re.compile(
     r"-- param\s+(?P<name>[a-z_]\w*)\s+(?P<kind>[A-Z]\w*(?:\([^)]*\))?(?:\[\])*)"
     r"(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S(?:\S| (?! ))*))?(?:\s{2,}(?P<about>\S.*))?"
 )
 QUERIES = ("check", "report")
-NOTES = ("target", "format", "columns", "dataset_info", "datasets")
+NOTES = ("reads", "target", "format", "columns", "dataset_info", "datasets")
 NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
 
 
@@ -76,7 +80,8 @@ class Param:
 class Step:
     """A step as read. query: its SELECT without header and semicolon. checks, reports: queries of its header.
 
-    notes: what a header says of a build's lines (target, format, columns, dataset_info) and of parameters (datasets).
+    notes: what a header says of what the step reads, of a build's lines (target, format, columns, dataset_info) and of
+    parameters (datasets).
     """
 
     name: str
@@ -93,6 +98,11 @@ class Step:
     def ships(self) -> bool:
         """Whether the step is one of rolloutops, not one beside a recipe."""
         return self.path.resolve().is_relative_to(shipped("sql"))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The views besides `selected` that its header says the step reads."""
+        return tuple(self.notes.get("reads", "").replace(",", " ").split())
 
     @property
     def names(self) -> Names:
@@ -182,7 +192,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
 
 
 def lint(con: sql.Connection, step: Step) -> None:
-    """One statement, a SELECT; parameters used and declared are the same, and their defaults have their types."""
+    """One statement, a SELECT; what it uses is declared and the reverse, and parameters' defaults have their types."""
     for text in (step.query, *step.checks, *step.reports):
         try:
             statements = con.extract_statements(text)
@@ -190,6 +200,7 @@ def lint(con: sql.Connection, step: Step) -> None:
             raise StepError(f"{step.path} is not SQL: {_first_line(error)}") from error
         if len(statements) != 1 or not statements[0].type.name.startswith("SELECT"):
             raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
+    _lint_reads(step)
     used = step.names.variables
     for name in sorted(used - set(step.params)):
         hint = did_you_mean(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"
@@ -204,6 +215,19 @@ def lint(con: sql.Connection, step: Step) -> None:
                 raise StepError(
                     f"{step.path}: the default {param.default} of {param.name} is not a {param.kind}"
                 ) from error
+
+
+def _lint_reads(step: Step) -> None:
+    """Raise StepError where the header of a step and its query differ in what it reads."""
+    for name in step.reads:
+        if name not in READABLE:
+            hint = did_you_mean(name, READABLE)
+            raise StepError(f"{step.path} declares -- reads: {name}{hint}; only pairs has to be declared")
+    for name in READABLE:
+        if name in step.names.relations and name not in step.reads:
+            raise StepError(f"{step.path} reads {name}, which its header does not declare; add -- reads: {name}")
+        if name in step.reads and name not in step.names.relations:
+            raise StepError(f"{step.path} declares -- reads: {name}, which its query does not read: FROM {name}")
 
 
 @contextmanager
