@@ -175,7 +175,12 @@ def _step(step: Step) -> str:
         (f"`{param.name}`", param.kind, "required" if param.default is None else f"`{param.default}`", param.about)
         for param in step.params.values()
     ]
-    return _escaped(step.about) + ("\n\n" + _table(("parameter", "type", "default", "meaning"), rows) if rows else "")
+    reads = f" Reads: {', '.join(f'`{name}`' for name in step.reads)}." if step.reads else ""
+    return (
+        _escaped(step.about)
+        + reads
+        + ("\n\n" + _table(("parameter", "type", "default", "meaning"), rows) if rows else "")
+    )
 
 
 def _build_keys() -> str:

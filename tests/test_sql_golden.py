@@ -48,6 +48,8 @@ def test_runs_as_it_stands_in_a_plain_shell(path: Path) -> None:
         con, "CREATE VIEW selected AS SELECT *, 0 AS copy, 'a' AS pair, 'chosen' AS role, 1.0 AS margin FROM rollouts"
     )
     step = find_step(f"{path.parent.name}/{path.stem}")
+    if "pairs" in step.reads:
+        sql.run(con, (shipped("sql") / "pairs.sql").read_text(encoding="utf-8"))
     for param in step.params.values():
         value = param.default or {"VARCHAR[]": f"[{str(HERE / FILE)!r}]"}.get(param.kind, "MAP {'d': 1.0}")
         sql.run(con, f"SET VARIABLE {param.name} = CAST({value} AS {param.kind})")

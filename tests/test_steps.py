@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rolloutops.build.build import build
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.errors import RolloutopsError, StepError, UsageError
@@ -50,7 +52,7 @@ def test_header(tmp_path: Path) -> None:
     assert step.checks == ("SELECT 1 AS fault WHERE getvariable('must') < 0",)
     assert step.query.startswith("SELECT s.*")
     assert step.query.endswith("IS NOT NULL")
-    assert payload_of(step) == ["text"]
+    assert payload_of(step, "filter") == ["text"]
     lint(sql.connect(), step)
     assert "SET VARIABLE must = CAST('inf'::DOUBLE AS DOUBLE);" in variables(step, {"must": float("inf")})
 
@@ -190,6 +192,46 @@ def test_steps_follow_each_other_or_start_where_they_say(tmp_path: Path) -> None
     assert good[2].parameters == {"min_reward": 10.0, "max_reward": float("inf")}
     with pytest.raises(StepError, match="no earlier step has that name, did you mean 'judged'"):
         select(con, [steps[0], StepUse("filter", "x", "filter/reward", {}, "juged")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "source", ["* FROM selected", "s.* FROM selected AS s", "COLUMNS('.*') FROM selected", "* FROM (FROM selected)"]
+)
+def test_a_star_in_a_custom_build_has_the_payload(tmp_path: Path, source: str) -> None:
+    line = "to_json(m)::VARCHAR AS json, [line_key(m.dataset, m.task_id, m.policy, m.rollout_index, 'x')] AS keys"
+    query = f"SELECT {line}, m.prompt_hash AS split_key, m.task_id AS sort_key FROM (SELECT {source}) AS m"
+    write(tmp_path, "build/mine", f"-- All of it.\n{query}")
+    con = given.workspace([{"task_id": "a", "text": "hello", "reward": 1.0}])
+    report = build(con, StepUse("build", "mine", "build/mine"), tmp_path, tmp_path / "out")
+    made = json.loads(report.files["train"][1].read_text(encoding="utf-8"))
+    assert made["text"] == "hello"
+    assert made["completion"] == [{"role": "assistant", "content": "hello"}]
+    assert made["prompt"] == [{"role": "user", "content": "a?"}]
+
+
+@pytest.mark.parametrize(
+    ("header", "query", "said"),
+    [
+        ("", "SELECT * FROM pairs", "reads pairs, which its header does not declare; add -- reads: pairs"),
+        ("-- reads: pairs\n", "SELECT * FROM selected", "declares -- reads: pairs, which its query does not read"),
+        ("-- reads: pair\n", "SELECT * FROM selected", "declares -- reads: pair, did you mean 'pairs'?"),
+    ],
+)
+def test_what_a_step_reads_is_what_its_header_says(tmp_path: Path, header: str, query: str, said: str) -> None:
+    path = write(tmp_path, "build/mine", f"-- Mine.\n{header}{query}")
+    with pytest.raises(StepError) as error:
+        lint(sql.connect(), read_step("build/mine", path))
+    assert said in str(error.value)
+
+
+def test_a_step_of_before_may_call_a_cte_pairs(tmp_path: Path) -> None:
+    query = "WITH pairs AS (SELECT c.pair FROM selected AS c JOIN selected AS r USING (pair)) SELECT * FROM pairs"
+    lint(sql.connect(), read_step("build/mine", write(tmp_path, "build/mine", f"-- Mine.\n{query}")))
+
+
+def test_a_star_in_a_filter_reads_no_payload(tmp_path: Path) -> None:
+    path = write(tmp_path, "filter/mine", "-- All.\nSELECT s.* FROM selected AS s WHERE reward > 0 -- of text")
+    assert payload_of(read_step("filter/mine", path), "filter") == []
 
 
 def test_selected_has_every_column_of_rollouts_as_it_is() -> None:

@@ -28,8 +28,8 @@ from rolloutops.build.sidecars import write_sidecars
 from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
 from rolloutops.build.write import Data, sha256, write_data
 from rolloutops.errors import StepError
-from rolloutops.steps.selected import bind, payload_of, prepare, prepared
-from rolloutops.steps.selection import StepStats, chain, require_pairs, start_of
+from rolloutops.steps.selected import bind_step, prepare, prepared
+from rolloutops.steps.selection import StepStats, chain, start_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 from rolloutops.store import sql
 
@@ -80,8 +80,7 @@ def build(
         prepare(con)
     start = start_of(step, funnels)
     path = chain(funnels, start)
-    bind(con, start, payload_of(found))
-    require_pairs(con, found, where)
+    bind_step(con, start, found, step.kind, where)
     with replacing(asked.output, where) as fresh:
         settings = {name: value for name, value in step.settings.items() if name in found.params}
         with bound(con, found, settings, where):

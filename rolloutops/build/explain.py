@@ -15,8 +15,8 @@ from rolloutops.config.recipe import Recipe, StepUse
 from rolloutops.errors import RolloutopsError
 from rolloutops.steps.metrics import asked
 from rolloutops.steps.parameters import known_datasets, refuse_bad_parameters, refuse_unknown_datasets
-from rolloutops.steps.selected import ALL, KEYS, SMALL, bind, payload_of, preparation, prepare, selected_query, table_of
-from rolloutops.steps.selection import DROPPED, StepStats, require_pairs, start_of, stored
+from rolloutops.steps.selected import ALL, KEYS, SMALL, bind_step, binding, preparation, prepare, table_of
+from rolloutops.steps.selection import DROPPED, StepStats, start_of, stored
 from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, variables
 from rolloutops.steps.trial import refuse_changes
 from rolloutops.steps.unchanged import compared
@@ -120,12 +120,11 @@ def _fitted(
     con: sql.Connection, use: StepUse, step: Step, start: str, plan: Sequence[Mapping[str, Any]] = ()
 ) -> BoundStep:
     where = f"[{use.kind}.{use.name}]"
-    bind(con, start, payload_of(step))
-    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step))};"
+    bind_step(con, start, step, use.kind, where)
+    views = binding(con, start, step, use.kind)
     settings = {name: value for name, value in use.settings.items() if name in step.params}
     with bound(con, step, settings, where):
         if use.kind == "build":
-            require_pairs(con, step, where)
             require_line(con, step)
             adds, made = list(LINE), _text(step)
             _fit_header(con, step, f"SELECT 'train' AS split, '' AS shape, '' AS place, * FROM (\n{step.query}\n)")
@@ -143,7 +142,7 @@ def _fitted(
             _fit_header(con, step, f"FROM {table_of(use.name)}")
             adds = [name for name in columns if name not in before and name not in KEYS]
     told = f"-- {where} {use.use}, of {'all rollouts' if start == ALL else start}"
-    lines = [told, selected, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
+    lines = [told, views, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
     return BoundStep(use.kind, use.name, use.use, str(step.path), start, adds, "\n".join(filter(None, lines)))
 
 

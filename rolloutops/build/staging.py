@@ -19,7 +19,6 @@ from __future__ import annotations
 from rolloutops.build.options import PROMPT, BuildOptions
 from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.steps.selected import ALL, table_of
-from rolloutops.steps.selection import reads_pairs
 from rolloutops.steps.step import Step, require_line
 from rolloutops.store import sql
 
@@ -93,10 +92,7 @@ def stage(con: sql.Connection, step: Step, asked: BuildOptions, where: str) -> N
     shape = "''"
     if asked.format == "parquet":
         shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
-    # Both sides of a pair are read in one pass: payload is what takes time.
-    once = "WITH selected AS MATERIALIZED (FROM main.selected)" if reads_pairs(step) else ""
     ordered = f"""
-        {once}
         SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {asked.seed}) AS place, sort_key, split_key,
             keys, json::VARCHAR AS json
         FROM (\n{_grouped(con, step.query, asked, where)}\n)

@@ -6,7 +6,6 @@ that several steps name are read once, into a table that stands in the view's pl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -31,8 +30,6 @@ DEFAULT = tuple(
 """What `metrics` shows where neither the recipe nor the command line names steps."""
 
 COMPARING = ("metrics/compare", "metrics/compare_tasks")
-
-STAR = re.compile(r"(\bSELECT|\bDISTINCT|[,.]|\bCOLUMNS\s*\()\s*\*", re.IGNORECASE)
 
 
 def asked(
@@ -87,7 +84,7 @@ def measure_as(
     shared = [(use, step) for use, step in steps if _shares(con, use, step, columns)]
     found = {use.use: _run(read, con, use, step) for use, step in steps if (use, step) not in shared}
     if shared:
-        wanted = [name for name in columns if any(step.mentions(name) for _, step in shared)]
+        wanted = [name for name in columns if any(name in step.names.columns for _, step in shared)]
         sql.run(con, f"CREATE TEMP TABLE rollouts AS SELECT {', '.join(wanted)} FROM rollouts")
         try:
             found |= {use.use: _run(read, con, use, step) for use, step in shared}
@@ -114,8 +111,8 @@ def _run(read: Read[Result], con: sql.Connection, use: StepUse, step: Step) -> R
 
 def _shares(con: sql.Connection, use: StepUse, step: Step, columns: Mapping[str, str]) -> bool:
     """Whether a step reads of `rollouts` only these columns, each by its name: it runs where there are no others."""
-    named = [f"{name} {kind}" for name, kind in columns.items() if step.mentions(name)]
-    if STAR.search(step.query) or not named or not step.mentions("rollouts"):
+    named = [f"{name} {kind}" for name, kind in columns.items() if name in step.names.columns]
+    if step.names.star or not named or "rollouts" not in step.names.relations:
         return False
     sql.run(con, f"CREATE TEMP TABLE rollouts ({', '.join(named)})")
     try:

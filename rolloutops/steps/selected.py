@@ -7,7 +7,11 @@ names are joined then.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import cache
 
+from rolloutops.config.resources import shipped
+from rolloutops.errors import StepError
+from rolloutops.steps.parsed import statement
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
 
@@ -40,6 +44,9 @@ TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.t
 VERDICT_PAYLOAD = {"metrics": "d.metrics", "details": "d.details"}
 PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, *VERDICT_PAYLOAD)
 """Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
+
+OF_PAIRS = ("prompt", "tools", "completion", "text")
+"""Payload that the view `pairs` is made of."""
 
 MEASURED = ("text_length", "completion_hash")
 """What is made of payload and compares answers."""
@@ -82,6 +89,30 @@ def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> No
     sql.run(con, f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, name, payload)}")
 
 
+def bind_step(con: sql.Connection, start: str, step: Step, kind: str, where: str) -> None:
+    """Make the views that a step reads: `selected` of the selection that it starts from, and `pairs` if it declares it.
+
+    Raises StepError where it reads pairs, and what it starts from has none.
+    """
+    bind(con, start, payload_of(step, kind))
+    if "pairs" in step.reads:
+        if "pair" not in sql.columns(con, "FROM selected"):
+            raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
+        sql.run(con, pairs_view())
+
+
+def binding(con: sql.Connection, start: str, step: Step, kind: str) -> str:
+    """What `bind_step` runs, for any DuckDB shell."""
+    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step, kind))};"
+    return "\n".join([selected, *([pairs_view()] if "pairs" in step.reads else [])])
+
+
+@cache
+def pairs_view() -> str:
+    """The statement that makes the view `pairs` of `selected`."""
+    return statement((shipped("sql") / "pairs.sql").read_text(encoding="utf-8")) + ";"
+
+
 def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> str:
     """The query behind `selected`. Only the tables that the payload columns need are joined.
 
@@ -112,9 +143,15 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> st
     return f"{kept}\nSELECT s.*, {', '.join(f'{read[column]} AS {column}' for column in wanted)}\nFROM kept AS s{joins}"
 
 
-def payload_of(step: Step) -> list[str]:
-    """The payload columns that a step names."""
-    return [column for column in PAYLOAD if step.mentions(column)]
+def payload_of(step: Step, kind: str) -> list[str]:
+    """The payload columns that a step reads: those that it names, and all where a custom one takes rows whole.
+
+    The rows of a filter, reward, mix or pair step are stored as keys, so a `*` of theirs reads no payload.
+    """
+    if not step.ships and (step.names.rows or (kind == "build" and step.names.star)):
+        return list(PAYLOAD)
+    named = {*step.names.columns, *(OF_PAIRS if "pairs" in step.reads else ())}
+    return [column for column in PAYLOAD if column in named]
 
 
 def table_of(name: str) -> str:

@@ -15,7 +15,6 @@ after the pair step and after each step that follows it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.errors import StepError, did_you_mean
 from rolloutops.steps import trial
-from rolloutops.steps.selected import ALL, KEYS, MEASURED, bind, payload_of, prepare, quoted, table_of
+from rolloutops.steps.selected import ALL, KEYS, MEASURED, bind, bind_step, payload_of, prepare, quoted, table_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 from rolloutops.steps.unchanged import SEEN, compared, hash_of, refuse_changes, refuse_names, stored_columns
 from rolloutops.store import sql
@@ -39,9 +38,6 @@ PAIR = ("pair", "role", "margin")
 
 WRITTEN = ("reward", "margin", "advantage")
 """The numbers of a selection that builds write into their lines."""
-
-ANSWERS = re.compile(r"\banswers\s*\(")
-"""The macro of sql/macros.sql that compares answers."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,9 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     con: has a workspace's views. folder: the recipe's. Every step is checked before the first one runs.
     """
     checked = [check_step(use, folder) for use in steps]
-    measured = any(use.kind == "pair" or ANSWERS.search(step.query) for use, step in zip(steps, checked, strict=True))
-    named = any(step.mentions("metrics") for step in checked)
+    comparing = any("answers" in step.names.functions for step in checked)
+    measured = comparing or any(use.kind == "pair" for use in steps)
+    named = any("metrics" in step.names.columns for step in checked)
     prepare(con, [*(MEASURED if measured else ()), *(["metrics"] if named else [])])
     funnels: list[StepStats] = []
     for use, step in zip(steps, checked, strict=True):
@@ -137,20 +134,9 @@ def chain(funnels: Sequence[StepStats], start: str) -> list[StepStats]:
     return path
 
 
-def reads_pairs(step: Step) -> bool:
-    """Whether a step joins the two sides of pairs, and so reads `selected` twice."""
-    return re.search(r"\bUSING\s*\(\s*pair\s*\)", step.query, re.IGNORECASE) is not None
-
-
-def require_pairs(con: sql.Connection, step: Step, where: str) -> None:
-    """Raise StepError where a step joins the two sides of pairs, and what it starts from are none."""
-    if reads_pairs(step) and "pair" not in sql.columns(con, "FROM selected"):
-        raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
-
-
 def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepStats:
-    where, table, payload = f"[{use.kind}.{use.name}]", table_of(use.name), payload_of(step)
-    bind(con, start, payload)
+    where, table, payload = f"[{use.kind}.{use.name}]", table_of(use.name), payload_of(step, use.kind)
+    bind_step(con, start, step, use.kind, where)
     if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
         raise StepError(
             f"{where} starts from pairs, those of {start!r}: say from = the step before them, or 'rollouts'"

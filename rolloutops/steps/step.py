@@ -4,6 +4,7 @@
     -- param low DOUBLE = 0.1   lowest mean reward kept
     -- check: SELECT ... FROM result ...     must return no row, else nothing is written
     -- report: SELECT ... FROM result ...    a small table for the reader and the manifest
+    -- reads: pairs                          it reads the view pairs (sql/pairs.sql), a row a pair, made of selected
     -- target: NAME                          of a build, what its lines are for: sql/lint/NAME.sql is their linter
     -- format: parquet                       of a build, the format where the recipe names none
     -- columns: NAME TYPE, NAME TYPE ...     of a build, types of columns in Parquet; others come from their values
@@ -22,12 +23,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
+from rolloutops.steps.parsed import Names, names, scratch, statement
 from rolloutops.store import sql
 
 if TYPE_CHECKING:
@@ -52,17 +53,17 @@ BUILD_KEYS = {
 LINE = ("json", "keys", "split_key", "sort_key")
 """The columns of a build step: a line of the training file, where it comes from, and its place."""
 
+READABLE = ("pairs",)
+"""The views that are made only for the steps whose header says that they read them."""
+
 KINDS = ("metrics", "filter", "reward", "mix", "pair", "build")
 PARAM = re.compile(
     r"-- param\s+(?P<name>[a-z_]\w*)\s+(?P<kind>[A-Z]\w*(?:\([^)]*\))?(?:\[\])*)"
     r"(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S(?:\S| (?! ))*))?(?:\s{2,}(?P<about>\S.*))?"
 )
 QUERIES = ("check", "report")
-NOTES = ("target", "format", "columns", "dataset_info", "datasets")
+NOTES = ("reads", "target", "format", "columns", "dataset_info", "datasets")
 NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
-TEXT_OR_COMMENT = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|--[^\n]*|/\*.*?\*/", re.DOTALL)
-TEXT = re.compile(r"'(?:[^']|'')*'")
-VARIABLE = re.compile(r"getvariable\(\s*'([^']*)'\s*\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ class Param:
 
 @dataclass(frozen=True)
 class Step:
-    """A step as read. query: its SELECT without comments and semicolon. checks, reports: queries of its header.
+    """A step as read. query: its SELECT without header and semicolon. checks, reports: queries of its header.
 
-    notes: what a header says of a build's lines (target, format, columns, dataset_info) and of parameters (datasets).
+    notes: what a header says of what the step reads, of a build's lines (target, format, columns, dataset_info) and of
+    parameters (datasets).
     """
 
     name: str
@@ -97,10 +99,15 @@ class Step:
         """Whether the step is one of rolloutops, not one beside a recipe."""
         return self.path.resolve().is_relative_to(shipped("sql"))
 
-    def mentions(self, column: str) -> bool:
-        """Whether the step or one of its queries names a column."""
-        text = TEXT.sub("''", " ".join((self.query, *self.checks, *self.reports)))
-        return re.search(rf"\b{column}\b", text, re.IGNORECASE) is not None
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The views besides `selected` that its header says the step reads."""
+        return tuple(self.notes.get("reads", "").replace(",", " ").split())
+
+    @property
+    def names(self) -> Names:
+        """What the step's query, checks and reports name."""
+        return names(self.query, *self.checks, *self.reports)
 
 
 def roots(folder: Path) -> list[Path]:
@@ -159,8 +166,7 @@ def read_step(name: str, path: Path) -> Step:
             break
     made = {kind: tuple(" ".join(text) for k, text in named if k == kind) for kind in QUERIES}
     notes = {kind: " ".join(text) for kind, text in named if kind in NOTES}
-    query = TEXT_OR_COMMENT.sub(lambda found: found[1] or " ", source).strip().rstrip("; \n")
-    return Step(name, path, source, " ".join(about), query, params, made["check"], made["report"], notes)
+    return Step(name, path, source, " ".join(about), statement(source), params, made["check"], made["report"], notes)
 
 
 def check_step(use: StepUse, folder: Path) -> Step:
@@ -171,7 +177,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
     """
     where = f"[{use.kind}.{use.name}]"
     step = find_step(use.use, folder, where)
-    con = _scratch()
+    con = scratch()
     lint(con, step)
     known = {**{name: param.kind for name, param in step.params.items()}}
     if use.kind == "build":
@@ -188,7 +194,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
 
 
 def lint(con: sql.Connection, step: Step) -> None:
-    """One statement, a SELECT; parameters used and declared are the same, and their defaults have their types."""
+    """One statement, a SELECT; what it uses is declared and the reverse, and parameters' defaults have their types."""
     for text in (step.query, *step.checks, *step.reports):
         try:
             statements = con.extract_statements(text)
@@ -196,7 +202,8 @@ def lint(con: sql.Connection, step: Step) -> None:
             raise StepError(f"{step.path} is not SQL: {_first_line(error)}") from error
         if len(statements) != 1 or not statements[0].type.name.startswith("SELECT"):
             raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
-    used = set(VARIABLE.findall(" ".join((step.query, *step.checks, *step.reports))))
+    _lint_reads(step)
+    used = step.names.variables
     for name in sorted(used - set(step.params)):
         hint = did_you_mean(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"
         raise StepError(f"{step.path} uses the parameter {name!r}, which its header does not declare{hint}")
@@ -210,6 +217,19 @@ def lint(con: sql.Connection, step: Step) -> None:
                 raise StepError(
                     f"{step.path}: the default {param.default} of {param.name} is not a {param.kind}"
                 ) from error
+
+
+def _lint_reads(step: Step) -> None:
+    """Raise StepError where the header of a step and its query differ in what it reads."""
+    for name in step.reads:
+        if name not in READABLE:
+            hint = did_you_mean(name, READABLE)
+            raise StepError(f"{step.path} declares -- reads: {name}{hint}; only pairs has to be declared")
+    for name in READABLE:
+        if name in step.names.relations and name not in step.reads:
+            raise StepError(f"{step.path} reads {name}, which its header does not declare; add -- reads: {name}")
+        if name in step.reads and name not in step.names.relations:
+            raise StepError(f"{step.path} declares -- reads: {name}, which its query does not read: FROM {name}")
 
 
 @contextmanager
@@ -275,12 +295,6 @@ def run_checks(con: sql.Connection, step: Step, where: str, checks: Sequence[str
 def _listed(rows: list[dict[str, Any]], found: int) -> str:
     shown = "; ".join(", ".join(f"{k} {v}" for k, v in row.items()) for row in rows[:3])
     return shown + ("; …" if found > 3 else "")
-
-
-@cache
-def _scratch() -> sql.Connection:
-    """An empty database, without threads, in which values and the forms of steps are checked."""
-    return sql.connect(threads=1)
 
 
 def _checked(con: sql.Connection, where: str, value: Any, kind: str) -> None:

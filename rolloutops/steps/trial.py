@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rolloutops.errors import StepError
-from rolloutops.steps.selected import ALL, KEYS, bind, quoted, table_of
+from rolloutops.steps.selected import ALL, KEYS, bind, pairs_view, quoted, table_of
 from rolloutops.steps.step import Step, bound
 from rolloutops.steps.unchanged import MAY_CHANGE, refusal
 from rolloutops.store import schema, sql
@@ -49,6 +49,8 @@ def refuse_changes(
         with sql.connect(threads=1) as small:
             try:
                 handed = _hand_over(small, stored, added, plan, typed)
+                if "pairs" in step.reads:
+                    sql.run(small, pairs_view())
                 with bound(small, step, settings):
                     kinds = sql.columns(small, step.query)
                     names = [name for name in kinds if name.lower() in handed and name.lower() not in MAY_CHANGE]

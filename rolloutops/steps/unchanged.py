@@ -8,11 +8,11 @@ there is a rollout on a few made-up rows (`trial.py`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rolloutops.errors import StepError
+from rolloutops.steps.parsed import tree
 from rolloutops.steps.selected import KEYS, PAYLOAD, quoted, selected_query
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
@@ -110,8 +110,7 @@ def passes_on(con: sql.Connection, query: str) -> bool:
     DuckDB's own parser reads it. False where the form does not show it, which does not mean that it changes one.
     """
     try:
-        tree = json.loads(sql.rows(con, f"SELECT json_serialize_sql({sql.literal(query)})")[0][0])
-        node = tree["statements"][0]["node"]
+        node = tree(query)
         if node["type"] != "SELECT_NODE" or "selected" in {entry["key"].lower() for entry in node["cte_map"]["map"]}:
             return False
         sources = _sources(node["from_table"])
