@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
-from rolloutops.collect.deadline import Deadline
 from rolloutops.config.sampling import refuse_several_answers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.strict_json import dump
@@ -35,10 +34,8 @@ async def attempt(
     engine: Engine | RolloutEngine,
     environment: Any,
     pace: AnyRateLimit | None = None,
-    alarm: Deadline | None = None,
 ) -> Attempt:
-    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time. alarm: of
-    the task that this runs in, where it tries many.
+    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time.
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
     """
@@ -47,18 +44,15 @@ async def attempt(
     prompt, new_prompt = _prompt(pending)
     tools = pending.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
-    limit = alarm or Deadline()
     try:
         _refuse_several_answers(pending.params)
-        with limit.within(_time_left(pending, clock)):
+        async with asyncio.timeout(_time_left(pending, clock)) as limit:
             await _converse(pending, trace, prompt, tools, engine, environment, pace, limit)
     except AttemptFailed as error:
         failure = error
     except TimeoutError:
         failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
     finally:
-        if alarm is None:
-            limit.off()
         if (
             pending.give_up_at is None and pending.asked.deadline is not None
         ):  # to wait for a first try is no part of it
@@ -100,7 +94,7 @@ async def _converse(
     engine: Engine | RolloutEngine,
     environment: Any,
     pace: AnyRateLimit | None,
-    alarm: Deadline,
+    limit: asyncio.Timeout,
 ) -> None:
     whole: Callable[[ModelCall], Awaitable[RolloutAnswer]] | None = getattr(engine, "rollout", None)
     run_tool = getattr(environment, "call", None)
@@ -112,11 +106,11 @@ async def _converse(
             said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server
         )
         if whole is not None:
-            trace.whole = await _ask(whole, call, trace, pace, alarm)
+            trace.whole = await _ask(whole, call, trace, pace, limit)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return
-        answer = await _ask(engine.answer, call, trace, pace, alarm)  # type: ignore[union-attr]
+        answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
         spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
@@ -148,13 +142,13 @@ async def _ask(
     call: ModelCall,
     trace: Trace,
     pace: AnyRateLimit | None,
-    alarm: Deadline,
+    limit: asyncio.Timeout,
 ) -> Answer:
     """One model call, when the endpoint may be asked; of a fleet's server that died, it goes to another one."""
     for moved in count():
         ticket = None
         if pace is not None:
-            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, alarm)
+            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
             if ticket.server is not None:
                 call, trace.server = replace(call, server=ticket.server), ticket.server
         clock, failed, answer = time.monotonic(), CUT_OFF, None
@@ -186,11 +180,13 @@ async def _ask(
     raise AssertionError("it counts without end")
 
 
-async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alarm: Deadline) -> Permit:
+async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, limit: asyncio.Timeout) -> Permit:
     """Wait until the endpoint may be asked. The rollout's time limit moves on by as much. One that was tried before
     waits until its deadline at most."""
-    clock, until = time.monotonic(), alarm.when
-    alarm.when = None
+    if limit.expired():  # a tool caught what was to end the attempt
+        raise TimeoutError
+    clock, until = time.monotonic(), limit.when()
+    limit.reschedule(None)
     try:
         async with asyncio.timeout(None if trace.give_up_at is None else max(0.0, trace.give_up_at - clock)):
             ticket = await pace.admit(call)
@@ -203,7 +199,7 @@ async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alar
         raise failure from None
     waited = time.monotonic() - clock
     trace.waited += waited
-    alarm.when = None if until is None else until + waited
+    limit.reschedule(None if until is None else until + waited)
     return ticket
 
 
