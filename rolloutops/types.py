@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Message = dict[str, Any]
-"""One canonical chat message: see messages.py."""
+"""One canonical chat message (`formats/chat.py`)."""
 
 
-@dataclass(slots=True)  # not frozen: it would take three times as long to make, and each rollout makes one
+@dataclass(frozen=True, slots=True)
 class ModelCall:
     """What a policy is asked: the conversation so far and the effective parameters.
 
@@ -42,7 +42,7 @@ class Limits:
     tokens_left: float | None = None
 
 
-@dataclass(slots=True)  # as ModelCall
+@dataclass(frozen=True, slots=True)
 class ModelAnswer:
     """One assistant message, canonical, and what it cost.
 

@@ -22,7 +22,7 @@ def measured(
 
     async def main() -> ConcurrencySweep:
         meter, stop, refusals = Progress("rollouts", tasks), asyncio.Event(), [0]
-        tuning = ConcurrencySweep(meter, most, land=stop.set, refusals=lambda: refusals[0])
+        tuning = ConcurrencySweep(meter, most, stop=stop.set, refusals=lambda: refusals[0])
         left, working, workers = tasks, 0, set[asyncio.Task[None]]()
 
         async def work() -> None:

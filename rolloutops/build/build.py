@@ -42,15 +42,14 @@ class BuildReport:
     """What a build wrote. files: split -> (rows, path; a pattern where the split has several files). outputs: path,
     rows and sha256 of each file.
 
-    rollouts_in, rollouts_used: rollouts that the build read, and those that are in its files. linted: what the linter
-    of the step's target found, None where it names none. unasked: policies in the files that the recipe does not name.
+    rollouts_used: rollouts that are in the files. linted: what the linter of the step's target found, None where it
+    names none. unasked: policies in the files that the recipe does not name.
     """
 
     step: str
     output: Path
     files: Mapping[str, tuple[int, Path]]
     outputs: Sequence[Mapping[str, Any]]
-    rollouts_in: int
     rollouts_used: int
     funnels: Sequence[StepStats]
     reports: Sequence[Sequence[Mapping[str, Any]]]
@@ -92,8 +91,8 @@ def build(
             linted = linted or lint_gate(con, found, folder, asked, where)
             reports += report_of(linted)
             values = parameters(con, found)
-            rollouts_in, used = find_used(con, found, start, where)
-            _refuse_empty(con, asked, where, found, path, rollouts_in, used)
+            read, used = find_used(con, found, start, where)
+            _refuse_empty(con, asked, where, found, path, read, used)
             refuse_leaks(con, asked, where)
             lineage = sql.literal(str(fresh / "lineage.parquet"))
             sql.run(con, f"COPY ({LINEAGE}) TO {lineage} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
@@ -102,14 +101,13 @@ def build(
         files |= _dataset_info(con, found, step.name, fresh, data)
         files["lineage.parquet"] = (sum(one.rows for one in data), sha256(fresh / "lineage.parquet"))
         about = StepStats(step.name, step.kind, step.use, start, found.source, values, [], reports)
-        rollouts = {"in": rollouts_in, "used": used}
+        rollouts = {"in": read, "used": used}
         files |= write_sidecars(con, fresh, about, path, data, files, rollouts, asked, made_by or {})
     return BuildReport(
         step.name,
         asked.output,
         {split: _file_of(split, data, asked) for split in asked.splits},
         [{"path": str(asked.output / name), "rows": rows, "sha256": sha} for name, (rows, sha) in files.items()],
-        rollouts_in,
         used,
         path,
         reports,

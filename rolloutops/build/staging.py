@@ -192,9 +192,9 @@ def find_used(con: sql.Connection, step: Step, start: str, where: str) -> tuple[
         SELECT (SELECT count(*) FROM {read}), (SELECT coalesce(sum(rollouts), 0)::BIGINT FROM staging.makers),
             (SELECT coalesce(sum(len(keys)), 0)::BIGINT FROM result) - (SELECT count(*) FROM staging.used)
     """
-    rollouts_in, used, unknown = sql.rows(con, counts)[0]
+    rollouts, used, unknown = sql.rows(con, counts)[0]
     if unknown:
         raise StepError(
             f"{where} {step.path} has {unknown} keys of rollouts that the workspace does not hold; nothing was written"
         )
-    return rollouts_in, used
+    return rollouts, used

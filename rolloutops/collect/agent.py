@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
-from rolloutops.collect.deadline import Deadline
 from rolloutops.config.sampling import refuse_several_answers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.strict_json import dump
@@ -31,38 +30,35 @@ CUT_OFF = AttemptFailed("timeout", "cut off")
 
 
 async def attempt(
-    owed: PendingRollout,
+    pending: PendingRollout,
     engine: Engine | RolloutEngine,
     environment: Any,
     pace: AnyRateLimit | None = None,
-    alarm: Deadline | None = None,
 ) -> Attempt:
-    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time. alarm: of
-    the task that this runs in, where it tries many.
+    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time.
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
     """
     started, clock = time.time(), time.monotonic()
-    trace = Trace(give_up_at=owed.give_up_at, failed_with=owed.failed_with)
-    prompt, new_prompt = _prompt(owed)
-    tools = owed.task.tools or getattr(environment, "tools", None) or None
+    trace = Trace(give_up_at=pending.give_up_at, failed_with=pending.failed_with)
+    prompt, new_prompt = _prompt(pending)
+    tools = pending.task.tools or getattr(environment, "tools", None) or None
     failure: AttemptFailed | None = None
-    limit = alarm or Deadline()
     try:
-        _refuse_several_answers(owed.params)
-        with limit.within(_time_left(owed, clock)):
-            await _converse(owed, trace, prompt, tools, engine, environment, pace, limit)
+        _refuse_several_answers(pending.params)
+        async with asyncio.timeout(_time_left(pending, clock)) as limit:
+            await _converse(pending, trace, prompt, tools, engine, environment, pace, limit)
     except AttemptFailed as error:
         failure = error
     except TimeoutError:
         failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
     finally:
-        if alarm is None:
-            limit.off()
-        if owed.give_up_at is None and owed.asked.deadline is not None:  # to wait for a first try is no part of it
-            owed.give_up_at = clock + owed.asked.deadline + trace.waited
+        if (
+            pending.give_up_at is None and pending.asked.deadline is not None
+        ):  # to wait for a first try is no part of it
+            pending.give_up_at = clock + pending.asked.deadline + trace.waited
     seconds = time.monotonic() - clock - trace.waited
-    return Attempt(owed, prompt, new_prompt, tools, started, seconds, trace, failure)
+    return Attempt(pending, prompt, new_prompt, tools, started, seconds, trace, failure)
 
 
 def _refuse_several_answers(params: Mapping[str, Any]) -> None:
@@ -73,46 +69,48 @@ def _refuse_several_answers(params: Mapping[str, Any]) -> None:
         raise AttemptFailed("bad_request", str(error)) from None
 
 
-def _time_left(owed: PendingRollout, now: float) -> float | None:
+def _time_left(pending: PendingRollout, now: float) -> float | None:
     """Seconds that an attempt may take: its own limit, or what is left to the rollout with all its tries."""
-    limit = owed.asked.request_timeout
-    if owed.give_up_at is None and owed.asked.deadline is None:
+    limit = pending.asked.request_timeout
+    if pending.give_up_at is None and pending.asked.deadline is None:
         return limit
-    left = max(0.1, owed.give_up_at - now) if owed.give_up_at is not None else owed.asked.deadline or 0.1
+    left = max(0.1, pending.give_up_at - now) if pending.give_up_at is not None else pending.asked.deadline or 0.1
     return left if limit is None else min(limit, left)
 
 
-def _prompt(owed: PendingRollout) -> tuple[Sequence[Message], bool]:
+def _prompt(pending: PendingRollout) -> tuple[Sequence[Message], bool]:
     """The prompt to send, and whether it is another than the task's own."""
-    prompt, system = owed.task.prompt, owed.asked.system_prompt
+    prompt, system = pending.task.prompt, pending.asked.system_prompt
     if system is None or (prompt and prompt[0]["role"] in ("system", "developer")):
         return prompt, False
     return [{"role": "system", "content": system}, *prompt], True
 
 
 async def _converse(
-    owed: PendingRollout,
+    pending: PendingRollout,
     trace: Trace,
     prompt: Sequence[Message],
     tools: Sequence[dict[str, Any]] | None,
     engine: Engine | RolloutEngine,
     environment: Any,
     pace: AnyRateLimit | None,
-    alarm: Deadline,
+    limit: asyncio.Timeout,
 ) -> None:
     whole: Callable[[ModelCall], Awaitable[RolloutAnswer]] | None = getattr(engine, "rollout", None)
     run_tool = getattr(environment, "call", None)
-    state = await _begin(environment, owed.task) if whole is None else None
+    state = await _begin(environment, pending.task) if whole is None else None
     spent = 0
-    for turn in range(owed.asked.max_steps):
+    for turn in range(pending.asked.max_steps):
         said = [*prompt, *trace.completion]
-        call = ModelCall(said, tools, owed.params, owed.key, turn, owed.attempt, owed.task.row, trace.server)
+        call = ModelCall(
+            said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server
+        )
         if whole is not None:
-            trace.whole = await _ask(whole, call, trace, pace, alarm)
+            trace.whole = await _ask(whole, call, trace, pace, limit)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return
-        answer = await _ask(engine.answer, call, trace, pace, alarm)  # type: ignore[union-attr]
+        answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
         trace.answers.append(answer)
         trace.completion.append(answer.message)
         spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
@@ -122,7 +120,7 @@ async def _converse(
             return
         for tool_call in wanted:
             trace.completion.append(await _run_tool(run_tool, tool_call, state, trace))
-        if owed.asked.token_budget is not None and spent >= owed.asked.token_budget:
+        if pending.asked.token_budget is not None and spent >= pending.asked.token_budget:
             trace.finish_reason = "token_budget"
             return
     trace.finish_reason = "max_steps"
@@ -144,13 +142,13 @@ async def _ask(
     call: ModelCall,
     trace: Trace,
     pace: AnyRateLimit | None,
-    alarm: Deadline,
+    limit: asyncio.Timeout,
 ) -> Answer:
     """One model call, when the endpoint may be asked; of a fleet's server that died, it goes to another one."""
     for moved in count():
         ticket = None
         if pace is not None:
-            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, alarm)
+            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
             if ticket.server is not None:
                 call, trace.server = replace(call, server=ticket.server), ticket.server
         clock, failed, answer = time.monotonic(), CUT_OFF, None
@@ -182,11 +180,13 @@ async def _ask(
     raise AssertionError("it counts without end")
 
 
-async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alarm: Deadline) -> Permit:
+async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, limit: asyncio.Timeout) -> Permit:
     """Wait until the endpoint may be asked. The rollout's time limit moves on by as much. One that was tried before
     waits until its deadline at most."""
-    clock, until = time.monotonic(), alarm.when
-    alarm.when = None
+    if limit.expired():  # a tool caught what was to end the attempt
+        raise TimeoutError
+    clock, until = time.monotonic(), limit.when()
+    limit.reschedule(None)
     try:
         async with asyncio.timeout(None if trace.give_up_at is None else max(0.0, trace.give_up_at - clock)):
             ticket = await pace.admit(call)
@@ -199,7 +199,7 @@ async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, alar
         raise failure from None
     waited = time.monotonic() - clock
     trace.waited += waited
-    alarm.when = None if until is None else until + waited
+    limit.reschedule(None if until is None else until + waited)
     return ticket
 
 

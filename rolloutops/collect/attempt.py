@@ -1,4 +1,4 @@
-"""An attempt before and after: the rollout that is owed, what has happened to it, and the row that it becomes."""
+"""An attempt before and after: the pending rollout, what has happened to it, and the row that it becomes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
 
 @dataclass(slots=True)
 class PendingRollout:
-    """One rollout that is owed: the task, which repeat, which attempt, and the parameters as merged for it, with their
+    """One pending rollout: the task, which repeat, which attempt, and the parameters as merged for it, with their
     JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
     None until it is tried for the first time. failed_with: why the try before failed.
     """
@@ -85,7 +85,7 @@ class Attempt:
     how long it took. trace: what happened. failure: None where it succeeded.
     """
 
-    owed: PendingRollout
+    pending: PendingRollout
     prompt: Sequence[Message]
     new_prompt: bool
     tools: Sequence[dict[str, Any]] | None
@@ -105,23 +105,23 @@ class Attempt:
 
     def row(self) -> dict[str, Any]:
         """The columns of `attempts` but for attempt_id and run_id."""
-        owed, trace, failure, whole = self.owed, self.trace, self.failure, self.trace.whole
+        pending, trace, failure, whole = self.pending, self.trace, self.failure, self.trace.whole
         told: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
         last = told[-1] if told else None
         row: dict[str, Any] = {
-            "dataset": owed.task.dataset,
-            "task_id": owed.task.task_id,
-            "row_hash": owed.row_hash,
-            "policy": owed.policy,
-            "rollout_index": owed.rollout_index,
-            "attempt": owed.attempt,
-            "part": owed.part,
-            "engine": owed.asked.engine,
-            "model": (last.model if last else None) or owed.asked.model,
+            "dataset": pending.task.dataset,
+            "task_id": pending.task.task_id,
+            "row_hash": pending.row_hash,
+            "policy": pending.policy,
+            "rollout_index": pending.rollout_index,
+            "attempt": pending.attempt,
+            "part": pending.part,
+            "engine": pending.asked.engine,
+            "model": (last.model if last else None) or pending.asked.model,
             "final": failure.final if failure else True,
-            "request": owed.request,
+            "request": pending.request,
             "prompt": dump(self.prompt) if self.new_prompt else None,
-            "tools": None if owed.task.tools or not self.tools else dump(self.tools),
+            "tools": None if pending.task.tools or not self.tools else dump(self.tools),
             "started_at": int(self.started * 1e6),
             "seconds": self.seconds,
             "turns": len(trace.answers) if whole is None else whole.turns,
@@ -140,9 +140,9 @@ class Attempt:
             row["prompt"] = dump(whole.prompt)
         row["completion"], row["text"] = dump(trace.completion), text_of(trace.completion)
         row["finish_reason"] = trace.finish_reason
-        if owed.asked.keep_response:
+        if pending.asked.keep_response:
             row["response"] = "[" + ",".join(answer.raw or "null" for answer in told) + "]"
-        if owed.asked.token_ids:
+        if pending.asked.token_ids:
             row["token_turns"] = _token_turns(trace.answers) if whole is None else whole.token_turns
         return row
 

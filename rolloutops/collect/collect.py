@@ -13,9 +13,9 @@ from rolloutops.collect import event_loop
 from rolloutops.collect.given_up import GivenUp, find_losses
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
+from rolloutops.collect.recording import Recorder
 from rolloutops.collect.verify import VERIFYING, verifiers, verify_unverified
-from rolloutops.collect.window import fly, land
-from rolloutops.collect.window_state import Window
+from rolloutops.collect.window import Window
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe import Recipe
@@ -163,7 +163,7 @@ async def _collect(
     meter: Progress,
     tuning: ConcurrencySweep | None,
 ) -> int:
-    """Fly each engine's windows, or with `tuning` the first one, then judge what was left unjudged. Returns how many
+    """Run each engine's windows, or with `tuning` the first one, then judge what was left unjudged. Returns how many
     verdicts that took."""
     journal = Journal(workspace, run.run_id)
     judges = verifiers(recipe)
@@ -179,7 +179,7 @@ async def _collect(
             spend_limits[limits] = open_shared_spend_limit(workspace, sharing, recipe.folder)
         return spend_limits[limits]
 
-    async def window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], spend_limit: SpendLimit) -> None:
+    async def run_window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], spend_limit: SpendLimit) -> None:
         if meter.done or meter.failures:
             journal.flush()  # an earlier window may have had the same parts
         first = next(iter(asked.values()))
@@ -187,13 +187,14 @@ async def _collect(
         budget = _budget(workspace, first)
         with closing(budget) if budget else nullcontext():
             pace = _pace(first, engine, budget, tuning)
-            health = CircuitBreaker(first.max_failure_rate)
-            flight = Window(run, journal, engine, judges, meter, pace, health, spend_limit, first.grace_seconds)
+            breaker = CircuitBreaker(first.max_failure_rate)
+            recorder = Recorder(run, journal, meter, spend_limit)
+            window = Window(engine, judges, recorder, pace, breaker, first.grace_seconds)
             if tuning is not None:
-                tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
-            await fly(flight, ledger, asked, parts, stopping)
-        if flight.stopped:
-            tell(flight.stopped)
+                tuning.stop = partial(window.stop, "measured: what is still owed waits for the next run")
+            await window.run(ledger, asked, parts, stopping)
+        if window.stopped:
+            tell(window.stopped)
 
     try:
         for windows in groups:
@@ -213,7 +214,7 @@ async def _collect(
             async with _running(make_engine(first, recipe)) as engine:
                 for one in due[: 1 if tuning else None]:
                     if not stopping.is_set():
-                        await window(engine, *one)
+                        await run_window(engine, *one)
             if tuning is not None:
                 break
         if stopping.is_set():

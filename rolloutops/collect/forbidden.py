@@ -1,59 +1,58 @@
 """Answers 403: of the prompt, or of the key?
 
-A firewall refuses the one prompt that holds SQL; a key that may not use the model is refused whatever it asks. Only
+A firewall refuses the one prompt that holds SQL; a key that may not use the model is refused for every prompt. Only
 what comes after tells them apart. So a rollout that was answered 403 waits, unwritten: once a rollout has come whose
 first request was sent later, the key was good, and the refusal is final. Where twenty come in a row with no success
-between them (`limits/circuit_breaker.py`) the run ends, and all that wait stay owed.
+between them (`limits/circuit_breaker.py`) the run ends, and all that wait stay pending.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any, NamedTuple
 
-from rolloutops.collect.attempt import Attempt
-from rolloutops.collect.recording import settle, write
-from rolloutops.collect.window_state import Forbidden, Window
-from rolloutops.errors import EngineError
+from rolloutops.collect.attempt import Attempt, PendingRollout
 
 
-def hold(flight: Window, ended: Attempt) -> None:
-    """Keep a refusal until it is known whose it is."""
-    flight.forbidden.append(Forbidden(ended.owed, ended.row(), time.time()))
-    flight.settled.set()
+class ForbiddenAnswer(NamedTuple):
+    """A rollout that was answered 403, and the row that is not written yet."""
+
+    pending: PendingRollout
+    row: dict[str, Any]
+    at: float  # when the answer came (time.time)
 
 
-def all_wait(flight: Window) -> bool:
-    """Whether nothing is left of the parts taken so far but refusals that wait."""
-    return sum(flight.remaining.values()) == len(flight.forbidden)
+class ForbiddenAnswers:
+    """The answers 403 of which it is not known yet whether the prompt or the key was refused."""
 
+    def __init__(self) -> None:
+        self._waiting: list[ForbiddenAnswer] = []
+        self._last_success = 0.0
 
-def judge_forbidden(flight: Window, whole: bool) -> None:
-    """Write what still waits when nothing else is left. whole: nothing was left to do; else the flight ends early.
+    def __len__(self) -> int:
+        return len(self._waiting)
 
-    In a whole one the refusals were some among successes. One that ends early leaves owed what came after the last
-    success, and one that an error ends all of them. Raises EngineError where nothing but refusals came.
-    """
-    waiting, flight.forbidden = flight.forbidden, []
-    for one in waiting:
-        known = flight.health.proven and (whole or one.at < flight.success_at)
-        _write(flight, one, final=known and flight.died is None)
-    if waiting and whole and not flight.health.proven:
-        raise EngineError(flight.health.why_forbidden())
+    def hold(self, attempt: Attempt) -> None:
+        """Keep a refusal until it is known."""
+        self._waiting.append(ForbiddenAnswer(attempt.pending, attempt.row(), time.time()))
 
+    def count_success(self) -> None:
+        """Note that a rollout has come now."""
+        self._last_success = time.time()
 
-def give_up_forbidden(flight: Window, started: float) -> None:
-    """A rollout has come whose first request was sent at `started`: what was refused before is given up."""
-    flight.success_at = time.time()
-    if flight.died is not None:
-        return
-    known = [one for one in flight.forbidden if one.at <= started]
-    for one in known:
-        _write(flight, one, final=True)
-    if known:
-        flight.forbidden = [one for one in flight.forbidden if one.at > started]
+    def take_before(self, started: float) -> list[ForbiddenAnswer]:
+        """Take the refusals that came before a rollout that succeeded sent its first request, at `started`: the key was
+        good, so they are final."""
+        known = [answer for answer in self._waiting if answer.at <= started]
+        if known:
+            self._waiting = [answer for answer in self._waiting if answer.at > started]
+        return known
 
+    def take_all(self, complete: bool) -> list[tuple[ForbiddenAnswer, bool]]:
+        """Take what waits when something has succeeded and nothing else is left, and whether each is final.
 
-def _write(flight: Window, one: Forbidden, final: bool) -> None:
-    write(flight, one.owed, {**one.row, "final": final})
-    if final:
-        settle(flight, one.owed)
+        complete: nothing was left to do, so the refusals were some among successes. A window that ends early leaves
+        pending what came after the last success.
+        """
+        waiting, self._waiting = self._waiting, []
+        return [(answer, complete or answer.at < self._last_success) for answer in waiting]

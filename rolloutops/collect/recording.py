@@ -1,111 +1,146 @@
-"""Landing: what has ended becomes rows, and is judged.
+"""Recording: what has ended becomes rows and counts, and a part whose rollouts are settled is unlocked.
 
-Rollouts that land in one turn of the event loop are written in a row, which takes less time than one now and then; then
-the next ones are sent, and then those that landed are judged. A verdict that takes time is awaited outside of the
-window.
+Rollouts that end in one turn of the event loop are written in a row, which takes less time than one now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.collect.forbidden import ForbiddenAnswers
+from rolloutops.collect.pending import Part
 from rolloutops.collect.verify import RemoteVerifier, Verifier, record_verdict
-from rolloutops.collect.window_state import Window, spawn
 from rolloutops.environments.verdict import Verdict, verdict_of
+from rolloutops.errors import EngineError
+from rolloutops.limits.circuit_breaker import CircuitBreaker
+from rolloutops.limits.progress import Progress
+from rolloutops.limits.spend_limit import SpendLimit
 from rolloutops.store.failpoints import failpoint
+from rolloutops.store.journal import Journal
+from rolloutops.store.runs import Run
 from rolloutops.types import Rollout
 
-BRIEF = 0.001
-"""Seconds of a verdict after which the event loop has a turn, to read and send."""
 
-Unjudged = tuple[PendingRollout, Mapping[str, Any], Rollout, Verifier]
-"""A rollout, its row, and who judges it."""
+class Unverified(NamedTuple):
+    """A rollout that is written and waits for its verdict."""
+
+    pending: PendingRollout
+    row: Mapping[str, Any]
+    rollout: Rollout
+    verifier: Verifier
 
 
-async def landed(flight: Window, ended: Attempt, verifier: Verifier | None) -> None:
-    """A rollout has come. When this returns it is written, together with all that came in the same turn of the event
-    loop, so that a kill costs each worker one rollout at most; it is judged after the workers have sent what is next.
+class Recorder:
+    """Writes a window's attempts and verdicts to the journal and counts them.
+
+    settled: set when a part is done, or may be but for answers 403.
     """
-    flight.health.attempted(None, None)
-    flight.landed.append((ended, verifier))
-    if len(flight.landed) == 1:
-        spawn(flight, _keep(flight))
-    await asyncio.sleep(0)  # in which `_keep` comes first
-    if flight.judging.locked():
-        async with flight.judging:  # the judges are behind
-            pass
 
+    def __init__(self, run: Run, journal: Journal, meter: Progress, spend_limit: SpendLimit) -> None:
+        self.run, self.journal, self.meter, self.spend_limit = run, journal, meter, spend_limit
+        self.settled = asyncio.Event()
+        self._ended: list[tuple[Attempt, Verifier | None]] = []  # in this turn of the event loop, not written yet
+        self._forbidden = ForbiddenAnswers()
+        self._remaining: dict[tuple[str, int], int] = {}  # (dataset, part) -> rollouts that are not settled
+        self._unlock: dict[tuple[str, int], Callable[[], None]] = {}
 
-async def _keep(flight: Window) -> None:
-    unjudged = write_landed(flight)
-    await asyncio.sleep(0)
-    await _judge_all(flight, unjudged)
+    def open_part(self, part: Part, rollouts: int, unlock: Callable[[], None]) -> None:
+        """Count on so many rollouts of a part, which `unlock` gives back when all of them are settled and sealed."""
+        key = (part.dataset, part.number)
+        self._remaining[key], self._unlock[key] = rollouts, unlock
 
+    def close(self) -> None:
+        """Write what is left, and give the parts back that are not done."""
+        self.write_ended()
+        for unlock in self._unlock.values():
+            self.journal.when_sealed(unlock)
 
-def write_landed(flight: Window) -> list[Unjudged]:
-    """Write the rollouts that have landed, with the verdicts that came with them. Returns those to be judged."""
-    unjudged: list[Unjudged] = []
-    came, flight.landed = flight.landed, []
-    for ended, verifier in came:
-        owed, row, whole = ended.owed, ended.row(), ended.trace.whole
-        write(flight, owed, row)
-        if whole is not None and whole.returned is not None:
-            told = verdict_of(whole.returned, 0.0)
-            record_verdict(flight.run, flight.journal, RemoteVerifier(whole.verifier), row, row["attempt_id"], told)
-            flight.meter.judged(told.reward, told.error)
-        if verifier is None or owed.asked.verify != "now":
-            settle(flight, owed)
-        else:
-            unjudged.append((owed, row, ended.rollout(), verifier))
-    flight.journal.write()  # a verifier may end the process
-    failpoint("attempt-before-verdict")
-    return unjudged
+    @property
+    def has_parts(self) -> bool:
+        """Whether a part is not done."""
+        return bool(self._remaining)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left of the parts but answers 403 that wait."""
+        return sum(self._remaining.values()) == len(self._forbidden)
 
-async def _judge_all(flight: Window, unjudged: Sequence[Unjudged]) -> None:
-    for owed, row, rollout, verifier in unjudged:
-        verdict = verifier.at_once(owed.task, rollout)
-        if verdict is None:
-            spawn(flight, _judge(flight, owed, row, rollout, verifier))
-            continue
-        _judged(flight, owed, row, verifier, verdict)
-        if verdict.seconds > BRIEF:
-            await asyncio.sleep(0)
+    def write(self, pending: PendingRollout, row: dict[str, Any]) -> None:
+        """Put an attempt into the journal, and into the counts. row: gets its names."""
+        row["attempt_id"], row["run_id"] = self.run.next_id(), self.run.run_id
+        self.journal.append("attempts", row)
+        self.meter.attempted(row)
+        self.spend_limit.paid(row, pending.params.get("service_tier"), pending.task.prompt)
 
+    def settle(self, pending: PendingRollout) -> None:
+        """A rollout is done or given up. After the last one of a part the part is unlocked, once all is sealed."""
+        part = (pending.task.dataset, pending.part)
+        self._remaining[part] -= 1
+        if self._remaining[part] == 0:
+            del self._remaining[part]
+            self.journal.when_sealed(self._unlock.pop(part))
+            self.settled.set()
+        elif self._forbidden:  # what is left of the part may be nothing but these
+            self.settled.set()
 
-async def _judge(
-    flight: Window, owed: PendingRollout, row: Mapping[str, Any], rollout: Rollout, verifier: Verifier
-) -> None:
-    async with flight.judging:
-        _judged(flight, owed, row, verifier, await verifier.judge(owed.task, rollout))
+    def add_success(self, attempt: Attempt, verifier: Verifier | None) -> bool:
+        """Keep a rollout for `write_ended`. Returns whether it is the first one in this turn of the event loop."""
+        self._forbidden.count_success()
+        self._ended.append((attempt, verifier))
+        return len(self._ended) == 1
 
+    def write_ended(self) -> list[Unverified]:
+        """Write the rollouts that ended, with the verdicts that came with them. Returns those to be verified."""
+        unverified: list[Unverified] = []
+        ended, self._ended = self._ended, []
+        for attempt, verifier in ended:
+            pending, row, whole = attempt.pending, attempt.row(), attempt.trace.whole
+            self.write(pending, row)
+            if whole is not None and whole.returned is not None:
+                verdict = verdict_of(whole.returned, 0.0)
+                remote = RemoteVerifier(whole.verifier)
+                record_verdict(self.run, self.journal, remote, row, row["attempt_id"], verdict)
+                self.meter.judged(verdict.reward, verdict.error)
+            if verifier is None or pending.asked.verify != "now":
+                self.settle(pending)
+            else:
+                unverified.append(Unverified(pending, row, attempt.rollout(), verifier))
+        self.journal.write()  # a verifier may end the process
+        failpoint("attempt-before-verdict")
+        return unverified
 
-def _judged(flight: Window, owed: PendingRollout, row: Mapping[str, Any], verifier: Verifier, verdict: Verdict) -> None:
-    """Write a verdict."""
-    record_verdict(flight.run, flight.journal, verifier, row, row["attempt_id"], verdict)
-    flight.meter.judged(verdict.reward, verdict.error)
-    flight.spend_limit.judged(verdict.metrics, verdict.details)
-    settle(flight, owed)
+    def write_verdict(self, rollout: Unverified, verdict: Verdict) -> None:
+        """Put a verdict into the journal, and into the counts; it settles the rollout."""
+        row = rollout.row
+        record_verdict(self.run, self.journal, rollout.verifier, row, row["attempt_id"], verdict)
+        self.meter.judged(verdict.reward, verdict.error)
+        self.spend_limit.judged(verdict.metrics, verdict.details)
+        self.settle(rollout.pending)
 
+    def hold_forbidden(self, attempt: Attempt) -> None:
+        """Keep an answer 403 until it is known whether the prompt or the key was refused."""
+        self._forbidden.hold(attempt)
+        self.settled.set()
 
-def write(flight: Window, owed: PendingRollout, row: dict[str, Any]) -> None:
-    """An attempt into the journal, and into the counts. row: gets its names."""
-    row["attempt_id"], row["run_id"] = flight.run.next_id(), flight.run.run_id
-    flight.journal.append("attempts", row)
-    flight.meter.attempted(row)
-    flight.spend_limit.paid(row, owed.params.get("service_tier"), owed.task.prompt)
+    def give_up_forbidden(self, started: float) -> None:
+        """Give up what was answered 403 before a rollout that succeeded sent its first request, at `started`."""
+        for answer in self._forbidden.take_before(started):
+            self.write(answer.pending, {**answer.row, "final": True})
+            self.settle(answer.pending)
 
+    def settle_forbidden(self, breaker: CircuitBreaker, complete: bool, failed: bool = False) -> None:
+        """Write the answers 403 that still wait when nothing else is left; where the window failed none is final.
 
-def settle(flight: Window, owed: PendingRollout) -> None:
-    """A rollout is done or given up. After the last one of a part the part is unlocked, once all is sealed."""
-    part = (owed.task.dataset, owed.part)
-    flight.remaining[part] -= 1
-    if flight.remaining[part] == 0:
-        del flight.remaining[part]
-        flight.journal.when_sealed(flight.release.pop(part))
-        flight.settled.set()
-    elif flight.forbidden:  # what is left of the part may be nothing but these
-        flight.settled.set()
+        complete: nothing was left to do. Raises EngineError where nothing but refusals came.
+        """
+        answers = self._forbidden.take_all(complete)
+        for answer, final in answers:
+            final = final and breaker.proven and not failed
+            self.write(answer.pending, {**answer.row, "final": final})
+            if final:
+                self.settle(answer.pending)
+        if answers and complete and not breaker.proven:
+            raise EngineError(breaker.why_forbidden())

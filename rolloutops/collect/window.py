@@ -1,236 +1,352 @@
-"""The window: rollouts in flight, each try of them, and what comes next.
+"""The window: rollouts in flight, each attempt of them, and what comes next.
 
-As many workers as rollouts may be in flight take one after the other from a queue, across parts and data sets, so that
+As many workers as rollouts may be in flight take one after the other from a queue, across parts and datasets, so that
 the slowest of a part holds nobody up. What failed and may succeed later waits outside the window and comes back into
-the queue. What becomes of an attempt that has ended: `landing.py`; of one that was answered 403: `forbidden.py`.
+the queue. Whatever ends a window, what is in flight gets a while to end, and what has come is kept: it is paid for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
-from rolloutops.collect.deadline import Deadline
-from rolloutops.collect.forbidden import all_wait, give_up_forbidden, hold, judge_forbidden
 from rolloutops.collect.pending import Part, PendingRollouts
-from rolloutops.collect.recording import landed, settle, write, write_landed
-from rolloutops.collect.window_state import Window, cancel_all, end_soon, fail, spawn, start_no_more
+from rolloutops.collect.recording import Recorder, Unverified
+from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.redact import tell
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
+from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.progress import report
+from rolloutops.limits.replica_rate_limit import AnyRateLimit
+from rolloutops.types import Engine
 
 AHEAD = 64
 """Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
 more than twice as many."""
+PARKED = 1000
+"""Rollouts that may wait outside the window for another try: memory stays bounded."""
+VERIFYING = 1000
+"""Verdicts that may be awaited at once."""
 LAST_TRY = 1.0
 """Seconds before its deadline in which a rollout is not tried again."""
-GARBAGE = 100_000
-"""Objects that may come to be before cycles among them are looked for."""
+BRIEF = 0.001
+"""Seconds of a verdict after which the event loop has a turn, to read and send."""
 
 
-async def fly(
-    flight: Window, ledger: PendingRollouts, asked: CollectPlan, parts: Sequence[Part], stopping: asyncio.Event
-) -> None:
-    """Keep rollouts in flight until the parts are settled, the engine dies, the budget is spent, or Ctrl-C."""
-    loop = asyncio.get_running_loop()
-    flight.meter.in_flight = lambda: flight.in_flight
-    flight.meter.notes = [
-        lambda: flight.spend_limit.note(flight.meter.owed - flight.meter.done),
-        flight.pace.note,
-        lambda: f"{flight.elsewhere:,} wait for another process" if flight.elsewhere else "",
-    ]
-    beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight))]
+class Window:
+    """The rollouts in flight at one engine. `run` sends them, `stop` lets those in flight end.
 
-    def interrupted() -> None:
-        if stopping.is_set():
-            cancel_all(flight)
-            return
-        stopping.set()
-        tell("", f"stopping: up to {flight.grace:g} s for what is in flight; Ctrl-C again stops at once")
-        end_soon(flight)
+    stopped: why it was stopped, in a sentence; empty while it runs.
+    """
 
-    # Python lets only the main thread handle signals; in a notebook a collection runs in another one.
-    main = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
-    for number in signals:
-        loop.add_signal_handler(number, interrupted)
-    # What is there by now stays, and an attempt leaves next to no cycles: looking for garbage less often saves 5 %.
-    gc.freeze()
-    often = gc.get_threshold()
-    gc.set_threshold(GARBAGE)
-    try:
-        async with flight.group:
-            feeding = spawn(flight, _feed(flight, ledger, asked, parts))
-            feeding.set_name("feed")
-            _staff(flight)
-        write_landed(flight)
-        judge_forbidden(flight, whole=not flight.closing)
-        if flight.died is not None:
-            raise flight.died
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        gc.set_threshold(*often)
-        gc.unfreeze()
-        for number in signals:
-            loop.remove_signal_handler(number)
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        write_landed(flight)
-        for release in flight.release.values():
-            flight.journal.when_sealed(release)
+    def __init__(
+        self,
+        engine: Engine,
+        verifiers: Mapping[str, Verifier],
+        recorder: Recorder,
+        rate_limit: AnyRateLimit,
+        breaker: CircuitBreaker,
+        grace_seconds: float = 5.0,
+    ) -> None:
+        """grace_seconds: what is in flight may take so long after Ctrl-C or an error."""
+        self._engine, self._verifiers, self._recorder = engine, verifiers, recorder
+        self._rate_limit, self._breaker, self._grace_seconds = rate_limit, breaker, grace_seconds
+        self.stopped = ""
+        self._closing = False
+        self._error: BaseException | None = None
+        self._in_flight = 0
+        self._workers = 0
+        self._elsewhere = 0  # rollouts that only other processes may work on now
+        self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._feeder: asyncio.Task[None] | None = None
+        # Rollouts, and whether they were tried before; None: there are no more.
+        self._queue: asyncio.Queue[tuple[PendingRollout, bool] | None] = asyncio.Queue()
+        self._few_queued = asyncio.Event()
+        self._parked = asyncio.Semaphore(PARKED)
+        self._verifying = asyncio.Semaphore(VERIFYING)
 
+    async def run(
+        self, pending: PendingRollouts, plan: CollectPlan, parts: Sequence[Part], stopping: asyncio.Event
+    ) -> None:
+        """Keep rollouts in flight until the parts are settled, the engine dies, the budget is spent, or Ctrl-C.
 
-def _staff(flight: Window) -> None:
-    """As many workers as rollouts may be in flight; those that are too many leave by themselves."""
-    while flight.workers < flight.pace.level.now:
-        flight.workers += 1
-        spawn(flight, _work(flight))
-
-
-def land(flight: Window, why: str) -> None:
-    """Let what is in flight end, and start nothing new. why: in a sentence; the first one counts."""
-    if not flight.stopped:
-        flight.stopped = why
-        start_no_more(flight)
-
-
-async def _feed(flight: Window, ledger: PendingRollouts, asked: CollectPlan, parts: Sequence[Part]) -> None:
-    """Put the parts' owed rollouts into the queue, as room allows; wait for parts that other processes work on."""
-    waiting = list(parts)
-    while waiting:
-        busy = []
-        for part in waiting:
-            taken = await asyncio.to_thread(ledger.take, part, asked)
-            if taken is None:
-                busy.append(part)
-                continue
-            owed, release = taken
-            flight.meter.owed -= part.owed - len(owed)
-            flight.meter.done_before += part.owed - len(owed)
-            if not owed:
-                release()
-                continue
-            key = (part.dataset, part.number)
-            flight.remaining[key], flight.release[key] = len(owed), release
-            for start in range(0, len(owed), AHEAD):
-                while flight.queue.qsize() >= AHEAD:
-                    flight.low.clear()
-                    await flight.low.wait()
-                for item in owed[start : start + AHEAD]:
-                    flight.queue.put_nowait((item, False))
-        flight.elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
-        if flight.elsewhere:
-            if flight.forbidden and all_wait(flight):  # two processes must not wait for each other's parts
-                judge_forbidden(flight, whole=True)
-            if not flight.remaining:
-                flight.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
-            await asyncio.sleep(1.0)
-        waiting = busy
-    while not all_wait(flight):
-        flight.settled.clear()
-        await flight.settled.wait()
-    flight.queue.put_nowait(None)
-
-
-async def _work(flight: Window) -> None:
-    """Try one rollout after the other, until there are none, or too many workers."""
-    level, alarm = flight.pace.level, Deadline()
-    try:
-        while flight.workers <= level.now:
-            item = await flight.queue.get()
-            if item is None or flight.closing:  # what came back for another try is owed to the next run
-                flight.queue.put_nowait(None)  # for the other workers
-                break
-            if not flight.spend_limit.allows(flight.in_flight):
-                land(flight, flight.spend_limit.why())
-                break
-            owed, tried_before = item
-            if tried_before:
-                flight.parked.release()
-            if flight.queue.qsize() < AHEAD:
-                flight.low.set()
-            verifier = flight.verifiers.get(owed.task.dataset)
-            flight.in_flight += 1
-            level.started()
+        stopping: set by Ctrl-C, for what would come after this window.
+        """
+        self._show_progress()
+        watching = [asyncio.create_task(report(self._recorder.meter)), asyncio.create_task(self._seal_now_and_then())]
+        with self._interruptible(stopping):
             try:
-                ended = await attempt(
-                    owed, flight.engine, verifier.environment if verifier else None, flight.pace, alarm
-                )
+                async with self._group:
+                    self._feeder = self._spawn(self._feed(pending, plan, parts))
+                    self._start_workers()
+                self._recorder.write_ended()
+                failed = self._error is not None
+                self._recorder.settle_forbidden(self._breaker, complete=not self._closing, failed=failed)
+                if self._error is not None:
+                    raise self._error
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
             finally:
-                flight.in_flight -= 1
-            if level.found:
-                level.ended(flight.in_flight + 1, timed_out=ended.kind == "timeout")
-                _staff(flight)
-            if ended.failure is not None:
-                await _failed(flight, ended, ended.failure)
+                for task in watching:
+                    task.cancel()
+                await asyncio.gather(*watching, return_exceptions=True)
+                self._recorder.close()
+
+    def stop(self, why: str) -> None:
+        """Let what is in flight end, and start nothing new. why: in a sentence; the first one counts."""
+        if not self.stopped:
+            self.stopped = why
+            self._start_no_more()
+
+    def _show_progress(self) -> None:
+        meter, spend_limit = self._recorder.meter, self._recorder.spend_limit
+        meter.in_flight = lambda: self._in_flight
+        meter.notes = [
+            lambda: spend_limit.note(meter.owed - meter.done),
+            self._rate_limit.note,
+            lambda: f"{self._elsewhere:,} wait for another process" if self._elsewhere else "",
+        ]
+
+    @contextmanager
+    def _interruptible(self, stopping: asyncio.Event) -> Iterator[None]:
+        """End soon at the first Ctrl-C or SIGTERM, at once at the second one."""
+
+        def interrupt() -> None:
+            if stopping.is_set():
+                self._cancel_all()
+                return
+            stopping.set()
+            tell("", f"stopping: up to {self._grace_seconds:g} s for what is in flight; Ctrl-C again stops at once")
+            self._end_soon()
+
+        # Python lets only the main thread handle signals; in a notebook a collection runs in another one.
+        main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+        loop = asyncio.get_running_loop()
+        for number in signals:
+            loop.add_signal_handler(number, interrupt)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    # What ends a window.
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends with the window. What it raises ends the window, and not at once."""
+        task = self._group.create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End with an error; the first one counts. The other rollouts' answers are on their way: they are kept."""
+        if self._error is None:
+            self._error = error
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        self._start_no_more()
+        asyncio.get_running_loop().call_later(self._grace_seconds, self._cancel_all)
+
+    def _start_no_more(self) -> None:
+        self._closing = True
+        if self._feeder is not None:
+            self._feeder.cancel()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(None)
+        for _ in range(PARKED):  # nobody takes what comes back, and nobody must wait for that
+            self._parked.release()
+
+    def _cancel_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    # What is sent.
+
+    async def _feed(self, pending: PendingRollouts, plan: CollectPlan, parts: Sequence[Part]) -> None:
+        """Put the parts' rollouts into the queue, as room allows; wait for parts that other processes work on."""
+        waiting = list(parts)
+        while waiting:
+            busy = []
+            for part in waiting:
+                taken = await asyncio.to_thread(pending.take, part, plan)
+                if taken is None:
+                    busy.append(part)
+                else:
+                    await self._enqueue(part, *taken)
+            self._elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
+            if self._elsewhere:
+                if self._recorder.is_settled:  # two processes must not wait for each other's parts
+                    self._recorder.settle_forbidden(self._breaker, complete=True, failed=self._error is not None)
+                if not self._recorder.has_parts:
+                    self._recorder.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
+                await asyncio.sleep(1.0)
+            waiting = busy
+        while not self._recorder.is_settled:
+            self._recorder.settled.clear()
+            await self._recorder.settled.wait()
+        self._queue.put_nowait(None)
+
+    async def _enqueue(self, part: Part, rollouts: Sequence[PendingRollout], unlock: Callable[[], None]) -> None:
+        """Queue a part's rollouts, as room allows. unlock: gives the part's lock back."""
+        elsewhere = part.owed - len(rollouts)  # another process has made these since they were counted
+        self._recorder.meter.owed -= elsewhere
+        self._recorder.meter.done_before += elsewhere
+        if not rollouts:
+            unlock()
+            return
+        self._recorder.open_part(part, len(rollouts), unlock)
+        for start in range(0, len(rollouts), AHEAD):
+            while self._queue.qsize() >= AHEAD:
+                self._few_queued.clear()
+                await self._few_queued.wait()
+            for rollout in rollouts[start : start + AHEAD]:
+                self._queue.put_nowait((rollout, False))
+
+    def _start_workers(self) -> None:
+        """As many as rollouts may be in flight; those that are too many leave by themselves."""
+        while self._workers < self._rate_limit.level.now:
+            self._workers += 1
+            self._spawn(self._work())
+
+    async def _work(self) -> None:
+        """Try one rollout after the other, until there are none, or too many workers."""
+        try:
+            while self._workers <= self._rate_limit.level.now:
+                item = await self._queue.get()
+                if item is None or self._closing:  # what came back for another try is left to the next run
+                    self._queue.put_nowait(None)  # for the other workers
+                    return
+                if not self._recorder.spend_limit.allows(self._in_flight):
+                    self.stop(self._recorder.spend_limit.why())
+                    return
+                pending, tried_before = item
+                if tried_before:
+                    self._parked.release()
+                if self._queue.qsize() < AHEAD:
+                    self._few_queued.set()
+                await self._try(pending)
+        finally:
+            self._workers -= 1
+
+    async def _try(self, pending: PendingRollout) -> None:
+        """Make one attempt, and record how it ended."""
+        concurrency, verifier = self._rate_limit.level, self._verifiers.get(pending.task.dataset)
+        environment = verifier.environment if verifier else None
+        self._in_flight += 1
+        concurrency.started()
+        try:
+            done = await attempt(pending, self._engine, environment, self._rate_limit)
+        finally:
+            self._in_flight -= 1
+        if concurrency.found:
+            concurrency.ended(self._in_flight + 1, timed_out=done.kind == "timeout")
+            self._start_workers()
+        if done.failure is not None:
+            await self._take_failure(done, done.failure)
+        else:
+            await self._take_success(done, verifier)
+
+    # What has ended.
+
+    async def _take_failure(self, done: Attempt, failure: AttemptFailed) -> None:
+        """Write a failed attempt, and let its rollout come back into the queue after a while, if it may."""
+        pending, kind, recorder = done.pending, failure.kind, self._recorder
+        if kind == "unauthorized":
+            recorder.write(pending, {**done.row(), "final": False})
+            raise EngineError(f"{failure.message}; nothing was given up: mend it and run the command again")
+        if kind == "forbidden":
+            recorder.hold_forbidden(done)
+            self._breaker.attempted(kind, failure.message)
+            return
+        wait = _wait(pending, failure)
+        tries = pending.tries + FAILURES[kind].counted
+        late = pending.give_up_at is not None and time.monotonic() + wait > pending.give_up_at
+        row = done.row()
+        row["final"] = late or self._breaker.is_final(kind, failure.final)
+        recorder.write(pending, row)
+        # What only waited says nothing new of the endpoint: it ends no run.
+        self._breaker.attempted(kind if failure.asked else "rate_limited", failure.message)
+        if row["final"] or tries >= pending.asked.max_attempts:
+            recorder.settle(pending)
+            return
+        if not self._closing:
+            await self._parked.acquire()
+        if self._closing:
+            return  # left to the next run
+        pending.attempt, pending.tries, pending.failed_with = pending.attempt + 1, tries, failure.message
+        asyncio.get_running_loop().call_later(wait, self._queue.put_nowait, (pending, True))
+
+    async def _take_success(self, done: Attempt, verifier: Verifier | None) -> None:
+        """When this returns the rollout is written, together with all that ended in the same turn of the event loop, so
+        that a kill costs each worker one rollout at most; it is verified after the workers have sent what is next."""
+        if self._error is None:
+            self._recorder.give_up_forbidden(done.started)
+        self._breaker.attempted(None, None)
+        if self._recorder.add_success(done, verifier):
+            self._spawn(self._write_and_verify())
+        await asyncio.sleep(0)  # in which `_write_and_verify` comes first
+        if self._verifying.locked():
+            async with self._verifying:  # the verifiers are behind
+                pass
+
+    async def _write_and_verify(self) -> None:
+        unverified = self._recorder.write_ended()
+        await asyncio.sleep(0)
+        for one in unverified:
+            verdict = one.verifier.at_once(one.pending.task, one.rollout)
+            if verdict is None:
+                self._spawn(self._verify(one))
                 continue
-            give_up_forbidden(flight, ended.started)
-            await landed(flight, ended, verifier)
-    finally:
-        alarm.off()
-        flight.workers -= 1
+            self._recorder.write_verdict(one, verdict)
+            if verdict.seconds > BRIEF:
+                await asyncio.sleep(0)
+
+    async def _verify(self, one: Unverified) -> None:
+        """Verify what takes time, outside of the window."""
+        async with self._verifying:
+            self._recorder.write_verdict(one, await one.verifier.judge(one.pending.task, one.rollout))
+
+    async def _seal_now_and_then(self) -> None:
+        """Seal what is due. When the disk fails, or another host is at work, let what is in flight end: its answers may
+        still be kept."""
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                self._recorder.journal.flush_if_due()
+            except Exception as error:
+                self._fail(error)
+            failure = self._recorder.run.refused or self._recorder.journal.failure
+            if failure is not None:
+                self._fail(failure)
 
 
-async def _failed(flight: Window, ended: Attempt, failure: AttemptFailed) -> None:
-    """Write a failed attempt, and let its rollout come back into the queue after a while, if it may."""
-    owed, kind = ended.owed, failure.kind
-    if kind == "unauthorized":
-        write(flight, owed, {**ended.row(), "final": False})
-        raise EngineError(f"{failure.message}; nothing was given up: mend it and run the command again")
-    if kind == "forbidden":
-        hold(flight, ended)
-        flight.health.attempted(kind, failure.message)
-        return
-    wait = _wait(owed, failure)
-    tries = owed.tries + FAILURES[kind].counted
-    late = owed.give_up_at is not None and time.monotonic() + wait > owed.give_up_at
-    row = ended.row()
-    row["final"] = late or flight.health.is_final(kind, failure.final)
-    write(flight, owed, row)
-    # What only waited says nothing new of the endpoint: it ends no run.
-    flight.health.attempted(kind if failure.asked else "rate_limited", failure.message)
-    if row["final"] or tries >= owed.asked.max_attempts:
-        settle(flight, owed)
-        return
-    if not flight.closing:
-        await flight.parked.acquire()
-    if flight.closing:
-        return  # owed to the next run
-    owed.attempt, owed.tries, owed.failed_with = owed.attempt + 1, tries, failure.message
-    asyncio.get_running_loop().call_later(wait, flight.queue.put_nowait, (owed, True))
-
-
-def _wait(owed: PendingRollout, failure: AttemptFailed) -> float:
+def _wait(pending: PendingRollout, failure: AttemptFailed) -> float:
     """Seconds before the next try: what the endpoint asked for, but half of what is left until the deadline at most;
     else doubling with full jitter, a minute at most."""
-    doubled = min(60.0, owed.asked.retry_seconds * 2 ** min(owed.attempt - 1, 10))
+    doubled = min(60.0, pending.asked.retry_seconds * 2 ** min(pending.attempt - 1, 10))
     if failure.retry_after is None:
         return random.uniform(0, doubled)
     wait = failure.retry_after + random.uniform(0, min(doubled, max(0.25, failure.retry_after / 4)))
-    left = math.inf if owed.give_up_at is None else owed.give_up_at - time.monotonic()
+    left = math.inf if pending.give_up_at is None else pending.give_up_at - time.monotonic()
     return left / 2 if wait > left > LAST_TRY else wait
-
-
-async def _seal_now_and_then(flight: Window) -> None:
-    """Seal what is due. When the disk fails, or another host is at work, let what is in flight end: its answers may
-    still be kept."""
-    while True:
-        await asyncio.sleep(0.5)
-        try:
-            flight.journal.flush_if_due()
-        except Exception as error:
-            fail(flight, error)
-        failure = flight.run.refused or flight.journal.failure
-        if failure is not None:
-            fail(flight, failure)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 
-@dataclass(slots=True)  # not frozen: it would take three times as long to make, and each rollout makes one
+@dataclass(slots=True)
 class Verdict:
     """What a verifier made of a rollout.
 
@@ -30,11 +30,6 @@ class Verdict:
     seconds: float = 0.0
     cached: bool = False
     cpu_seconds: float | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Half the time of the pickle that a dataclass has: one comes from a worker for each rollout."""
-        fields = (self.reward, self.metrics, self.details, self.error, self.error_message, self.seconds, self.cached)
-        return Verdict, (*fields, self.cpu_seconds)
 
 
 def verdict_of(returned: Any, seconds: float) -> Verdict:

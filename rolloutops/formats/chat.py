@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rolloutops.formats.strict_json import dump, parse
-
-Message = dict[str, Any]
-"""One canonical message."""
+from rolloutops.types import Message
 
 Tool = dict[str, Any]
 """One canonical tool."""

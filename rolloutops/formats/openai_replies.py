@@ -219,7 +219,7 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
     if choice.get("error"):
         raise _refused(choice["error"], 500)
     received = choice.get("finish_reason")
-    said = _plain(choice.get("message")) or _one_message(from_chat([{"role": "assistant", **_message_of(choice)}]))
+    said = _one_message(from_chat([{"role": "assistant", **_message_of(choice)}]))
     finish = finish_reason(received, bool(said.get("tool_calls")))
     if not finish:
         raise AttemptFailed("server_error", f"the endpoint ended the answer: finish_reason is {received}")
@@ -240,19 +240,6 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
         prompt = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
         found |= _tokens(prompt, choice.get("token_ids"), log_probs)
     return found
-
-
-def _plain(said: Any) -> Message | None:
-    """A message that holds text and nothing else, as most do: what the general way makes of it, in a tenth of the
-    time."""
-    if said is None:
-        return None
-    content = said.get("content")
-    if type(content) is not str or said.get("role", "assistant") != "assistant":
-        return None
-    if any(value and key != "content" and key != "role" for key, value in said.items()):
-        return None
-    return {"role": "assistant", "content": content}
 
 
 def _one_message(messages: list[Message]) -> Message:

@@ -11,7 +11,6 @@ from typing import Any
 
 from rolloutops.formats.chat import (
     TEXT_PARTS,
-    Message,
     Tool,
     as_text,
     content_of,
@@ -20,6 +19,7 @@ from rolloutops.formats.chat import (
     tool_call,
     with_ids,
 )
+from rolloutops.types import Message
 
 Item = dict[str, Any]
 """One Responses item."""

@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rolloutops.formats.chat import Message, Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
 from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools
 from rolloutops.formats.strict_json import dump, parse
+from rolloutops.types import Message
 
 __all__ = [
     "Message",

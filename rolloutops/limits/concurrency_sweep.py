@@ -57,7 +57,7 @@ def knee(points: Sequence[Point]) -> Point | None:
 
 @dataclass(slots=True)
 class ConcurrencySweep:
-    """A level that measures instead of searching. meter: counts what ends. refusals: answers 429 so far. land: called
+    """A level that measures instead of searching. meter: counts what ends. refusals: answers 429 so far. stop: called
     once when the knee is found, or will not be; why: the reason, in a sentence."""
 
     meter: Progress
@@ -66,7 +66,7 @@ class ConcurrencySweep:
     found: bool = True
     clock: Callable[[], float] = loop_time
     refusals: Callable[[], int] = lambda: 0
-    land: Callable[[], None] = lambda: None
+    stop: Callable[[], None] = lambda: None
     points: list[Point] = field(default_factory=list)
     why: str = NO_MORE
     _ended: int = 0
@@ -110,7 +110,7 @@ class ConcurrencySweep:
         if self.why or self.now >= self.most:
             self.why = self.why or f"{self.now:,} in flight is the most that was to be tried"
             self._over = True
-            self.land()
+            self.stop()
             return
         self.why = NO_MORE
         self.now = min(self.most, self.now * 2)
