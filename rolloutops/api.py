@@ -204,6 +204,8 @@ class Workspace:
         if collected.exit_code:
             pending = collected.left + collected.in_flight
             why = f"{pending:,} rollouts are pending" if pending else f"{collected.given_up:,} rollouts are given up"
+            if collected.spent:
+                why = f"{why} and {'; '.join(collected.spent)}"
             raise RunStopped(f"stopped after collect, as {why}: nothing was built", collected.exit_code)
         verified = verify_rollouts(recipe, on_command=False)
         tables = dict(self._metrics(recipe, recipe.metrics))

@@ -55,7 +55,7 @@ class StepError(RolloutopsError):
 
 
 class RunStopped(RolloutopsError):
-    """A run of a whole recipe stopped before its builds; `exit_code` is that of the command `run`: 3 or 4."""
+    """A run of a whole recipe stopped before its builds; `exit_code` is that of the command `run`: 2, 3 or 4."""
 
     def __init__(self, why: str, exit_code: int) -> None:
         super().__init__(why)

@@ -76,8 +76,9 @@ async def collect_batch(
     engine: Engine,
     asked: CollectPlan,
     meter: Progress,
-) -> None:
+) -> str:
     """Collect the jobs that have ended and submit what is owed; with the engine's `wait`, until nothing is under way.
+    Returns why a spend limit let no more be submitted, else an empty text.
 
     Raises EngineError where the provider cannot be reached or refuses; all that was submitted stays known.
     """
@@ -88,7 +89,7 @@ async def collect_batch(
     with try_lock(workspace, "batches") as free:
         if not free:
             _say("another process is at the batches of this workspace: they are left to it")
-            return
+            return ""
         seal_orphans(workspace)
         desk = BatchContext(workspace, run, journal, judges, meter, engine, connect(workspace))
         state = _State(desk, recipe, asked, engine.requests_per_batch)
@@ -106,6 +107,7 @@ async def collect_batch(
                 await watch
     if state.stop:
         raise EngineError(state.stop)
+    return state.spent
 
 
 async def _rounds(state: _State, engine: BatchEngine) -> None:
@@ -230,7 +232,7 @@ async def _submit(state: _State) -> None:
     desk, one_only = state.desk, state.no_room
     if state.no_room and _open(desk):
         return
-    state.no_room = False
+    state.no_room, state.spent = False, ""
     desk.journal.flush()
     ledger = await asyncio.to_thread(PendingRollouts, desk.workspace, state.recipe.plan())
     budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.recipe.folder)
@@ -255,9 +257,7 @@ async def _submit(state: _State) -> None:
                 expected = budget.takes(item, len(body))
                 if expected is None:
                     await _send(state, draft)
-                    if not state.spent:
-                        state.spent = budget.why()
-                        _say(state.spent)
+                    state.spent = budget.why()
                     return
                 draft.tokens, draft.cost = draft.tokens + expected[0], draft.cost + expected[1]
                 _add(desk, draft, item, body)

@@ -61,10 +61,11 @@ class BatchBudget:
     def why(self) -> str:
         """Why no more is submitted."""
         cost = f", cost {self.cost:,.2f}" if self.spend_limit.max_cost is not None else ""
-        limits = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
-        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
+        both = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
+        limits = {name: limit for name, limit in both.items() if limit is not None}
+        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items())
         spent = f"{self.tokens:,.0f} tokens{cost} are spent, or expected of what is under way"
-        return f"no more is submitted: {spent}; {told}"
+        return f"no more is submitted: {spent}; {told}: raise {' or '.join(limits)} to submit the rest"
 
 
 def allowance(workspace: Workspace, asked: CollectPlan, folder: Path) -> BatchBudget:

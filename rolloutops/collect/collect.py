@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from rolloutops.collect import event_loop
 from rolloutops.collect.given_up import GivenUp, find_losses
@@ -58,7 +59,8 @@ WINDOW_KEYS = (
 class CollectReport:
     """How a collection ended: rollouts wanted, owed at its start, made by it, given up and owed at its end; in_flight:
     rollouts that batches are under way for, jobs: how many batches. unrewarded: why some have no reward. points: what
-    was measured where it was to be, and why no more. losses: what is given up, by dataset and policy."""
+    was measured where it was to be, and why no more. losses: what is given up, by dataset and policy. spent: of each
+    spend limit that ended a part of it, the sentence that names the key to raise."""
 
     wanted: int
     owed: int
@@ -74,11 +76,22 @@ class CollectReport:
     points: Sequence[Point] = ()
     why: str = ""
     losses: Sequence[GivenUp] = ()
+    spent: Sequence[str] = ()
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command: 3, work is pending; 4, more is given up than the recipe allows; else 0."""
-        return 3 if self.left or self.in_flight else 4 if any(one.too_much for one in self.losses) else 0
+        """Exit code of the command: 3, the same command goes on with what is pending; 2, it cannot before somebody
+        raises a spend limit; 4, more is given up than the recipe allows; else 0."""
+        if self.in_flight or self.left:
+            return 2 if self.spent and not self.in_flight else 3
+        return 4 if any(one.too_much for one in self.losses) else 0
+
+
+class _Ended(NamedTuple):
+    """judged: verdicts on rollouts of earlier runs. spent: why spend limits let no more be collected."""
+
+    judged: int
+    spent: list[str]
 
 
 def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
@@ -95,13 +108,13 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        judged = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+        ended = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_losses(ledger.con, everyone) if now["given_up"] else ()
     return CollectReport(
-        *(wanted, owed, meter.done, now["owed"], now["given_up"], judged, saved, dict(meter.failures)),
-        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why, losses),
+        *(wanted, owed, meter.done, now["owed"], now["given_up"], ended.judged, saved, dict(meter.failures)),
+        *(now["in_flight"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent),
     )
 
 
@@ -161,15 +174,15 @@ async def _collect(
     ledger: PendingRollouts,
     meter: Progress,
     tuning: ConcurrencySweep | None,
-) -> int:
-    """Fly each engine's windows, or with `tuning` the first one, then judge what was left unjudged. Returns how many
-    verdicts that took."""
+) -> _Ended:
+    """Fly each engine's windows, or with `tuning` the first one, then judge what was left unjudged."""
     journal = Journal(workspace, run.run_id)
     judges = verifiers(recipe)
     stopping = asyncio.Event()
     groups = engines(recipe)
     everyone = _everyone(groups)
     spend_limits: dict[str, SpendLimit] = {}
+    spent: dict[str, str] = {}  # by limit: one that ended several windows is told once
 
     def spend_limit_of(asked: CollectPlan) -> SpendLimit:
         limits = _limits(next(iter(asked.values())))
@@ -191,7 +204,9 @@ async def _collect(
             if tuning is not None:
                 tuning.land = partial(land, flight, "measured: what is still owed waits for the next run")
             await fly(flight, ledger, asked, parts, stopping)
-        if flight.stopped:
+        if flight.stopped and tuning is None:
+            spent[_limits(first)] = flight.stopped
+        elif flight.stopped:
             tell(flight.stopped)
 
     try:
@@ -204,7 +219,8 @@ async def _collect(
 
                 for asked in windows if not stopping.is_set() else ():
                     batches = make_engine(first, recipe)
-                    await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
+                    if why := await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter):
+                        spent[_limits(next(iter(asked.values())))] = why
                 continue
             due = [(asked, parts, spend_limit_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
             if not due or stopping.is_set():
@@ -224,7 +240,7 @@ async def _collect(
             ledger.forget()
             judged = await verify_unverified(ledger.con, recipe, run, journal, verifying)
             journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
-        return judged
+        return _Ended(judged, list(spent.values()))
     finally:
         for judge in judges.values():
             await judge.close()

@@ -153,7 +153,7 @@ async def _work(flight: Window) -> None:
                 flight.queue.put_nowait(None)  # for the other workers
                 break
             if not flight.spend_limit.allows(flight.in_flight):
-                land(flight, flight.spend_limit.why())
+                land(flight, flight.spend_limit.why(flight.in_flight))
                 break
             owed, tried_before = item
             if tried_before:

@@ -77,7 +77,7 @@ def take_in_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
 
 
 def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
-    """Collect and say what came of it; 3 where work is pending, 4 where more is given up than the recipe allows."""
+    """Collect and say what came of it. Returns the report's exit code."""
     allowed = parsed.flags.get("allow_policy_change", False)
     if tune := parsed.flags.get("tune"):
         return say(*tune_and_say(recipe, allowed, tune))
@@ -157,7 +157,8 @@ def sentences(done: CollectReport) -> Iterator[str]:
         f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} are given up and "
         f"{done.left:,} owed"
     )
-    if done.left:
+    yield from done.spent
+    if done.left and not done.spent:
         yield "run the same command again for what is owed"
     if done.given_up and not any(one.too_much for one in done.losses):
         yield "status tells why rollouts are given up; collect --retry=KIND owes them again"

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from rolloutops.build.explain import BoundStep
 
 
+UNFINISHED = {
+    2: "a budget is spent and rollouts are pending",
+    3: "rollouts are pending",
+    4: "too many rollouts are given up",
+}
+"""Exit code of a collection -> why nothing is built of it."""
+
+
 def body(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
     recipe = recipe_of(parsed)
@@ -29,9 +37,11 @@ def body(parsed: Parsed) -> int:
     replace = parsed.flags.get("replace", False)
     if not replace:
         build.refuse_builds_of_others(recipe)
-    if code := chunk.chunk_and_say(recipe) or collect.collect_and_say(recipe, parsed):
-        why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
-        say(f"stopped here, as {why}: nothing was built")
+    if code := chunk.chunk_and_say(recipe):
+        say("stopped here, as lines were rejected: nothing was built")
+        return code
+    if code := collect.collect_and_say(recipe, parsed):
+        say(f"stopped here, as {UNFINISHED[code]}: nothing was built")
         return code
     say(*verify.sentences(verify.verify_rollouts(recipe, on_command=False)))
     show(metrics.tables_of(metrics.measure(recipe)))
