@@ -129,5 +129,10 @@ class AttemptFailed(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` where a known name is near, else an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f", did you mean '{match[0]}'?" if match else ""
+    match = nearest(name, known)
+    return f", did you mean '{match}'?" if match else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like a mistyped one; empty where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")

@@ -36,6 +36,7 @@ from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow,
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
+from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress, report
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
 from rolloutops.store.journal import Journal, seal_orphans
@@ -120,7 +121,7 @@ async def _rounds(state: _State, engine: BatchEngine) -> None:
         jobs = _open(state.desk)
         if not engine.wait or not jobs:
             return
-        line = f"batch jobs under way: {len(jobs)}, with {sum(job.requests for job in jobs):,} requests"
+        line = f"batch jobs under way: {len(jobs)}, with {count(sum(job.requests for job in jobs), 'request')}"
         if line != last:
             _say(line)
             last = line
@@ -170,7 +171,7 @@ async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str
         if 0 <= place < job.requests
     }
     if told:
-        _say(f"{said}; {len(told):,} of its requests are given up, the others are submitted again")
+        _say(f"{said}; {len(told):,} of its requests {verb(len(told), 'are')} given up, the others are submitted again")
     else:
         state.stop = f"{said}; mend it and run the command again"
         told = {place: AttemptFailed("bad_request", said, final=False) for place in range(job.requests)}
@@ -267,7 +268,10 @@ async def _submit(state: _State) -> None:
             release()
         draft.file.close()
         if busy:
-            _say(f"{busy} parts are being worked on by another process: run the command again for what is left of them")
+            _say(
+                f"{count(busy, 'part')} {verb(busy, 'are')} being worked on by another process: run the command again "
+                "for what is left there"
+            )
 
 
 def _new_draft(desk: BatchContext, keep: list[Callable[[], None]] | None = None) -> _Draft:

@@ -26,6 +26,7 @@ from rolloutops.collect.window_state import Window, cancel_all, end_soon, fail, 
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.redact import tell
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
+from rolloutops.layout import verb
 from rolloutops.limits.progress import report
 
 AHEAD = 64
@@ -46,7 +47,9 @@ async def fly(
     flight.meter.notes = [
         lambda: flight.spend_limit.note(flight.meter.owed - flight.meter.done),
         flight.pace.note,
-        lambda: f"{flight.elsewhere:,} wait for another process" if flight.elsewhere else "",
+        lambda: (
+            f"{flight.elsewhere:,} {verb(flight.elsewhere, 'wait')} for another process" if flight.elsewhere else ""
+        ),
     ]
     beside = [asyncio.create_task(report(flight.meter)), asyncio.create_task(_seal_now_and_then(flight))]
 

@@ -14,6 +14,7 @@ from rolloutops.config.redact import tell
 from rolloutops.config.settings import Collect
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest
+from rolloutops.layout import count
 from rolloutops.limits.prices import Price, Prices, load, price_of, spent
 from rolloutops.limits.shared_counter import SharedCounter, Spending
 from rolloutops.limits.token_estimate import CHARACTERS, estimate, estimate_prompts
@@ -136,7 +137,7 @@ class SpendLimit:
         limits = {"max_tokens_total": self.max_tokens, "max_cost": self.max_cost}
         told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
         key = self.reached(in_flight) or next(name for name, limit in limits.items() if limit is not None)
-        return f"the budget is spent ({self.tokens:,} tokens{cost}; {told}): raise {key} to collect the rest"
+        return f"the budget is spent ({count(self.tokens, 'token')}{cost}; {told}): raise {key} to collect the rest"
 
 
 def _estimated(row: Mapping[str, Any], prompt: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.layout import count
 from rolloutops.store import sql
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def lint(con: sql.Connection, step: Step) -> None:
         except sql.Error as error:
             raise StepError(f"{step.path} is not SQL: {_first_line(error)}") from error
         if len(statements) != 1 or not statements[0].type.name.startswith("SELECT"):
-            raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
+            raise StepError(f"{step.path} must hold one SELECT, not {count(len(statements), 'statement')} of any kind")
     used = set(VARIABLE.findall(" ".join((step.query, *step.checks, *step.reports))))
     for name in sorted(used - set(step.params)):
         hint = did_you_mean(name, step.params) or f"; declare it: -- param {name} DOUBLE = 0   meaning"

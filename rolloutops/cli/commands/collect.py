@@ -10,12 +10,12 @@ from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, SAMPLING, stage
-from rolloutops.cli.tables import count
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError
+from rolloutops.layout import all_of, count, verb
 
 if TYPE_CHECKING:
     from rolloutops.collect.collect import CollectReport
@@ -51,7 +51,7 @@ COMMAND = stage(
     *COLLECTING,
     Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
     Flag("tune", bool | str, "find the best number in flight with owed tasks, then stop; FILE.svg or .html: plot it"),
-    open_tables=SAMPLING,
+    **SAMPLING,
     aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
 )
 
@@ -150,12 +150,12 @@ def sentences(done: CollectReport) -> Iterator[str]:
         yield "nothing to collect: the recipe asks for no rollouts"
         return
     elif not done.owed and not done.done:
-        but = f", but {done.given_up:,} that are given up" if done.given_up else ""
-        yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
+        but = f", but {done.given_up:,} given up" if done.given_up else ""
+        yield f"nothing is owed: {all_of(done.wanted, 'rollout')} {verb(done.wanted, 'are')} there{but}"
         return
     yield (
-        f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} are given up and "
-        f"{done.left:,} owed"
+        f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} "
+        f"{verb(done.given_up, 'are')} given up and {done.left:,} owed"
     )
     yield from done.spent
     if done.left and not done.spent:

@@ -10,9 +10,10 @@ from rolloutops.cli.commands.explain import bind_steps
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say, show
 from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, REPLACE, SAMPLING, VERDICT_VERSION, stage
-from rolloutops.cli.tables import count, table
+from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.recipe import Recipe
+from rolloutops.layout import count
 
 if TYPE_CHECKING:
     from rolloutops.build.explain import BoundStep
@@ -58,7 +59,7 @@ COMMAND = stage(
     VERDICT_VERSION,
     REPLACE,
     Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds"),
-    open_tables=SAMPLING,
+    **SAMPLING,
     aliases=NEMO_GYM,
 )
 
