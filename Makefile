@@ -1,4 +1,5 @@
-# Exit codes of rolloutops end a target: 3, rollouts are pending (the same target goes on); 4, too many are given up.
+# Exit codes of rolloutops end a target: 3, rollouts are pending (the same target goes on); 4, too many are given up;
+# 2, a mistake, a hindrance or a spent budget.
 # RECIPE names the recipe and SET holds further flags: make collect RECIPE=recipes/demo.toml SET="--limit=4"
 RECIPE ?= recipes/demo.toml
 SET ?=

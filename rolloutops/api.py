@@ -31,6 +31,7 @@ from rolloutops.config.recipe import STEP_KINDS, Recipe, with_flags
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect, Verify
 from rolloutops.errors import InputError, RunStopped, UsageError, did_you_mean
+from rolloutops.layout import count, verb
 from rolloutops.steps.metrics import asked, measure_as, require_policies
 from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
@@ -204,12 +205,18 @@ class Workspace:
         collected = collect_rollouts(recipe, allow_policy_change)
         if collected.exit_code:
             pending = collected.left + collected.submitted
-            why = f"{pending:,} rollouts are pending" if pending else f"{collected.given_up:,} rollouts are given up"
+            why = _stand(pending, "pending") if pending else _stand(collected.given_up, "given up")
+            if collected.spent:
+                why = f"{why} and {'; '.join(collected.spent)}"
             raise RunStopped(f"stopped after collect, as {why}: nothing was built", collected.exit_code)
         verified = verify_rollouts(recipe, on_command=False)
         tables = dict(self._metrics(recipe, recipe.metrics))
         builds = any(step.kind == "build" for step in recipe.steps)
         return RunReport(collected, verified, tables, build_files(recipe, replace=replace) if builds else [])
+
+
+def _stand(rollouts: int, how: str) -> str:
+    return f"{count(rollouts, 'rollout')} {verb(rollouts, 'are')} {how}"
 
 
 def open(data: str | PathLike[str], create: bool = False) -> Workspace:
@@ -281,7 +288,9 @@ def _refuse_rejected(found: Any, recipe: Recipe) -> None:
     """Raise InputError where lines of the input were rejected, unless the recipe allows it."""
     bad = [one for one in found if one.rejected]
     if bad and not recipe.chunk.skip_bad_lines:
-        each = "; ".join(f"{one.dataset}: {one.rejected:,} lines rejected, e.g. {one.examples[0]}" for one in bad)
+        each = "; ".join(
+            f"{one.dataset}: {count(one.rejected, 'line')} rejected, e.g. {one.examples[0]}" for one in bad
+        )
         files = ", ".join(str(one.rejected_file) for one in bad)
         raise InputError(f"{each}; all are listed in {files}: correct them, or leave them out with skip_bad_lines=True")
 

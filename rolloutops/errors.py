@@ -55,7 +55,7 @@ class StepError(RolloutopsError):
 
 
 class RunStopped(RolloutopsError):
-    """A run of a whole recipe stopped before its builds; `exit_code` is that of the command `run`: 3 or 4."""
+    """A run of a whole recipe stopped before its builds; `exit_code` is that of the command `run`: 2, 3 or 4."""
 
     def __init__(self, why: str, exit_code: int) -> None:
         super().__init__(why)
@@ -129,8 +129,13 @@ class AttemptFailed(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` where a known name is near, else an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f", did you mean '{match[0]}'?" if match else ""
+    match = nearest(name, known)
+    return f", did you mean '{match}'?" if match else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like a mistyped one; empty where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
 
 
 def did_you_mean_one_of(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""How text fits a terminal: its width in columns, lines that wrap, tables that shrink. Nothing here prints."""
+"""How text fits a terminal: its width in columns, lines that wrap, tables that shrink; and how sentences count. Nothing
+here prints."""
 
 from __future__ import annotations
 
@@ -16,6 +17,22 @@ TALL = 8
 """A table with a row of more lines than that is shown one value a line instead."""
 
 Cells = Sequence[Sequence[str]]
+SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 task`, `2,000 tasks`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def all_of(number: int, noun: str) -> str:
+    """Write a whole with its noun: `the one task`, `all 2,000 tasks`."""
+    return f"the one {noun}" if number == 1 else f"all {count(number, noun)}"
+
+
+def verb(number: int, plural: str) -> str:
+    """Return the verb as the number wants it: `verb(1, "are")` is `is`, `verb(1, "wait")` is `waits`."""
+    return plural if number != 1 else SINGULAR.get(plural, f"{plural}s")
 
 
 def columns_of(out: TextIO | None = None) -> int:

@@ -38,7 +38,7 @@ SETTINGS = {"chunk": Chunk, "collect": Collect, "verify": Verify, "datasets": Da
 EXIT_CODES = {
     0: "done; of `collect` and `run`: what is wanted is there, or at most `max_given_up` of it is given up",
     1: "a bug, reported with its traceback; `status`: the tables contradict each other",
-    2: "your mistake, or a hindrance such as a full disk: one line says what, where and what to do",
+    2: "your mistake, or a hindrance such as a full disk or a spent budget: one line says what, where and what to do",
     3: "rollouts are still pending, or in a batch that is under way: run the same command again",
     4: "nothing is pending, but more is given up than `max_given_up` allows: the screen says why, and what helps",
     130: "interrupted; what was done is kept, and the same command goes on",

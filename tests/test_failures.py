@@ -136,7 +136,7 @@ def test_limits_of_a_data_set_are_its_own(tmp_path: Path) -> None:
             """
         )
         rolloutops("chunk", "r.toml", cwd=tmp_path)
-        rolloutops("collect", "r.toml", cwd=tmp_path, code=3)
+        rolloutops("collect", "r.toml", cwd=tmp_path, code=2)
     spent = dict(query(tmp_path / "w", "SELECT dataset, sum(input_tokens + output_tokens) FROM rollouts GROUP BY ALL"))
     assert spent["a"] > 500
     assert 80 <= spent["b"] <= 100

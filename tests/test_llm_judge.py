@@ -218,8 +218,8 @@ def test_what_judging_costs_is_told_and_counts(tmp_path: Path) -> None:
             """
         )
         rolloutops("chunk", "judged.toml", cwd=tmp_path)
-        said = rolloutops("collect", "judged.toml", cwd=tmp_path, code=3).stderr
-        again = rolloutops("collect", "judged.toml", cwd=tmp_path, code=3).stderr
+        said = rolloutops("collect", "judged.toml", cwd=tmp_path, code=2).stderr
+        again = rolloutops("collect", "judged.toml", cwd=tmp_path, code=2).stderr
     taken = "SELECT count(*), sum(metrics['judge_input_tokens'] + metrics['judge_output_tokens'])::INT FROM rollouts"
     ((rollouts, tokens),) = query(tmp_path / "w", taken)
     assert 0 < rollouts < 40

@@ -323,3 +323,24 @@ def test_folders_may_have_any_name(chunked: Path, tmp_path: Path) -> None:
         assert "no longer holds" not in found
         assert (root / data.removeprefix("~/") / "runs").is_dir()
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("collect --temprature=1", "responses_create_params.temperature"),
+        ("collect +temprature=1", "responses_create_params.temperature"),
+        ("run --max_output_token=5", "responses_create_params.max_output_tokens"),
+        ("check --temperature=1", "responses_create_params.temperature"),
+        ("check --num_repeat=4", "num_repeats"),
+        ("import x.jsonl --polcy=m", "policy"),
+        ("build --verdict_versio=x", "verdict_version"),
+        ("status --whatch", "watch"),
+    ],
+)
+def test_a_misspelt_flag_names_the_near_one(
+    words: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert f"did you mean '--{near}'?" in capsys.readouterr().err

@@ -81,12 +81,12 @@ def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) ->
     with serving() as server:
         words = ("collect", *given, f"--base_url={server.url}", "--prices=prices.toml")
         few = "--max_tokens_total=400"
-        said = rolloutops(*words, few, cwd=folder, code=3).stderr
+        said = rolloutops(*words, few, cwd=folder, code=2).stderr
         assert "the budget is spent" in said
         assert "max_tokens_total is 400" in said
         first = query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0]
         assert 300 <= first <= 400
-        rolloutops(*words, few, cwd=folder, code=3)
+        rolloutops(*words, few, cwd=folder, code=2)
         assert query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0] <= 400
         rolloutops(*words, "--max_tokens_total=100000", cwd=folder)
         assert query(folder / "w", "SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM pending)") == [
@@ -118,9 +118,21 @@ def test_a_budget_is_that_of_all_policies_that_name_it(folder: Path) -> None:
             model = "n"
             """
         )
-        said = rolloutops("collect", "r.toml", cwd=folder, code=3)
+        said = rolloutops("collect", "r.toml", cwd=folder, code=2)
     assert "wait for another process" not in said.stderr, "there is none"
     assert 400 <= query(folder / "w", "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0] <= 500
+
+
+def test_a_spent_budget_ends_the_documented_loop_and_names_the_key(folder: Path) -> None:
+    """Exit code 3 would let the loop of docs/howto/resume.md ask again and again, with nothing to gain."""
+    given = ("--data=w", "--engine=scripted", "--model=m", "--prices=prices.toml", "--max_tokens_total=100000")
+    for command_, rest in (("collect", ""), ("run", "stopped here, as a budget is spent and rollouts are pending")):
+        said = rolloutops(command_, "r.toml", *given, "--max_cost=0.0005", cwd=folder, code=2).stderr
+        assert said.count("raise max_cost to collect the rest") == 1, "of the two limits the one that is spent"
+        assert "again" not in said
+        assert rest in said
+    runs = "SELECT command, exit_code FROM runs WHERE event = 'end' AND command = 'collect'"
+    assert query(folder / "w", runs) == [("collect", 2)] * 2
 
 
 def test_a_budget_is_that_of_all_processes(folder: Path) -> None:
@@ -139,7 +151,7 @@ def test_a_budget_is_that_of_all_processes(folder: Path) -> None:
             )
             for _ in range(3)
         ]
-        assert [process.wait(timeout=120) for process in running] == [3, 3, 3]
+        assert [process.wait(timeout=120) for process in running] == [2, 2, 2]
         total = "SELECT sum(input_tokens + output_tokens), max(input_tokens + output_tokens) FROM attempts"
         together, each = query(folder / "v", total)[0]
         assert 300 <= together <= 400 + 8 * each
@@ -178,7 +190,7 @@ def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Pa
     (row,) = told["spending"]
     assert (row["attempts"], row["cost_failed"], row["cost_pending"]) == (40, 0, 0)
     assert row["cost"] == pytest.approx((row["input_tokens"] + 10 * row["output_tokens"]) / 1e6)
-    rolloutops("collect", *given, "--limit=50", "--max_tokens_total=1", cwd=folder, code=3)
+    rolloutops("collect", *given, "--limit=50", "--max_tokens_total=1", cwd=folder, code=2)
     told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
     assert told["spending"][0]["cost_pending"] == pytest.approx(row["cost"] / 4)
     (folder / "prices.toml").write_text("[other]\ninput = 1\noutput = 1\n")
@@ -200,7 +212,7 @@ def test_a_money_budget_needs_a_price_and_holds(folder: Path) -> None:
     with serving() as server:
         words = (*given, f"--base_url={server.url}", "--prices=prices.toml", "--max_cost=0.001")
         assert "needs the price of 'x'" in rolloutops(*words, "--model=x", cwd=folder, code=2).stderr
-        rolloutops(*words, "--model=m", cwd=folder, code=3)
+        rolloutops(*words, "--model=m", cwd=folder, code=2)
         (one,) = spent(connect(open_workspace(folder / "w")), load(folder / "prices.toml"))
     assert one.cost is not None
     assert 0.0005 < one.cost <= 0.001

@@ -30,6 +30,7 @@ from rolloutops.build import golden_rows
 from rolloutops.build.build import build
 from rolloutops.config.recipe import StepUse
 from rolloutops.errors import RolloutopsError, UsageError
+from rolloutops.layout import count
 from rolloutops.steps.selected import KEYS
 from rolloutops.steps.selection import StepStats, select
 from rolloutops.steps.step import KINDS, measure
@@ -146,7 +147,7 @@ def _differs(case: Case, made: Outcome) -> str:
     if len(found) != len(wanted):
         kind = "more" if len(found) > len(wanted) else "fewer"
         more = (found if kind == "more" else wanted)[min(len(found), len(wanted))]
-        return f"it makes {len(found)} rows, not {len(wanted)}; the first of the {kind} is {_shown(more)}"
+        return f"it makes {count(len(found), 'row')}, not {len(wanted)}; the first of the {kind} is {_shown(more)}"
     return ""
 
 

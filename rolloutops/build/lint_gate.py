@@ -11,6 +11,7 @@ from rolloutops.build.lint import FAULTY, Fault, LintReport, find_linter, lint_l
 from rolloutops.build.options import BuildOptions
 from rolloutops.build.staging import drop_lines
 from rolloutops.errors import StepError
+from rolloutops.layout import count
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
 
@@ -57,9 +58,9 @@ def report_of(found: LintReport | None) -> list[list[dict[str, Any]]]:
 
 
 def _refusal(con: sql.Connection, found: LintReport, where: str) -> Iterator[str]:
-    yield f"{where} {found.faulty:,} of {found.lines:,} lines would not train as meant, so nothing was written:"
+    yield f"{where} {found.faulty:,} of {count(found.lines, 'line')} would not train as meant, so nothing was written:"
     for one in found.of("error"):
-        yield f"  {one.lines:,} {'line' if one.lines == 1 else 'lines'}: {one.fault}"
+        yield f"  {count(one.lines, 'line')}: {one.fault}"
         yield f"    {', '.join(_names(con, one))}{', …' if one.lines > len(one.first) else ''}"
     yield "mend the steps before the build, or set drop_invalid = true to drop and count these lines"
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from rolloutops.build.options import PROMPT, BuildOptions
 from rolloutops.errors import StepError, UsageError, did_you_mean
+from rolloutops.layout import count
 from rolloutops.steps.selected import ALL, table_of
 from rolloutops.steps.step import Step, require_line
 from rolloutops.store import sql
@@ -148,13 +149,15 @@ def check_rows(con: sql.Connection, step: Step, where: str) -> None:
         """,
     )
     total, missing, repeated, invalid = rows[0]
-    for count, fault in (
+    for faulty, fault in (
         (missing, "with a NULL in json, keys, split_key or sort_key"),
         (repeated, "whose sort_key another row has"),
         (invalid, "whose json is not one JSON object on one line"),
     ):
-        if count:
-            raise StepError(f"{where} {step.path} made {count} of {total} rows {fault}; nothing was written")
+        if faulty:
+            raise StepError(
+                f"{where} {step.path} made {faulty:,} of {count(total, 'row')} {fault}; nothing was written"
+            )
 
 
 def refuse_leaks(con: sql.Connection, asked: BuildOptions, where: str) -> None:
@@ -176,7 +179,7 @@ def refuse_leaks(con: sql.Connection, asked: BuildOptions, where: str) -> None:
         )
         if leaks:
             raise StepError(
-                f"{where} {len(leaks)} {name}{'' if len(leaks) == 1 else 's'} would lie in two splits, as that of task "
+                f"{where} {count(len(leaks), name)} would lie in two splits, as that of task "
                 f"{leaks[0][1]} in {leaks[0][2]}: the lines of one {name} must share their split_key"
             )
 
@@ -195,6 +198,7 @@ def find_used(con: sql.Connection, step: Step, start: str, where: str) -> tuple[
     rollouts, used, unknown = sql.rows(con, counts)[0]
     if unknown:
         raise StepError(
-            f"{where} {step.path} has {unknown} keys of rollouts that the workspace does not hold; nothing was written"
+            f"{where} {step.path} has {count(unknown, 'key')} of rollouts that the workspace does not hold; nothing "
+            "was written"
         )
     return rollouts, used

@@ -10,6 +10,7 @@ from typing import Any
 
 from rolloutops.build import manifest
 from rolloutops.errors import InputError, UsageError
+from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect, open_workspace
 
@@ -102,7 +103,7 @@ def _place(file: Path, row: int, content: Mapping[str, Any]) -> tuple[str, int]:
     """The split that a file belongs to, and the row's number in it: the files of a split follow one another."""
     own = next(one for one in content["files"] if one["name"] == file.name)
     if not 1 <= row <= own["rows"]:
-        raise UsageError(f"--row={row}: {file} has {own['rows']:,} rows, the first one is 1")
+        raise UsageError(f"--row={row}: {file} has {count(own['rows'], 'row')}, the first one is 1")
     before = 0
     for one in content["files"]:
         if one is own:

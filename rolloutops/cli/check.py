@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build.explain import tried
-from rolloutops.cli.tables import count
 from rolloutops.collect.collect import engines, make_engine
 from rolloutops.collect.verify import Verifier, verifiers
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Collect
 from rolloutops.errors import RolloutopsError
 from rolloutops.ingest.inputs import find_inputs
+from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.damage import damaged, find_all, parts_of
 from rolloutops.store.workspace import connect, open_workspace

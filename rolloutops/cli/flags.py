@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import GenericAlias, NoneType, UnionType
 from typing import Any, TypeAlias, get_args, get_origin
@@ -59,6 +59,7 @@ class Command:
     key: how it is written, `NAME.KEY` where the tables hold one for each name. about: more help, indented lines kept as
     they are. group: the heading it stands under in the list of commands. aliases: other names of its flags,
     `input_jsonl_fpath` -> `input`. groups: headings of the help -> names of flags; what no group names comes last.
+    `input_jsonl_fpath` -> `input`. known_keys: open table -> keys that it has, which a mistyped flag may mean.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Command:
     group: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    known_keys: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [flag.name for flag in (*self.flags, *self.positionals)] + list(self.aliases)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rolloutops.cli.flags import TRUTHS, Command, Flag, Parsed, expected, json_or_text, quoted, read, takes
-from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.errors import UsageError, did_you_mean, nearest
 
 ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
 NEGATIVE_NUMBER = re.compile(r"-\.?[0-9].*", re.DOTALL)
@@ -121,11 +121,12 @@ def _near(command: Command, typed: str) -> str:
     """`, did you mean '--rows'?` for a mistyped or shortened name, else an empty string."""
     name, keys = typed.replace("-", "_"), typed.split(".")
     known = [*(flag.name for flag in command.flags), *command.aliases]
+    below = {key: f"{table}.{key}" for table, names in command.known_keys.items() for key in names}
     if len(keys) > 1:
         tables = {table: keys[table.count(".") + 1 :] or keys[-1:] for table in command.open_tables}
-        return did_you_mean(f"--{typed}", [f"--{table}.{'.'.join(below)}" for table, below in tables.items()])
-    if hint := did_you_mean(name.lower(), known):
-        return hint.replace("'", "'--", 1)
+        return did_you_mean(f"--{typed}", [f"--{table}.{'.'.join(rest)}" for table, rest in tables.items()])
+    if match := nearest(name.lower(), [*known, *below]):
+        return f", did you mean '--{match if match in known else below[match]}'?"
     longer = [f"'--{word}'" for word in known if name and word.startswith(name)]
     return f", did you mean {' or '.join(longer)}?" if 0 < len(longer) < 4 else ""
 

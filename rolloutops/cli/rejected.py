@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from rolloutops.cli.tables import count
+from rolloutops.layout import count
 
 
 class Rejecting(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 
 from rolloutops.cli.run import Command, Flag
 from rolloutops.config.recipe import STEP_KINDS
+from rolloutops.config.sampling import KINDS
 from rolloutops.config.settings import Collect
 
 
@@ -56,7 +57,11 @@ COLLECTING_GROUPS = {
 VERDICT_VERSION = Flag("verdict_version", str, "use the verdicts of this earlier version of the verifier, all of them")
 ONLY = Flag("only", str, "only this one")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
-SAMPLING = ("responses_create_params", "engine_args")
+SAMPLING: dict[str, Any] = {
+    "open_tables": ("responses_create_params", "engine_args"),
+    "known_keys": {"responses_create_params": KINDS},
+}
+"""Of commands that take sampling parameters and an engine's settings."""
 NEMO_GYM = {"input_jsonl_fpath": "input", "concurrency": "num_samples_in_parallel"}
 SELECTING = (DATA, VERDICT_VERSION)
 STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}

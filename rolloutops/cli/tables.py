@@ -1,4 +1,4 @@
-"""Results as text for a terminal: aligned tables, cells and numbers with their nouns. Nothing here prints."""
+"""Results as text for a terminal: aligned tables and cells. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -38,8 +38,3 @@ def cell(value: Any, longest: int = LONGEST) -> str:
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = visible(" ".join(str(value).split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 task`, `2,000 tasks`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

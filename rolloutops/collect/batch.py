@@ -36,6 +36,7 @@ from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow,
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
+from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress, report
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
 from rolloutops.store.journal import Journal, seal_orphans
@@ -76,8 +77,9 @@ async def collect_batch(
     engine: Engine,
     asked: CollectPlan,
     meter: Progress,
-) -> None:
+) -> str:
     """Collect the jobs that have ended and submit what is owed; with the engine's `wait`, until nothing is under way.
+    Returns why a spend limit let no more be submitted, else an empty text.
 
     Raises EngineError where the provider cannot be reached or refuses; all that was submitted stays known.
     """
@@ -88,7 +90,7 @@ async def collect_batch(
     with try_lock(workspace, "batches") as free:
         if not free:
             _say("another process is at the batches of this workspace: they are left to it")
-            return
+            return ""
         seal_orphans(workspace)
         desk = BatchContext(workspace, run, journal, judges, meter, engine, connect(workspace))
         state = _State(desk, recipe, asked, engine.requests_per_batch)
@@ -106,6 +108,7 @@ async def collect_batch(
                 await watch
     if state.stop:
         raise EngineError(state.stop)
+    return state.spent
 
 
 async def _rounds(state: _State, engine: BatchEngine) -> None:
@@ -118,7 +121,7 @@ async def _rounds(state: _State, engine: BatchEngine) -> None:
         jobs = _open(state.desk)
         if not engine.wait or not jobs:
             return
-        line = f"batch jobs under way: {len(jobs)}, with {sum(job.requests for job in jobs):,} requests"
+        line = f"batch jobs under way: {len(jobs)}, with {count(sum(job.requests for job in jobs), 'request')}"
         if line != last:
             _say(line)
             last = line
@@ -168,7 +171,7 @@ async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str
         if 0 <= place < job.requests
     }
     if told:
-        _say(f"{said}; {len(told):,} of its requests are given up, the others are submitted again")
+        _say(f"{said}; {len(told):,} of its requests {verb(len(told), 'are')} given up, the others are submitted again")
     else:
         state.stop = f"{said}; mend it and run the command again"
         told = {place: AttemptFailed("bad_request", said, final=False) for place in range(job.requests)}
@@ -230,7 +233,7 @@ async def _submit(state: _State) -> None:
     desk, one_only = state.desk, state.no_room
     if state.no_room and _open(desk):
         return
-    state.no_room = False
+    state.no_room, state.spent = False, ""
     desk.journal.flush()
     ledger = await asyncio.to_thread(PendingRollouts, desk.workspace, state.recipe.plan())
     budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.recipe.folder)
@@ -255,9 +258,7 @@ async def _submit(state: _State) -> None:
                 expected = budget.takes(item, len(body))
                 if expected is None:
                     await _send(state, draft)
-                    if not state.spent:
-                        state.spent = budget.why()
-                        _say(state.spent)
+                    state.spent = budget.why()
                     return
                 draft.tokens, draft.cost = draft.tokens + expected[0], draft.cost + expected[1]
                 _add(desk, draft, item, body)
@@ -267,7 +268,10 @@ async def _submit(state: _State) -> None:
             release()
         draft.file.close()
         if busy:
-            _say(f"{busy} parts are being worked on by another process: run the command again for what is left of them")
+            _say(
+                f"{count(busy, 'part')} {verb(busy, 'are')} being worked on by another process: run the command again "
+                "for what is left there"
+            )
 
 
 def _new_draft(desk: BatchContext, keep: list[Callable[[], None]] | None = None) -> _Draft:

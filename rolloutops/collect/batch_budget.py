@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rolloutops.collect.attempt import PendingRollout
 from rolloutops.config.plan import CollectPlan
+from rolloutops.layout import count
 from rolloutops.limits.prices import Price, price_of
 from rolloutops.limits.spend_limit import SpendLimit, open_spend_limit, tier_of
 from rolloutops.limits.token_estimate import CHARACTERS
@@ -61,10 +62,11 @@ class BatchBudget:
     def why(self) -> str:
         """Why no more is submitted."""
         cost = f", cost {self.cost:,.2f}" if self.spend_limit.max_cost is not None else ""
-        limits = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
-        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
-        spent = f"{self.tokens:,.0f} tokens{cost} are spent, or expected of what is under way"
-        return f"no more is submitted: {spent}; {told}"
+        both = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
+        limits = {name: limit for name, limit in both.items() if limit is not None}
+        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items())
+        spent = f"{count(round(self.tokens), 'token')}{cost} spent, or expected of what is under way"
+        return f"no more is submitted: {spent}; {told}: raise {' or '.join(limits)} to submit the rest"
 
 
 def allowance(workspace: Workspace, asked: CollectPlan, folder: Path) -> BatchBudget:

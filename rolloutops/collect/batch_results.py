@@ -23,6 +23,7 @@ from rolloutops.config.settings import Collect
 from rolloutops.engines.batch import Batch, BatchEngine, NotThere
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.strict_json import dump
+from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress
 from rolloutops.store import sql
 from rolloutops.store.jobs import Job, Request, intent, request_id, written
@@ -108,8 +109,10 @@ async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> tuple[C
 
         counts["missing"] = job.requests - len(lines)
         await write_attempts(desk, job, batch, told, range(job.requests), counts)
-    why = f"{len(of_the_run):,} requests were refused, the last one with: {of_the_run[-1]}" if of_the_run else ""
-    return +counts, why
+    if not of_the_run:
+        return +counts, ""
+    many = len(of_the_run)
+    return +counts, f"{count(many, 'request')} {verb(many, 'were')} refused, the last one with: {of_the_run[-1]}"
 
 
 async def write_attempts(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from rolloutops.collect import event_loop
 from rolloutops.collect.given_up import GivenUp, find_losses
@@ -59,7 +60,8 @@ class CollectReport:
     """How a collection ended: rollouts wanted, pending at its start, made by it, given up and pending at its end.
 
     submitted: rollouts in submitted batch jobs, jobs: how many of these. unrewarded: why some have no reward. points:
-    what was measured where it was to be, and why no more. losses: what is given up, by dataset and policy."""
+    what was measured where it was to be, and why no more. losses: what is given up, by dataset and policy. spent: of
+    each spend limit that ended a part of it, the sentence that names the key to raise."""
 
     wanted: int
     pending: int
@@ -75,11 +77,22 @@ class CollectReport:
     points: Sequence[Point] = ()
     why: str = ""
     losses: Sequence[GivenUp] = ()
+    spent: Sequence[str] = ()
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command: 3, work is pending; 4, more is given up than the recipe allows; else 0."""
-        return 3 if self.left or self.submitted else 4 if any(one.too_much for one in self.losses) else 0
+        """Exit code of the command: 3, the same command goes on with what is pending; 2, it cannot before somebody
+        raises a spend limit; 4, more is given up than the recipe allows; else 0."""
+        if self.submitted or self.left:
+            return 2 if self.spent and not self.submitted else 3
+        return 4 if any(one.too_much for one in self.losses) else 0
+
+
+class _Ended(NamedTuple):
+    """judged: verdicts on rollouts of earlier runs. spent: why spend limits let no more be collected."""
+
+    judged: int
+    spent: list[str]
 
 
 def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
@@ -96,13 +109,13 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        judged = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+        ended = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_losses(ledger.con, everyone) if now["given_up"] else ()
     return CollectReport(
-        *(wanted, owed, meter.done, now["pending"], now["given_up"], judged, saved, dict(meter.failures)),
-        *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses),
+        *(wanted, owed, meter.done, now["pending"], now["given_up"], ended.judged, saved, dict(meter.failures)),
+        *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent),
     )
 
 
@@ -162,15 +175,15 @@ async def _collect(
     ledger: PendingRollouts,
     meter: Progress,
     tuning: ConcurrencySweep | None,
-) -> int:
-    """Run each engine's windows, or with `tuning` the first one, then judge what was left unjudged. Returns how many
-    verdicts that took."""
+) -> _Ended:
+    """Run each engine's windows, or with `tuning` the first one, then judge what was left unjudged."""
     journal = Journal(workspace, run.run_id)
     judges = verifiers(recipe)
     stopping = asyncio.Event()
     groups = engines(recipe)
     everyone = _everyone(groups)
     spend_limits: dict[str, SpendLimit] = {}
+    spent: dict[str, str] = {}  # by limit: one that ended several windows is told once
 
     def spend_limit_of(asked: CollectPlan) -> SpendLimit:
         limits = _limits(next(iter(asked.values())))
@@ -193,7 +206,9 @@ async def _collect(
             if tuning is not None:
                 tuning.stop = partial(window.stop, "measured: what is still owed waits for the next run")
             await window.run(ledger, asked, parts, stopping)
-        if window.stopped:
+        if window.stopped and tuning is None:
+            spent[_limits(first)] = window.stopped
+        elif window.stopped:
             tell(window.stopped)
 
     try:
@@ -206,7 +221,8 @@ async def _collect(
 
                 for asked in windows if not stopping.is_set() else ():
                     batches = make_engine(first, recipe)
-                    await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter)
+                    if why := await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter):
+                        spent[_limits(next(iter(asked.values())))] = why
                 continue
             due = [(asked, parts, spend_limit_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
             if not due or stopping.is_set():
@@ -226,7 +242,7 @@ async def _collect(
             ledger.forget()
             judged = await verify_unverified(ledger.con, recipe, run, journal, verifying)
             journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
-        return judged
+        return _Ended(judged, list(spent.values()))
     finally:
         for judge in judges.values():
             await judge.close()

@@ -17,6 +17,7 @@ from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.versions import SHIPPED
 from rolloutops.errors import RolloutopsError, UsageError
+from rolloutops.layout import count
 from rolloutops.limits.prices import Prices, load, price_of
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect
@@ -86,16 +87,18 @@ class Outdated:
 
     def changed(self) -> str:
         """Say what has changed, and of how many rollouts."""
-        many = f"{self.rollouts:,} rollout" + ("" if self.rollouts == 1 else "s")
-        return f"{self.dataset}: {self.verifier} is another version now ({self.before} -> {self.now}) for {many}"
+        return (
+            f"{self.dataset}: {self.verifier} is another version now ({self.before} -> {self.now}) for "
+            f"{count(self.rollouts, 'rollout')}"
+        )
 
     def costs(self) -> str:
         """Say what judging them again costs, going by their last verdicts."""
         if not self.calls:
             return "what its verdicts cost is not known here"
-        tokens = f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens"
+        tokens = f"{self.input_tokens:,} input and {count(self.output_tokens, 'output token')}"
         cost = "no price of them is known" if self.cost is None else f"about {self.cost:,.4f} by the price table"
-        return f"the last time that took {self.calls:,} calls with {tokens}, {cost}"
+        return f"the last time that took {count(self.calls, 'call')} with {tokens}, {cost}"
 
 
 def outdated(con: sql.Connection, recipe: Recipe) -> list[Outdated]:
@@ -159,7 +162,8 @@ def refuse_waiting(con: sql.Connection, recipe: Recipe) -> list[str]:
             if lacking.get(dataset):
                 version = pin["verifier_version"]
                 notes.append(
-                    f"{dataset}: {lacking[dataset]:,} rollouts have no verdict of {version}, and no reward here"
+                    f"{dataset}: {count(lacking[dataset], 'rollout')} without a verdict of {version}, so without a "
+                    "reward here"
                 )
     return notes
 
@@ -175,7 +179,7 @@ def pinned(workspace: Workspace, recipe: Recipe) -> Recipe:
     matching = [row for row in found if row[2].startswith(recipe.verdict_version)]
     if len({version for _, _, version, _ in matching}) != 1:
         listed = "; ".join(
-            f"{version} ({dataset}: {verifier}, {n:,} verdicts)" for dataset, verifier, version, n in found
+            f"{version} ({dataset}: {verifier}, {count(n, 'verdict')})" for dataset, verifier, version, n in found
         )
         what = "begins the names of several versions" if matching else "is the version of no verdict"
         raise UsageError(

@@ -22,6 +22,7 @@ from rolloutops.environments.verdict import Verdict
 from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import dump
+from rolloutops.layout import count
 from rolloutops.limits.progress import Progress, report
 from rolloutops.steps.step import measure
 from rolloutops.store import sql
@@ -121,7 +122,9 @@ def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
         " GROUP BY ALL ORDER BY max(verdict_id) DESC",
     )
     if not any(version.startswith(against) for version, _, _ in found):
-        known = ", ".join(f"{version} ({verifier}, {count:,} verdicts)" for version, verifier, count in found)
+        known = ", ".join(
+            f"{version} ({verifier}, {count(verdicts, 'verdict')})" for version, verifier, verdicts in found
+        )
         raise UsageError(f"no verdict is of the version {against!r}; there are, the newest first: {known or 'none'}")
 
 

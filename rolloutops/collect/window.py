@@ -25,6 +25,7 @@ from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.redact import tell
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
+from rolloutops.layout import verb
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.progress import report
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
@@ -115,7 +116,9 @@ class Window:
         meter.notes = [
             lambda: spend_limit.note(meter.owed - meter.done),
             self._rate_limit.note,
-            lambda: f"{self._elsewhere:,} wait for another process" if self._elsewhere else "",
+            lambda: (
+                f"{self._elsewhere:,} {verb(self._elsewhere, 'wait')} for another process" if self._elsewhere else ""
+            ),
         ]
 
     @contextmanager
@@ -238,7 +241,7 @@ class Window:
                     self._queue.put_nowait(None)  # for the other workers
                     return
                 if not self._recorder.spend_limit.allows(self._in_flight):
-                    self.stop(self._recorder.spend_limit.why())
+                    self.stop(self._recorder.spend_limit.why(self._in_flight))
                     return
                 pending, tried_before = item
                 if tried_before:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rolloutops.errors import EngineError
+from rolloutops.layout import count, verb
 from rolloutops.types import ModelAnswer, ModelCall
 
 
@@ -46,7 +47,7 @@ class Replicas:
                 raise one
         if dead:
             raise EngineError(f"{len(dead)} of {len(told)} servers do not answer: {'; '.join(dead)}")
-        return f"{len(told)} servers answer"
+        return f"{count(len(told), 'server')} {verb(len(told), 'answer')}"
 
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request to one server; its failures as the server's own engine raises them."""

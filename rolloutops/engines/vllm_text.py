@@ -12,6 +12,7 @@ import orjson
 from rolloutops.errors import AttemptFailed, did_you_mean
 from rolloutops.formats.finish_reasons import finish_reason
 from rolloutops.formats.task_rows import to_chat
+from rolloutops.layout import count
 from rolloutops.types import Message, ModelAnswer, ModelCall
 
 RENAMED = {"max_output_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
@@ -69,7 +70,7 @@ class Text:
         )
         room = self.config.max_model_len
         if len(prompt) + 1 > room:
-            raise AttemptFailed("context_length", f"a prompt of {len(prompt)} tokens does not fit into {room}")
+            raise AttemptFailed("context_length", f"a prompt of {count(len(prompt), 'token')} does not fit into {room}")
         return prompt, params, tools
 
     def _tokens(

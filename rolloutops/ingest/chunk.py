@@ -26,6 +26,7 @@ from rolloutops.formats.nemo_gym import agent_of
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import Prompt, answer_of_row, prompt_of_row
 from rolloutops.ingest.inputs import Row, find_inputs, open_rows
+from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.scratch import scratch
 from rolloutops.store.waiting import wait_for_lock
@@ -86,7 +87,7 @@ def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path
         if not read:
             raise InputError(f"{name}: there is nothing but blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
-            raise InputError(f"{name}: none of {read} lines is a task; the first: {examples[0]}")
+            raise InputError(f"{name}: none of {count(read, 'line')} is a task; the first: {examples[0]}")
         con = compare(workspace, name, staging)
         report = append_tasks(workspace, con, name, recipe.chunk, staging)
         removed = _retire(workspace, con, name, run_id)

@@ -38,6 +38,7 @@ from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
+from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
 from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, write_part
@@ -205,7 +206,7 @@ def import_rollouts(
             raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
         if staged.read == staged.rejected:
             first = (staged.examples or [""])[0]
-            raise InputError(f"{dataset}: none of {staged.read} lines can be imported; the first: {first}")
+            raise InputError(f"{dataset}: none of {count(staged.read, 'line')} can be imported; the first: {first}")
         con = _keys(workspace, dataset, staging)
         for origin, line in sql.rows(con, "SELECT origin, line FROM unresolved ORDER BY origin, line"):
             staged.reject(origin, line, "its task is in no file: give the materialized inputs or requests too", "")

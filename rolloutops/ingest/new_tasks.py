@@ -17,6 +17,7 @@ from rolloutops.errors import InputError, UsageError
 from rolloutops.ingest.chunk import append_tasks, changing_tasks, compare, keep_rejects, stage_rows, staging_folder
 from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, open_rows, refuse_change
 from rolloutops.ingest.line_hashes import hash_lines
+from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.runs import Run, recorded
 from rolloutops.store.workspace import Workspace, chunked_datasets, connect, open_workspace, writing
@@ -158,7 +159,9 @@ def _take_in(
         read, rejected, examples = stage_rows(staging, name, recipe.datasets[name], _rows(paths, lines))
         if lines is None and read == rejected:
             first = (
-                f"none of {read} lines is a task; the first: {examples[0]}" if read else "there are only blank lines"
+                f"none of {count(read, 'line')} is a task; the first: {examples[0]}"
+                if read
+                else "there are only blank lines"
             )
             raise InputError(f"{name}: {first}")
         con = compare(workspace, name, staging)

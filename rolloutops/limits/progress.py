@@ -90,7 +90,8 @@ class Progress:
     def _parts(self) -> Iterator[_Part]:
         seconds, rate = max(time.monotonic() - self.began, 1e-9), self.pace()
         total, done = self.owed + self.done_before + self.given_up, self.done + self.done_before
-        yield _Part(f"{done:,}/{total:,} {self.noun}", [])
+        noun = self.noun.removesuffix("s") if total == 1 else self.noun
+        yield _Part(f"{done:,}/{total:,} {noun}", [])
         yield _Part(f"{rate:,.1f}/s", [(2, "")])
         if self.tokens:
             yield _Part(f"{self.tokens / seconds:,.0f} tokens/s", [(9, "")])

@@ -14,6 +14,7 @@ from rolloutops.config.redact import tell
 from rolloutops.config.settings import Collect
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest
+from rolloutops.layout import count
 from rolloutops.limits.prices import Price, Prices, load, price_of, spent
 from rolloutops.limits.shared_counter import SharedCounter, Spending
 from rolloutops.limits.token_estimate import CHARACTERS, estimate, estimate_prompts
@@ -52,14 +53,20 @@ class SpendLimit:
 
     def allows(self, in_flight: int) -> bool:
         """Whether one more rollout may start while so many are in flight, each expected to take the average."""
+        return not self.reached(in_flight)
+
+    def reached(self, in_flight: int) -> str:
+        """The key of the limit that one more rollout would exceed, while so many are in flight; empty where none."""
         if self.max_tokens is None and self.max_cost is None:
-            return True
+            return ""
         if self.counter is not None:
             self._take(self.counter.spent())
         grown = 1 + (in_flight + 1) / max(self.attempts, 1)
         if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
-            return False
-        return self.max_cost is None or (self.cost is not None and self.cost * grown <= self.max_cost)
+            return "max_tokens_total"
+        if self.max_cost is not None and (self.cost is None or self.cost * grown > self.max_cost):
+            return "max_cost"
+        return ""
 
     def paid(self, row: Mapping[str, Any], tier: str | None, prompt: Sequence[Mapping[str, Any]] = ()) -> None:
         """Count an attempt's row; tokens that it does not tell are estimated. tier: the one asked for; the one that the
@@ -122,14 +129,15 @@ class SpendLimit:
         failed = f", {self.cost_failed:,.2f} of it on failures" if self.cost_failed else ""
         return f"cost {self.cost:,.2f}{failed}, {projected:,.2f} projected"
 
-    def why(self) -> str:
-        """Why no more may be spent."""
+    def why(self, in_flight: int = 0) -> str:
+        """Why no more may be spent, and which key to raise."""
         if self.max_cost is not None and self.cost is None:
             return "max_cost is set, and what was spent is not known: add the prices of all models that answered"
         cost = f", cost {self.cost:,.2f}" if self.max_cost is not None and self.cost is not None else ""
         limits = {"max_tokens_total": self.max_tokens, "max_cost": self.max_cost}
         told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
-        return f"the budget is spent ({self.tokens:,} tokens{cost}; {told}): raise it and run the command again"
+        key = self.reached(in_flight) or next(name for name, limit in limits.items() if limit is not None)
+        return f"the budget is spent ({count(self.tokens, 'token')}{cost}; {told}): raise {key} to collect the rest"
 
 
 def _estimated(row: Mapping[str, Any], prompt: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
+from rolloutops.layout import count
 from rolloutops.steps.parsed import Names, names, scratch, statement
 from rolloutops.store import sql
 
@@ -201,7 +202,7 @@ def lint(con: sql.Connection, step: Step) -> None:
         except sql.Error as error:
             raise StepError(f"{step.path} is not SQL: {_first_line(error)}") from error
         if len(statements) != 1 or not statements[0].type.name.startswith("SELECT"):
-            raise StepError(f"{step.path} must hold one SELECT, not {len(statements)} statements of any kind")
+            raise StepError(f"{step.path} must hold one SELECT, not {count(len(statements), 'statement')} of any kind")
     _lint_reads(step)
     used = step.names.variables
     for name in sorted(used - set(step.params)):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops.errors import WorkspaceError
+from rolloutops.layout import count
 
 TABLES = ("tasks", "attempts", "verdicts", "runs", "jobs")
 NO_FILE = "it is not a file"
@@ -113,7 +114,7 @@ def _rows(path: Path) -> int | None:
         return None
 
 
-def _number(count: int | None, noun: str) -> str:
-    if count is None:
+def _number(number: int | None, noun: str) -> str:
+    if number is None:
         return f"an unknown number of {noun}s"
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return count(number, noun)

@@ -29,6 +29,7 @@ import orjson
 
 from rolloutops.config.redact import holds_key, redacted_row, tell
 from rolloutops.errors import WorkspaceError
+from rolloutops.layout import count, verb
 from rolloutops.store.disk_errors import write_failed
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.journal_lines import Rows, SetAside, read_lines
@@ -79,7 +80,7 @@ class Journal:
     def failure(self) -> BaseException | None:
         """Why nothing more can be written, for sure; None while all is well."""
         if self._lost and isinstance(self._failure, WorkspaceError):
-            return WorkspaceError(f"{self._failure}; {self._lost:,} rows that came after could not be kept")
+            return WorkspaceError(f"{self._failure}; {count(self._lost, 'row')} that came after could not be kept")
         return self._failure
 
     def check(self) -> None:
@@ -304,8 +305,8 @@ def _keep(workspace: Workspace, journal: Path, aside: list[SetAside]) -> None:
         os.fsync(file.fileno())
     with suppress(OSError):
         sync(path.parent)
-    what = "line is" if len(aside) == 1 else "lines are"
+    what = f"{count(len(aside), 'line')} {verb(len(aside), 'are')} not {'a row' if len(aside) == 1 else 'rows'}"
     tell(
-        f"{len(aside):,} {what} not rows of a table in the journal of an interrupted run, and kept in {path} "
+        f"{what} of a table in the journal of an interrupted run, and kept in {path} "
         f"(line {aside[0].number}: {aside[0].reason}); what they held is owed again"
     )

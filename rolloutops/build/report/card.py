@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rolloutops.build.manifest import by_dataset
+from rolloutops.layout import count
 from rolloutops.store import sql
 
 NAME = "README.md"
@@ -170,7 +171,8 @@ def _body(content: Mapping[str, Any], fields: Fields) -> Iterator[str]:
     datasets = list(counts)
     yield f"# {_md(build['step'])}\n\n{_md(build['about'])}\n"
     yield (
-        f"{lines:,} lines from {content['rollouts']['used']:,} rollouts of {_some(datasets, 'data set')}, answered by "
+        f"{count(lines, 'line')} from {count(content['rollouts']['used'], 'rollout')} of {_some(datasets, 'data set')}"
+        ", answered by "
         f"{_some(sorted({row['policy'] for row in content['policies']}), 'policy', 'policies')}. Written by "
         f"rolloutops {content['rolloutops']}; `report.html` has the figures, `manifest.json` every step, and "
         "`lineage.parquet` says which rollouts each line came from.\n"
@@ -210,7 +212,7 @@ def _body(content: Mapping[str, Any], fields: Fields) -> Iterator[str]:
             ],
         )
     yield (
-        f"The build read {content['rollouts']['in']:,} rollouts and used {content['rollouts']['used']:,} "
+        f"The build read {count(content['rollouts']['in'], 'rollout')} and used {content['rollouts']['used']:,} "
         f"({_parameters(build['parameters']) or 'no parameters'}; seed {build['seed']}).\n"
     )
     yield "## Mix\n"
@@ -228,7 +230,8 @@ def _body(content: Mapping[str, Any], fields: Fields) -> Iterator[str]:
     yield "## Decontamination\n"
     cleaned = [s for s in content["steps"] if "contamin" in s["use"]]
     for step in cleaned:
-        yield f"{_md(step['step'])}: {_md(step['about'])} It dropped {step['dropped']:,} of {step['rows_in']:,} rows.\n"
+        dropped = f"{step['dropped']:,} of {count(step['rows_in'], 'row')}"
+        yield f"{_md(step['step'])}: {_md(step['about'])} It dropped {dropped}.\n"
     if not cleaned:
         yield "No step compared the prompts with benchmarks.\n"
     yield "## Lineage\n"

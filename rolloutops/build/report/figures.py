@@ -9,6 +9,7 @@ from typing import Any
 from rolloutops.build.report import plots
 from rolloutops.build.report.plots import Axis, Bar, Series, number, percent
 from rolloutops.build.report.queries import OTHERS, Rows, query
+from rolloutops.layout import count, verb
 from rolloutops.store import sql
 
 ALL, USED = "all rollouts", "in the files"
@@ -110,7 +111,8 @@ def solve_rates(rows: Rows) -> Figure:
     svg = plots.columns(labels, series, "Tasks by solve rate", height, what)
     never, always = ends.get(0, 0), ends.get(11, 0)
     caption = (
-        f"Of {tasks:,} tasks with more than one rollout, {never:,} ({percent(never / tasks)}) are never solved and "
+        f"Of {count(tasks, 'task')} with more than one rollout, {never:,} "
+        f"({percent(never / tasks)}) {verb(never, 'are')} never solved and "
         f"{always:,} ({percent(always / tasks)}) always: such groups have no advantage to learn from."
     )
     return Figure(title, caption, svg, rows)
@@ -157,8 +159,9 @@ def pair_lengths(rows: Rows) -> Figure:
     svg = plots.lines(series, "Share of answers up to a length", x, Axis(0, 1, "", percent), dots=False)
     more = row["chosen_longer_by"] or 0
     caption = (
-        f"The share of answers up to each length. In {percent(row['share_chosen_longer'])} of {row['pairs']:,} pairs "
-        f"the chosen answer is the longer one; on average it is {number(round(abs(more), 1))} {row['unit']} "
+        f"The share of answers up to each length. In {percent(row['share_chosen_longer'])} of "
+        f"{count(row['pairs'], 'pair')} the chosen answer is the longer one; on average it is "
+        f"{number(round(abs(more), 1))} {row['unit']} "
         f"{'longer' if more >= 0 else 'shorter'}."
     )
     told = {name: row[name] for name in ("pairs", "unit", "share_chosen_longer", "share_chosen_shorter")}

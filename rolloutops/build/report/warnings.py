@@ -8,6 +8,7 @@ from typing import Any
 from rolloutops.build.manifest import by_dataset
 from rolloutops.build.report.figures import Figure
 from rolloutops.build.report.plots import number, percent
+from rolloutops.layout import count, verb
 
 FEW = 100
 """Lines below which a page says that there are few."""
@@ -30,9 +31,10 @@ def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
     """What is amiss with the rollouts of a workspace."""
     rollouts = totals["rollouts"]
     if totals["unverified"]:
-        yield f"{number(totals['unverified'])} of {number(rollouts)} rollouts have no reward yet: run verify."
+        many = f"{number(totals['unverified'])} of {count(rollouts, 'rollout')} {verb(totals['unverified'], 'have')}"
+        yield f"{many} no reward yet: run verify."
     if totals["verdict_failures"]:
-        yield f"Verification failed for {number(totals['verdict_failures'])} rollouts; they have no reward."
+        yield f"Verification failed for {count(totals['verdict_failures'], 'rollout')}, so no reward is there."
     if rollouts and totals["cut_off"] / rollouts > 0.1:
         yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were cut off."
 
@@ -42,22 +44,23 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     for row in (row for rows in content["build"]["reports"] for row in rows):
         if "fault" in row and "lines" in row:
             dropped = f" ({number(row['dropped'])} dropped)" if row.get("dropped") else ""
-            yield f"{number(row['lines'])} {'line' if row['lines'] == 1 else 'lines'}: {row['fault']}{dropped}."
+            yield f"{count(row['lines'], 'line')}: {row['fault']}{dropped}."
 
 
 def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator[str]:
     counts = by_dataset(content)
     lines = sum(counts.values())
     if lines < FEW:
-        yield f"The files hold {lines} {'line' if lines == 1 else 'lines'} only."
+        yield f"The files hold {count(lines, 'line')} only."
     if totals["used_cut_off"]:
         share = percent(totals["used_cut_off"] / totals["used_rollouts"])
-        yield f"{number(totals['used_cut_off'])} of the rollouts used ({share}) were cut off."
+        many = totals["used_cut_off"]
+        yield f"{number(many)} of the rollouts used ({share}) {verb(many, 'were')} cut off."
     if others := content["unasked_policies"]:
         yield f"The recipe does not ask for all policies in the lines: filter/only leaves out {', '.join(others)}."
     copies = sum(step["rows"] - step["kept"] for step in content["steps"] if step["kind"] == "mix")
     if copies > 0:
-        yield f"A mix repeats rollouts: {number(copies)} rows are copies."
+        yield f"A mix repeats rollouts: {number(copies)} {'row is a copy' if copies == 1 else 'rows are copies'}."
 
 
 def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterator[str]:
@@ -70,7 +73,7 @@ def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterato
         yield f"The lines are not mixed as asked: {', '.join(said[:5])}{', …' if len(off) > 5 else ''}."
     for row in (row for step in content["steps"] if step["kind"] == "mix" for rows in step["reports"] for row in rows):
         if row.get("short_rows") and row.get("dataset") in counts:
-            yield f"The mix had {number(row['short_rows'])} rows fewer of {row['dataset']} than it was asked for."
+            yield f"The mix had {count(row['short_rows'], 'row')} fewer of {row['dataset']} than it was asked for."
     largest = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if len(counts) > 1 and largest[1] / lines > 0.9:
         yield f"{percent(largest[1] / lines)} of the lines are of one data set, {largest[0]}."

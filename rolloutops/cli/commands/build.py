@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.shared_flags import ONLY, REPLACE, SELECTING, STEPS, stage
-from rolloutops.cli.tables import count, table
+from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.cli.which_workspace import is_workspace
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.layout import count
 
 if TYPE_CHECKING:
     from rolloutops.build.build import BuildReport

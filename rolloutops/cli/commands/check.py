@@ -23,7 +23,7 @@ COMMAND = Command(
     "look at recipe, files, environments and engines, before anything is spent",
     (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums")),
     (RECIPE,),
-    SAMPLING,
+    **SAMPLING,
     group="looking",
     aliases=NEMO_GYM,
     groups=COLLECTING_GROUPS,

@@ -10,11 +10,12 @@ from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import SOURCE, keys, stage
-from rolloutops.cli.tables import count, table
+from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Chunk
+from rolloutops.layout import count
 
 if TYPE_CHECKING:
     from rolloutops.ingest.chunk import ChunkReport

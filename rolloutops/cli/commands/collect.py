@@ -11,12 +11,12 @@ from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, stage
-from rolloutops.cli.tables import count
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.recipe import Recipe
 from rolloutops.errors import UsageError
+from rolloutops.layout import all_of, count, verb
 
 if TYPE_CHECKING:
     from rolloutops.collect.collect import CollectReport
@@ -52,7 +52,7 @@ COMMAND = stage(
     *COLLECTING,
     Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
     Flag("tune", bool | str, "find the best number in flight with owed tasks, then stop; FILE.svg or .html: plot it"),
-    open_tables=SAMPLING,
+    **SAMPLING,
     aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
     groups=COLLECTING_GROUPS,
 )
@@ -79,7 +79,7 @@ def take_in_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
 
 
 def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
-    """Collect and say what came of it; 3 where work is pending, 4 where more is given up than the recipe allows."""
+    """Collect and say what came of it. Returns the report's exit code."""
     allowed = parsed.flags.get("allow_policy_change", False)
     if tune := parsed.flags.get("tune"):
         return say(*tune_and_say(recipe, allowed, tune))
@@ -152,14 +152,15 @@ def sentences(done: CollectReport) -> Iterator[str]:
         yield "nothing to collect: the recipe asks for no rollouts"
         return
     elif not done.pending and not done.done:
-        but = f", but {done.given_up:,} that are given up" if done.given_up else ""
-        yield f"nothing is owed: all {count(done.wanted, 'rollout')} are there{but}"
+        but = f", but {done.given_up:,} given up" if done.given_up else ""
+        yield f"nothing is owed: {all_of(done.wanted, 'rollout')} {verb(done.wanted, 'are')} there{but}"
         return
     yield (
-        f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} are given up and "
-        f"{done.left:,} owed"
+        f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} "
+        f"{verb(done.given_up, 'are')} given up and {done.left:,} owed"
     )
-    if done.left:
+    yield from done.spent
+    if done.left and not done.spent:
         yield "run the same command again for what is owed"
     if done.given_up and not any(one.too_much for one in done.losses):
         yield "status tells why rollouts are given up; collect --retry=KIND owes them again"

@@ -7,10 +7,10 @@ from pathlib import Path
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.shared_flags import DATA, DATASET, VERDICT_VERSION, stage
-from rolloutops.cli.tables import count
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.paths import as_file
 from rolloutops.config.recipe import Recipe
+from rolloutops.layout import count
 
 
 def body(parsed: Parsed) -> None:

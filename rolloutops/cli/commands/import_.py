@@ -9,10 +9,11 @@ from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import DATA, RECIPE
-from rolloutops.cli.tables import count, table
+from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe_file import load
+from rolloutops.layout import count
 
 if TYPE_CHECKING:
     from rolloutops.ingest.import_rollouts import ImportReport

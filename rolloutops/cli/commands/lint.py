@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.shared_flags import JSON
-from rolloutops.cli.tables import count
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError
+from rolloutops.layout import count
 
 if TYPE_CHECKING:
     from rolloutops.build.lint import LintReport

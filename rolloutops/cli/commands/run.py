@@ -18,12 +18,21 @@ from rolloutops.cli.shared_flags import (
     VERDICT_VERSION,
     stage,
 )
-from rolloutops.cli.tables import count, table
+from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.recipe import Recipe
+from rolloutops.layout import count
 
 if TYPE_CHECKING:
     from rolloutops.build.explain import BoundStep
+
+
+UNFINISHED = {
+    2: "a budget is spent and rollouts are pending",
+    3: "rollouts are pending",
+    4: "too many rollouts are given up",
+}
+"""Exit code of a collection -> why nothing is built of it."""
 
 
 def body(parsed: Parsed) -> int:
@@ -37,9 +46,11 @@ def body(parsed: Parsed) -> int:
     replace = parsed.flags.get("replace", False)
     if not replace:
         build.refuse_builds_of_others(recipe)
-    if code := chunk.chunk_and_say(recipe) or collect.collect_and_say(recipe, parsed):
-        why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
-        say(f"stopped here, as {why}: nothing was built")
+    if code := chunk.chunk_and_say(recipe):
+        say("stopped here, as lines were rejected: nothing was built")
+        return code
+    if code := collect.collect_and_say(recipe, parsed):
+        say(f"stopped here, as {UNFINISHED[code]}: nothing was built")
         return code
     say(*verify.sentences(verify.verify_rollouts(recipe, on_command=False)))
     show(metrics.tables_of(metrics.measure(recipe)))
@@ -56,7 +67,7 @@ COMMAND = stage(
     VERDICT_VERSION,
     REPLACE,
     Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds"),
-    open_tables=SAMPLING,
+    **SAMPLING,
     aliases=NEMO_GYM,
     groups=COLLECTING_GROUPS,
 )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
-from rolloutops.cli.tables import cell, count, table
+from rolloutops.cli.tables import cell, table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.redact import shown
-from rolloutops.layout import columns_of, rows_on_screen
+from rolloutops.layout import columns_of, count, rows_on_screen, verb
 
 if TYPE_CHECKING:
     from rolloutops.collect.status import Status
@@ -143,7 +143,7 @@ def _lost(one: Mapping[str, Any]) -> str:
     if one["missing"]:
         found.append(f"{count(one['missing'], 'task')} that chunk wrote and no task file holds")
     if one["torn"]:
-        found.append(f"{count(one['torn'], 'task')} that were changed in two ways")
+        found.append(f"{count(one['torn'], 'task')} that {verb(one['torn'], 'were')} changed in two ways")
     return (
         f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, as when two "
         "workspaces that each ran chunk for it are copied together: their task files have the same names. The rollouts "
@@ -157,14 +157,15 @@ def _work(now: Status) -> Iterator[str]:
     from rolloutops.limits.progress import duration
 
     if now.unsealed:
-        kinds = ", ".join(f"{number:,} {kind}" for kind, number in now.journals.items() if number)
+        kinds = ", ".join(count(number, kind.removesuffix("s")) for kind, number in now.journals.items() if number)
         after = "" if now.running else "; the next collect or verify moves the rows of a killed command"
         yield f"\n{count(now.unsealed, 'row')} in a journal, not yet in the tables ({kinds}), counted above{after}"
     for one in now.running:
         memory = f", {size(one['memory_bytes'])} of memory" if one["memory_bytes"] else ""
+        done = count(one["done"], one["noun"].removesuffix("s"))
         yield (
             f"\nrunning now: {cell(one['run_id'])} on {cell(one['host'])} (process {one['pid']}): "
-            f"{one['in_flight']:,} in flight, {one['done']:,} {one['noun']} done, {one['failed']:,} failed, "
+            f"{one['in_flight']:,} in flight, {done} done, {one['failed']:,} failed, "
             f"{one['per_second']:,.1f}/s{memory}"
         )
     if now.rollouts_per_second:

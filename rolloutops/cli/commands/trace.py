@@ -9,8 +9,9 @@ from typing import Any
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.shared_flags import JSON
-from rolloutops.cli.tables import cell, count
+from rolloutops.cli.tables import cell
 from rolloutops.config.paths import as_path
+from rolloutops.layout import count
 from rolloutops.visible import visible
 
 
@@ -45,7 +46,7 @@ def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"\nmade by {build['step']} ({build['use']}) after"
     for step in found["steps"]:
         said = ", ".join(f"{name} = {value}" for name, value in step["parameters"].items())
-        kept = f"kept {step['kept']:,} of {step['rows_in']:,} rows"
+        kept = f"kept {step['kept']:,} of {count(step['rows_in'], 'row')}"
         yield f"  {step['step']} ({step['use']}): {kept}{f'; {said}' if said else ''}"
     if not found["steps"]:
         yield "  no other step: it read all rollouts"
@@ -65,7 +66,7 @@ def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     sent = ", ".join(f"{name} = {cell(value)}" for name, value in (one["request"] or {}).items())
     asked = f"{one['engine']} {one['model'] or ''}".rstrip()
     yield "policy", f"{one['policy']}: {asked}{f', {sent}' if sent else ''}"
-    tries = f", after {count(one['earlier_attempts'], 'other')}" if one["earlier_attempts"] else ""
+    tries = f", after {count(one['earlier_attempts'], 'earlier attempt')}" if one["earlier_attempts"] else ""
     tokens = "tokens not counted" if one["output_tokens"] is None else count(one["output_tokens"], "token")
     parts = (one["finish_reason"] or "no finish reason", tokens, count(one["turns"] or 0, "turn"))
     yield "attempt", f"{one['attempt_id']}{tries}: {', '.join(parts)}"

@@ -10,10 +10,11 @@ from rolloutops.cli.flags import Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say, show
 from rolloutops.cli.shared_flags import DATA, DATASET, ENVIRONMENT, keys, stage
-from rolloutops.cli.tables import count, table
+from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Verify
+from rolloutops.layout import all_of, count, verb
 
 if TYPE_CHECKING:
     from rolloutops.collect.verify import VerifyReport
@@ -70,7 +71,7 @@ def sentences(done: VerifyReport) -> Iterator[str]:
         yield f"Nothing verified: the verdicts of {versions} count, as --verdict_version says"
     elif not rest.no_environment:
         but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
-        yield f"Nothing to verify: all {count(rest.rollouts, 'rollout')} have a verdict{but}"
+        yield f"Nothing to verify: {all_of(rest.rollouts, 'rollout')} {verb(rest.rollouts, 'have')} a verdict{but}"
     for dataset, rollouts in rest.no_environment.items():
         yield (
             f"{dataset}: {count(rollouts, 'rollout')} unverified, as no environment is set: add environment = … to "
