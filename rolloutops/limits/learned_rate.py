@@ -11,7 +11,7 @@ that are refused, and whether it falls when fewer are sent:
 2. **A share of TRIAL_FROM or more that lasts** is put to the test: for a while 15 % fewer are sent. Where the
    share falls to a third, it depends on the rate, and the lower rate is kept; else it is stray, and the next trial
    waits twice as long.
-3. **A rate that was lowered by a fifth and is refused as often as before** is forgotten.
+3. **A rate that was lowered by a fifth and is refused much as often as before**, more than above a limit, is forgotten.
 4. **One refusal a little above a learned rate** ends the look at more, where next to no refusals are stray.
 
 What refusals that led to nothing were, of all requests, is the stray share (`stray`).
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 MOMENT = 1.0
 """Seconds over which a rate is measured at least."""
-HOLD = (4.0, 10.0)
+HOLD = (4.0, 8.0)
 """Seconds, least and most, for which a rate that proved right is kept before more is tried."""
 GROWTH = 0.02
 """How much faster per second a learned rate is tried at first; it doubles each second."""
@@ -41,7 +41,7 @@ no limit is known."""
 DOUBT = 0.2
 """Share of that evidence at which the rate is not raised for now."""
 MANY = 0.015
-FEW = 0.005
+FEW = 0.01
 """A stray share at which one refusal ends a look at a rate that is NEAR the learned one."""
 NEAR = 1.25
 """Of the learned rate: up to this it is kept, and not learned anew, where more is refused."""
@@ -229,10 +229,12 @@ class LearnedLimit:
     def _does_not_help(self, present: float, share: float) -> bool:
         """Whether the share of refusals is much as it was, though the rate was lowered. present: the rate by now."""
         rate, before = self._anchor
-        if not 0.5 * before <= share <= 2 * before:
+        lowered = present <= LOWER * rate
+        of_a_limit = 1 - (1 - before) * rate / present if lowered else 0.0  # it lets through as many as before
+        if not max(before, before + of_a_limit) / 2 <= share <= 2 * before:
             self._anchor, self._strikes = (present, share), 0
             return False
-        self._strikes += present <= LOWER * rate
+        self._strikes += lowered
         return self._strikes >= STRIKES
 
     def _start(self, now: float) -> None:
