@@ -133,7 +133,9 @@ def test_a_limit_that_changes_is_followed_beside_stray_refusals() -> None:
 
 
 @pytest.mark.parametrize(("shares", "helps"), [((0.5, 0.35, 0.2), True), ((0.3, 0.3, 0.3), False)])
-def test_refusals_on_the_way_down_to_a_limit_are_not_refusals_at_any_rate(shares: list[float], helps: bool) -> None:
+def test_refusals_on_the_way_down_to_a_limit_are_not_refusals_at_any_rate(
+    shares: tuple[float, ...], helps: bool
+) -> None:
     limit = LearnedLimit()
     found = [limit._does_not_help(rate, share) for rate, share in zip((19.7, 15.2, 12.3), shares, strict=True)]
     assert found == [False, False, not helps]
