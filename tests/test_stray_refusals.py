@@ -101,6 +101,13 @@ def test_stray_refusals_cost_next_to_nothing(
     assert seconds([Endpoint(share, latency, retry_after)], wanted, width) <= 1.3 * calm
 
 
+def test_three_stray_refusals_in_a_hundred_requests_are_no_limit() -> None:
+    calm = seconds([Endpoint(0.0, 0.1)], 8000, 512)
+    for seed in range(5, 8):
+        endpoint = Endpoint(0.005, 0.1, 1.0, rng=random.Random(seed))
+        assert seconds([endpoint], 8000, 512) <= 1.3 * calm, seed
+
+
 @pytest.mark.parametrize("share", [0.03, 0.05])
 def test_more_stray_refusals_cost_little(share: float) -> None:
     for latency, width, wanted in ((0.0, 64, 12_000), (1.0, 64, 1500)):
@@ -123,6 +130,15 @@ def test_a_limit_that_changes_is_followed_beside_stray_refusals() -> None:
     endpoint = Endpoint(0.01, 1.0, 1.0, rate=lambda now: 10.0 if 40 <= now < 80 else 20.0)
     assert seconds([endpoint], 10_000, 64, until=120) >= 0.8 * 2000
     assert endpoint.refused <= 0.1 * 2000
+
+
+@pytest.mark.parametrize(("shares", "helps"), [((0.5, 0.35, 0.2), True), ((0.3, 0.3, 0.3), False)])
+def test_refusals_on_the_way_down_to_a_limit_are_not_refusals_at_any_rate(
+    shares: tuple[float, ...], helps: bool
+) -> None:
+    limit = LearnedLimit()
+    found = [limit._does_not_help(rate, share) for rate, share in zip((19.7, 15.2, 12.3), shares, strict=True)]
+    assert found == [False, False, not helps]
 
 
 def test_a_third_that_is_refused_at_any_rate_is_no_limit() -> None:

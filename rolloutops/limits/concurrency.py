@@ -50,6 +50,8 @@ class Concurrency(Protocol):
 
     def refused(self, open_requests: int, again: bool = False) -> None: ...
 
+    def keep_empty(self, places: int) -> None: ...
+
 
 @dataclass(slots=True)
 class ConcurrencyLimit:
@@ -62,6 +64,7 @@ class ConcurrencyLimit:
     _doubling: bool = True
     _climb_to: int = 0
     _cutting: bool = False
+    _empty: int = 0
     _floor: int = 1
     _best: float = 0.0
     _before: int = 0
@@ -99,11 +102,18 @@ class ConcurrencyLimit:
             self._cutting = not self._held
         if not self.found or not self._cutting:
             return
+        self.keep_empty(0)
         if not again:
             self._floor, self._climb_to = max(1, self.now // 2), self.most
         self._doubling, self._before, self._best = False, 0, 0.0
         self.now = max(self._floor, min(self.now, open_requests))
         self._begin()
+
+    def keep_empty(self, places: int) -> None:
+        """Start nothing in so many places of refused requests: in a burst, others in their place are refused too."""
+        if self.found:
+            places = min(places, self.now + self._empty - 1)
+            self.now, self._empty = self.now + self._empty - places, places
 
     def _begin(self) -> None:
         self._began, self._ended, self._timeouts, self._full, self._held = self.clock(), 0, 0, False, False

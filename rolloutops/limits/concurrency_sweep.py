@@ -80,6 +80,9 @@ class ConcurrencySweep:
     def refused(self, open_requests: int, again: bool = False) -> None:
         """The endpoint refused a request: the step shows it."""
 
+    def keep_empty(self, places: int) -> None:
+        """Refused requests leave no place empty: the step shows them."""
+
     def started(self) -> None:
         """A rollout starts."""
 

@@ -11,7 +11,8 @@ that are refused, and whether it falls when fewer are sent:
 2. **A share of TRIAL_FROM or more that lasts** is put to the test: for a while 15 % fewer are sent. Where the
    share falls to a third, it depends on the rate, and the lower rate is kept; else it is stray, and the next trial
    waits twice as long.
-3. **A rate that was lowered by a fifth and is refused as often as before** is forgotten.
+3. **A rate that was lowered by a fifth and is refused much as often as before**, more than above a limit, is forgotten.
+4. **One refusal a little above a learned rate** ends the look at more, where next to no refusals are stray.
 
 What refusals that led to nothing were, of all requests, is the stray share (`stray`).
 
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 
 MOMENT = 1.0
 """Seconds over which a rate is measured at least."""
-HOLD = (4.0, 15.0)
+HOLD = (4.0, 8.0)
 """Seconds, least and most, for which a rate that proved right is kept before more is tried."""
 GROWTH = 0.02
 """How much faster per second a learned rate is tried at first; it doubles each second."""
@@ -35,10 +36,15 @@ CATCH_UP = 0.05
 OVERLOAD = 0.08
 """The share of refusals that means overload, or three times the stray share, if that is more."""
 ENOUGH = (6.3, 9.5)
-"""Evidence, as a logarithm, at which the endpoint counts as overloaded; the second where stray refusals are MANY."""
+"""Evidence, as a logarithm, at which the endpoint counts as overloaded; the second where stray refusals are MANY, or
+no limit is known."""
 DOUBT = 0.2
 """Share of that evidence at which the rate is not raised for now."""
 MANY = 0.015
+FEW = 0.01
+"""A stray share at which one refusal ends a look at a rate that is NEAR the learned one."""
+NEAR = 1.25
+"""Of the learned rate: up to this it is kept, and not learned anew, where more is refused."""
 OBVIOUS = 0.3
 """A share of refusals that is hardly stray."""
 STRAY = (0.003, 0.03)
@@ -145,7 +151,8 @@ class LearnedLimit:
             self._trial.refused += 1
         elif self._stretch.ended(now, True):
             self._consider_trial(now)
-        if self._evidence < ENOUGH[self._calm >= MANY]:
+        if self._evidence < self._enough:
+            self._step_back()
             return False
         self._lower(now)
         return True
@@ -164,11 +171,26 @@ class LearnedLimit:
         self._refused += 1
         self._last_refused = max(self._last_refused, number)
 
+    def _step_back(self) -> None:
+        """Go back to the learned rate at the first refusal above it, where next to none are stray."""
+        if self.rate is not None and self._calm < FEW and self.rate < self._present() < NEAR * self.rate:
+            self._used, self._hold = 0.0, self._longer_hold()
+            self._close_refused -= 1  # the look brought it about: it is not stray
+
+    def _longer_hold(self) -> float:
+        """Seconds for which a rate that proved right once more is kept."""
+        return min(HOLD[1], max(HOLD[0], self._hold * 2))
+
     @property
     def _in_doubt(self) -> bool:
         """Whether refusals of late may be the first ones of an overload."""
         since = (self._sent - self._last_refused) * (self._overload() - self._calm)
-        return self._evidence - since > DOUBT * ENOUGH[self._calm >= MANY]
+        return self._evidence - since > DOUBT * self._enough
+
+    @property
+    def _enough(self) -> float:
+        """The evidence at which the endpoint counts as overloaded."""
+        return ENOUGH[self.rate is None or self._calm >= MANY]
 
     def _overload(self) -> float:
         """The share of refusals that means overload."""
@@ -194,7 +216,7 @@ class LearnedLimit:
             if found < 0.75 * present:  # allowance was wasted for lack of demand, so the average is too low
                 found = math.sqrt(found * present)
             known = abs(found - self.rate) < 0.15 * self.rate
-            self._hold = min(HOLD[1], max(HOLD[0], self._hold * 2)) if known else 0.0
+            self._hold = self._longer_hold() if known else 0.0
             self._burst = None
         share = self._refused / (self._refused + self.let_through)
         if self._does_not_help(present, share):
@@ -207,10 +229,12 @@ class LearnedLimit:
     def _does_not_help(self, present: float, share: float) -> bool:
         """Whether the share of refusals is much as it was, though the rate was lowered. present: the rate by now."""
         rate, before = self._anchor
-        if not 0.5 * before <= share <= 2 * before:
+        lowered = present <= LOWER * rate
+        of_a_limit = 1 - (1 - before) * rate / present if lowered else 0.0  # it lets through as many as before
+        if not max(before, before + of_a_limit) / 2 <= share <= 2 * before:
             self._anchor, self._strikes = (present, share), 0
             return False
-        self._strikes += present <= LOWER * rate
+        self._strikes += lowered
         return self._strikes >= STRIKES
 
     def _start(self, now: float) -> None:

@@ -149,6 +149,7 @@ class RateLimit:
             if self._refused_until > now and self._lifted is not None:
                 _wake(self._lifted)
             self._proven, self._row, self._pauses, self._refused_until = True, 0, 0, now
+            self.level.keep_empty(0)
         self._learned.answered(ticket.requests, now)
         self._output += (output - self._output) / 50
         if ticket.estimate:
@@ -207,6 +208,8 @@ class RateLimit:
         shown = self._learned.refused(ticket.requests, now)
         if shown is not False:
             self.level.refused(self._open, again=shown is None)
+        elif self._learned.rate is None:
+            self.level.keep_empty(self._row)
 
     def _hold_up(self, ticket: Permit, now: float, retry_after: float | None) -> None:
         """Pause for all requests, if the refusal is not one of a few. What was sent after the first of a row and is not

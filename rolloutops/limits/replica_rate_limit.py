@@ -40,6 +40,8 @@ class ReplicaConcurrency:
 
     def refused(self, open_requests: int, again: bool = False) -> None: ...
 
+    def keep_empty(self, places: int) -> None: ...
+
 
 @dataclass(slots=True)
 class ReplicaRateLimit:
