@@ -39,7 +39,12 @@ COLLECTING = (
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
     Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
 )
-VERDICT_VERSION = Flag("verdict_version", str, "use the verdicts of this earlier version of the verifier, all of them")
+VERDICT_VERSION = Flag(
+    "verdict_version",
+    str,
+    "use the verdicts of this earlier version of the verifier, all of them; of several datasets, DATASET=VERSION, "
+    "separated by commas",
+)
 ONLY = Flag("only", str, "only this one")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
 SAMPLING: dict[str, Any] = {
