@@ -22,8 +22,8 @@ from rolloutops.build import manifest
 from rolloutops.build.trace import LINEAGE
 from rolloutops.cli.commands.build import build_files, refuse_builds_of_others
 from rolloutops.cli.commands.chunk import chunk_inputs
-from rolloutops.cli.commands.collect import collect_rollouts, take_in_new_tasks
-from rolloutops.cli.commands.run import bind_and_check, pin_verdicts
+from rolloutops.cli.commands.collect import collect_rollouts, pin_verdicts, take_in_new_tasks
+from rolloutops.cli.commands.run import bind_and_check
 from rolloutops.cli.commands.verify import verify_rollouts
 from rolloutops.cli.connect import connect as connect_for_rewards
 from rolloutops.config.paths import as_path
@@ -143,7 +143,7 @@ class Workspace:
 
         def work() -> CollectReport:
             _refuse_rejected(take_in_new_tasks(chosen), chosen)
-            return collect_rollouts(chosen, allow_policy_change)
+            return collect_rollouts(pin_verdicts(chosen), allow_policy_change)
 
         return _outside_loops(work)
 

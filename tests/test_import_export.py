@@ -529,3 +529,20 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
 def write_lines(path: Path, *lines: str) -> Path:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def test_an_imported_data_set_is_not_asked_of_the_policy_of_an_earlier_command(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "sums.jsonl", sums(4))
+    rolloutops("collect", "--data=w", "--input=sums.jsonl", "--engine=scripted", "--model=m", cwd=tmp_path)
+    rolloutops("export", "--data=w", "--output=out.jsonl", cwd=tmp_path)
+    rolloutops("import", "out.jsonl", "--data=w", "--dataset=other", "--policy=p", cwd=tmp_path)
+    for words in (("collect", "--data=w"), ("collect", "--data=w", "--dataset=sums"), ("verify", "--data=w")):
+        rolloutops(*words, cwd=tmp_path, code=2 if words[0] == "verify" else 0)
+        told = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)
+        assert [row["dataset"] for row in told["progress"]] == ["sums"]
+    assert query(tmp_path / "w", "SELECT dataset, policy, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL") == [
+        ("other", "p", 4),
+        ("sums", "m", 4),
+    ]
+    rolloutops("collect", "--data=w", "--dataset=other", cwd=tmp_path)
+    assert query(tmp_path / "w", "SELECT count(*) FROM rollouts WHERE dataset = 'other' AND policy = 'm'") == [(4,)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,6 +13,8 @@ from rolloutops.errors import UsageError
 from rolloutops.formats.nemo_gym import create_params
 from rolloutops.formats.openai_requests import chat_body, responses_body
 from rolloutops.types import ModelCall
+from tests.helpers import query, rolloutops, write_jsonl
+from tests.loopback import serving
 
 KNOWN = {
     "OpenAI": {
@@ -43,7 +46,14 @@ KNOWN = {
         "logprobs": 1,
     },
     "SGLang": {"max_new_tokens": 9, "regex": "a+", "ebnf": "root", "separate_reasoning": True, "sampling_seed": 1},
-    "nothing": {"temperature": None, "n": None, "seed": 1, "extra_body": {"enable_thinking": False}},
+    "nothing": {
+        "temperature": None,
+        "n": None,
+        "stream": False,
+        "background": None,
+        "seed": 1,
+        "extra_body": {"enable_thinking": False},
+    },
 }
 
 
@@ -55,6 +65,11 @@ def test_what_endpoints_know_passes(params: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("params", "said"),
     [
+        ({"stream": True}, r"responses_create_params\.stream changes how a reply is sent, .*: leave it out"),
+        ({"stream_options": {"include_usage": True}}, r"stream_options changes how"),
+        ({"background": True}, r"background changes how"),
+        ({"extra_body": {"stream": True}}, r"responses_create_params\.extra_body\.stream changes how"),
+        ({"extra_body": {"n": 2}}, r"responses_create_params\.extra_body\.n must be 1"),
         ({"temprature": 1}, r"responses_create_params\.temprature: .*, did you mean 'temperature'\?; .* extra_body"),
         ({"top_pp": 1}, r"did you mean 'top_p'\?"),
         ({"max_token": 9}, r"did you mean 'max_tokens'\?"),
@@ -87,3 +102,29 @@ def test_extra_body_reaches_each_kind_of_endpoint() -> None:
     row = {"responses_create_params": {"input": "Q", "metadata": {"who": "me"}}}
     metadata = create_params(row, call.messages, None, call.params)["metadata"]
     assert (metadata["who"], orjson.loads(metadata["extra_body"])) == ("me", {"enable_thinking": False})
+
+
+def test_a_reply_in_a_stream_is_refused_on_the_command_line_and_left_out_of_rows(tmp_path: Path) -> None:
+    own = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0.5}
+    metadata = {"extra_body": '{"stream": true, "top_k": 3}'}
+    rows = [
+        {"responses_create_params": {"input": "a", **own}},
+        {"responses_create_params": {"input": "b", "metadata": metadata}},
+        {"responses_create_params": {"input": "c", "stream": False}},
+    ]
+    write_jsonl(tmp_path / "tasks.jsonl", rows)
+    with serving() as server:
+        words = ("--data=w", "--input=tasks.jsonl", "--engine=openai", "--model=m", f"--base_url={server.url}")
+        for given in ("+responses_create_params.stream=true", "--engine_args.extra_body.stream=true"):
+            for command in ("check", "collect", "run"):
+                done = rolloutops(command, *words, given, cwd=tmp_path, code=2)
+                assert "stream changes how a reply is sent" in done.stdout + done.stderr
+        done = rolloutops("collect", *words, cwd=tmp_path)
+        assert "stream, stream_options, background left out of the rows of 1 task, because" in done.stderr
+    assert [sorted({"stream", "stream_options"} & {*body}) for body in server.bodies] == [[], [], []]
+    assert sorted(str(body.get("temperature") or body.get("top_k")) for body in server.bodies) == ["0.5", "3", "None"]
+    assert query(tmp_path / "w", "SELECT count(*) FROM attempts WHERE request::VARCHAR LIKE '%stream_options%'") == [
+        (0,)
+    ]
+    gym = create_params(rows[0], [], None, {})
+    assert gym == {"input": [], "temperature": 0.5}

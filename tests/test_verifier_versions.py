@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe_file import load
-from tests.helpers import CHECKOUT, query, rolloutops, sums, write_jsonl
+from tests.helpers import CHECKOUT, query, read_jsonl, rolloutops, sums, write_jsonl
 
 OLD = CHECKOUT / "tests" / "workspaces" / "79c45b0"
 
@@ -187,6 +188,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     recipe = load(str(tmp_path / "own.toml"))
     assert "plain: plain.py is another version now" in done.stderr, "that it is judged again is said"
     assert "for 5 rollouts: they are judged again" in done.stderr
+    assert done.stderr.count("wait for the command verify") == 1
     assert "out/train.jsonl" not in done.stdout
     found = [("plain", 7, 7, 0.75, 0.75), ("sums", 7, 2, 0.75, 0.75)]
     assert query(tmp_path / "w", REWARDS, recipe) == found, "what was collected just now is judged as ever"
@@ -201,6 +203,12 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     refused = rolloutops("collect", "own.toml", "--output=o.jsonl", cwd=tmp_path, code=2)
     assert '"reward": 0.75' in refused.stdout, "the averages of what was collected are printed all the same"
     assert not (tmp_path / "o.jsonl").exists()
+    (advice,) = re.findall(r"--verdict_version=\S+", refused.stderr)
+    rolloutops("collect", "own.toml", "--output=o.jsonl", advice, cwd=tmp_path)
+    rewards = [row["reward"] for row in read_jsonl(tmp_path / "o.jsonl")]
+    assert sorted(map(str, rewards)) == ["0.25"] * 5 + ["0.75"] * 7 + ["None"] * 2, (
+        "what collect advises, collect takes"
+    )
 
     pinned = rolloutops(
         "metrics", "own.toml", "--step=rewards", "--json", f"--verdict_version={before[:7]}", cwd=tmp_path
@@ -208,7 +216,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     assert '"dataset":"sums","policy":"scripted","metric":"reward","rollouts":7,"coverage":0.7143,"mean":0.25' in (
         pinned.stdout
     )
-    assert f"sums: 2 rollouts have no verdict of {before}, and no reward here" in pinned.stderr
+    assert f"sums: 2 rollouts without a verdict of {before}, so without a reward here" in pinned.stderr
     done = rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     assert "have a verdict" not in done.stderr, "two have none of this version"
     assert f"Nothing verified: the verdicts of {before} in sums count" in done.stderr
@@ -220,6 +228,32 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     assert "for 5 rollouts: they are judged again" in rolloutops("verify", "own.toml", cwd=tmp_path).stderr
     assert query(tmp_path / "w", REWARDS, recipe) == [("plain", 7, 7, 0.75, 0.75), ("sums", 7, 7, 0.75, 0.75)]
     assert "another version" not in rolloutops("build", "own.toml", cwd=tmp_path).stderr
+
+
+def test_the_earlier_versions_of_several_verifiers_are_named_by_dataset(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "sums.jsonl", sums(3))
+    (tmp_path / "prices.toml").write_text('["j"]\ninput = 100\noutput = 1000\n["scripted"]\ninput = 0\noutput = 0\n')
+    for reward in (0.25, 0.75):
+        write(tmp_path, reward)
+        (tmp_path / "plain.py").write_text(SPENDING.format(reward=reward + 0.1, more="spends = True"))
+        (tmp_path / "own.toml").write_text(RECIPE)
+        done = rolloutops("run", "own.toml", cwd=tmp_path, code=0 if reward == 0.25 else 2)
+    assert done.stderr.count("wait for the command verify") == 2, "once for each dataset"
+    (advice,) = re.findall(r"--verdict_version=\S+", done.stderr)
+    assert re.fullmatch(r"--verdict_version=plain=\w+,sums=\w+", advice)
+    rolloutops("build", "own.toml", advice, cwd=tmp_path)
+    metrics = ("metrics", "own.toml", "--step=rewards", "--json")
+    told = rolloutops(*metrics, advice.replace("=plain=", "="), cwd=tmp_path).stdout
+    assert '"mean":0.25' in told
+    assert '"mean":0.34' in told, "0.35 but for the last digit"
+    one = rolloutops(*metrics, advice.partition(",")[0], cwd=tmp_path, code=2).stderr
+    assert "sums: own.py is another version now" in one, "the other one still waits"
+    assert "plain: " not in one
+    version = advice.rpartition("=")[2]
+    wrong = rolloutops(*metrics, f"--verdict_version=plain={version}", cwd=tmp_path, code=2).stderr
+    assert f"--verdict_version=plain={version} is the version of no verdict of plain; there are" in wrong
+    twice = rolloutops(*metrics, f"{advice.replace('sums=', 'plain=')}", cwd=tmp_path, code=2).stderr
+    assert "is the version of no verdict of plain" in twice
 
 
 def test_what_a_changed_judge_would_cost_without_prices_and_metrics_of_a_cheap_one(old: Path) -> None:

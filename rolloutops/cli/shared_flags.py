@@ -54,7 +54,12 @@ COLLECTING_GROUPS = {
     "Checks and safety": ("tune", "dry_run", "deep", "allow_policy_change", "shared_locks"),
 }
 """The headings under which `collect`, `run` and `check` explain their flags."""
-VERDICT_VERSION = Flag("verdict_version", str, "use the verdicts of this earlier version of the verifier, all of them")
+VERDICT_VERSION = Flag(
+    "verdict_version",
+    str,
+    "use the verdicts of this earlier version of the verifier, all of them; of several datasets, DATASET=VERSION, "
+    "separated by commas",
+)
 ONLY = Flag("only", str, "only this one")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
 SAMPLING: dict[str, Any] = {

@@ -34,8 +34,10 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
 
         workspace = open_workspace(as_path(flags["data"]))
         recipe = last_recipe(workspace)
-        if "environment" in flags:  # it may be for a dataset that the last recipe did not name
-            others = dict.fromkeys(chunked_datasets(workspace), Dataset())
+        if "environment" in flags or "dataset" in flags:  # it may be a dataset that the last recipe did not name
+            named = [name.strip() for name in flags["dataset"].split(",")] if "dataset" in flags else None
+            there = [name for name in chunked_datasets(workspace) if named is None or name in named]
+            others = dict.fromkeys(there, Dataset())
             recipe = dataclasses.replace(recipe, datasets={**others, **recipe.datasets})
     else:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""

@@ -9,7 +9,7 @@ from typing import Any
 from rolloutops.config.settings import Collect
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.strict_json import dump
-from rolloutops.formats.task_rows import text_of
+from rolloutops.formats.task_rows import HOW_SENT, text_of
 from rolloutops.types import Message, ModelAnswer, Rollout, RolloutAnswer, Task
 
 COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
@@ -42,10 +42,17 @@ class PendingRollout:
 
 
 def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's own `responses_create_params` without its conversation, the overrides merged over it, shallowly."""
+    """The task's own `responses_create_params` without its conversation and what would change how replies are sent, the
+    overrides merged over it, shallowly."""
     own = row.get("responses_create_params")
-    kept = {k: v for k, v in own.items() if k not in ("input", "tools")} if isinstance(own, dict) else {}
+    kept = {k: v for k, v in own.items() if k not in ("input", "tools", *HOW_SENT)} if isinstance(own, dict) else {}
     return {k: v for k, v in {**kept, **overrides}.items() if v is not None}
+
+
+def asks_to_stream(row: Mapping[str, Any]) -> bool:
+    """Say whether a task's own parameters ask for a reply that is sent otherwise than whole."""
+    own = row.get("responses_create_params")
+    return isinstance(own, dict) and any(own.get(name) for name in HOW_SENT)
 
 
 def of_repeat(params: Mapping[str, Any], rollout_index: int) -> Mapping[str, Any]:

@@ -21,12 +21,14 @@ from rolloutops.config.plan import CollectPlan
 from rolloutops.config.plugins import BUILT_IN, find
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.redact import tell
-from rolloutops.config.sampling import refuse_bad_parameters, refuse_several_answers
+from rolloutops.config.sampling import refuse_bad_extra_body, refuse_bad_parameters
 from rolloutops.config.secrets import Secret, public
 from rolloutops.config.settings import Collect
 from rolloutops.engines.open_files import most_connections
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
 from rolloutops.formats.strict_json import digest
+from rolloutops.formats.task_rows import HOW_SENT
+from rolloutops.layout import count
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.concurrency import FIRST, MOST, Concurrency, ConcurrencyLimit
 from rolloutops.limits.concurrency_sweep import ConcurrencySweep, Point
@@ -110,6 +112,11 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
         ended = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+    if ledger.streaming:
+        tell(
+            f"{', '.join(HOW_SENT)} left out of the rows of {count(ledger.streaming, 'task')}, because replies are "
+            "read whole"
+        )
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_losses(ledger.con, everyone) if now["given_up"] else ()
@@ -260,7 +267,7 @@ def _limits(asked: Collect) -> str:
 def _refuse_nonsense(asked: Collect) -> None:
     extra = asked.engine_args.get("extra_body")
     if isinstance(extra, dict):
-        refuse_several_answers(extra, "engine_args.extra_body")
+        refuse_bad_extra_body(extra, "engine_args.extra_body")
         if type(extra.get("seed")) is int and asked.num_repeats > 1:
             raise UsageError(
                 "engine_args.extra_body.seed would be the same for each repeat of a task: set "

@@ -144,9 +144,12 @@ def waiting_sentence(recipe: Recipe, waiting: Sequence[Outdated]) -> str:
     """Say what waits for the command `verify`, what it costs, and both ways on."""
     where = str(recipe.path) if recipe.path else f"--data={recipe.data}"
     each = "; ".join(f"{one.changed()}: {one.costs()}" for one in waiting)
+    names = [one.before if len(waiting) == 1 else f"{one.dataset}={one.before}" for one in waiting]
+    versions = ",".join(names)
     return (
         f"{each}. A verifier that spends judges again only on command: rolloutops verify {shlex.quote(where)}; "
-        f"or use its earlier verdicts, all of them, with --verdict_version={waiting[0].before}"
+        f"or use {'its' if len(waiting) == 1 else 'their'} earlier verdicts, all of them, with "
+        f"--verdict_version={versions}"
     )
 
 
@@ -169,28 +172,41 @@ def refuse_waiting(con: sql.Connection, recipe: Recipe) -> list[str]:
 
 
 def pinned(workspace: Workspace, recipe: Recipe) -> Recipe:
-    """Return the recipe with the verifier whose verdicts count in each data set that `verdict_version` is of.
+    """Return the recipe with the verifier whose verdicts count in each dataset that `verdict_version` is of.
 
-    Raises UsageError where it is the version of no verdict, or the beginning of several.
+    It is a version, or several with commas between; one of a single dataset is `DATASET=VERSION`.
+    Raises UsageError where one is the version of no verdict, or the beginning of several.
     """
     if recipe.verdict_version is None:
         return recipe
     found = [row for row in sql.rows(connect(workspace), FOUND) if not recipe.datasets or row[0] in recipe.datasets]
-    matching = [row for row in found if row[2].startswith(recipe.verdict_version)]
-    if len({version for _, _, version, _ in matching}) != 1:
-        listed = "; ".join(
-            f"{version} ({dataset}: {verifier}, {count(n, 'verdict')})" for dataset, verifier, version, n in found
-        )
-        what = "begins the names of several versions" if matching else "is the version of no verdict"
-        raise UsageError(
-            f"--verdict_version={recipe.verdict_version} {what}; there are, the newest first: {listed or 'none'}"
-        )
-    pins = {}
-    for dataset, verifier, version, _ in matching:
-        now = recipe.judge(recipe.datasets[dataset])
-        if (verifier, version) not in [(now["verifier"], name) for name in _names(now)]:
-            pins[dataset] = {"verifier": verifier, "verifier_version": version, "equal_versions": []}
+    pins: dict[str, dict[str, object]] = {}
+    named: dict[str, str] = {}
+    for entry in recipe.verdict_version.split(","):
+        for dataset, verifier, version, _ in _matching(entry.strip(), found):
+            if named.setdefault(dataset, version) != version:
+                raise UsageError(f"--verdict_version names two versions for {dataset}: {named[dataset]} and {version}")
+            now = recipe.judge(recipe.datasets[dataset])
+            if (verifier, version) not in [(now["verifier"], name) for name in _names(now)]:
+                pins[dataset] = {"verifier": verifier, "verifier_version": version, "equal_versions": []}
     return replace(recipe, pins=pins)
+
+
+def _matching(entry: str, found: Sequence[tuple[str, str, str, int]]) -> list[tuple[str, str, str, int]]:
+    """The rows of FOUND that `VERSION` or `DATASET=VERSION` means: by its whole name, else by its beginning."""
+    dataset, equals, version = entry.rpartition("=")
+    among = [row for row in found if not equals or row[0] == dataset]
+    matching = [row for row in among if row[2] == version] or [
+        row for row in among if version and row[2].startswith(version)
+    ]
+    if len({row[2] for row in matching}) == 1:
+        return matching
+    listed = "; ".join(f"{name} ({of}: {verifier}, {count(n, 'verdict')})" for of, verifier, name, n in among or found)
+    what = "begins the names of several versions" if matching else "is the version of no verdict"
+    raise UsageError(
+        f"--verdict_version={entry} {what}{f' of {dataset}' if equals else ''}; there are, the newest first: "
+        f"{listed or 'none'}"
+    )
 
 
 def _names(judge: dict[str, object]) -> list[object]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rolloutops.collect.attempt import PendingRollout, effective_params, of_repeat
+from rolloutops.collect.attempt import PendingRollout, asks_to_stream, effective_params, of_repeat
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES
 from rolloutops.formats.strict_json import dump, read
@@ -41,7 +41,7 @@ class PendingRollouts:
 
     The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
     appeared in between, so that two processes on one workspace share the work and repeat none of it. con: its
-    connection, with the workspace's views.
+    connection, with the workspace's views. streaming: the tasks taken whose rows ask for replies in a stream.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class PendingRollouts:
         """retry: (data set, policy) -> failures for which what was given up is owed again, its tries counted anew.
         run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
         self.workspace, self._run_id = workspace, run_id
+        self.streaming = 0
         self._seen = self._attempt_files()
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
@@ -137,7 +138,9 @@ class PendingRollouts:
         query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
         found = sql.rows(con, query)
         con.close()
-        return list(_owed(part, found, asked))
+        owed = list(_owed(part, found, asked))
+        self.streaming += len({one.task.task_id for one in owed if asks_to_stream(one.task.row)})
+        return owed
 
     def _task_file(self, part: Part) -> str:
         return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")

@@ -4,14 +4,14 @@ verdicts stay, to be compared."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rolloutops.collect import event_loop
 from rolloutops.collect.live import live
-from rolloutops.collect.outdated import outdated
+from rolloutops.collect.outdated import Outdated, outdated
 from rolloutops.collect.unverified import Unverified, find_unverified
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe import Recipe
@@ -133,7 +133,12 @@ async def _verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bo
     async with await_lock(workspace, *VERIFYING):
         journal = Journal(workspace, run.run_id)
         try:
-            done = await _judge(connect(workspace, recipe.plan()), recipe, run, journal, judges, on_command)
+            con = connect(workspace, recipe.plan())
+            late = _late(con, recipe, judges)
+            # What waits in a command `run` is told by its collection, and by what refuses to measure or build.
+            waiting = [] if on_command else [one for one in late if one.spends]
+            tell(*(_again(one) for one in late if one not in waiting))
+            done = await _judge(con, recipe, run, journal, judges, waiting)
         finally:
             for judge in judges.values():
                 await judge.close()
@@ -148,7 +153,19 @@ async def verify_unverified(
     unless it spends. Returns the number of verdicts.
 
     con: with the workspace's views as they stand now."""
-    return (await _judge(con, recipe, run, journal, judges, on_command=False)).verified
+    late = _late(con, recipe, judges)
+    waiting = [one for one in late if one.spends]
+    waits = "they wait for the command verify, because it spends"
+    tell(*(f"{one.changed()}: {waits}" if one in waiting else _again(one) for one in late))
+    return (await _judge(con, recipe, run, journal, judges, waiting)).verified
+
+
+def _late(con: sql.Connection, recipe: Recipe, judges: Mapping[str, Verifier]) -> list[Outdated]:
+    return [one for one in outdated(con, recipe) if one.dataset in judges]
+
+
+def _again(late: Outdated) -> str:
+    return f"{late.changed()}: they are judged again"
 
 
 async def _judge(
@@ -157,14 +174,10 @@ async def _judge(
     run: Run,
     journal: Journal,
     judges: Mapping[str, Verifier],
-    on_command: bool,
+    waiting: Sequence[Outdated],
 ) -> VerifyReport:
+    """Judge what is due. waiting: datasets whose outdated rollouts are left alone."""
     judges = {name: judge for name, judge in judges.items() if name not in recipe.pins}
-    late = [one for one in outdated(con, recipe) if one.dataset in judges]
-    waiting = [] if on_command else [one for one in late if one.spends]
-    for one in late:
-        then = "they wait for the command verify, because it spends" if one in waiting else "they are judged again"
-        tell(f"{one.changed()}: {then}")
     query = "SELECT dataset, attempt_id FROM unverified"
     if waiting:
         names = sql.literal([one.dataset for one in waiting])

@@ -5,7 +5,7 @@ spent. So names that neither OpenAI nor vLLM nor SGLang has are refused before. 
 requests (openai 3.57), vLLM's SamplingParams and what its server adds to them (`entrypoints/openai/*/protocol.py`, and
 `guided_*` of its earlier versions), SGLang's sampling parameters and its server's (`srt/sampling/sampling_params.py`,
 `srt/entrypoints/openai/protocol.py`). A task's own parameters are not looked at: whoever made its row knows what they
-are for.
+are for; but those of HOW_SENT are left out of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.formats.task_rows import HOW_SENT
 
 WORDS = {
     "number": "a number",
@@ -76,7 +77,7 @@ KINDS = {name: kinds.split() for kinds, names in NAMES.items() for name in names
 def refuse_bad_parameters(
     params: Mapping[str, Any], table: str = "responses_create_params", any_name: bool = False
 ) -> None:
-    """Raise UsageError for a name that no list has, a value of the wrong type, or n above 1.
+    """Raise UsageError for a name that no list has, a value of the wrong type, n above 1, or a reply in a stream.
 
     table: where they stand, for messages. any_name: of a custom engine, which may know more names.
     """
@@ -92,6 +93,18 @@ def refuse_bad_parameters(
         if value is not None and not any(_is(kind, value) for kind in KINDS[name]):
             wanted = " or ".join(WORDS[kind] for kind in KINDS[name])
             raise UsageError(f"{where} must be {wanted}, not {value!r}")
+    if isinstance(extra := params.get("extra_body"), Mapping):
+        refuse_bad_extra_body(extra, f"{table}.extra_body")
+    refuse_bad_extra_body(params, table)
+
+
+def refuse_bad_extra_body(params: Mapping[str, Any], table: str) -> None:
+    """Raise UsageError for what no request may hold: several answers, or a reply that is not sent whole."""
+    for name in HOW_SENT:
+        if params.get(name):
+            raise UsageError(
+                f"{table}.{name} changes how a reply is sent, and rolloutops reads whole replies: leave it out"
+            )
     refuse_several_answers(params, table)
 
 

@@ -20,7 +20,7 @@ from rolloutops.errors import FAILURES, AttemptFailed
 from rolloutops.formats.finish_reasons import finish_of_response
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.strict_json import dump
-from rolloutops.formats.task_rows import from_responses, prompt_of_row, to_responses, to_responses_tools
+from rolloutops.formats.task_rows import HOW_SENT, from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.types import ModelCall, RolloutAnswer
 
 TASK_INDEX, ROLLOUT_INDEX, ATTEMPT_INDEX = "_ng_task_index", "_ng_rollout_index", "_ng_attempt_index"
@@ -135,6 +135,8 @@ def create_params(
     """`responses_create_params` for a task: the row's own with the parameters over them. The row's own input stays as
     it is written, where the messages to send are those that it holds."""
     own = row.get("responses_create_params")
+    if isinstance(own, Mapping):
+        own = {name: value for name, value in own.items() if name not in HOW_SENT}
     params = _in_metadata(own, params)
     if isinstance(own, Mapping) and own.get("input") is not None and _messages_of(row) == list(messages):
         return {**own, **params}

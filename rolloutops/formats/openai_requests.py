@@ -15,12 +15,12 @@ import orjson
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.strict_json import dump
-from rolloutops.formats.task_rows import to_chat, to_responses, to_responses_tools
+from rolloutops.formats.task_rows import HOW_SENT, to_chat, to_responses, to_responses_tools
 from rolloutops.types import Message, ModelCall
 
 Body = dict[str, Any]
 
-ENGINES_OWN = frozenset({"input", "tools", "model", "stream", "stream_options", "background"})
+ENGINES_OWN = frozenset({"input", "tools", "model", *HOW_SENT})
 """Keys of a task's parameters that the call itself or the engine decides."""
 
 NEEDS_TOOLS = frozenset({"tool_choice", "parallel_tool_calls"})
@@ -112,7 +112,7 @@ def _parameters(call: ModelCall) -> tuple[Body, Body]:
         params.pop("metadata")
         if metadata:
             params["metadata"] = metadata
-    return params, extra
+    return params, {name: value for name, value in extra.items() if name not in HOW_SENT}
 
 
 def _object(value: Any, name: str) -> Body:

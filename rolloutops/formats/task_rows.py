@@ -26,6 +26,7 @@ from rolloutops.formats.strict_json import dump, parse
 from rolloutops.types import Message
 
 __all__ = [
+    "HOW_SENT",
     "Message",
     "Prompt",
     "Tool",
@@ -45,6 +46,10 @@ PROMPT_KEYS = ("messages", "conversations", "prompt", "question", "problem")
 
 ANSWER_KEYS = ("expected_answer", "answer", "ground_truth", "label", "target", "solution")
 """Where a row has its expected answer: the first of these that it has."""
+
+
+HOW_SENT = ("stream", "stream_options", "background")
+"""Parameters that change how a reply is sent, and not what is in it. Replies are read whole: none of them goes out."""
 
 
 @dataclass(frozen=True, slots=True)

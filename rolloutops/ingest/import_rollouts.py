@@ -151,7 +151,7 @@ def import_stage(
     """Import files into a workspace, which is made where there is none, and record the run.
 
     data: the workspace (default: the recipe's, else data/<dataset>). dataset: (default: the recipe's only one, else the
-    first file's name). recipe: (default: the workspace's last, with the data set added).
+    first file's name). recipe: (default: the workspace's last; the data set is added where no policy collects).
     """
     made = _from_files(paths, dataset, recipe)
     name = next(iter(made.datasets))
@@ -160,7 +160,9 @@ def import_stage(
     workspace = open_workspace(data, create=True)
     if recipe is None:
         recipe = last_recipe(workspace) if patterns(workspace)["runs"] else Recipe(data, {})
-    recipe = replace(recipe, data=data, datasets={name: Dataset(), **recipe.datasets})
+    # Where a policy collects, a dataset that is added would be asked of it too, and nobody asked for that.
+    added = {} if recipe.policy_names() else {name: Dataset()}
+    recipe = replace(recipe, data=data, datasets={**added, **recipe.datasets})
     with recorded(workspace, "import", recipe) as run:
         rows = recipe.chunk.rows_per_part
         done = import_rollouts(workspace, name, paths, run.run_id, policy=policy, rows_per_part=rows)

@@ -10,7 +10,7 @@ from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, stage
+from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, VERDICT_VERSION, stage
 from rolloutops.cli.which_recipe import recipe_of
 from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.paths import as_file, as_path
@@ -36,6 +36,7 @@ def body(parsed: Parsed) -> int:
         refuse_name(as_file(parsed.flags["tune"]))
     if code := take_in(recipe):
         return code
+    recipe = pin_verdicts(recipe)
     code = collect_and_say(recipe, parsed)
     try:
         if output is not None:
@@ -50,12 +51,21 @@ COMMAND = stage(
     body,
     "tasks to rollouts: whatever is owed",
     *COLLECTING,
+    VERDICT_VERSION,
     Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
     Flag("tune", bool | str, "find the best number in flight with owed tasks, then stop; FILE.svg or .html: plot it"),
     **SAMPLING,
     aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
     groups=COLLECTING_GROUPS,
 )
+
+
+def pin_verdicts(recipe: Recipe) -> Recipe:
+    """Name the verdicts that count by the recipe's `verdict_version`, before anything is collected for it."""
+    from rolloutops.collect.outdated import pinned
+    from rolloutops.store.workspace import open_workspace
+
+    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
 
 
 def take_in(recipe: Recipe) -> int:

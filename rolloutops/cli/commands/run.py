@@ -42,7 +42,7 @@ def body(parsed: Parsed) -> int:
     if parsed.flags.get("dry_run"):
         show(_steps_table(steps))
         return 0
-    recipe = pin_verdicts(recipe)
+    recipe = collect.pin_verdicts(recipe)
     replace = parsed.flags.get("replace", False)
     if not replace:
         build.refuse_builds_of_others(recipe)
@@ -80,14 +80,6 @@ def bind_and_check(recipe: Recipe) -> list[BoundStep]:
     steps = bind_steps(recipe)
     engines(recipe)
     return steps
-
-
-def pin_verdicts(recipe: Recipe) -> Recipe:
-    """Name the verdicts that count by the recipe's `verdict_version`, before anything is collected for it."""
-    from rolloutops.collect.outdated import pinned
-    from rolloutops.store.workspace import open_workspace
-
-    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
 
 
 def _steps_table(steps: Sequence[BoundStep]) -> str:

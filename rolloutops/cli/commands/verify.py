@@ -63,7 +63,7 @@ def sentences(done: VerifyReport) -> Iterator[str]:
     if done.unverified:
         yield f"{count(done.verified, 'rollout')} judged; of these, {done.failed:,} could not be judged"
     elif done.waiting:
-        yield f"{count(done.waiting, 'rollout')} not verified again: that waits for the command verify"
+        pass  # within `run`: collect has said it, and what needs the rewards says it again with the cost
     elif not rest.rollouts:
         yield "Nothing to verify: there are no rollouts"
     elif rest.pinned:
