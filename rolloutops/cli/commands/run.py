@@ -11,8 +11,8 @@ from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say, show
 from rolloutops.cli.shared_flags import COLLECTING, NEMO_GYM, REPLACE, SAMPLING, VERDICT_VERSION, stage
 from rolloutops.cli.tables import count, table
-from rolloutops.cli.which_recipe import recipe_of
-from rolloutops.config.recipe import Recipe
+from rolloutops.cli.which_recipe import plan_of
+from rolloutops.config.plan import Plan
 
 if TYPE_CHECKING:
     from rolloutops.build.explain import BoundStep
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 def body(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
-    recipe = recipe_of(parsed)
-    steps = bind_and_check(recipe)
+    plan = plan_of(parsed)
+    steps = bind_and_check(plan)
     if parsed.flags.get("dry_run"):
         show(_steps_table(steps))
         return 0
-    recipe = pin_verdicts(recipe)
+    plan = pin_verdicts(plan)
     replace = parsed.flags.get("replace", False)
     if not replace:
-        build.refuse_builds_of_others(recipe)
-    if code := chunk.chunk_and_say(recipe) or collect.collect_and_say(recipe, parsed):
+        build.refuse_builds_of_others(plan)
+    if code := chunk.chunk_and_say(plan) or collect.collect_and_say(plan, parsed):
         why = {3: "rollouts are pending", 4: "too many rollouts are given up"}.get(code, "lines were rejected")
         say(f"stopped here, as {why}: nothing was built")
         return code
-    say(*verify.sentences(verify.verify_rollouts(recipe, on_command=False)))
-    show(metrics.tables_of(metrics.measure(recipe)))
-    if any(step.kind == "build" for step in recipe.steps):
-        show("", *build.sentences(build.build_files(recipe, replace=replace)))
+    say(*verify.sentences(verify.verify_rollouts(plan, on_command=False)))
+    show(metrics.tables_of(metrics.measure(plan)))
+    if any(step.kind == "build" for step in plan.steps):
+        show("", *build.sentences(build.build_files(plan, replace=replace)))
     return 0
 
 
@@ -53,21 +53,19 @@ COMMAND = stage(
 )
 
 
-def bind_and_check(recipe: Recipe) -> list[BoundStep]:
+def bind_and_check(plan: Plan) -> list[BoundStep]:
     """Fit each step to those before it, and raise what else can be known to be wrong before a run."""
-    from rolloutops.collect.collect import engines
-
-    steps = bind_steps(recipe)
-    engines(recipe)
+    steps = bind_steps(plan)
+    plan.check_plugins()
     return steps
 
 
-def pin_verdicts(recipe: Recipe) -> Recipe:
+def pin_verdicts(plan: Plan) -> Plan:
     """Name the verdicts that count by the recipe's `verdict_version`, before anything is collected for it."""
     from rolloutops.collect.outdated import pinned
     from rolloutops.store.workspace import open_workspace
 
-    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
+    return pinned(open_workspace(plan.data), plan) if plan.verdict_version else plan
 
 
 def _steps_table(steps: Sequence[BoundStep]) -> str:
