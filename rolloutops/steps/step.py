@@ -24,14 +24,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.store import sql
-
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import StepUse
 
 BUILD_KEYS = {
     "output": "VARCHAR",
