@@ -12,11 +12,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rolloutops.config.paths import as_path
 from rolloutops.config.plan import Plan, VerifierVersion
 from rolloutops.config.versions import SHIPPED
 from rolloutops.errors import RolloutopsError, UsageError
-from rolloutops.limits.prices import Prices, load, price_of
+from rolloutops.limits.prices import price_of
+from rolloutops.limits.spend_limit import price_table
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect
 
@@ -190,14 +190,7 @@ def pinned(workspace: Workspace, plan: Plan) -> Plan:
 
 def _cost(plan: Plan, row: dict[str, object]) -> float | None:
     dataset, policy, model, tier = (row[name] for name in ("dataset", "policy", "model", "tier"))
-    price = price_of(_prices(plan, str(dataset), str(policy)), str(model), str(tier) if tier else None)
+    prices = price_table(plan.settings_of(str(dataset), str(policy)), plan.folder)
+    price = price_of(prices, str(model), str(tier) if tier else None)
     tokens = (int(str(row[name])) for name in ("input_tokens", "cached_tokens", "output_tokens"))
     return price.of(*tokens) if price else None
-
-
-def _prices(plan: Plan, dataset: str, policy: str) -> Prices:
-    named = plan.settings_of(dataset, policy).prices
-    if named is None:
-        return {}
-    path = as_path(named)
-    return load(path if path.exists() else plan.folder / path)
