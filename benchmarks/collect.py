@@ -23,11 +23,12 @@ ENV |= {"PYTHONPATH": str(CHECKOUT), "OPENBLAS_NUM_THREADS": "1"}
 COLLECT = """
 import json, resource, sys, time
 import rolloutops.collect, rolloutops.engines.openai  # as bare aiohttp is imported before its clock runs
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.cli.commands.collect import collect_rollouts
-recipe = load(sys.argv[1])
+plan = make_plan(load(sys.argv[1]))
 cpu, wall = time.process_time(), time.perf_counter()
-done = collect_rollouts(recipe)
+done = collect_rollouts(plan)
 cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"cpu": cpu, "wall": wall, "peak": peak, "done": done.done}))

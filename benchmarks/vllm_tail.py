@@ -94,6 +94,7 @@ def make(model: str) -> Timed:
 def collected(chats: int, repeats: int = 1, words: int = 0, tokens: int = 0) -> dict[str, float]:
     """One collection in this process, in a fresh workspace. tokens: of every answer, in place of `lengths`."""
     from rolloutops.cli.commands.collect import collect_rollouts
+    from rolloutops.config.plan import make_plan
     from rolloutops.config.recipe_file import load
     from tests.helpers import query, rolloutops
 
@@ -120,7 +121,7 @@ def collected(chats: int, repeats: int = 1, words: int = 0, tokens: int = 0) -> 
                 time.sleep(0.02)
 
         threading.Thread(target=watch, daemon=True).start()
-        done = collect_rollouts(load(str(folder / "recipe.toml")))
+        done = collect_rollouts(make_plan(load(str(folder / "recipe.toml"))))
         ended = clock()
         assert done.done == chats * repeats, done
         cached, asked, out = query(

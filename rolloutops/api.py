@@ -27,7 +27,8 @@ from rolloutops.cli.commands.run import bind_and_check
 from rolloutops.cli.commands.verify import verify_rollouts
 from rolloutops.cli.connect import connect as connect_for_rewards
 from rolloutops.config.paths import as_path
-from rolloutops.config.recipe import STEP_KINDS, Recipe, with_flags
+from rolloutops.config.plan import Plan, make_plan
+from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect, Verify
 from rolloutops.errors import InputError, RunStopped, UsageError, did_you_mean
@@ -78,7 +79,7 @@ class Workspace:
 
     def sql(self, query: str) -> pl.DataFrame:
         """Run one query over the views: `ws.sql("SELECT policy, avg(reward) FROM rollouts GROUP BY policy")`."""
-        with _query_errors(), self._connect(self._recipe()) as con:
+        with _query_errors(), self._connect(self._plan()) as con:
             make_all(con)
             query = "\n" + query.strip().rstrip(";")
             if len(con.extract_statements(query)) != 1:
@@ -91,7 +92,7 @@ class Workspace:
         Only the columns that the frame's further steps name are read, when it is collected.
         """
         query = "SELECT * FROM rollouts" + (f" WHERE (\n{where}\n)" if where else "")
-        with _query_errors(), self._connect(self._recipe()) as con:
+        with _query_errors(), self._connect(self._plan()) as con:
             schema = _frame(con, f"{query} LIMIT 0").schema
 
         def scan(
@@ -99,7 +100,7 @@ class Workspace:
         ) -> Iterator[pl.DataFrame]:
             names = ", ".join(f'"{name}"' for name in schema if columns is None or name in columns) or "dataset"
             limit = "" if rows is None else f" LIMIT {rows}"
-            with _query_errors(), self._connect(self._recipe()) as con:
+            with _query_errors(), self._connect(self._plan()) as con:
                 text = _readable(con, f"SELECT {names} FROM (\n{query}\n){limit}")
                 for batch in sql.stream(con, text, batch_rows or 8192):
                     frame = _from_arrow(pa.Table.from_batches([batch]))
@@ -116,7 +117,7 @@ class Workspace:
 
         group_by, compare (two policies): as of the command `metrics`.
         """
-        return self._metrics(self._recipe(), [step], group_by, compare)[0][1]
+        return self._metrics(self._plan(), [step], group_by, compare)[0][1]
 
     def run(
         self,
@@ -132,14 +133,14 @@ class Workspace:
         count here. settings: keys of [collect], and `dataset`, `filter`, `build`, … as flags of the command `run`.
         replace: also builds that another recipe wrote.
         """
-        chosen = self._recipe(recipe, "collect", settings, COLLECTING)
+        chosen = self._plan(recipe, "collect", settings, COLLECTING)
         return _outside_loops(lambda: self._run(chosen, replace, allow_policy_change))
 
     def collect(
         self, recipe: str | PathLike[str] | None = None, *, allow_policy_change: bool = False, **settings: Any
     ) -> CollectReport:
         """Take in new tasks and generate the missing rollouts. `left` and `given_up` of the report are not there."""
-        chosen = self._recipe(recipe, "collect", settings, COLLECTING)
+        chosen = self._plan(recipe, "collect", settings, COLLECTING)
 
         def work() -> CollectReport:
             _refuse_rejected(take_in_new_tasks(chosen), chosen)
@@ -149,7 +150,7 @@ class Workspace:
 
     def verify(self, recipe: str | PathLike[str] | None = None, **settings: Any) -> VerifyReport:
         """Run verifiers on the rollouts without a verdict. settings: keys of [verify]."""
-        chosen = self._recipe(recipe, "verify", settings, VERIFYING)
+        chosen = self._plan(recipe, "verify", settings, VERIFYING)
         return _outside_loops(lambda: verify_rollouts(chosen))
 
     def build(
@@ -164,55 +165,58 @@ class Workspace:
 
         only: one build. replace: also builds that another recipe wrote.
         """
-        return build_files(self._recipe(recipe, "collect", settings, SELECTING), only, replace)
+        return build_files(self._plan(recipe, "collect", settings, SELECTING), only, replace)
 
-    def _recipe(
+    def _plan(
         self,
         name: str | PathLike[str] | None = None,
         table: str = "collect",
         settings: dict[str, Any] | None = None,
         known: Sequence[str] = (),
-    ) -> Recipe:
-        """The recipe named, else the workspace's last, with its settings changed and for this workspace."""
+    ) -> Plan:
+        """Plan the recipe named, else the workspace's last, with these settings and for this workspace."""
         for key in settings or ():
             if key not in known:
                 raise UsageError(f"no setting {key!r}{did_you_mean(key, known)}; settings are keys of [{table}]")
-        recipe = load(str(name)) if name is not None else last_recipe(open_workspace(self.data))
-        return with_flags(recipe, table, {**(settings or {}), "data": str(self.data)})
+        flags = {**(settings or {}), "data": str(self.data)}
+        if name is not None:
+            return make_plan(load(str(name)), table, flags)
+        recipe, earlier = last_recipe(open_workspace(self.data))
+        return make_plan(recipe, table, flags, earlier)
 
     @contextmanager
-    def _connect(self, recipe: Recipe) -> Iterator[Connection]:
-        con = connect(open_workspace(self.data), recipe.plan())
+    def _connect(self, plan: Plan) -> Iterator[Connection]:
+        con = connect(open_workspace(self.data), plan.rows)
         try:
             yield con
         finally:
             con.close()
 
     def _metrics(
-        self, recipe: Recipe, names: Sequence[str], group_by: str | None = None, compare: Sequence[str] = ()
+        self, plan: Plan, names: Sequence[str], group_by: str | None = None, compare: Sequence[str] = ()
     ) -> list[tuple[str, pl.DataFrame]]:
-        uses = asked(names, recipe.metrics_settings, recipe.folder, group_by, compare)
-        with closing(connect_for_rewards(recipe)) as con:
+        uses = asked(names, plan.metrics_settings, plan.folder, group_by, compare)
+        with closing(connect_for_rewards(plan)) as con:
             require_policies(con, compare)
-            return list(measure_as(_frame, con, uses, recipe.folder).items())
+            return list(measure_as(_frame, con, uses, plan.folder).items())
 
-    def _run(self, recipe: Recipe, replace: bool, allow_policy_change: bool) -> RunReport:
-        bind_and_check(recipe)
-        recipe = pin_verdicts(recipe)
+    def _run(self, plan: Plan, replace: bool, allow_policy_change: bool) -> RunReport:
+        bind_and_check(plan)
+        plan = pin_verdicts(plan)
         if not replace:
-            refuse_builds_of_others(recipe)
-        _refuse_rejected(chunk_inputs(recipe), recipe)
-        collected = collect_rollouts(recipe, allow_policy_change)
+            refuse_builds_of_others(plan)
+        _refuse_rejected(chunk_inputs(plan), plan)
+        collected = collect_rollouts(plan, allow_policy_change)
         if collected.exit_code:
             pending = collected.left + collected.submitted
             why = _stand(pending, "pending") if pending else _stand(collected.given_up, "given up")
             if collected.spent:
                 why = f"{why} and {'; '.join(collected.spent)}"
             raise RunStopped(f"stopped after collect, as {why}: nothing was built", collected.exit_code)
-        verified = verify_rollouts(recipe, on_command=False)
-        tables = dict(self._metrics(recipe, recipe.metrics))
-        builds = any(step.kind == "build" for step in recipe.steps)
-        return RunReport(collected, verified, tables, build_files(recipe, replace=replace) if builds else [])
+        verified = verify_rollouts(plan, on_command=False)
+        tables = dict(self._metrics(plan, plan.metrics))
+        builds = any(step.kind == "build" for step in plan.steps)
+        return RunReport(collected, verified, tables, build_files(plan, replace=replace) if builds else [])
 
 
 def _stand(rollouts: int, how: str) -> str:
@@ -284,10 +288,10 @@ def _from_arrow(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def _refuse_rejected(found: Any, recipe: Recipe) -> None:
+def _refuse_rejected(found: Any, plan: Plan) -> None:
     """Raise InputError where lines of the input were rejected, unless the recipe allows it."""
     bad = [one for one in found if one.rejected]
-    if bad and not recipe.chunk.skip_bad_lines:
+    if bad and not plan.chunk.skip_bad_lines:
         each = "; ".join(
             f"{one.dataset}: {count(one.rejected, 'line')} rejected, e.g. {one.examples[0]}" for one in bad
         )

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import make_plan
+from rolloutops.config.recipe import LastRecipe, Recipe
 from rolloutops.store import sql
 from rolloutops.store.runs import last_recipe
 from rolloutops.store.workspace import connect, open_workspace
@@ -66,4 +67,5 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def query(data: Path, text: str, recipe: Recipe | None = None) -> list[tuple[Any, ...]]:
     """A query over a workspace's views."""
     workspace = open_workspace(data)
-    return sql.rows(connect(workspace, (recipe or last_recipe(workspace)).plan()), text)
+    last = LastRecipe(recipe, {}) if recipe else last_recipe(workspace)
+    return sql.rows(connect(workspace, make_plan(last.recipe, earlier=last.flags).rows), text)

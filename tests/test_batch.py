@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rolloutops.cli.commands.chunk import chunk_inputs
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
 from rolloutops.engines.batch import make
@@ -122,7 +123,7 @@ def project(folder: Path, server: BatchServer, tasks: list[dict[str, Any]] = TAS
 def chunk(folder: Path) -> None:
     """Input files -> tasks, without a process of its own."""
     with contextlib.chdir(folder):
-        chunk_inputs(load("recipe.toml"))
+        chunk_inputs(make_plan(load("recipe.toml")))
 
 
 def rows(folder: Path, text: str) -> list[tuple[Any, ...]]:

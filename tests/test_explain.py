@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rolloutops.build.build import build
 from rolloutops.build.explain import explain, script
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.steps.selection import select
 from rolloutops.store import sql
@@ -44,20 +45,20 @@ use = "build/dpo_messages"
 def test_the_script_makes_what_the_steps_make(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "tasks.jsonl").write_text('{"prompt": "?"}\n')
-    recipe = load(str(tmp_path / "recipe.toml"))
+    plan = make_plan(load(str(tmp_path / "recipe.toml")))
     rows = [
         {"dataset": name, "task_id": f"t{n % 7}", "rollout_index": n // 7, "reward": n % 3 / 2, "text": f"answer {n}"}
         for name in ("d", "e")
         for n in range(40 if name == "d" else 30)
     ]
     ours, shell = given.workspace(rows), given.workspace(rows)
-    funnels = select(ours, [step for step in recipe.steps if step.kind != "build"], recipe.folder)
-    sql.run(shell, script(explain(recipe)))
+    funnels = select(ours, [step for step in plan.steps if step.kind != "build"], plan.folder)
+    sql.run(shell, script(explain(plan)))
     for funnel in funnels:
         assert sql.rows(shell, f'SELECT count(*) FROM selection."step {funnel.step}"') == [(funnel.rows,)]
     for name, before in (("sft", 2), ("dpo", 3)):
-        use = next(step for step in recipe.steps if step.name == name)
-        report = build(ours, use, recipe.folder, tmp_path / name, funnels[:before])
+        use = next(step for step in plan.steps if step.name == name)
+        report = build(ours, use, plan.folder, tmp_path / name, funnels[:before])
         lines = (report.files["train"][1]).read_text(encoding="utf-8").splitlines()
         assert len(lines) > 5
         assert sorted(lines) == [

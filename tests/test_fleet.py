@@ -17,6 +17,7 @@ import pytest
 
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect
 from rolloutops.engines.openai import OpenAIEngine, make
@@ -104,7 +105,7 @@ def test_addresses_are_no_part_of_the_policy(tmp_path: Path) -> None:
     for urls in ('"http://a/v1"', '["http://a/v1", "http://b/v1"]'):
         text = f'[datasets.d]\ninput = "x"\n[collect]\nengine = "openai"\nmodel = "m"\nbase_url = {urls}\n'
         (tmp_path / "r.toml").write_text(text)
-        prints.append(load(str(tmp_path / "r.toml")).fingerprint("d", "m"))
+        prints.append(make_plan(load(str(tmp_path / "r.toml"))).fingerprints["d"]["m"])
     assert prints[0] == prints[1]
 
 

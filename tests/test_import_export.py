@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError
@@ -47,7 +48,7 @@ def imported(folder: Path, *files: Path | str, dataset: str = "d", run: str = "r
 
 def exported(folder: Path, dataset: str = "d", companions: bool = False) -> list[dict[str, Any]]:
     output = folder.parent / "out" / "rollouts.jsonl"
-    count = export(Workspace(folder), Recipe(folder, {dataset: Dataset()}), output, companions)
+    count = export(Workspace(folder), make_plan(Recipe(folder, {dataset: Dataset()})), output, companions)
     rows = read_jsonl(output)
     assert len(rows) == count
     return rows

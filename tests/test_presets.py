@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rolloutops.build.explain import explain
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe import Recipe, StepUse
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
@@ -32,10 +33,10 @@ def test_a_preset_is_a_whole_recipe_but_for_its_data(
     preset: str, repeats: int, temperature: float, uses: list[str], tmp_path: Path
 ) -> None:
     made = recipe(tmp_path, f'preset = "{preset}"\n[collect]\nengine = "scripted"')
-    asked = made.collect_of("a", "scripted")
+    asked = make_plan(made).policies["a", "scripted"]
     assert (asked.num_repeats, asked.responses_create_params) == (repeats, {"temperature": temperature})
     assert [step.use for step in made.steps] == uses
-    explain(made)
+    explain(make_plan(made))
     assert preset in PRESETS
 
 

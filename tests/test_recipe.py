@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rolloutops.cli.main import main
-from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json, with_flags
+from rolloutops.config import plan as planning
+from rolloutops.config.plan import Plan, make_plan
+from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, from_flags, from_json
 from rolloutops.config.recipe_file import load
 from rolloutops.config.secrets import redacted_argv, revealed
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, settings_of
@@ -136,8 +138,8 @@ def test_what_is_asked_comes_from_four_layers(tmp_path: Path) -> None:
         """,
     )
     flags = {"max_attempts": 4, "responses_create_params": {"seed": 4}}
-    recipe = with_flags(recipe, "collect", flags)
-    plain, own = recipe.collect_of("plain", "p"), recipe.collect_of("own", "p")
+    policies = make_plan(recipe, "collect", flags).policies
+    plain, own = policies["plain", "p"], policies["own", "p"]
     assert (plain.num_repeats, plain.max_steps, plain.max_attempts) == (2, 2, 4)
     assert (own.num_repeats, own.max_steps, own.max_attempts) == (3, 2, 4)
     assert plain.responses_create_params == {"top_p": 0.2, "temperature": 0.2, "seed": 4, "max_output_tokens": 1}
@@ -156,9 +158,9 @@ def test_another_engine_takes_nothing_that_belongs_to_the_first(tmp_path: Path) 
         engine_args = { max_model_len = 512 }
         """,
     )
-    rehearsal = with_flags(recipe, "collect", {"engine": "scripted", "engine_args": {"correct": 1.0}})
-    assert rehearsal.policy_names() == ["scripted"], "it never poses as the model"
-    asked = rehearsal.collect_of("d", "scripted")
+    rehearsal = make_plan(recipe, "collect", {"engine": "scripted", "engine_args": {"correct": 1.0}})
+    ((key, asked),) = rehearsal.policies.items()
+    assert key == ("d", "scripted"), "it never poses as the model"
     assert (asked.model, asked.num_repeats, asked.engine_args) == ("", 4, {"correct": 1.0})
 
 
@@ -169,7 +171,7 @@ environments = st.sampled_from([None, "exact_match", "mcqa", "multi_step"])
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    """Recipes as load and with_flags make them."""
+    """Recipes as load makes them."""
     steps = draw(st.lists(st.tuples(st.sampled_from(STEP_KINDS), names), max_size=4, unique_by=lambda step: step[1]))
     own = tables(Dataset, environment=environments, collect=collects)
     return Recipe(
@@ -182,7 +184,6 @@ def recipes(draw: st.DrawFn) -> Recipe:
         verify=Verify(**draw(tables(Verify))),
         metrics=draw(st.lists(names, max_size=2)),
         steps=[StepUse(kind, name, f"{kind}/x", draw(SIMPLE[dict[str, Any]])) for kind, name in steps],
-        given=draw(collects),
     )
 
 
@@ -191,22 +192,24 @@ def dictionary(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, An
     return st.dictionaries(names, values, max_size=2)
 
 
-def prints(recipe: Recipe) -> dict[tuple[str, str], Any]:
-    """The fingerprint of each data set and policy."""
-    return {(row["dataset"], row["policy"]): recipe.fingerprint(row["dataset"], row["policy"]) for row in recipe.plan()}
+def again(stored: Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a command that finds a recorded recipe."""
+    recipe, earlier = from_json(stored)
+    return make_plan(recipe, "collect", flags, earlier)
 
 
 @settings(max_examples=80, deadline=None)
-@given(recipes())
-def test_what_is_recorded_is_read_back_as_it_was(recipe: Recipe) -> None:
-    stored = json.loads(dump(recipe.as_json()))
-    again = from_json(stored)
-    assert again.plan() == recipe.plan()
-    assert prints(again) == prints(recipe)
-    assert [to_json_safe(vars(step)) for step in again.steps] == [to_json_safe(vars(step)) for step in recipe.steps]
-    verify = replace(recipe.verify, against=None, unsafe_code=False)  # which are asked anew each time
-    assert (again.chunk, again.verify, list(again.metrics)) == (recipe.chunk, verify, list(recipe.metrics))
-    assert again.as_json() == stored
+@given(recipes(), collects)
+def test_what_is_recorded_is_read_back_as_it_was(recipe: Recipe, flags: dict[str, Any]) -> None:
+    plan = make_plan(recipe, earlier=flags)
+    stored = json.loads(dump(plan.record))
+    later = again(stored)
+    assert later.rows == plan.rows
+    assert later.fingerprints == plan.fingerprints
+    assert [to_json_safe(vars(step)) for step in later.steps] == [to_json_safe(vars(step)) for step in plan.steps]
+    verify = replace(plan.verify, against=None, unsafe_code=False)  # which are asked anew each time
+    assert (later.chunk, later.verify, list(later.metrics)) == (plan.chunk, verify, list(plan.metrics))
+    assert later.record == stored
 
 
 def test_settings_may_be_infinite() -> None:
@@ -214,16 +217,16 @@ def test_settings_may_be_infinite() -> None:
         StepUse("build", "sft", "build/sft_messages", {"min_reward": -math.inf, "edges": [-math.inf, 0.5, math.inf]})
     ]
     recipe = Recipe(Path("w"), {}, steps=steps, metrics_settings={"reward_histogram": {"edges": [0, math.inf]}})
-    again = from_json(json.loads(canonical(recipe.as_json())))
-    assert (again.steps, again.metrics_settings) == (recipe.steps, recipe.metrics_settings)
-    edges = sql.literal(again.steps[0].settings["edges"])
+    later, _ = from_json(json.loads(canonical(recipe.as_json())))
+    assert (later.steps, later.metrics_settings) == (recipe.steps, recipe.metrics_settings)
+    edges = sql.literal(later.steps[0].settings["edges"])
     assert sql.rows(sql.connect(), f"SELECT CAST({edges} AS DOUBLE[])") == [([-math.inf, 0.5, math.inf],)]
 
 
 def test_infinity_may_be_typed() -> None:
     recipe = Recipe(Path("w"), {}, steps=[StepUse("build", "sft", "build/sft_messages", {"min_reward": 0.5})])
     flags = {"build": {"sft": {"min_reward": "-inf"}}, "metrics": {"reward_histogram": {"edges": [0, "inf"]}}}
-    asked = with_flags(recipe, "collect", flags)
+    asked = make_plan(recipe, "collect", flags)
     assert asked.steps[0].settings == {"min_reward": -math.inf}
     assert asked.metrics_settings == {"reward_histogram": {"edges": [0, math.inf]}}
 
@@ -233,12 +236,11 @@ def test_a_record_holds_no_key(tmp_path: Path) -> None:
     text = (
         f"[datasets.d]\ncollect = {{ {secret.strip()} }}\n[policies.p]\n{secret}[collect]\nengine = 'openai'\n{secret}"
     )
-    recipe = with_flags(written(tmp_path, text), "collect", {"engine_args": {"headers": {"x": "s3cret"}}})
-    headers = recipe.collect_of("d", "p").engine_args["headers"]
+    plan = make_plan(written(tmp_path, text), "collect", {"engine_args": {"headers": {"x": "s3cret"}}})
+    headers = plan.policies["d", "p"].engine_args["headers"]
     assert (revealed(headers, "engine"), f"{headers}") == ({"x": "s3cret"}, "{'x': '***'}")
-    stored = recipe.as_json()
-    assert "s3cret" not in dump(stored)
-    assert prints(from_json(stored)) == prints(recipe), "nor does a fingerprint"
+    assert "s3cret" not in dump(plan.record)
+    assert again(plan.record).fingerprints == plan.fingerprints, "nor does a fingerprint"
 
 
 def test_a_record_holds_no_key_of_a_judge_nor_one_in_an_address(tmp_path: Path) -> None:
@@ -251,11 +253,10 @@ def test_a_record_holds_no_key_of_a_judge_nor_one_in_an_address(tmp_path: Path) 
     base_url = ["http://me:s3cret@a/v1", "http://b/v1?api-version=1&api-key=s3cret"]
     api_key_env = "sk-s3cret"
     """
-    recipe = written(tmp_path, text)
-    stored = recipe.as_json()
-    assert "s3cret" not in dump(stored)
-    assert stored["collect"]["base_url"] == ["http://***@a/v1", "http://b/v1?api-version=1&api-key=***"]
-    (asked,), (recorded,) = recipe.plan(), from_json(stored).plan()
+    plan = make_plan(written(tmp_path, text))
+    assert "s3cret" not in dump(plan.record)
+    assert plan.record["collect"]["base_url"] == ["http://***@a/v1", "http://b/v1?api-version=1&api-key=***"]
+    (asked,), (recorded,) = plan.rows, again(plan.record).rows
     assert asked["verifier_version"] == recorded["verifier_version"], "what was judged is not judged, and paid, again"
 
 
@@ -290,22 +291,22 @@ def test_a_recorded_command_line_holds_no_key(words: str, shown: str) -> None:
 
 def test_flags_alone_make_a_recipe_that_is_recorded_and_extended() -> None:
     flags: dict[str, Any] = {"input": ["x/my tasks.jsonl"], "environment": "mcqa", "engine": "scripted"}
-    recipe = with_flags(from_flags(flags), "collect", flags)
-    assert (list(recipe.datasets), str(recipe.data)) == (["my_tasks"], "data/my_tasks")
-    later = with_flags(from_json(recipe.as_json()), "collect", {"num_repeats": 3})
-    asked = later.collect_of("my_tasks", "scripted")
+    plan = make_plan(from_flags(flags), "collect", flags)
+    assert (list(plan.datasets), str(plan.data)) == (["my_tasks"], "data/my_tasks")
+    later = again(plan.record, {"num_repeats": 3})
+    asked = later.policies["my_tasks", "scripted"]
     assert (asked.engine, asked.num_repeats, later.datasets["my_tasks"].environment) == ("scripted", 3, "mcqa")
     with pytest.raises(UsageError, match="no data set 'my_task', did you mean 'my_tasks'"):
-        with_flags(from_json(recipe.as_json()), "collect", {"dataset": "my_task"})
+        again(plan.record, {"dataset": "my_task"})
 
 
 def test_a_choice_among_data_sets_and_policies_is_for_one_command(tmp_path: Path) -> None:
     text = "".join(f"[{table}.{name}]\n" for table in ("datasets", "policies") for name in ("a", "b", "c"))
     flags = {"dataset": "b", "policy": "c", "environment": "mcqa", "unsafe_code": True}
-    chosen = with_flags(written(tmp_path, text), "collect", flags)
-    assert [(row["dataset"], row["policy"]) for row in chosen.plan()] == [("b", "c")]
+    chosen = make_plan(written(tmp_path, text), "collect", flags)
+    assert [(row["dataset"], row["policy"]) for row in chosen.rows] == [("b", "c")]
     assert chosen.verify.unsafe_code
-    later = from_json(json.loads(dump(chosen.as_json())))
+    later, _ = from_json(json.loads(dump(chosen.record)))
     assert (list(later.datasets), list(later.policies)) == (["a", "b", "c"], ["a", "b", "c"])
     assert [dataset.environment for dataset in later.datasets.values()] == [None, "mcqa", None]
     assert not later.verify.unsafe_code, "leave to run code unsafely is given anew each time"
@@ -314,7 +315,7 @@ def test_a_choice_among_data_sets_and_policies_is_for_one_command(tmp_path: Path
 def test_flags_reach_into_steps(tmp_path: Path) -> None:
     text = "[mix.even]\nuse = 'mix/shares'\nrows = 9\nshares = { a = 0.5, b = 0.5 }\n[build.sft]\nuse = 'x'\n"
     flags: Mapping[str, Any] = {"mix": {"even": {"rows": 3, "shares": {"a": 0.9}}}, "build": {"sft": {"seed": 1}}}
-    mix, build = with_flags(written(tmp_path, text), "collect", flags).steps
+    mix, build = make_plan(written(tmp_path, text), "collect", flags).steps
     assert mix.settings == {"rows": 3, "shares": {"a": 0.9, "b": 0.5}}
     assert build.settings == {"seed": 1}
 
@@ -329,7 +330,7 @@ def test_the_version_of_a_verifier_is_its_code_and_its_settings(tmp_path: Path) 
         ("def make(strict): ...", text),
     ):
         (tmp_path / "mine.py").write_text(code)
-        seen.append(written(tmp_path, table).plan()[0]["verifier_version"])
+        seen.append(make_plan(written(tmp_path, table)).rows[0]["verifier_version"])
     assert len(set(seen)) == 3
     assert seen[0] == seen[3]
 
@@ -435,7 +436,9 @@ def test_a_tool_of_an_environment_is_part_of_the_policy(tmp_path: Path, monkeypa
 
     older = tmp_path / "older"
     with monkeypatch.context() as earlier:
-        made = Recipe.fingerprint
-        earlier.setattr(Recipe, "fingerprint", lambda *a: {k: v for k, v in made(*a).items() if k != "environment"})
+        made = planning.policy_fingerprint
+        earlier.setattr(
+            planning, "policy_fingerprint", lambda *a: {k: v for k, v in made(*a).items() if k != "environment"}
+        )
         assert main(["collect", *words[:3], f"--data={older}", "--dataset=d"]) == 0
     assert main(["collect", *words[:3], f"--data={older}", "--dataset=d", "--num_repeats=2"]) == 0

@@ -27,7 +27,7 @@ from rolloutops.collect import machine
 from rolloutops.collect.live import live, running
 from rolloutops.collect.status import Status
 from rolloutops.collect.status import status as status_of
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan, make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.limits.progress import Progress
 from rolloutops.store import schema, sql
@@ -52,10 +52,10 @@ max_attempts = 2
 """
 
 
-def recipe_in(folder: Path) -> Recipe:
+def plan_in(folder: Path) -> Plan:
     """The recipe of two datasets, of which one has a limit."""
     (folder / "r.toml").write_text(RECIPE.replace('"w"', json.dumps(str(folder / "w"))), encoding="utf-8")
-    return load(str(folder / "r.toml"))
+    return make_plan(load(str(folder / "r.toml")))
 
 
 def rows_on_disk(workspace: Workspace) -> int:
@@ -107,8 +107,8 @@ def any_workspace(folder: Path, seed: int) -> Workspace:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_attempt_on_disk_is_accounted_for_once(tmp_path: Path, seed: int) -> None:
-    recipe, workspace = recipe_in(tmp_path), any_workspace(tmp_path, seed)
-    now = status_of(workspace, recipe)
+    plan, workspace = plan_in(tmp_path), any_workspace(tmp_path, seed)
+    now = status_of(workspace, plan)
     assert sum(row["attempts"] for row in now.accounts) == now.on_disk == rows_on_disk(workspace)
     counted = {(row["dataset"], row["policy"]): row["attempts"] for row in now.accounts if row["account"] == "counted"}
     assert counted == {(row["dataset"], row["policy"]): row["done"] for row in now.progress if row["done"]}
@@ -118,9 +118,9 @@ def test_every_attempt_on_disk_is_accounted_for_once(tmp_path: Path, seed: int) 
 
 
 def test_every_reason_is_told(tmp_path: Path) -> None:
-    recipe = recipe_in(tmp_path)
+    plan = plan_in(tmp_path)
     workspaces = (any_workspace(tmp_path / str(seed), seed) for seed in range(3))
-    told = {row["account"] for workspace in workspaces for row in status_of(workspace, recipe).accounts}
+    told = {row["account"] for workspace in workspaces for row in status_of(workspace, plan).accounts}
     assert told == {
         "counted",
         "the recipe does not name this dataset",
@@ -182,13 +182,13 @@ def test_tasks_that_no_rollout_names_yet_are_missed_too(tmp_path: Path) -> None:
 
 
 def test_a_rewritten_part_beside_the_first_is_named(tmp_path: Path) -> None:
-    recipe, workspace = recipe_in(tmp_path), open_workspace(tmp_path / "w", create=True)
+    plan, workspace = plan_in(tmp_path), open_workspace(tmp_path / "w", create=True)
     task = {"dataset": "a", "task_id": "t1", "row_hash": "h0", "version": 0, "removed": False, "part": 0}
     task |= {"row": "{}", "prompt": "[]", "prompt_hash": "x"}
     write_part(workspace, "tasks", "a", "part-00000", schema.table_of(schema.TASKS, [task]))
     for name, rows in (("run-0000", [meter_row(1)]), ("merged", [meter_row(1), meter_row(2)])):
         write_part(workspace, "attempts", "a", name, schema.table_of(schema.ATTEMPTS, rows))
-    now = status_of(workspace, recipe)
+    now = status_of(workspace, plan)
     assert now.on_disk == sum(row["attempts"] for row in now.accounts) == 3
     text = "\n".join(shown(now))
     assert "merged.parquet and " in text
@@ -241,7 +241,7 @@ def meter_row(number: int) -> dict[str, Any]:
 def test_a_row_that_moves_from_journal_to_part_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    recipe, workspace = recipe_in(tmp_path), open_workspace(tmp_path / "w", create=True)
+    plan, workspace = plan_in(tmp_path), open_workspace(tmp_path / "w", create=True)
     tasks = [{"dataset": "a", "task_id": f"t{n}", "row_hash": "h0", "version": 0, "part": 0} for n in range(5)]
     rows = [{**task, "removed": False, "row": "{}", "prompt": "[]", "prompt_hash": "x"} for task in tasks]
     write_part(workspace, "tasks", "a", "part-00000", schema.table_of(schema.TASKS, rows))
@@ -261,18 +261,18 @@ def test_a_row_that_moves_from_journal_to_part_counts_once(
         return text
 
     monkeypatch.setattr(snapshots, "_read", moving)
-    now = status_of(workspace, recipe)
+    now = status_of(workspace, plan)
     assert [row["done"] for row in now.progress if row["dataset"] == "a"] == [5]
     assert now.on_disk == 5
     assert now.unsealed == (5 if when == "half" else 0)
 
 
 def test_a_journal_line_of_a_wrong_shape_does_not_stop_status(tmp_path: Path) -> None:
-    recipe, workspace = recipe_in(tmp_path), open_workspace(tmp_path / "w", create=True)
+    plan, workspace = plan_in(tmp_path), open_workspace(tmp_path / "w", create=True)
     lines = [json.dumps({"attempts": meter_row(1)}), "[1]", "7", '{"attempts": [1]}', '{"other": {"dataset": "a"}}']
     lines += [json.dumps({"attempts": meter_row(2) | {"attempt": "two", "more": 1}}), '{"attempts": {"data']
     (workspace.root / "journals" / "run-0000.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert status_of(workspace, recipe).on_disk == 1
+    assert status_of(workspace, plan).on_disk == 1
 
 
 def waiting(folder: Path) -> subprocess.Popen[bytes]:
@@ -310,12 +310,12 @@ def test_what_is_in_flight_shows_from_another_terminal(tmp_path: Path) -> None:
 
 
 def test_what_lies_in_a_journal_is_counted(tmp_path: Path) -> None:
-    recipe, workspace = recipe_in(tmp_path), open_workspace(tmp_path / "w", create=True)
+    plan, workspace = plan_in(tmp_path), open_workspace(tmp_path / "w", create=True)
     journal = Journal(workspace, "run")
     try:
         journal.append("attempts", meter_row(1) | {"error": "timeout", "error_message": "x" * 300})
         journal.append("attempts", meter_row(1) | {"attempt": 2, "attempt_id": "run-00000009", "task_id": "t9"})
-        now = status_of(workspace, recipe)
+        now = status_of(workspace, plan)
         assert now.journals == {"rollouts": 1, "failures": 1, "verdicts": 0}
         assert now.on_disk == 2
         assert [row["error"] for row in now.failures] == ["timeout"]
@@ -359,8 +359,8 @@ def test_imports_are_shown_with_their_rewards(tmp_path: Path) -> None:
 
 
 def test_a_disk_too_small_for_what_is_pending_is_told(tmp_path: Path) -> None:
-    recipe, workspace = recipe_in(tmp_path), any_workspace(tmp_path, 1)
-    now = status_of(workspace, recipe)
+    plan, workspace = plan_in(tmp_path), any_workspace(tmp_path, 1)
+    now = status_of(workspace, plan)
     assert now.space["pending_bytes"] > 0
     assert now.space["bytes"]["attempts"] == sum(
         path.stat().st_size for path in workspace.root.glob("attempts/*/*.parquet")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rolloutops.build.explain import explain
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
@@ -89,7 +90,7 @@ def use(folder: Path, query: str, kind: str = "filter") -> StepUse:
 def tried(folder: Path, kind: str = "filter") -> None:
     """Bind the step before there is a rollout."""
     (folder / "r.toml").write_text(f'[datasets.d]\ninput = "x"\n[{kind}.mine]\nuse = "{kind}/mine"\n')
-    explain(load(str(folder / "r.toml")))
+    explain(make_plan(load(str(folder / "r.toml"))))
 
 
 @pytest.mark.parametrize(("column", "query"), CHANGES.values(), ids=list(CHANGES))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rolloutops.cli.commands.verify import agreement_of
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from tests.helpers import query, rolloutops, sums, write_jsonl
 
@@ -64,7 +65,7 @@ def test_changed_code_judges_everything_again_and_says_how_far_it_agrees(collect
     rolloutops("verify", "own.toml", cwd=collected)
     assert query(collected / "w", "SELECT count(*) FROM verdicts") == [(400,)], "nothing is judged twice"
     write(collected, but=3, more=more, verify=f"against = '{old}'")
-    columns, (found,) = agreement_of(load("own.toml"))
+    columns, (found,) = agreement_of(make_plan(load("own.toml")))
     row = dict(zip(columns, found, strict=True))
     assert (row["against"], row["judged_by_both"], row["only_now_succeeds"]) == (old, 200, 0)
     assert row["only_before_succeeded"] == before - after > 0

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rolloutops.build import manifest
 from rolloutops.build.folder import replacing
@@ -27,14 +27,12 @@ from rolloutops.build.options import BuildOptions, options_of
 from rolloutops.build.sidecars import write_sidecars
 from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
 from rolloutops.build.write import Data, sha256, write_data
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError
 from rolloutops.steps.selected import bind_step, prepare, prepared
 from rolloutops.steps.selection import StepStats, chain, start_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 from rolloutops.store import sql
-
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import StepUse
 
 
 @dataclass(frozen=True)

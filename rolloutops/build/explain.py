@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rolloutops.build.options import check_use
-from rolloutops.config.recipe import Recipe, StepUse
+from rolloutops.config.plan import Plan
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import RolloutopsError
 from rolloutops.steps.metrics import asked
 from rolloutops.steps.parameters import known_datasets, refuse_bad_parameters, refuse_unknown_datasets
@@ -42,14 +43,14 @@ Tried: TypeAlias = "tuple[StepUse, BoundStep | RolloutopsError | None]"
 """A use of a step, and what it reads and adds, or what is wrong with it; None where the step that it starts from is."""
 
 
-def explain(recipe: Recipe) -> list[BoundStep]:
+def explain(plan: Plan) -> list[BoundStep]:
     """The recipe's filter, reward, mix, pair and build steps, in order, each fitted to those before it.
 
     Raises UsageError or StepError for the first step that does not fit, metrics steps first: a key that it does not
     take, a column that is not there, a step that is none.
     """
     done = []
-    for use, outcome in tried(recipe, recipe.plan()):
+    for use, outcome in tried(plan, plan.rows):
         if isinstance(outcome, RolloutopsError):
             raise outcome
         if outcome is not None and use.kind != "metrics":
@@ -57,32 +58,32 @@ def explain(recipe: Recipe) -> list[BoundStep]:
     return done
 
 
-def tried(recipe: Recipe, plan: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tried]:
+def tried(plan: Plan, rows: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tried]:
     """Each step of a recipe, bound to empty tables; metrics steps first. The one place where a recipe's steps are
     checked before they run: what a key may be, what must be there, what a step must leave as it is."""
     with sql.connect(threads=1) as con:
-        define(con, sql.views_script(dict.fromkeys(schema.TABLES), plan))
+        define(con, sql.views_script(dict.fromkeys(schema.TABLES), rows))
         try:
-            measured = asked(recipe.metrics, recipe.metrics_settings, recipe.folder)
+            measured = asked(plan.metrics, plan.metrics_settings, plan.folder)
         except RolloutopsError as error:
             yield StepUse("metrics", "", "metrics"), error
             measured = []
         for use in measured:
             try:
-                yield use, _measured(con, use, recipe)
+                yield use, _measured(con, use, plan)
             except RolloutopsError as error:
                 yield use, error
         prepare(con, SMALL)
-        known = known_datasets(recipe)
+        known = known_datasets(plan)
         funnels: list[StepStats] = []
         wrong: set[str] = set()
-        for use in recipe.steps:
+        for use in plan.steps:
             outcome: BoundStep | RolloutopsError | None = None
             start = ALL
             try:
-                step = check_parameters(use, recipe, known)
+                step = check_parameters(use, plan, known)
                 start = start_of(use, funnels)
-                outcome = None if start in wrong else _fitted(con, use, step, start, plan)
+                outcome = None if start in wrong else _fitted(con, use, step, start, rows)
             except RolloutopsError as error:
                 outcome = error
             yield use, outcome
@@ -92,9 +93,9 @@ def tried(recipe: Recipe, plan: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tr
                 wrong.add(use.name)
 
 
-def _measured(con: sql.Connection, use: StepUse, recipe: Recipe) -> BoundStep:
+def _measured(con: sql.Connection, use: StepUse, plan: Plan) -> BoundStep:
     """A metrics step, bound to empty tables; shipped ones as they are have been bound by their tests."""
-    step = check_step(use, recipe.folder)
+    step = check_step(use, plan.folder)
     adds: list[str] = []
     if use.settings or not step.ships:
         with bound(con, step, use.settings, f"[{use.kind}.{use.name}]"):
@@ -102,10 +103,10 @@ def _measured(con: sql.Connection, use: StepUse, recipe: Recipe) -> BoundStep:
     return BoundStep(use.kind, use.name, use.use, str(step.path), ALL, adds, _text(step))
 
 
-def check_parameters(use: StepUse, recipe: Recipe, known: Collection[str]) -> Step:
+def check_parameters(use: StepUse, plan: Plan, known: Collection[str]) -> Step:
     """A step of a recipe. Raises what its parameters alone show to be wrong: types, sums, and names of data sets that
     are not known."""
-    step = check_use(recipe, use)
+    step = check_use(plan, use)
     refuse_unknown_datasets(step, use, known)
     refuse_bad_parameters(step, use)
     return step
@@ -117,7 +118,7 @@ def script(steps: Sequence[BoundStep]) -> str:
 
 
 def _fitted(
-    con: sql.Connection, use: StepUse, step: Step, start: str, plan: Sequence[Mapping[str, Any]] = ()
+    con: sql.Connection, use: StepUse, step: Step, start: str, rows: Sequence[Mapping[str, Any]] = ()
 ) -> BoundStep:
     where = f"[{use.kind}.{use.name}]"
     bind_step(con, start, step, use.kind, where)
@@ -132,7 +133,7 @@ def _fitted(
             before = set(sql.columns(con, "FROM selected"))
             kept = stored(con, step, start, where, use.kind)
             if compared(con, step):
-                refuse_changes(con, step, settings, where, start, plan)
+                refuse_changes(con, step, settings, where, start, rows)
             made = f"SELECT {kept}\nFROM (\n{_text(step)}\n)"
             columns = sql.columns(con, made)
             if columns.pop(DROPPED, None):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rolloutops.config.paths import as_output
+from rolloutops.config.plan import Plan
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.steps.step import BUILD_KEYS, Step, check_step
-
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import Recipe, StepUse
 
 FORMATS = ("jsonl", "parquet")
 COMPRESSIONS = ("none", "zstd", "gzip")
@@ -83,9 +82,9 @@ def _refuse_shares(given: Mapping[str, Any], asked: BuildOptions, where: str) ->
         raise UsageError(f"{where} validation + test is {asked.validation + asked.test}: nothing is left to train on")
 
 
-def check_use(recipe: Recipe, use: StepUse) -> Step:
+def check_use(plan: Plan, use: StepUse) -> Step:
     """A step of a recipe. Raises what can be known to be wrong with it, or a build's keys, before it runs."""
-    step = check_step(use, recipe.folder)
+    step = check_step(use, plan.folder)
     if use.kind == "build":
-        options_of(use, step, recipe.exports(use))
+        options_of(use, step, plan.exports(use))
     return step

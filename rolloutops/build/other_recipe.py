@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect
@@ -19,19 +19,19 @@ ORDER BY run_id DESC
 """The recipe's file and the files written, of each build, the newest first."""
 
 
-def refuse_other_recipes(workspace: Workspace, recipe: Recipe, only: str | None = None) -> None:
+def refuse_other_recipes(workspace: Workspace, plan: Plan, only: str | None = None) -> None:
     """Raise UsageError if a build's folder was written by another recipe. only: look at this build alone."""
     folders = {
-        recipe.output(step): step.name for step in recipe.steps if step.kind == "build" and only in (None, step.name)
+        plan.output(step): step.name for step in plan.steps if step.kind == "build" and only in (None, step.name)
     }
     there = {folder: name for folder, name in folders.items() if folder.is_dir()}
-    if not there or recipe.path is None:
+    if not there or plan.path is None:
         return
     for path, files in sql.rows(connect(workspace), BUILT):
         written = {_place(Path(file["path"]).parent) for file in json.loads(files)}
         for folder in [folder for folder in there if _place(folder) in written]:
             name = there.pop(folder)
-            if path is not None and not _same(Path(path), recipe.path):
+            if path is not None and not _same(Path(path), plan.path):
                 raise UsageError(
                     f"[build.{name}] {folder} was built by another recipe, {path}: replace it with --replace, or give "
                     "this build another name, or an output of its own"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.store import sql
 from rolloutops.store.workspace import connect, open_workspace
 
@@ -26,20 +26,20 @@ GROUP BY dataset, policy, name ORDER BY dataset, policy, name <> 'reward', name
 """
 
 
-def averages(recipe: Recipe, wanted: bool = False) -> str:
+def averages(plan: Plan, wanted: bool = False) -> str:
     """Write the means as JSON: of the one dataset, or by dataset where there are several; of the one policy, or by
     policy: the rollouts of two never mix. wanted: only over the rollouts of the plan."""
-    found = _averages(recipe, wanted)
+    found = _averages(plan, wanted)
     by_dataset = {name: by if len(by) != 1 else next(iter(by.values())) for name, by in found.items()}
     return json.dumps(by_dataset if len(by_dataset) != 1 else next(iter(by_dataset.values())), indent=4)
 
 
-def _averages(recipe: Recipe, wanted: bool) -> dict[str, dict[str, dict[str, float]]]:
+def _averages(plan: Plan, wanted: bool) -> dict[str, dict[str, dict[str, float]]]:
     """dataset -> policy -> the mean of each numeric field over its rollouts."""
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = connect(open_workspace(plan.data), plan.rows)
     out: dict[str, dict[str, dict[str, float]]] = {}
     only = "SEMI JOIN wanted USING (dataset, task_id, policy, rollout_index)" if wanted else ""
     for dataset, policy, name, mean in sql.rows(con, AVERAGES.format(only=only)):
-        if dataset in recipe.datasets:
+        if dataset in plan.datasets:
             out.setdefault(dataset, {}).setdefault(policy, {})[name] = mean
     return out

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build.explain import tried
-from rolloutops.collect.collect import engines, make_engine
-from rolloutops.collect.verify import Verifier, verifiers
-from rolloutops.config.recipe import Recipe
-from rolloutops.config.settings import Collect
+from rolloutops.collect.verify import Verifier, make_verifiers
+from rolloutops.config.plan import EngineJob, Plan
 from rolloutops.errors import RolloutopsError
 from rolloutops.ingest.inputs import find_inputs
 from rolloutops.layout import count
@@ -34,33 +32,33 @@ class Finding:
     sentence: str
 
 
-def check(recipe: Recipe, deep: bool = False) -> Iterator[Finding]:
+def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
     """Look at everything that a run of the recipe will need. Engines are asked whether they could start.
 
     deep: also read every part file of the workspace; if one is damaged, that is all.
     """
-    yield Finding(True, f"recipe {recipe.path or '(from flags)'} read: {', '.join(recipe.datasets) or 'no data set'}")
-    yield _workspace(recipe.data)
+    yield Finding(True, f"recipe {plan.path or '(from flags)'} read: {', '.join(plan.datasets) or 'no data set'}")
+    yield _workspace(plan.data)
     if deep:
-        broken = [str(damaged(path, why)) for path, why in find_all(recipe.data)]
+        broken = [str(damaged(path, why)) for path, why in find_all(plan.data)]
         yield from (Finding(False, sentence) for sentence in broken)
-        yield Finding(not broken, f"{count(len(parts_of(recipe.data)), 'part file')} read, {len(broken)} damaged")
+        yield Finding(not broken, f"{count(len(parts_of(plan.data)), 'part file')} read, {len(broken)} damaged")
         if broken:
             return
-    for name, dataset in recipe.datasets.items():
+    for name, dataset in plan.datasets.items():
         try:
-            paths = find_inputs(dataset.input, *recipe.places)
+            paths = find_inputs(dataset.input, *plan.places)
             yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
         except RolloutopsError as error:
             yield Finding(False, f"{name}: {error}")
-    yield from _steps(recipe)
+    yield from _steps(plan)
     try:
-        judges = verifiers(recipe)
+        judges = make_verifiers(plan)
     except RolloutopsError as error:
         yield Finding(False, str(error))
     else:
         for name, verifier in judges.items():
-            yield from _gold(recipe, name, verifier)
+            yield from _gold(plan, name, verifier)
             for what, asked in (
                 ("the judge's engine", getattr(verifier.environment, "engine", None)),
                 (f"environment {verifier.name}", verifier.environment),
@@ -68,22 +66,22 @@ def check(recipe: Recipe, deep: bool = False) -> Iterator[Finding]:
                 if hasattr(asked, "ready"):
                     yield _ready(f"{name}: {what}", asked)
     try:
-        for windows in engines(recipe):
-            yield _engine(next(iter(windows[0].values())), recipe)
+        for job in plan.jobs:
+            yield _engine(job)
     except RolloutopsError as error:
         yield Finding(False, str(error))
 
 
-def _steps(recipe: Recipe) -> Iterator[Finding]:
+def _steps(plan: Plan) -> Iterator[Finding]:
     """Each step as `run --dry_run` binds it. The shipped metrics steps that a recipe does not name say nothing."""
     try:
-        plan = recipe.plan()
+        rows = plan.rows
     except RolloutopsError:  # an environment that is not there is found below; steps are bound all the same
-        plan = []
-    for use, outcome in tried(recipe, plan):
+        rows = []
+    for use, outcome in tried(plan, rows):
         if isinstance(outcome, RolloutopsError):
             yield Finding(False, str(outcome))
-        elif use.kind != "metrics" or recipe.metrics:
+        elif use.kind != "metrics" or plan.metrics:
             note = "" if outcome else "; not bound, because the step that it starts from is wrong"
             yield Finding(True, f"[{use.kind}.{use.name}] {use.use}{note}")
 
@@ -95,7 +93,7 @@ def _workspace(data: Path) -> Finding:
     return Finding(True, f"workspace {data}")
 
 
-def _gold(recipe: Recipe, name: str, verifier: Verifier) -> Iterator[Finding]:
+def _gold(plan: Plan, name: str, verifier: Verifier) -> Iterator[Finding]:
     """Every task's own answer must score 1.0; those that do not are broken tasks, or a broken verifier."""
     try:
         getattr(verifier.environment, "preflight", lambda: None)()
@@ -103,11 +101,11 @@ def _gold(recipe: Recipe, name: str, verifier: Verifier) -> Iterator[Finding]:
         yield Finding(False, f"{name}: {error}")
         return
     gold = getattr(verifier.environment, "gold", None)
-    if gold is None or not (recipe.data / "tasks" / name).is_dir():
+    if gold is None or not (plan.data / "tasks" / name).is_dir():
         what = "it knows no gold answers" if gold is None else "chunk first, and its gold answers are scored here"
         yield Finding(True, f"{name}: environment {verifier.name}; {what}")
         return
-    con = connect(open_workspace(recipe.data))
+    con = connect(open_workspace(plan.data))
     query = "SELECT task_id, row::VARCHAR, prompt::VARCHAR, tools::VARCHAR, answer FROM tasks "
     tasks = [
         Task(name, task_id, json.loads(row), json.loads(prompt), json.loads(tools) if tools else None, answer)
@@ -134,11 +132,11 @@ async def _score_gold(verifier: Verifier, tasks: list[Task]) -> tuple[int, list[
     return scored, broken
 
 
-def _engine(asked: Collect, recipe: Recipe) -> Finding:
+def _engine(job: EngineJob) -> Finding:
     """Whether the engine of a policy could start."""
-    name = f"engine {asked.engine} {asked.model}".strip()
+    name = f"engine {job.settings.engine} {job.settings.model}".strip()
     try:
-        return _ready(name, make_engine(asked, recipe))
+        return _ready(name, job.make_engine())
     except RolloutopsError as error:
         return Finding(False, f"{name}: {error}")
 

@@ -1,13 +1,16 @@
-"""Which recipe a command line means, with its flags laid over it."""
+"""The plan of a command line: the recipe that it means, with its flags laid over it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.which_workspace import find_here, refuse_twin
 from rolloutops.config.paths import as_path
-from rolloutops.config.recipe import Recipe, from_flags, with_agent, with_flags
+from rolloutops.config.plan import Plan, make_plan
+from rolloutops.config.recipe import from_flags, with_agent
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import UsageError
@@ -16,11 +19,12 @@ LOOKING = ("status", "metrics", "sql", "export", "verify")
 """Commands that find the workspace of the folder in which they run; what reads inputs or own steps needs a name."""
 
 
-def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
-    """Find the recipe that a command line means: the named one, the one its flags make, or the workspace's last."""
-    flags = {**parsed.flags, **parsed.overrides}
+def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
+    """Make the plan of a command line, of the recipe named, the one its flags make, or the workspace's last."""
+    flags: dict[str, Any] = {**parsed.flags, **parsed.overrides}
     if not {"data", "input"} & set(flags) and parsed.command in LOOKING and not _named(parsed):
         flags["data"] = str(find_here(parsed.command))
+    earlier: Mapping[str, Any] = {}
     agent = flags.pop("agent_name", None)
     if name := _named(parsed):
         recipe = load(name)
@@ -33,7 +37,7 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
         from rolloutops.store.workspace import chunked_datasets, open_workspace
 
         workspace = open_workspace(as_path(flags["data"]))
-        recipe = last_recipe(workspace)
+        recipe, earlier = last_recipe(workspace)
         if "environment" in flags or "dataset" in flags:  # it may be a dataset that the last recipe did not name
             named = [name.strip() for name in flags["dataset"].split(",")] if "dataset" in flags else None
             there = [name for name in chunked_datasets(workspace) if named is None or name in named]
@@ -42,7 +46,9 @@ def recipe_of(parsed: Parsed, table: str = "collect") -> Recipe:
     else:
         alone = " or --input=FILE" if parsed.command in ("chunk", "collect", "run", "check") else ""
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
-    return with_flags(recipe, table, flags if agent is None else with_agent(recipe, flags, agent))
+    if agent is not None:
+        flags = with_agent(recipe, flags, agent, earlier)
+    return make_plan(recipe, table, flags, earlier)
 
 
 def _named(parsed: Parsed) -> str | None:

@@ -28,8 +28,7 @@ from rolloutops.collect.batch_prepare import body_of, tools_of
 from rolloutops.collect.batch_results import BatchContext, collect_answers, write_attempts
 from rolloutops.collect.pending import PendingRollouts
 from rolloutops.collect.verify import Verifier
-from rolloutops.config.plan import CollectPlan
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import CollectPlan, Plan
 from rolloutops.config.redact import tell
 from rolloutops.config.settings import resolved
 from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
@@ -60,7 +59,7 @@ class _State:
     stop: why nothing more is submitted, in a sentence. spent: as stop, but it is the budget, and may pass."""
 
     desk: BatchContext
-    recipe: Recipe
+    plan: Plan
     asked: CollectPlan
     largest: int
     no_room: bool = False
@@ -70,7 +69,7 @@ class _State:
 
 async def collect_batch(
     workspace: Workspace,
-    recipe: Recipe,
+    plan: Plan,
     run: Run,
     journal: Journal,
     judges: Mapping[str, Verifier],
@@ -85,7 +84,7 @@ async def collect_batch(
     """
     if not isinstance(engine, BatchEngine):
         raise EngineError(f"{type(engine).__name__} is not the batch engine")
-    allowance(workspace, asked, recipe.folder)  # an unknown price is told before anything is spent
+    allowance(workspace, asked, plan.folder)  # an unknown price is told before anything is spent
     journal.flush()
     with try_lock(workspace, "batches") as free:
         if not free:
@@ -93,7 +92,7 @@ async def collect_batch(
             return ""
         seal_orphans(workspace)
         desk = BatchContext(workspace, run, journal, judges, meter, engine, connect(workspace))
-        state = _State(desk, recipe, asked, engine.requests_per_batch)
+        state = _State(desk, plan, asked, engine.requests_per_batch)
         before = sum(job.requests for job in _open(desk))
         meter.owed += before
         meter.done_before -= before
@@ -235,8 +234,8 @@ async def _submit(state: _State) -> None:
         return
     state.no_room, state.spent = False, ""
     desk.journal.flush()
-    ledger = await asyncio.to_thread(PendingRollouts, desk.workspace, state.recipe.plan())
-    budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.recipe.folder)
+    ledger = await asyncio.to_thread(PendingRollouts, desk.workspace, state.plan.rows)
+    budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.plan.folder)
     busy, draft = 0, _new_draft(desk)
     try:
         for part in ledger.parts(state.asked):

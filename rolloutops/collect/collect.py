@@ -15,17 +15,15 @@ from rolloutops.collect.given_up import GivenUp, find_losses
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
 from rolloutops.collect.recording import Recorder
-from rolloutops.collect.verify import VERIFYING, verifiers, verify_unverified
+from rolloutops.collect.verify import VERIFYING, make_verifiers, verify_unverified
 from rolloutops.collect.window import Window
-from rolloutops.config.plan import CollectPlan
-from rolloutops.config.plugins import BUILT_IN, find
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.engine_jobs import LIMITS
+from rolloutops.config.plan import CollectPlan, Plan
 from rolloutops.config.redact import tell
-from rolloutops.config.sampling import refuse_bad_extra_body, refuse_bad_parameters
-from rolloutops.config.secrets import Secret, public
+from rolloutops.config.secrets import public
 from rolloutops.config.settings import Collect
 from rolloutops.engines.open_files import most_connections
-from rolloutops.errors import FAILURES, UsageError, did_you_mean
+from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest
 from rolloutops.formats.task_rows import HOW_SENT
 from rolloutops.layout import count
@@ -46,15 +44,6 @@ from rolloutops.types import Engine
 
 LONGEST_PAUSE = 3600.0
 """Seconds that `Retry-After` may hold up all requests for where rollouts have no deadline."""
-ENGINE_KEYS = ("base_url", "endpoint", "api_key_env", "api_key_header", "request_timeout")
-"""Keys of [collect] that are arguments of the engine, where it takes them: a rehearsal with another may not."""
-LIMITS = ("max_tokens_total", "max_cost", "prices")
-"""Keys of [collect] that say what may be spent: who has the same ones has one spend limit."""
-WINDOW_KEYS = (
-    *("num_samples_in_parallel", "max_failure_rate", "requests_per_minute", "tokens_per_minute", "grace_seconds"),
-    *LIMITS,
-)
-"""Keys of [collect] that a window has for all that is in it: what differs in one of them has a window of its own."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +86,20 @@ class _Ended(NamedTuple):
     spent: list[str]
 
 
-def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) -> CollectReport:
+def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> CollectReport:
     """Collect what is owed. tune: only as much of it as it takes to find the best number in flight.
 
     Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
     """
     saved = seal_orphans(workspace)
-    everyone = _everyone(engines(recipe))
-    retry = {key: asked.retry for key, asked in everyone.items() if asked.retry}
-    ledger = PendingRollouts(workspace, recipe.plan(), retry, run.run_id)
+    retry = {key: asked.retry for key, asked in plan.policies.items() if asked.retry}
+    ledger = PendingRollouts(workspace, plan.rows, retry, run.run_id)
     owed, wanted = ledger.count("pending_keys"), ledger.count("wanted")
     given_up = ledger.count_given_up()
     meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        ended = event_loop.run(_collect(workspace, recipe, run, ledger, meter, tuning))
+        ended = event_loop.run(_collect(workspace, plan, run, ledger, meter, tuning))
     if ledger.streaming:
         tell(
             f"{', '.join(HOW_SENT)} left out of the rows of {count(ledger.streaming, 'task')}, because replies are "
@@ -119,51 +107,11 @@ def collect(workspace: Workspace, recipe: Recipe, run: Run, tune: bool = False) 
         )
     now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
-    losses = find_losses(ledger.con, everyone) if now["given_up"] else ()
+    losses = find_losses(ledger.con, plan.policies) if now["given_up"] else ()
     return CollectReport(
         *(wanted, owed, meter.done, now["pending"], now["given_up"], ended.judged, saved, dict(meter.failures)),
         *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent),
     )
-
-
-def engines(recipe: Recipe) -> list[list[CollectPlan]]:
-    """The data sets and policies of a recipe, by the engine that answers them, and of each by what a window has for all
-    that is in it."""
-    found: dict[str, dict[str, dict[tuple[str, str], Collect]]] = {}
-    for row in recipe.plan():
-        if row["policy"] is None:
-            continue
-        key = (row["dataset"], row["policy"])
-        asked = recipe.collect_of(*key)
-        if not asked.engine:
-            raise UsageError(f"no engine for {row['dataset']!r}: add engine = … to [collect], or give --engine=NAME")
-        _refuse_nonsense(asked)
-        own = asked.engine not in BUILT_IN["engine"]
-        refuse_bad_parameters(asked.responses_create_params, any_name=own)
-        engine, window = (
-            json.dumps([getattr(asked, name) for name in names], sort_keys=True, default=Secret.reveal)
-            for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
-        )
-        found.setdefault(engine, {}).setdefault(window, {})[key] = asked
-    return [list(windows.values()) for windows in found.values()]
-
-
-def _everyone(groups: Sequence[Sequence[CollectPlan]]) -> CollectPlan:
-    """The data sets and policies of all windows of all engines."""
-    return {key: asked for windows in groups for window in windows for key, asked in window.items()}
-
-
-def make_engine(asked: Collect, recipe: Recipe) -> Engine:
-    """The engine that a data set and policy ask for, not yet started."""
-    plugin = find("engine", asked.engine, recipe.folder)
-    takes = plugin.takes()
-    given = {k: v for k in ENGINE_KEYS if k in takes and (v := getattr(asked, k)) is not None}
-    if asked.token_ids:
-        given["token_ids"] = True
-    if asked.model:
-        given["model"] = asked.model
-    engine: Engine = plugin.make({**asked.engine_args, **given})
-    return engine
 
 
 @asynccontextmanager
@@ -177,7 +125,7 @@ async def _running(engine: Engine) -> AsyncIterator[Engine]:
 
 async def _collect(
     workspace: Workspace,
-    recipe: Recipe,
+    plan: Plan,
     run: Run,
     ledger: PendingRollouts,
     meter: Progress,
@@ -185,18 +133,16 @@ async def _collect(
 ) -> _Ended:
     """Run each engine's windows, or with `tuning` the first one, then judge what was left unjudged."""
     journal = Journal(workspace, run.run_id)
-    judges = verifiers(recipe)
+    judges = make_verifiers(plan)
     stopping = asyncio.Event()
-    groups = engines(recipe)
-    everyone = _everyone(groups)
     spend_limits: dict[str, SpendLimit] = {}
     spent: dict[str, str] = {}  # by limit: one that ended several windows is told once
 
     def spend_limit_of(asked: CollectPlan) -> SpendLimit:
         limits = _limits(next(iter(asked.values())))
         if limits not in spend_limits:
-            sharing = {key: how for key, how in everyone.items() if _limits(how) == limits}
-            spend_limits[limits] = open_shared_spend_limit(workspace, sharing, recipe.folder)
+            sharing = {key: how for key, how in plan.policies.items() if _limits(how) == limits}
+            spend_limits[limits] = open_shared_spend_limit(workspace, sharing, plan.folder)
         return spend_limits[limits]
 
     async def run_window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], spend_limit: SpendLimit) -> None:
@@ -219,22 +165,21 @@ async def _collect(
             tell(window.stopped)
 
     try:
-        for windows in groups:
-            first = next(iter(windows[0].values()))
-            if first.engine == "batch":
+        for job in plan.jobs:
+            if job.settings.engine == "batch":
                 if tuning is not None:
                     raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
                 from rolloutops.collect.batch import collect_batch
 
-                for asked in windows if not stopping.is_set() else ():
-                    batches = make_engine(first, recipe)
-                    if why := await collect_batch(workspace, recipe, run, journal, judges, batches, asked, meter):
+                for asked in job.windows if not stopping.is_set() else ():
+                    batches = job.make_engine()
+                    if why := await collect_batch(workspace, plan, run, journal, judges, batches, asked, meter):
                         spent[_limits(next(iter(asked.values())))] = why
                 continue
-            due = [(asked, parts, spend_limit_of(asked)) for asked in windows if (parts := ledger.parts(asked))]
+            due = [(asked, parts, spend_limit_of(asked)) for asked in job.windows if (parts := ledger.parts(asked))]
             if not due or stopping.is_set():
                 continue
-            async with _running(make_engine(first, recipe)) as engine:
+            async with _running(job.make_engine()) as engine:
                 for one in due[: 1 if tuning else None]:
                     if not stopping.is_set():
                         await run_window(engine, *one)
@@ -243,11 +188,11 @@ async def _collect(
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
-        now = {dataset for (dataset, _), asked in everyone.items() if asked.verify == "now"}
+        now = {dataset for (dataset, _), asked in plan.policies.items() if asked.verify == "now"}
         verifying = {dataset: judge for dataset, judge in judges.items() if dataset in now}
         async with await_lock(workspace, *VERIFYING) if verifying else nullcontext():
             ledger.forget()
-            judged = await verify_unverified(ledger.con, recipe, run, journal, verifying)
+            judged = await verify_unverified(ledger.con, plan, run, journal, verifying)
             journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
         return _Ended(judged, list(spent.values()))
     finally:
@@ -262,22 +207,6 @@ async def _collect(
 def _limits(asked: Collect) -> str:
     """What may be spent, as a key."""
     return json.dumps([getattr(asked, name) for name in LIMITS])
-
-
-def _refuse_nonsense(asked: Collect) -> None:
-    extra = asked.engine_args.get("extra_body")
-    if isinstance(extra, dict):
-        refuse_bad_extra_body(extra, "engine_args.extra_body")
-        if type(extra.get("seed")) is int and asked.num_repeats > 1:
-            raise UsageError(
-                "engine_args.extra_body.seed would be the same for each repeat of a task: set "
-                "responses_create_params.seed, to which the index of the repeat is added"
-            )
-    for kind in asked.retry or ():
-        if kind not in FAILURES:
-            raise UsageError(
-                f"retry: no failure {kind!r}{did_you_mean(kind, FAILURES)}; there are: {', '.join(FAILURES)}"
-            )
 
 
 def _pace(

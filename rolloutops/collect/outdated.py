@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rolloutops.config.paths import as_path
-from rolloutops.config.plugins import find
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan, VerifierVersion
 from rolloutops.config.versions import SHIPPED
 from rolloutops.errors import RolloutopsError, UsageError
 from rolloutops.layout import count
-from rolloutops.limits.prices import Prices, load, price_of
+from rolloutops.limits.prices import price_of
+from rolloutops.limits.spend_limit import price_table
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect
 
@@ -101,48 +100,49 @@ class Outdated:
         return f"the last time that took {count(self.calls, 'call')} with {tokens}, {cost}"
 
 
-def outdated(con: sql.Connection, recipe: Recipe) -> list[Outdated]:
+def outdated(con: sql.Connection, plan: Plan) -> list[Outdated]:
     """List the data sets with outdated rollouts. con: with the views of the recipe's plan."""
     if not sql.rows(con, OTHER_VERSIONS):
         return []  # nearly always, and cheaper to know than which rollouts are unjudged
     by_dataset: dict[str, list[dict[str, object]]] = {}
     for row in sql.records(con, OUTDATED):
-        if row["dataset"] in recipe.datasets and row["dataset"] not in recipe.pins:
+        if row["dataset"] in plan.datasets and row["dataset"] not in plan.pins:
             by_dataset.setdefault(row["dataset"], []).append(row)
-    return [_of(recipe, dataset, rows) for dataset, rows in by_dataset.items()]
+    return [_of(plan, dataset, rows) for dataset, rows in by_dataset.items()]
 
 
-def _of(recipe: Recipe, dataset: str, rows: Sequence[dict[str, object]]) -> Outdated:
+def _of(plan: Plan, dataset: str, rows: Sequence[dict[str, object]]) -> Outdated:
     totals = {name: sum(int(str(row[name])) for row in rows) for name in ("rollouts", "calls")}
     tokens = {name: sum(int(str(row[name])) for row in rows) for name in ("input_tokens", "output_tokens")}
-    costs = [_cost(recipe, row) for row in rows]
+    costs = [_cost(plan, row) for row in rows]
     return Outdated(
         dataset=dataset,
         verifier=str(rows[0]["verifier"]),
         now=str(rows[0]["now"]),
         before=str(rows[0]["before"]),
-        spends=spends(recipe, dataset),
+        spends=spends(plan, dataset),
         cost=None if None in costs else sum(cost for cost in costs if cost is not None),
         **totals,
         **tokens,
     )
 
 
-def spends(recipe: Recipe, dataset: str) -> bool:
+def spends(plan: Plan, dataset: str) -> bool:
     """Say whether a data set's verifier spends. One that cannot be made here, say without its extra, does not."""
-    settings = recipe.datasets[dataset]
-    if settings.environment is None:
+    verifier = plan.verifiers.get(dataset)
+    if verifier is None:
         return False
+    if verifier.plugin.target in SPENDING:
+        return True
     try:
-        plugin = find("environment", settings.environment, recipe.folder)
-        return plugin.target in SPENDING or bool(getattr(plugin.make(settings.environment_args), "spends", False))
+        return bool(getattr(verifier.plugin.make(verifier.args), "spends", False))
     except RolloutopsError:
         return False
 
 
-def waiting_sentence(recipe: Recipe, waiting: Sequence[Outdated]) -> str:
+def waiting_sentence(plan: Plan, waiting: Sequence[Outdated]) -> str:
     """Say what waits for the command `verify`, what it costs, and both ways on."""
-    where = str(recipe.path) if recipe.path else f"--data={recipe.data}"
+    where = str(plan.path) if plan.path else f"--data={plan.data}"
     each = "; ".join(f"{one.changed()}: {one.costs()}" for one in waiting)
     names = [one.before if len(waiting) == 1 else f"{one.dataset}={one.before}" for one in waiting]
     versions = ",".join(names)
@@ -153,43 +153,42 @@ def waiting_sentence(recipe: Recipe, waiting: Sequence[Outdated]) -> str:
     )
 
 
-def refuse_waiting(con: sql.Connection, recipe: Recipe) -> list[str]:
+def refuse_waiting(con: sql.Connection, plan: Plan) -> list[str]:
     """Raise UsageError where verdicts wait for the command `verify`. Returns what else is to be said of verdicts."""
-    late = outdated(con, recipe)
+    late = outdated(con, plan)
     if waiting := [one for one in late if one.spends]:
-        raise UsageError(waiting_sentence(recipe, waiting))
+        raise UsageError(waiting_sentence(plan, waiting))
     notes = [f"{one.changed()}: without a reward here until verify has run" for one in late]
-    if recipe.pins:
+    if plan.pins:
         lacking = dict(sql.rows(con, "SELECT dataset, count(*) FROM unverified GROUP BY dataset"))
-        for dataset, pin in recipe.pins.items():
+        for dataset, pin in plan.pins.items():
             if lacking.get(dataset):
-                version = pin["verifier_version"]
                 notes.append(
-                    f"{dataset}: {count(lacking[dataset], 'rollout')} without a verdict of {version}, so without a "
+                    f"{dataset}: {count(lacking[dataset], 'rollout')} without a verdict of {pin.version}, so without a "
                     "reward here"
                 )
     return notes
 
 
-def pinned(workspace: Workspace, recipe: Recipe) -> Recipe:
-    """Return the recipe with the verifier whose verdicts count in each dataset that `verdict_version` is of.
+def pinned(workspace: Workspace, plan: Plan) -> Plan:
+    """Return the plan with the verifier whose verdicts count in each dataset that `verdict_version` is of.
 
     It is a version, or several with commas between; one of a single dataset is `DATASET=VERSION`.
     Raises UsageError where one is the version of no verdict, or the beginning of several.
     """
-    if recipe.verdict_version is None:
-        return recipe
-    found = [row for row in sql.rows(connect(workspace), FOUND) if not recipe.datasets or row[0] in recipe.datasets]
-    pins: dict[str, dict[str, object]] = {}
+    if plan.verdict_version is None:
+        return plan
+    found = [row for row in sql.rows(connect(workspace), FOUND) if not plan.datasets or row[0] in plan.datasets]
+    pins: dict[str, VerifierVersion] = {}
     named: dict[str, str] = {}
-    for entry in recipe.verdict_version.split(","):
+    for entry in plan.verdict_version.split(","):
         for dataset, verifier, version, _ in _matching(entry.strip(), found):
             if named.setdefault(dataset, version) != version:
                 raise UsageError(f"--verdict_version names two versions for {dataset}: {named[dataset]} and {version}")
-            now = recipe.judge(recipe.datasets[dataset])
-            if (verifier, version) not in [(now["verifier"], name) for name in _names(now)]:
-                pins[dataset] = {"verifier": verifier, "verifier_version": version, "equal_versions": []}
-    return replace(recipe, pins=pins)
+            now = plan.verifiers[dataset].present if dataset in plan.verifiers else None
+            if now is None or verifier != now.name or version not in now.names:
+                pins[dataset] = VerifierVersion(verifier, version)
+    return plan.with_pins(pins)
 
 
 def _matching(entry: str, found: Sequence[tuple[str, str, str, int]]) -> list[tuple[str, str, str, int]]:
@@ -209,21 +208,9 @@ def _matching(entry: str, found: Sequence[tuple[str, str, str, int]]) -> list[tu
     )
 
 
-def _names(judge: dict[str, object]) -> list[object]:
-    equal = judge["equal_versions"]
-    return [judge["verifier_version"], *(equal if isinstance(equal, list) else [])]
-
-
-def _cost(recipe: Recipe, row: dict[str, object]) -> float | None:
+def _cost(plan: Plan, row: dict[str, object]) -> float | None:
     dataset, policy, model, tier = (row[name] for name in ("dataset", "policy", "model", "tier"))
-    price = price_of(_prices(recipe, str(dataset), str(policy)), str(model), str(tier) if tier else None)
+    prices = price_table(plan.settings_of(str(dataset), str(policy)), plan.folder)
+    price = price_of(prices, str(model), str(tier) if tier else None)
     tokens = (int(str(row[name])) for name in ("input_tokens", "cached_tokens", "output_tokens"))
     return price.of(*tokens) if price else None
-
-
-def _prices(recipe: Recipe, dataset: str, policy: str) -> Prices:
-    named = recipe.collect_of(dataset, policy).prices
-    if named is None:
-        return {}
-    path = as_path(named)
-    return load(path if path.exists() else recipe.folder / path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rolloutops.collect.live import running
 from rolloutops.collect.machine import free_disk, gpus, process_memory
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.config.resources import shipped
 from rolloutops.limits.prices import Spent, spent
 from rolloutops.limits.spend_limit import price_table
@@ -127,12 +127,12 @@ class Status:
     doubled: Sequence[Mapping[str, Any]]
 
 
-def status(workspace: Workspace, recipe: Recipe) -> Status:
+def status(workspace: Workspace, plan: Plan) -> Status:
     """Read where the workspace stands with respect to a recipe: one look at its files and journals. Reads only."""
     at_work = running(workspace)
     snapshot = take_snapshot(workspace)
-    con = connect_snapshot(workspace, snapshot, recipe.plan())
-    sql.set_variable(con, "datasets", list(recipe.datasets), "VARCHAR[]")
+    con = connect_snapshot(workspace, snapshot, plan.rows)
+    sql.set_variable(con, "datasets", list(plan.datasets), "VARCHAR[]")
     progress = sql.records(con, PROGRESS)
     rate, tokens = _pace(con, at_work)
     pending = sum(row["pending"] for row in progress)
@@ -147,7 +147,7 @@ def status(workspace: Workspace, recipe: Recipe) -> Status:
         imports=sql.records(con, IMPORTS),
         failures=sql.records(con, FAILURES),
         unrewarded=sql.records(con, UNREWARDED),
-        spending=list(_spending(con, recipe, progress)),
+        spending=list(_spending(con, plan, progress)),
         unsealed=sum(journals.values()),
         journals=journals,
         running=at_work,
@@ -211,12 +211,12 @@ def _space(workspace: Workspace, snapshot: Snapshot, pending: int, attempts: int
     }
 
 
-def _spending(con: sql.Connection, recipe: Recipe, progress: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _spending(con: sql.Connection, plan: Plan, progress: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """What was spent, data set by data set. What is owed is expected to cost as much a rollout as what is done."""
     stands = {(row["dataset"], row["policy"]): row for row in progress}
     told: list[tuple[Spent, bool]] = []
-    for table, keys in _by_prices(recipe, stands).items():
-        prices = price_table(recipe.collect_of(*keys[0]), recipe.folder) if table else {}
+    for table, keys in _by_prices(plan, stands).items():
+        prices = price_table(plan.settings_of(*keys[0]), plan.folder) if table else {}
         told += [(one, table != "") for one in spent(con, prices) if (one.dataset, one.policy) in keys and one.tokens]
     estimated = any(one.estimated_tokens for one, _ in told)
     for one, priced in sorted(
@@ -233,9 +233,9 @@ def _spending(con: sql.Connection, recipe: Recipe, progress: Sequence[Mapping[st
         yield row | (cost if priced else {})
 
 
-def _by_prices(recipe: Recipe, keys: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+def _by_prices(plan: Plan, keys: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
     """The data sets and policies by their price table; under an empty name those that have none."""
     found: dict[str, list[tuple[str, str]]] = {}
     for key in keys:
-        found.setdefault(recipe.collect_of(*key).prices or "", []).append(key)
+        found.setdefault(plan.settings_of(*key).prices or "", []).append(key)
     return found

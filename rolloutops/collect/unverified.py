@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.store import sql
 
 WITHOUT_ENVIRONMENT = """
@@ -40,13 +40,13 @@ class Unverified:
     pinned: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_unverified(con: sql.Connection, recipe: Recipe) -> Unverified:
+def find_unverified(con: sql.Connection, plan: Plan) -> Unverified:
     """Count what has no reward. Datasets that the command line leaves out do not count. con: with the present views."""
-    chosen = recipe.datasets if "datasets" in recipe.aside else None
+    chosen = plan.datasets if plan.selects_datasets else None
     counted = dict(sql.rows(con, WITHOUT_ENVIRONMENT))
     return Unverified(
         rollouts=sql.rows(con, "SELECT count(*) FROM good_attempts")[0][0],
         failed=sql.rows(con, FAILED)[0][0],
         no_environment={name: count for name, count in counted.items() if chosen is None or name in chosen},
-        pinned={name: pin["verifier_version"] for name, pin in recipe.pins.items()},
+        pinned={name: pin.version for name, pin in plan.pins.items()},
     )

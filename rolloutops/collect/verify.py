@@ -13,8 +13,7 @@ from rolloutops.collect import event_loop
 from rolloutops.collect.live import live
 from rolloutops.collect.outdated import Outdated, outdated
 from rolloutops.collect.unverified import Unverified, find_unverified
-from rolloutops.config.plugins import find
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.config.redact import tell
 from rolloutops.environments.hooks import refuse_misspelt_hooks
 from rolloutops.environments.stored_rollout import StoredRollout
@@ -79,40 +78,37 @@ VERIFYING = ("verify", "verifies the rollouts of this workspace")
 """The lock under which rollouts are verified, and what is said of the command that holds it."""
 
 
-def verifiers(recipe: Recipe) -> dict[str, Verifier]:
-    """data set -> verifier, for the data sets that name an environment."""
+def make_verifiers(plan: Plan) -> dict[str, Verifier]:
+    """Make the verifier of each dataset that names an environment: dataset -> verifier."""
     made = {}
-    limits = recipe.verify
-    for name, dataset in recipe.datasets.items():
-        if dataset.environment is not None:
-            plugin = find("environment", dataset.environment, recipe.folder)
-            args = dict(dataset.environment_args)
-            if limits.unsafe_code and "unsafe_code" in plugin.takes():
-                args["unsafe_code"] = True  # where it runs is no part of the verifier's version
-            environment = plugin.make(args)
-            refuse_misspelt_hooks(dataset.environment, environment)
-            judge = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
-            version = plugin.version(dataset.environment_args)
-            made[name] = Verifier(dataset.environment, version, environment, judge)
+    limits = plan.verify
+    for dataset, verifier in plan.verifiers.items():
+        (name, version, _), plugin, args = verifier.present, verifier.plugin, dict(verifier.args)
+        if limits.unsafe_code and "unsafe_code" in plugin.takes():
+            args["unsafe_code"] = True  # where it runs is no part of the verifier's version
+        environment = plugin.make(args)
+        refuse_misspelt_hooks(name, environment)
+        judge = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
+        made[dataset] = Verifier(name, version, environment, judge)
     return made
 
 
-def verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool = True) -> VerifyReport:
+def verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool = True) -> VerifyReport:
     """Judge what is unjudged, and, with retry_errors, what failed to be judged.
 
     on_command: also what verifiers that spend have judged in an earlier version.
     Raises UsageError where `against` is the version of no verdict.
     """
     seal_orphans(workspace)
-    if recipe.verify.against is not None:
-        _refuse_unknown_version(workspace, recipe.verify.against)
-    return event_loop.run(_verify(workspace, recipe, run, on_command))
+    if plan.verify.against is not None:
+        _refuse_unknown_version(workspace, plan.verify.against)
+    return event_loop.run(_verify(workspace, plan, run, on_command))
 
 
-def agreement(workspace: Workspace, recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
+def agreement(workspace: Workspace, plan: Plan) -> tuple[list[str], list[tuple[Any, ...]]]:
     """How far the present verdicts agree with those of the version `against`: metrics/agreement, columns and rows."""
-    con = connect(workspace, recipe.plan())
-    return measure(con, "metrics/agreement", recipe.folder, {"against": recipe.verify.against})
+    con = connect(workspace, plan.rows)
+    return measure(con, "metrics/agreement", plan.folder, {"against": plan.verify.against})
 
 
 def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
@@ -128,40 +124,40 @@ def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
         raise UsageError(f"no verdict is of the version {against!r}; there are, the newest first: {known or 'none'}")
 
 
-async def _verify(workspace: Workspace, recipe: Recipe, run: Run, on_command: bool) -> VerifyReport:
-    judges = verifiers(recipe)
+async def _verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool) -> VerifyReport:
+    judges = make_verifiers(plan)
     async with await_lock(workspace, *VERIFYING):
         journal = Journal(workspace, run.run_id)
         try:
-            con = connect(workspace, recipe.plan())
-            late = _late(con, recipe, judges)
+            con = connect(workspace, plan.rows)
+            late = _late(con, plan, judges)
             # What waits in a command `run` is told by its collection, and by what refuses to measure or build.
             waiting = [] if on_command else [one for one in late if one.spends]
             tell(*(_again(one) for one in late if one not in waiting))
-            done = await _judge(con, recipe, run, journal, judges, waiting)
+            done = await _judge(con, plan, run, journal, judges, waiting)
         finally:
             for judge in judges.values():
                 await judge.close()
             journal.close()  # before the lock is free: who waited for it looks for what has no verdict
-    return replace(done, rest=find_unverified(connect(workspace, recipe.plan()), recipe))
+    return replace(done, rest=find_unverified(connect(workspace, plan.rows), plan))
 
 
 async def verify_unverified(
-    con: sql.Connection, recipe: Recipe, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+    con: sql.Connection, plan: Plan, run: Run, journal: Journal, judges: Mapping[str, Verifier]
 ) -> int:
     """Judge what earlier runs collected and did not live to judge, and what a verifier judged in an earlier version,
     unless it spends. Returns the number of verdicts.
 
     con: with the workspace's views as they stand now."""
-    late = _late(con, recipe, judges)
+    late = _late(con, plan, judges)
     waiting = [one for one in late if one.spends]
     waits = "they wait for the command verify, because it spends"
     tell(*(f"{one.changed()}: {waits}" if one in waiting else _again(one) for one in late))
-    return (await _judge(con, recipe, run, journal, judges, waiting)).verified
+    return (await _judge(con, plan, run, journal, judges, waiting)).verified
 
 
-def _late(con: sql.Connection, recipe: Recipe, judges: Mapping[str, Verifier]) -> list[Outdated]:
-    return [one for one in outdated(con, recipe) if one.dataset in judges]
+def _late(con: sql.Connection, plan: Plan, judges: Mapping[str, Verifier]) -> list[Outdated]:
+    return [one for one in outdated(con, plan) if one.dataset in judges]
 
 
 def _again(late: Outdated) -> str:
@@ -170,19 +166,19 @@ def _again(late: Outdated) -> str:
 
 async def _judge(
     con: sql.Connection,
-    recipe: Recipe,
+    plan: Plan,
     run: Run,
     journal: Journal,
     judges: Mapping[str, Verifier],
     waiting: Sequence[Outdated],
 ) -> VerifyReport:
     """Judge what is due. waiting: datasets whose outdated rollouts are left alone."""
-    judges = {name: judge for name, judge in judges.items() if name not in recipe.pins}
+    judges = {name: judge for name, judge in judges.items() if name not in plan.pins}
     query = "SELECT dataset, attempt_id FROM unverified"
     if waiting:
         names = sql.literal([one.dataset for one in waiting])
         query += f" EXCEPT SELECT dataset, attempt_id FROM outdated WHERE list_contains({names}, dataset)"
-    if recipe.verify.retry_errors:
+    if plan.verify.retry_errors:
         query += (
             " UNION SELECT v.dataset, v.attempt_id FROM verdicts AS v"
             " SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id"

@@ -10,14 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rolloutops.config.paths import as_path
-from rolloutops.config.plugins import OPERATIONAL, find
-from rolloutops.config.resources import shipped
-from rolloutops.config.secrets import public, secret_places, without_secrets
-from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, settings_of
-from rolloutops.errors import RolloutopsError, UsageError, did_you_mean, did_you_mean_one_of
+from rolloutops.config.secrets import public, secret_places
+from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved
+from rolloutops.errors import UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
@@ -39,9 +37,7 @@ class StepUse:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read and checked; `given` are the flags of the command line, which win over its tables. aside: the
-    data sets and policies that the command line leaves out of this command, in the recipe's order with the others.
-    verdict_version: the earlier version whose verdicts count, as typed; pins: data set -> its verifier."""
+    """A recipe's tables as read and checked, whole: what a command makes of them is its plan (`plan.py`)."""
 
     data: Path
     datasets: Mapping[str, Dataset]
@@ -54,115 +50,38 @@ class Recipe:
     metrics: Sequence[str] = ()
     metrics_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     steps: Sequence[StepUse] = ()
-    given: Mapping[str, Any] = field(default_factory=dict)
-    aside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    verdict_version: str | None = None
-    pins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """Where inputs with a relative name are looked for: the working directory, the recipe's folder, what ships."""
-        return Path(), self.folder, shipped("")
-
-    def exports(self, build: StepUse) -> Path:
-        """The folder of a build that names none."""
-        return self.data / "exports" / build.name
-
-    def output(self, build: StepUse) -> Path:
-        """The folder of a build. One that its settings name wrongly is refused where they are checked."""
-        own = build.settings.get("output")
-        return as_path(own) if isinstance(own, str) and own else self.exports(build)
-
-    def collect_of(self, dataset: str, policy: str) -> Collect:
-        """[collect], then the policy's table, then the data set's, then the command line."""
+    def collect_of(self, dataset: str, policy: str, flags: Mapping[str, Any]) -> Collect:
+        """Merge [collect], the policy's table, the dataset's, and the command line's keys of [collect]."""
         own = self.datasets[dataset].collect
-        asked = Collect(**merged(self.collect, self.policies.get(policy, {}), own, self.given))
+        asked = Collect(**merged(self.collect, self.policies.get(policy, {}), own, flags))
         if asked.service_tier is None:
             return asked
         return replace(
             asked, responses_create_params={**asked.responses_create_params, "service_tier": asked.service_tier}
         )
 
-    def policy_names(self) -> list[str]:
-        """The policies that collect: the `[policies.*]`, else the one of `[collect]`."""
+    def policy_names(self, flags: Mapping[str, Any]) -> list[str]:
+        """List the policies that collect: the `[policies.*]`, else the one of `[collect]` with the flags over it."""
         if self.policies:
             return list(self.policies)
-        base = merged(self.collect, self.given)
+        base = merged(self.collect, flags)
         name = base.get("policy") or Path(base.get("model") or "").name or base.get("engine")
         return [name] if name else []
 
-    def plan(self) -> list[dict[str, Any]]:
-        """What is asked of each data set and policy: the rows of the view `plan`.
-
-        A data set that nobody collects, as its rollouts were imported, has one without a policy, for its verifier.
-        """
-        rows = []
-        for name, dataset in self.datasets.items():
-            judge = self.pins.get(name) or self.judge(dataset)
-            policies = self.policy_names()
-            if not policies and dataset.environment is not None:
-                rows.append({"dataset": name, "policy": None, "num_repeats": 0, **judge})
-            for policy in policies:
-                asked = self.collect_of(name, policy)
-                rows.append(
-                    {
-                        "dataset": name,
-                        "policy": policy,
-                        "num_repeats": asked.num_repeats,
-                        "row_limit": asked.limit,
-                        "max_attempts": asked.max_attempts,
-                        **judge,
-                    }
-                )
-        return rows
-
-    def judge(self, dataset: Dataset) -> dict[str, Any]:
-        """The verifier's name and version, and what earlier commits called that version: columns of the plan."""
-        if dataset.environment is None:
-            return {"verifier": None, "verifier_version": None, "equal_versions": None}
-        plugin, args = find("environment", dataset.environment, self.folder), dataset.environment_args
-        versions = {"verifier_version": plugin.version(args), "equal_versions": plugin.equal_versions(args)}
-        return {"verifier": dataset.environment, **versions}
-
-    def fingerprint(self, dataset: str, policy: str) -> dict[str, Any]:
-        """What makes a policy this policy: engine, model and everything that changes what it says."""
-        asked = self.collect_of(dataset, policy)
-        said = ("engine", "model", "responses_create_params", "system_prompt", "max_steps", "token_budget", "endpoint")
-        print_ = {name: getattr(asked, name) for name in said}
-        print_["responses_create_params"] = {
-            k: v for k, v in asked.responses_create_params.items() if k != "service_tier"
-        }
-        print_["engine_args"] = without_secrets({k: v for k, v in asked.engine_args.items() if k not in OPERATIONAL})
-        print_["environment"] = self.offered(self.datasets[dataset])
-        return print_
-
-    def secret_places(self) -> list[str]:
-        """The settings of this recipe that hold a key, and not the name of a variable that does."""
-        tables = [self.collect, self.given, *self.policies.values()]
+    def secret_places(self, flags: Mapping[str, Any]) -> list[str]:
+        """List the settings that hold a key, and not the name of a variable that does."""
+        tables = [self.collect, flags, *self.policies.values()]
         tables += [{"environment_args": one.environment_args, **one.collect} for one in self.datasets.values()]
         return list(dict.fromkeys(place for table in tables for place in secret_places(table)))
 
-    def offered(self, dataset: Dataset) -> dict[str, Any]:
-        """What a data set's environment adds to what a policy is asked: its tools, and a system prompt of its own.
+    def as_json(self, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Write the recipe as it is recorded with each run, enough to make it again; without secrets.
 
-        Nothing, where it cannot be made: whoever collects is told so.
+        flags: keys of [collect] from the command line. Leave to run code without a sandbox is given to one command, so
+        it is not recorded.
         """
-        if dataset.environment is None:
-            return {}
-        try:
-            environment = find("environment", dataset.environment, self.folder).make(dict(dataset.environment_args))
-        except RolloutopsError:
-            return {}
-        said = {name: getattr(environment, name, None) for name in ("tools", "system_prompt")}
-        return {name: value for name, value in said.items() if value}
-
-    def as_json(self) -> dict[str, Any]:
-        """The resolved recipe, as recorded with each run, and enough to make it again; without secrets.
-
-        Whole, also where the command line chose among its data sets or policies. Leave to run code without a sandbox
-        is given to one command, so it is not recorded.
-        """
-        datasets = {name: resolved(dataset) for name, dataset in self._whole("datasets", self.datasets).items()}
+        datasets = {name: resolved(dataset) for name, dataset in self.datasets.items()}
         for table in datasets.values():
             if "collect" in table:
                 table["collect"] = _recorded(table["collect"])
@@ -173,18 +92,22 @@ class Recipe:
             "folder": str(self.folder.absolute()),
             "path": str(self.path.absolute()) if self.path else None,
             "datasets": datasets,
-            "policies": {n: _recorded(table) for n, table in self._whole("policies", self.policies).items()},
+            "policies": {name: _recorded(table) for name, table in self.policies.items()},
             "chunk": resolved(self.chunk),
             "collect": _recorded(self.collect),
-            "given": _recorded(self.given),
+            "given": _recorded(flags or {}),
             "verify": resolved(replace(self.verify, against=None, unsafe_code=False)),
             "metrics": list(self.metrics),
             "metrics_settings": to_json_safe(self.metrics_settings),
             "steps": [{**vars(step), "settings": to_json_safe(step.settings)} for step in self.steps],
         }
 
-    def _whole(self, table: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self.aside.get(table, {}), **chosen}
+
+class LastRecipe(NamedTuple):
+    """A recipe as a command recorded it. flags: keys of [collect] from its command line, which win over the tables."""
+
+    recipe: Recipe
+    flags: Mapping[str, Any]
 
 
 def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,9 +116,9 @@ def _recorded(collect: Mapping[str, Any]) -> dict[str, Any]:
     return {name: public(value, name) if name in SECRETIVE else value for name, value in kept.items()}
 
 
-def from_json(stored: Mapping[str, Any]) -> Recipe:
-    """The recipe that `as_json` recorded."""
-    return Recipe(
+def from_json(stored: Mapping[str, Any]) -> LastRecipe:
+    """Read the recipe that `as_json` recorded."""
+    recipe = Recipe(
         data=Path(stored["data"]),
         folder=Path(stored["folder"]),
         path=Path(stored["path"]) if stored.get("path") else None,
@@ -203,12 +126,12 @@ def from_json(stored: Mapping[str, Any]) -> Recipe:
         policies=stored["policies"],
         chunk=Chunk(**stored["chunk"]),
         collect=stored["collect"],
-        given=stored["given"],
         verify=Verify(**stored["verify"]),
         metrics=stored["metrics"],
         metrics_settings=from_json_safe(stored.get("metrics_settings", {})),
         steps=[StepUse(**{**step, "settings": from_json_safe(step["settings"])}) for step in stored["steps"]],
     )
+    return LastRecipe(recipe, stored["given"])
 
 
 def from_flags(flags: Mapping[str, Any]) -> Recipe:
@@ -220,49 +143,36 @@ def from_flags(flags: Mapping[str, Any]) -> Recipe:
     return Recipe(data=as_path(flags.get("data") or f"data/{name}"), datasets={name: Dataset(input=inputs, **given)})
 
 
-def with_agent(recipe: Recipe, flags: Mapping[str, Any], agent: str) -> dict[str, Any]:
-    """A command's flags with what NeMo Gym's `+agent_name` means: where its servers answer, the agent of each row,
-    else the environment, which takes an agent's place."""
-    asked = [merged(recipe.collect, policy, recipe.given, flags) for policy in recipe.policies.values() or ({},)]
-    if any(one.get("engine") == "gym" for one in asked):
+def with_agent(
+    recipe: Recipe, flags: Mapping[str, Any], agent: str, earlier: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return a command's flags with what NeMo Gym's `+agent_name` means: where its servers answer, the agent of each
+    row, else the environment, which takes an agent's place. earlier: as of `make_plan`."""
+    settings = [merged(recipe.collect, policy, earlier or {}, flags) for policy in recipe.policies.values() or ({},)]
+    if any(one.get("engine") == "gym" for one in settings):
         return {**flags, "engine_args": {**flags.get("engine_args", {}), "agent_name": agent}}
     if flags.get("environment", agent) != agent:
         raise UsageError(f"--agent_name={agent} and --environment={flags['environment']} mean the same: give one")
     return {**flags, "environment": agent}
 
 
-def with_flags(recipe: Recipe, table: str, flags: Mapping[str, Any]) -> Recipe:
-    """The recipe with a command's flags over it. table: chunk, collect or verify.
+def with_flags(recipe: Recipe, flags: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Recipe:
+    """Return the recipe with those of a command's flags that are keys of its tables, [collect] apart.
 
-    `dataset` and `policy` select; for a new policy name, `policy` names it. `input`, `environment` and `id` belong to
-    one data set. `filter.NAME.KEY` and the like set a step's parameters. A name that is none is an error.
+    `input`, `environment` and `id` belong to one dataset, which `datasets` must be alone. `filter.NAME.KEY` and the
+    like set a step's parameters. A name that is none is an error.
     """
-    kind: type[Chunk | Collect | Verify] = {"chunk": Chunk, "collect": Collect, "verify": Verify}[table]
-    own = settings_of(kind, {k: v for k, v in flags.items() if k in kind.__dataclass_fields__}, "the command line")
     if "data" in flags:
         recipe = replace(recipe, data=as_path(flags["data"]))
-    if "dataset" in flags:
-        aside = {**recipe.aside, "datasets": recipe.datasets}
-        chosen = _chosen(recipe.datasets, str(flags["dataset"]), "data set")
-        recipe = replace(recipe, datasets=chosen, aside=aside)
     if any(name in flags for name in SOURCE):
-        recipe = replace(recipe, datasets=_sourced(recipe.datasets, flags))
+        recipe = replace(recipe, datasets={**recipe.datasets, **_sourced(datasets, flags)})
     recipe = replace(recipe, steps=_stepped(recipe.steps, flags))
     recipe = replace(recipe, metrics_settings=_measured(recipe.metrics_settings, flags.get("metrics", {})))
-    if "verdict_version" in flags:
-        recipe = replace(recipe, verdict_version=flags["verdict_version"])
     if "unsafe_code" in flags:
         recipe = replace(recipe, verify=replace(recipe.verify, unsafe_code=flags["unsafe_code"]))
-    if table == "collect":
-        if "skip_bad_lines" in flags:
-            recipe = replace(recipe, chunk=replace(recipe.chunk, skip_bad_lines=flags["skip_bad_lines"]))
-        if recipe.policies and "policy" in own:
-            aside = {**recipe.aside, "policies": recipe.policies}
-            chosen = _chosen(recipe.policies, str(own.pop("policy")), "policy")
-            recipe = replace(recipe, policies=chosen, aside=aside)
-        return replace(recipe, given=merged(recipe.given, own))
-    settings = getattr(recipe, table)
-    return replace(recipe, **{table: replace(settings, **own)})
+    if "skip_bad_lines" in flags:
+        recipe = replace(recipe, chunk=replace(recipe.chunk, skip_bad_lines=flags["skip_bad_lines"]))
+    return recipe
 
 
 def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[str, Dataset]:
@@ -309,7 +219,8 @@ def _merged_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     return {**own, **given, **{name: {**own[name], **given[name]} for name in tables}}
 
 
-def _chosen(known: Mapping[str, Any], names: str, noun: str) -> dict[str, Any]:
+def chosen(known: Mapping[str, Any], names: str, noun: str) -> dict[str, Any]:
+    """Return those of a recipe's datasets or policies that a flag names, separated by commas."""
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Chunk, Dataset
 from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import agent_of
@@ -56,40 +56,40 @@ class ChunkReport:
     examples: list[str]
 
 
-def chunk(workspace: Workspace, recipe: Recipe, run_id: str) -> list[ChunkReport]:
+def chunk(workspace: Workspace, plan: Plan, run_id: str) -> list[ChunkReport]:
     """Bring each data set's tasks up to its input files.
 
     Raises InputError for files that cannot be read, or where two different rows have one id (nothing is written then).
     """
-    return [_chunk(workspace, recipe, name, paths, run_id) for name, paths in find_sources(recipe).items()]
+    return [_chunk(workspace, plan, name, paths, run_id) for name, paths in find_sources(plan).items()]
 
 
-def find_sources(recipe: Recipe) -> dict[str, list[Path]]:
+def find_sources(plan: Plan) -> dict[str, list[Path]]:
     """data set -> its input files; a data set without any, whose tasks were imported, is not among them.
 
     Raises UsageError or InputError where one has none, before anything is written.
     """
-    if not recipe.datasets:
+    if not plan.datasets:
         raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
-    imported = {name for name in recipe.datasets if (recipe.data / "tasks" / name).is_dir()}
-    for name, dataset in recipe.datasets.items():
+    imported = {name for name in plan.datasets if (plan.data / "tasks" / name).is_dir()}
+    for name, dataset in plan.datasets.items():
         if not dataset.input and name not in imported:
             raise UsageError(
                 f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE"
             )
-    return {n: find_inputs(dataset.input, *recipe.places) for n, dataset in recipe.datasets.items() if dataset.input}
+    return {n: find_inputs(dataset.input, *plan.places) for n, dataset in plan.datasets.items() if dataset.input}
 
 
-def _chunk(workspace: Workspace, recipe: Recipe, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
+def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
         rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples = stage_rows(staging, name, recipe.datasets[name], rows)
+        read, rejected, examples = stage_rows(staging, name, plan.datasets[name], rows)
         if not read:
             raise InputError(f"{name}: there is nothing but blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
             raise InputError(f"{name}: none of {count(read, 'line')} is a task; the first: {examples[0]}")
         con = compare(workspace, name, staging)
-        report = append_tasks(workspace, con, name, recipe.chunk, staging)
+        report = append_tasks(workspace, con, name, plan.chunk, staging)
         removed = _retire(workspace, con, name, run_id)
         rejects = keep_rejects(workspace, staging, name, rejected)
         return ChunkReport(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.formats.finish_reasons import incomplete_details
 from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
@@ -70,17 +70,15 @@ MATERIALIZED, FAILURES = "_materialized_inputs", "_failures"
 """What NeMo Gym adds to a rollout file's name for the files beside it."""
 
 
-def export(
-    workspace: Workspace, recipe: Recipe, output: Path, companions: bool = False, only_wanted: bool = False
-) -> int:
+def export(workspace: Workspace, plan: Plan, output: Path, companions: bool = False, only_wanted: bool = False) -> int:
     """Write every rollout of the recipe's data sets to a JSONL file, atomically. Returns the number of lines.
 
     only_wanted: write only those that the recipe asks for: of its policies, within limit and num_repeats.
     companions: also write the materialized inputs and the failed attempts, to the files beside it that NeMo Gym names
     so.
     """
-    con = connect(workspace, recipe.plan())
-    wanted = f"list_contains({sql.literal(list(recipe.datasets))}, a.dataset)" if recipe.datasets else "true"
+    con = connect(workspace, plan.rows)
+    wanted = f"list_contains({sql.literal(list(plan.datasets))}, a.dataset)" if plan.datasets else "true"
     if only_wanted:
         keys = " AND ".join(f"w.{key} = a.{key}" for key in ("dataset", "task_id", "policy", "rollout_index"))
         wanted = f"EXISTS (SELECT 1 FROM wanted AS w WHERE {keys})"

@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rolloutops.config.recipe import Recipe, from_flags
+from rolloutops.config.plan import make_plan
+from rolloutops.config.recipe import LastRecipe, Recipe, from_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError
@@ -158,13 +159,15 @@ def import_stage(
     data = workspace_of(paths, data, dataset, recipe)
     find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
     workspace = open_workspace(data, create=True)
-    if recipe is None:
-        recipe = last_recipe(workspace) if patterns(workspace)["runs"] else Recipe(data, {})
+    last = LastRecipe(recipe or Recipe(data, {}), {})
+    if recipe is None and patterns(workspace)["runs"]:
+        last = last_recipe(workspace)
     # Where a policy collects, a dataset that is added would be asked of it too, and nobody asked for that.
-    added = {} if recipe.policy_names() else {name: Dataset()}
-    recipe = replace(recipe, data=data, datasets={**added, **recipe.datasets})
-    with recorded(workspace, "import", recipe) as run:
-        rows = recipe.chunk.rows_per_part
+    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset()}
+    recipe = replace(last.recipe, data=data, datasets={**added, **last.recipe.datasets})
+    plan = make_plan(recipe, earlier=last.flags)
+    with recorded(workspace, "import", plan) as run:
+        rows = plan.chunk.rows_per_part
         done = import_rollouts(workspace, name, paths, run.run_id, policy=policy, rows_per_part=rows)
         run.counts = {key: value for key, value in asdict(done).items() if isinstance(value, int)}
         run.exit_code = 2 if done.rejected and not skip_bad_lines else 0

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.errors import InputError, UsageError
 from rolloutops.ingest.chunk import append_tasks, changing_tasks, compare, keep_rejects, stage_rows, staging_folder
 from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, open_rows, refuse_change
@@ -73,29 +73,29 @@ class NewTasks:
     missing: Sequence[str] = field(default_factory=list)
 
 
-def add_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
+def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
     """Take in what is new in the input of each dataset; those with nothing to say are left out.
 
     Raises UsageError or InputError for a dataset with neither tasks nor an input, and for a file that changes while it
     is read, before anything of it is written.
     """
-    chunked = chunked_datasets(Workspace(recipe.data))
-    inputs = {name: _find(recipe, name, name in chunked) for name in recipe.datasets}
+    chunked = chunked_datasets(Workspace(plan.data))
+    inputs = {name: _find(plan, name, name in chunked) for name in plan.datasets}
     if not any(paths for paths, _ in inputs.values()):
         yield from (NewTasks(name, missing=missing) for name, (_, missing) in inputs.items() if missing)
         return
-    workspace = open_workspace(recipe.data, create=True)
+    workspace = open_workspace(plan.data, create=True)
     with writing(workspace), ExitStack() as stack:
         run: Run | None = None
         for name, (paths, missing) in inputs.items():
             with changing_tasks(workspace, name):
                 lines = _new_lines(workspace, name, paths) if name in chunked_datasets(workspace) else None
                 if lines is None or lines.unknown:
-                    run = run or stack.enter_context(recorded(workspace, "chunk", recipe))
-                found = _take_in(workspace, recipe, name, paths, missing, lines, run.run_id if run else "")
+                    run = run or stack.enter_context(recorded(workspace, "chunk", plan))
+                found = _take_in(workspace, plan, name, paths, missing, lines, run.run_id if run else "")
             if run is not None:
                 run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)}
-                run.exit_code = 2 if found.rejected and not recipe.chunk.skip_bad_lines else run.exit_code
+                run.exit_code = 2 if found.rejected and not plan.chunk.skip_bad_lines else run.exit_code
             if found != NewTasks(name, unchanged=found.unchanged):
                 yield found
 
@@ -110,14 +110,14 @@ class _Lines:
     states: Mapping[Path, tuple[int, ...]]
 
 
-def _find(recipe: Recipe, name: str, chunked: bool) -> tuple[list[Path], list[str]]:
+def _find(plan: Plan, name: str, chunked: bool) -> tuple[list[Path], list[str]]:
     """Find a dataset's input files, and the names under which nothing lies; a mistake where it has no tasks either."""
-    patterns = recipe.datasets[name].input
+    patterns = plan.datasets[name].input
     if not patterns and not chunked:
         raise UsageError(f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE")
-    missing = [pattern for pattern in patterns if chunked and is_missing(pattern, *recipe.places)]
+    missing = [pattern for pattern in patterns if chunked and is_missing(pattern, *plan.places)]
     there = [pattern for pattern in patterns if pattern not in missing]
-    return find_inputs(there, *recipe.places) if there else [], missing
+    return find_inputs(there, *plan.places) if there else [], missing
 
 
 def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path]) -> _Lines:
@@ -143,7 +143,7 @@ def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path]) -> _Lines
 
 def _take_in(
     workspace: Workspace,
-    recipe: Recipe,
+    plan: Plan,
     name: str,
     paths: Sequence[Path],
     missing: Sequence[str],
@@ -156,7 +156,7 @@ def _take_in(
         gone = 0 if missing or not paths else sql.rows(lines.con, GONE)[0][0]
         return NewTasks(name, gone=gone, unchanged=before - gone, missing=missing)
     with staging_folder(workspace, f"{run_id}-{name}") as staging:
-        read, rejected, examples = stage_rows(staging, name, recipe.datasets[name], _rows(paths, lines))
+        read, rejected, examples = stage_rows(staging, name, plan.datasets[name], _rows(paths, lines))
         if lines is None and read == rejected:
             first = (
                 f"none of {count(read, 'line')} is a task; the first: {examples[0]}"
@@ -166,7 +166,7 @@ def _take_in(
             raise InputError(f"{name}: {first}")
         con = compare(workspace, name, staging)
         gone = _check(lines, name, paths, staging) if lines is not None else 0
-        counts = append_tasks(workspace, con, name, recipe.chunk, staging)
+        counts = append_tasks(workspace, con, name, plan.chunk, staging)
         return NewTasks(
             name,
             new=counts["new"],

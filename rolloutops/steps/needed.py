@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from rolloutops.config.recipe import StepUse
 from rolloutops.steps.selected import ALL
-
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import StepUse
 
 
 def needed(steps: Sequence[StepUse], builds: Collection[str]) -> list[StepUse]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rolloutops.config.plan import Plan
+from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean_one_of
 from rolloutops.steps.step import Step, bound, run_checks
 from rolloutops.store import sql
 from rolloutops.store.definitions import define
 
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import Recipe, StepUse
 
-
-def known_datasets(recipe: Recipe) -> list[str]:
+def known_datasets(plan: Plan) -> list[str]:
     """The data sets that a recipe names, also those that the command line left aside, and those of its workspace."""
-    held = [folder.name for folder in sorted((recipe.data / "tasks").glob("*")) if folder.is_dir()]
-    return list(dict.fromkeys([*recipe.datasets, *recipe.aside.get("datasets", {}), *held]))
+    held = [folder.name for folder in sorted((plan.data / "tasks").glob("*")) if folder.is_dir()]
+    return list(dict.fromkeys([*plan.datasets, *plan.known_datasets, *held]))
 
 
 def refuse_unknown_datasets(step: Step, use: StepUse, known: Collection[str]) -> None:

@@ -18,17 +18,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError, did_you_mean
 from rolloutops.steps import trial
 from rolloutops.steps.selected import ALL, KEYS, MEASURED, bind, bind_step, payload_of, prepare, quoted, table_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 from rolloutops.steps.unchanged import SEEN, compared, hash_of, refuse_changes, refuse_names, stored_columns
 from rolloutops.store import sql
-
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import StepUse
 
 DROPPED = "dropped"
 """The column in which a step gives its reason to drop a row; NULL in the rows that it keeps."""

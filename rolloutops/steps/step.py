@@ -24,16 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.layout import count
 from rolloutops.steps.parsed import Names, names, scratch, statement
 from rolloutops.store import sql
-
-if TYPE_CHECKING:
-    from rolloutops.config.recipe import StepUse
 
 BUILD_KEYS = {
     "output": "VARCHAR",

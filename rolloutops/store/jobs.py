@@ -20,14 +20,14 @@ from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, look_again, write_part
 
 OPEN = """
-SELECT job_id, state, url, endpoint, model, requests, file_id, batch_id, epoch(began_at) AS began_at
+SELECT job_id, state, url, endpoint, model, requests, file_id, batch_id
 FROM open_jobs ORDER BY job_id
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that has not ended. state: its last event. requests: how many. began_at: seconds since 1970."""
+    """A job that has not ended. state: its last event. requests: how many."""
 
     job_id: str
     state: str
@@ -37,7 +37,6 @@ class Job:
     requests: int
     file_id: str | None = None
     batch_id: str | None = None
-    began_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

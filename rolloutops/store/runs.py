@@ -18,7 +18,8 @@ from importlib import metadata
 from typing import Any
 
 from rolloutops import __version__
-from rolloutops.config.recipe import Recipe, from_json
+from rolloutops.config.plan import Plan
+from rolloutops.config.recipe import LastRecipe, from_json
 from rolloutops.config.redact import redacted_row
 from rolloutops.config.secrets import redacted_argv, without_secrets
 from rolloutops.errors import PolicyChanged, WorkspaceError
@@ -63,7 +64,7 @@ class Run:
 def recorded(
     workspace: Workspace,
     command: str,
-    recipe: Recipe,
+    plan: Plan,
     fingerprints: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Record a command's start and end; how it ended is read from the exception that leaves the block. What killed
@@ -73,7 +74,7 @@ def recorded(
     locks do not reach this one.
     """
     run = Run("")
-    stored, versions = recipe.as_json(), _versions()
+    versions, stored = _versions(), plan.record
     row = {
         "command": command,
         "argv": redacted_argv(sys.argv[1:]),
@@ -91,8 +92,7 @@ def recorded(
         "git_commit": row["git_commit"],
     }
     began = time.monotonic()
-    shared = bool({**recipe.collect, **recipe.given}.get("shared_locks"))
-    with writing(workspace), beating(workspace, shared, partial(setattr, run, "refused")):
+    with writing(workspace), beating(workspace, plan.shared_locks, partial(setattr, run, "refused")):
         sweep(workspace)
         with next_run_id(workspace) as run.run_id:
             row["run_id"] = run.run_id
@@ -110,8 +110,8 @@ def recorded(
             _write(workspace, {**row, **end, "event": "end", "seconds": time.monotonic() - began})
 
 
-def last_recipe(workspace: Workspace) -> Recipe:
-    """The recipe that the workspace last saw; for commands that are given none."""
+def last_recipe(workspace: Workspace) -> LastRecipe:
+    """Return the recipe that the workspace last saw, with the flags of that command; for commands that name none."""
     con = connect(workspace)
     found = sql.rows(
         con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY run_id DESC, event LIMIT 1"

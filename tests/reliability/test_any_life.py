@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
 from rolloutops.errors import FAILURES
@@ -195,8 +196,8 @@ class Life(RuleBasedStateMachine):
         return sorted((self.folder / "w" / "journals").glob("*.jsonl"))
 
     def connected(self) -> sql.Connection:
-        recipe = load(str(self.folder / "recipe.toml"))
-        return connect(open_workspace(self.folder / "w"), recipe.plan(), threads=1)
+        plan = make_plan(load(str(self.folder / "recipe.toml")))
+        return connect(open_workspace(self.folder / "w"), plan.rows, threads=1)
 
     def all_judged(self, settled: bool = False) -> None:
         con = self.connected()

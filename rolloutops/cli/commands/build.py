@@ -9,9 +9,9 @@ from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.shared_flags import ONLY, REPLACE, SELECTING, STEPS, stage
 from rolloutops.cli.tables import table
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import is_workspace
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.layout import count
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def body(parsed: Parsed) -> None:
     """Steps -> training files."""
     flags = parsed.flags
-    show(*sentences(build_files(recipe_of(parsed), flags.get("only"), flags.get("replace", False))))
+    show(*sentences(build_files(plan_of(parsed), flags.get("only"), flags.get("replace", False))))
 
 
 COMMAND = stage("build", body, "write the training files", *SELECTING, ONLY, REPLACE, **STEPS)
 
 
-def build_files(recipe: Recipe, name: str | None = None, replace: bool = False) -> list[BuildReport]:
+def build_files(plan: Plan, name: str | None = None, replace: bool = False) -> list[BuildReport]:
     """Run every build of the recipe, or the one named, and record it. replace: also builds of another recipe."""
     from rolloutops.build.build import build
     from rolloutops.build.explain import check_parameters
@@ -41,38 +41,38 @@ def build_files(recipe: Recipe, name: str | None = None, replace: bool = False) 
     from rolloutops.store.waiting import wait_for_lock
     from rolloutops.store.workspace import open_workspace
 
-    builds = [step for step in recipe.steps if step.kind == "build"]
+    builds = [step for step in plan.steps if step.kind == "build"]
     if not builds:
         raise UsageError("the recipe has no build step: add [build.NAME] with use = … and output = …")
     if name is not None and name not in {step.name for step in builds}:
         known = [step.name for step in builds]
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")
-    workspace = open_workspace(recipe.data)
+    workspace = open_workspace(plan.data)
     if not replace:
-        refuse_other_recipes(workspace, recipe, name)
-    with wait_for_lock(workspace, "build", "builds from this workspace"), recorded(workspace, "build", recipe) as run:
-        con = connect(recipe)
+        refuse_other_recipes(workspace, plan, name)
+    with wait_for_lock(workspace, "build", "builds from this workspace"), recorded(workspace, "build", plan) as run:
+        con = connect(plan)
         done = []
-        steps = recipe.steps if name is None else needed(recipe.steps, [name])
-        datasets = known_datasets(recipe)
+        steps = plan.steps if name is None else needed(plan.steps, [name])
+        datasets = known_datasets(plan)
         for step in steps:
-            check_parameters(step, recipe, datasets)
-        stats = select(con, [step for step in steps if step.kind != "build"], recipe.folder)
+            check_parameters(step, plan, datasets)
+        stats = select(con, [step for step in steps if step.kind != "build"], plan.folder)
         for place, step in enumerate(steps):
             if step.kind == "build":
                 before = sum(earlier.kind != "build" for earlier in steps[:place])
-                done.append(build(con, step, recipe.folder, recipe.exports(step), stats[:before], run.made_by))
+                done.append(build(con, step, plan.folder, plan.exports(step), stats[:before], run.made_by))
         run.outputs = [dict(output) for report in done for output in report.outputs]
         return done
 
 
-def refuse_builds_of_others(recipe: Recipe) -> None:
+def refuse_builds_of_others(plan: Plan) -> None:
     """Raise where a build would replace what another recipe built, before anything is spent on rollouts for it."""
     from rolloutops.build.other_recipe import refuse_other_recipes
     from rolloutops.store.workspace import open_workspace
 
-    if is_workspace(recipe.data):
-        refuse_other_recipes(open_workspace(recipe.data), recipe)
+    if is_workspace(plan.data):
+        refuse_other_recipes(open_workspace(plan.data), plan)
 
 
 def sentences(done: Sequence[BuildReport]) -> Iterator[str]:

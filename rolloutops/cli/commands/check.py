@@ -5,14 +5,14 @@ from __future__ import annotations
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, RECIPE, SAMPLING
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 
 
 def body(parsed: Parsed) -> int:
     """Recipe, files, environments and engines, before anything is spent; 2 where one is not as it must be."""
     from rolloutops.cli.check import check
 
-    findings = list(check(recipe_of(parsed), parsed.flags.get("deep", False)))
+    findings = list(check(plan_of(parsed), parsed.flags.get("deep", False)))
     show(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings))
     return 0 if all(one.good for one in findings) else 2
 

@@ -11,9 +11,9 @@ from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import SOURCE, keys, stage
 from rolloutops.cli.tables import table
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Chunk
 from rolloutops.layout import count
 
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 def body(parsed: Parsed) -> int:
     """Input files -> tasks."""
-    return chunk_and_say(recipe_of(parsed, "chunk"))
+    return chunk_and_say(plan_of(parsed, "chunk"))
 
 
 COMMAND = stage("chunk", body, "input files to tasks, in parts", *SOURCE, *keys(Chunk))
 
 
-def chunk_and_say(recipe: Recipe) -> int:
+def chunk_and_say(plan: Plan) -> int:
     """Chunk and say what came of it; 2 where lines were rejected and that was not allowed."""
-    with announce_new(recipe.data):
-        done = chunk_inputs(recipe)
-        say(*sentences(done, recipe.chunk.skip_bad_lines))
-    return 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
+    with announce_new(plan.data):
+        done = chunk_inputs(plan)
+        say(*sentences(done, plan.chunk.skip_bad_lines))
+    return 2 if any(one.rejected for one in done) and not plan.chunk.skip_bad_lines else 0
 
 
-def chunk_inputs(recipe: Recipe) -> list[ChunkReport]:
+def chunk_inputs(plan: Plan) -> list[ChunkReport]:
     """Chunk the input of each dataset, and record the run."""
     from rolloutops.ingest.chunk import chunk, find_sources
     from rolloutops.store.runs import recorded
     from rolloutops.store.workspace import open_workspace
 
-    find_sources(recipe)  # a mistake in them leaves no workspace behind
-    workspace = open_workspace(recipe.data, create=True)
-    with recorded(workspace, "chunk", recipe) as run:
-        done = chunk(workspace, recipe, run.run_id)
+    find_sources(plan)  # a mistake in them leaves no workspace behind
+    workspace = open_workspace(plan.data, create=True)
+    with recorded(workspace, "chunk", plan) as run:
+        done = chunk(workspace, plan, run.run_id)
         run.counts = {one.dataset: {k: v for k, v in asdict(one).items() if isinstance(v, int)} for one in done}
-        run.exit_code = 2 if any(one.rejected for one in done) and not recipe.chunk.skip_bad_lines else 0
+        run.exit_code = 2 if any(one.rejected for one in done) and not plan.chunk.skip_bad_lines else 0
         return done
 
 

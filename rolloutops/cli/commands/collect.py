@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, VERDICT_VERSION, stage
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.paths import as_file, as_path
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.layout import all_of, count, verb
 
@@ -30,19 +30,19 @@ def body(parsed: Parsed) -> int:
     from rolloutops.cli.commands.export import export_rollouts
     from rolloutops.cli.tune import refuse_name
 
-    recipe = recipe_of(parsed)
+    plan = plan_of(parsed)
     output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
     if isinstance(parsed.flags.get("tune"), str):
         refuse_name(as_file(parsed.flags["tune"]))
-    if code := take_in(recipe):
+    if code := take_in(plan):
         return code
-    recipe = pin_verdicts(recipe)
-    code = collect_and_say(recipe, parsed)
+    plan = pin_verdicts(plan)
+    code = collect_and_say(plan, parsed)
     try:
         if output is not None:
-            say(f"{count(export_rollouts(recipe, output, wanted=True), 'rollout')} in {output}")
+            say(f"{count(export_rollouts(plan, output, wanted=True), 'rollout')} in {output}")
     finally:  # what was collected has averages also where the file is refused
-        print(averages(recipe, wanted=True))
+        print(averages(plan, wanted=True))
     return code
 
 
@@ -60,42 +60,41 @@ COMMAND = stage(
 )
 
 
-def pin_verdicts(recipe: Recipe) -> Recipe:
+def pin_verdicts(plan: Plan) -> Plan:
     """Name the verdicts that count by the recipe's `verdict_version`, before anything is collected for it."""
     from rolloutops.collect.outdated import pinned
     from rolloutops.store.workspace import open_workspace
 
-    return pinned(open_workspace(recipe.data), recipe) if recipe.verdict_version else recipe
+    return pinned(open_workspace(plan.data), plan) if plan.verdict_version else plan
 
 
-def take_in(recipe: Recipe) -> int:
+def take_in(plan: Plan) -> int:
     """Take in what is new in the input and say so; 2 where lines were rejected and that was not allowed."""
     rejected = 0
-    with announce_new(recipe.data):
-        for one in take_in_new_tasks(recipe):
-            say(*new_tasks(one, recipe.chunk.skip_bad_lines))
+    with announce_new(plan.data):
+        for one in take_in_new_tasks(plan):
+            say(*new_tasks(one, plan.chunk.skip_bad_lines))
             rejected += one.rejected
-    return 2 if rejected and not recipe.chunk.skip_bad_lines else 0
+    return 2 if rejected and not plan.chunk.skip_bad_lines else 0
 
 
-def take_in_new_tasks(recipe: Recipe) -> Iterator[NewTasks]:
+def take_in_new_tasks(plan: Plan) -> Iterator[NewTasks]:
     """Take in new and edited lines of the input, after a look at whether they can be collected at all."""
-    from rolloutops.collect.collect import engines
     from rolloutops.ingest.new_tasks import add_new_tasks
 
-    _fingerprints(recipe)
-    engines(recipe)
-    yield from add_new_tasks(recipe)
+    _require_policies(plan)
+    plan.check_plugins()
+    yield from add_new_tasks(plan)
 
 
-def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
+def collect_and_say(plan: Plan, parsed: Parsed) -> int:
     """Collect and say what came of it. Returns the report's exit code."""
     allowed = parsed.flags.get("allow_policy_change", False)
     if tune := parsed.flags.get("tune"):
-        return say(*tune_and_say(recipe, allowed, tune))
-    done = collect_rollouts(recipe, allowed)
+        return say(*tune_and_say(plan, allowed, tune))
+    done = collect_rollouts(plan, allowed)
     say(*sentences(done), *loss_sentences(done.losses))
-    if places := recipe.secret_places():
+    if places := plan.key_places:
         say(
             f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
             "which api_key_env names"
@@ -103,44 +102,38 @@ def collect_and_say(recipe: Recipe, parsed: Parsed) -> int:
     return done.exit_code
 
 
-def collect_rollouts(recipe: Recipe, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
+def collect_rollouts(plan: Plan, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
     """Collect what is owed, and record the run. tune: as many as it takes to find the best number in flight."""
-    from rolloutops.collect.collect import collect, engines
+    from rolloutops.collect.collect import collect
     from rolloutops.store.runs import recorded, refuse_changed_policies
     from rolloutops.store.workspace import open_workspace, require_tasks
 
-    workspace = open_workspace(recipe.data)
-    require_tasks(workspace, recipe.datasets)
-    prints = _fingerprints(recipe)
-    engines(recipe)  # a misspelt parameter is one, before it is another policy
+    workspace = open_workspace(plan.data)
+    require_tasks(workspace, plan.datasets)
+    _require_policies(plan)
+    plan.check_plugins()  # a misspelt parameter is one, before it is another policy
     if not allow_policy_change:
-        refuse_changed_policies(workspace, prints)
-    with recorded(workspace, "collect", recipe, prints) as run:
-        done = collect(workspace, recipe, run, tune)
+        refuse_changed_policies(workspace, plan.fingerprints)
+    with recorded(workspace, "collect", plan, plan.fingerprints) as run:
+        done = collect(workspace, plan, run, tune)
         run.counts = with_old_names(asdict(done))
         run.exit_code = 0 if tune else done.exit_code
         return done
 
 
-def _fingerprints(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Dataset -> policy -> what makes it this policy. Raises UsageError where the recipe names none."""
-    prints: dict[str, dict[str, Any]] = {}
-    for row in recipe.plan():
-        dataset, policy = row["dataset"], row["policy"]
-        if policy is not None:
-            prints.setdefault(dataset, {})[policy] = recipe.fingerprint(dataset, policy)
-    if not prints and recipe.datasets:
-        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
-    if not prints:
+def _require_policies(plan: Plan) -> None:
+    """Raise UsageError where nothing can be collected, as the recipe names no dataset or nobody who answers."""
+    if not plan.datasets:
         raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
-    return prints
+    if not plan.policies:
+        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
 
 
-def tune_and_say(recipe: Recipe, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
+def tune_and_say(plan: Plan, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
     """Collect only as much as it takes to find the best number in flight. output: a file for the plot, or True."""
     from rolloutops.cli.tune import told, write
 
-    done = collect_rollouts(recipe, allow_policy_change, tune=True)
+    done = collect_rollouts(plan, allow_policy_change, tune=True)
     yield from sentences(done)
     yield from told(done.points, done.why)
     if isinstance(output, str) and done.points:

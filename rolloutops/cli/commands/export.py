@@ -7,16 +7,16 @@ from pathlib import Path
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.shared_flags import DATA, DATASET, VERDICT_VERSION, stage
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.paths import as_file
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.layout import count
 
 
 def body(parsed: Parsed) -> None:
     """Rollouts -> a JSONL file in NeMo Gym's shape."""
     output = as_file(parsed.flags.get("output", "rollouts.jsonl"))
-    rows = export_rollouts(recipe_of(parsed), output, parsed.flags.get("companions", False))
+    rows = export_rollouts(plan_of(parsed), output, parsed.flags.get("companions", False))
     say(f"{count(rows, 'rollout')} in {output}")
 
 
@@ -32,7 +32,7 @@ COMMAND = stage(
 )
 
 
-def export_rollouts(recipe: Recipe, output: Path, companions: bool = False, wanted: bool = False) -> int:
+def export_rollouts(plan: Plan, output: Path, companions: bool = False, wanted: bool = False) -> int:
     """Write rollouts to a JSONL file, and what NeMo Gym writes beside it. Returns the number of lines.
 
     wanted: only the rollouts of the plan, not all of the recipe's datasets.
@@ -42,7 +42,7 @@ def export_rollouts(recipe: Recipe, output: Path, companions: bool = False, want
     from rolloutops.ingest.export import export
     from rolloutops.store.workspace import connect, open_workspace
 
-    workspace = open_workspace(recipe.data)
-    recipe = pinned(workspace, recipe)
-    note_waiting(connect(workspace, recipe.plan()), recipe)
-    return export(workspace, recipe, output, companions, wanted)
+    workspace = open_workspace(plan.data)
+    plan = pinned(workspace, plan)
+    note_waiting(connect(workspace, plan.rows), plan)
+    return export(workspace, plan, output, companions, wanted)

@@ -11,9 +11,9 @@ from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.printing import as_json, say, show, show_csv, show_json
 from rolloutops.cli.shared_flags import DATA, JSON, VERDICT_VERSION, stage
 from rolloutops.cli.tables import table
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.paths import as_file
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 def body(parsed: Parsed) -> None:
     """The metrics steps, as tables."""
-    recipe, flags = recipe_of(parsed), parsed.flags
+    plan, flags = plan_of(parsed), parsed.flags
     page = as_file(flags["report"]) if "report" in flags else None
-    found = measure(recipe, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
+    found = measure(plan, flags.get("step", ()), flags.get("group_by"), flags.get("compare", ()))
     if page is not None:
-        say(f"report in {write_page(recipe, found, page)}")
+        say(f"report in {write_page(plan, found, page)}")
     elif flags.get("json"):
         show_json("{" + ",\n".join(f"{json.dumps(name)}: {as_json(*result)}" for name, result in found.items()) + "}")
     elif flags.get("csv"):
@@ -34,7 +34,7 @@ def body(parsed: Parsed) -> None:
     else:
         show(tables_of(found))
         if not {"step", "group_by", "compare"} & set(flags):
-            say("", *_further_sentences(_further_metrics(recipe, found)))
+            say("", *_further_sentences(_further_metrics(plan, found)))
 
 
 COMMAND = stage(
@@ -55,30 +55,30 @@ COMMAND = stage(
 
 
 def measure(
-    recipe: Recipe, names: Sequence[str] = (), group_by: str | None = None, compare: Sequence[str] = ()
+    plan: Plan, names: Sequence[str] = (), group_by: str | None = None, compare: Sequence[str] = ()
 ) -> dict[str, Table]:
     """Run metrics steps: step -> its columns and rows. See `asked` in steps/metrics.py for what can be measured."""
     from rolloutops.cli.connect import connect
     from rolloutops.steps.metrics import asked, measure_all, require_policies
 
-    chosen = names or (() if compare or group_by else recipe.metrics)
-    uses = asked(chosen, recipe.metrics_settings, recipe.folder, group_by, compare)
-    con = connect(recipe)
+    chosen = names or (() if compare or group_by else plan.metrics)
+    uses = asked(chosen, plan.metrics_settings, plan.folder, group_by, compare)
+    con = connect(plan)
     require_policies(con, compare)
-    return measure_all(con, uses, recipe.folder)
+    return measure_all(con, uses, plan.folder)
 
 
-def write_page(recipe: Recipe, tables: Mapping[str, Table], output: Path) -> Path:
+def write_page(plan: Plan, tables: Mapping[str, Table], output: Path) -> Path:
     """Write a page with the figures of a workspace, and the tables of its metrics. Returns where it lies."""
     from rolloutops.build.report import queries, report
     from rolloutops.cli.connect import connect
     from rolloutops.steps.selected import prepare
     from rolloutops.store.output import replacing_file
 
-    con = connect(recipe)
+    con = connect(plan)
     prepare(con)
     queries.prepare(con)
-    page = report.workspace_page(con, str(recipe.data), [(name, *table) for name, table in tables.items()])
+    page = report.workspace_page(con, str(plan.data), [(name, *table) for name, table in tables.items()])
     with replacing_file(output) as path:
         path.write_text(page, encoding="utf-8")
     return output
@@ -89,12 +89,12 @@ def tables_of(found: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]
     return "\n\n".join(f"{name}\n{table(*result) if result[1] else '(nothing)'}" for name, result in found.items())
 
 
-def _further_metrics(recipe: Recipe, shown: Collection[str]) -> list[str]:
+def _further_metrics(plan: Plan, shown: Collection[str]) -> list[str]:
     """The short names of the metrics steps that were not shown."""
     from rolloutops.steps.step import available
 
     return [
-        name.partition("/")[2] for name in available(recipe.folder) if name.startswith("metrics/") and name not in shown
+        name.partition("/")[2] for name in available(plan.folder) if name.startswith("metrics/") and name not in shown
     ]
 
 

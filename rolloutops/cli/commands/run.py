@@ -19,8 +19,8 @@ from rolloutops.cli.shared_flags import (
     stage,
 )
 from rolloutops.cli.tables import table
-from rolloutops.cli.which_recipe import recipe_of
-from rolloutops.config.recipe import Recipe
+from rolloutops.cli.which_recipe import plan_of
+from rolloutops.config.plan import Plan
 from rolloutops.layout import count
 
 if TYPE_CHECKING:
@@ -37,25 +37,25 @@ UNFINISHED = {
 
 def body(parsed: Parsed) -> int:
     """The whole recipe, in order; with --dry_run, only whether its steps fit together."""
-    recipe = recipe_of(parsed)
-    steps = bind_and_check(recipe)
+    plan = plan_of(parsed)
+    steps = bind_and_check(plan)
     if parsed.flags.get("dry_run"):
         show(_steps_table(steps))
         return 0
-    recipe = collect.pin_verdicts(recipe)
+    plan = collect.pin_verdicts(plan)
     replace = parsed.flags.get("replace", False)
     if not replace:
-        build.refuse_builds_of_others(recipe)
-    if code := chunk.chunk_and_say(recipe):
+        build.refuse_builds_of_others(plan)
+    if code := chunk.chunk_and_say(plan):
         say("stopped here, as lines were rejected: nothing was built")
         return code
-    if code := collect.collect_and_say(recipe, parsed):
+    if code := collect.collect_and_say(plan, parsed):
         say(f"stopped here, as {UNFINISHED[code]}: nothing was built")
         return code
-    say(*verify.sentences(verify.verify_rollouts(recipe, on_command=False)))
-    show(metrics.tables_of(metrics.measure(recipe)))
-    if any(step.kind == "build" for step in recipe.steps):
-        show("", *build.sentences(build.build_files(recipe, replace=replace)))
+    say(*verify.sentences(verify.verify_rollouts(plan, on_command=False)))
+    show(metrics.tables_of(metrics.measure(plan)))
+    if any(step.kind == "build" for step in plan.steps):
+        show("", *build.sentences(build.build_files(plan, replace=replace)))
     return 0
 
 
@@ -73,12 +73,10 @@ COMMAND = stage(
 )
 
 
-def bind_and_check(recipe: Recipe) -> list[BoundStep]:
+def bind_and_check(plan: Plan) -> list[BoundStep]:
     """Fit each step to those before it, and raise what else can be known to be wrong before a run."""
-    from rolloutops.collect.collect import engines
-
-    steps = bind_steps(recipe)
-    engines(recipe)
+    steps = bind_steps(plan)
+    plan.check_plugins()
     return steps
 
 

@@ -10,8 +10,8 @@ from rolloutops.cli.flags import Command, Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.shared_flags import SELECTING, STEPS, stage
 from rolloutops.cli.tables import table
-from rolloutops.cli.which_recipe import recipe_of
-from rolloutops.config.recipe import Recipe
+from rolloutops.cli.which_recipe import plan_of
+from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def body(parsed: Parsed) -> None:
     """The steps up to the last filter, mix or pair, and what each kept and dropped."""
-    show(stats_table(select_rows(recipe_of(parsed), parsed.command)))
+    show(stats_table(select_rows(plan_of(parsed), parsed.command)))
 
 
 def _command(kind: str) -> Command:
@@ -30,23 +30,23 @@ def _command(kind: str) -> Command:
 FILTER, MIX, PAIR = _command("filter"), _command("mix"), _command("pair")
 
 
-def select_rows(recipe: Recipe, until: str) -> list[StepStats]:
+def select_rows(plan: Plan, until: str) -> list[StepStats]:
     """Run the filter, reward, mix and pair steps, up to and with the last one of the kind `until`."""
     from rolloutops.build.explain import check_parameters
     from rolloutops.cli.connect import connect
     from rolloutops.steps.parameters import known_datasets
     from rolloutops.steps.selection import select
 
-    kinds = [step.kind for step in recipe.steps]
+    kinds = [step.kind for step in plan.steps]
     if until not in kinds:
         raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
     last = len(kinds) - kinds[::-1].index(until)
-    known = known_datasets(recipe)
-    for step in recipe.steps[:last]:
+    known = known_datasets(plan)
+    for step in plan.steps[:last]:
         if step.kind != "build":
-            check_parameters(step, recipe, known)
-    con = connect(recipe)
-    return select(con, [step for step in recipe.steps[:last] if step.kind != "build"], recipe.folder)
+            check_parameters(step, plan, known)
+    con = connect(plan)
+    return select(con, [step for step in plan.steps[:last] if step.kind != "build"], plan.folder)
 
 
 def stats_table(found: Sequence[StepStats]) -> str:

@@ -9,9 +9,9 @@ from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import as_json, say, show, show_csv, show_exactly, show_json
 from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
 from rolloutops.cli.tables import LONGEST, table
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.paths import as_file, as_path
-from rolloutops.config.recipe import Recipe
+from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 
 GLANCE = 80
@@ -30,15 +30,15 @@ def body(parsed: Parsed) -> None:
     """Any query over the views, or the script that makes them."""
     from rolloutops.store.user_query import is_show_tables, tables
 
-    recipe, flags = recipe_of(parsed), parsed.flags
+    plan, flags = plan_of(parsed), parsed.flags
     if flags.get("print"):
-        show_exactly(_views_script(recipe))
+        show_exactly(_views_script(plan))
         return
     if "query" not in parsed.positionals:
         raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
     output = as_file(flags["output"]) if "output" in flags else None
     query = parsed.positionals["query"]
-    columns, rows = tables() if (shows := is_show_tables(query)) and not output else _query(recipe, query, output)
+    columns, rows = tables() if (shows := is_show_tables(query)) and not output else _query(plan, query, output)
     if output:
         say(f"written to {output}")
     elif flags.get("json"):
@@ -66,7 +66,7 @@ COMMAND = Command(
 )
 
 
-def _query(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+def _query(plan: Plan, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run a query over the views: its columns and rows, or none where it was written to a file."""
     from rolloutops.store import sql
     from rolloutops.store.definitions import make_all
@@ -74,7 +74,7 @@ def _query(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list
     from rolloutops.store.user_query import query_error
     from rolloutops.store.workspace import connect, open_workspace
 
-    con = connect(open_workspace(recipe.data), recipe.plan())
+    con = connect(open_workspace(plan.data), plan.rows)
     make_all(con)
     file = as_path(query) if query.endswith(".sql") else None
     text = sql.read(file) if file is not None and file.is_file() else query.strip().rstrip(";")
@@ -98,12 +98,12 @@ def _query(recipe: Recipe, query: str, output: Path | None = None) -> tuple[list
         raise query_error(error) from error
 
 
-def _views_script(recipe: Recipe) -> str:
+def _views_script(plan: Plan) -> str:
     """Write the script that makes the workspace's views in any DuckDB shell."""
     from rolloutops.store import sql
     from rolloutops.store.workspace import open_workspace, patterns
 
-    return sql.views_script(patterns(open_workspace(recipe.data)), recipe.plan())
+    return sql.views_script(patterns(open_workspace(plan.data)), plan.rows)
 
 
 def _format(output: Path) -> str:

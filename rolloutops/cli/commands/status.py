@@ -14,7 +14,7 @@ from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
 from rolloutops.cli.tables import cell, table
-from rolloutops.cli.which_recipe import recipe_of
+from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.redact import shown
 from rolloutops.layout import columns_of, count, rows_on_screen, verb
 
@@ -31,9 +31,9 @@ def body(parsed: Parsed) -> int:
     from rolloutops.collect.status import status
     from rolloutops.store.workspace import open_workspace
 
-    recipe, screen = recipe_of(parsed), Screen(sys.stdout)
+    plan, screen = plan_of(parsed), Screen(sys.stdout)
     while True:
-        now = status(open_workspace(recipe.data), recipe)
+        now = status(open_workspace(plan.data), plan)
         if parsed.flags.get("json"):
             found = dataclasses.asdict(now)
             for name in ("progress", "spending", "imports"):

@@ -11,8 +11,8 @@ from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say, show
 from rolloutops.cli.shared_flags import DATA, DATASET, ENVIRONMENT, keys, stage
 from rolloutops.cli.tables import table
-from rolloutops.cli.which_recipe import recipe_of
-from rolloutops.config.recipe import Recipe
+from rolloutops.cli.which_recipe import plan_of
+from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Verify
 from rolloutops.layout import all_of, count, verb
 
@@ -24,37 +24,37 @@ def body(parsed: Parsed) -> int:
     """Unjudged -> verdicts; 2 where nothing could be verified, as the recipe names no environment."""
     from rolloutops.cli.averages import averages
 
-    recipe = recipe_of(parsed, "verify")
-    done = verify_rollouts(recipe)
+    plan = plan_of(parsed, "verify")
+    done = verify_rollouts(plan)
     say(*sentences(done))
-    print(averages(recipe))
-    if recipe.verify.against:
-        show(table(*agreement_of(recipe)))
-    return 2 if done.rest.no_environment and not any(one.environment for one in recipe.datasets.values()) else 0
+    print(averages(plan))
+    if plan.verify.against:
+        show(table(*agreement_of(plan)))
+    return 2 if done.rest.no_environment and not any(one.environment for one in plan.datasets.values()) else 0
 
 
 COMMAND = stage("verify", body, "judge what is unjudged", DATA, DATASET, ENVIRONMENT, *keys(Verify))
 
 
-def verify_rollouts(recipe: Recipe, on_command: bool = True) -> VerifyReport:
+def verify_rollouts(plan: Plan, on_command: bool = True) -> VerifyReport:
     """Verify what is unjudged, and record the run. on_command: also with changed verifiers that spend."""
     from rolloutops.collect.verify import verify
     from rolloutops.store.runs import recorded
     from rolloutops.store.workspace import open_workspace
 
-    workspace = open_workspace(recipe.data)
-    with recorded(workspace, "verify", recipe) as run:
-        done = verify(workspace, recipe, run, on_command)
+    workspace = open_workspace(plan.data)
+    with recorded(workspace, "verify", plan) as run:
+        done = verify(workspace, plan, run, on_command)
         run.counts = with_old_names(asdict(done))
         return done
 
 
-def agreement_of(recipe: Recipe) -> tuple[list[str], list[tuple[Any, ...]]]:
+def agreement_of(plan: Plan) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Measure how far the present verdicts agree with those of [verify] against: columns and rows."""
     from rolloutops.collect.verify import agreement
     from rolloutops.store.workspace import open_workspace
 
-    return agreement(open_workspace(recipe.data), recipe)
+    return agreement(open_workspace(plan.data), plan)
 
 
 def sentences(done: VerifyReport) -> Iterator[str]:
