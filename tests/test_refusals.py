@@ -242,6 +242,18 @@ def test_a_key_that_is_refused_from_some_time_on_gives_nothing_up(tmp_path: Path
     assert query(tmp_path / "w", STATES) == [(60, 140, 0)]
 
 
+def test_refused_prompts_at_the_head_of_the_queue_end_one_run_and_not_each(tmp_path: Path) -> None:
+    """The next run asks for others between them, so that it tells the prompts' refusals from the key's."""
+    tasks(tmp_path, [f"DROP TABLE {n}" for n in range(25)] + [f"good {n}" for n in range(300)])
+    with serving(Firewall, latency=0.02) as server:
+        server.refuses = lambda key, number: "DROP" in key
+        said = collect(tmp_path, server.url, code=2)
+        assert "20 answers 403 and no success between them" in said
+        assert query(tmp_path / "w", STATES)[0][1] >= 300, "nothing was given up"
+        collect(tmp_path, server.url, code=4)
+    assert query(tmp_path / "w", STATES) == [(300, 0, 25)]
+
+
 def test_what_is_in_flight_when_a_run_ends_is_kept(tmp_path: Path) -> None:
     """The last of eight in flight is answered 401 at once, the others come half a second later."""
     tasks(tmp_path, [f"slow {n}" for n in range(7)] + ["revoked"] + [f"never {n}" for n in range(50)])

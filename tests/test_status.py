@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
@@ -181,15 +182,15 @@ def test_tasks_that_no_rollout_names_yet_are_missed_too(tmp_path: Path) -> None:
     assert [row["missing"] for row in now_of(tmp_path, "one")["lost_tasks"]] == [7]
 
 
-def test_a_rewritten_part_beside_the_first_is_named(tmp_path: Path) -> None:
+def test_a_part_that_shares_some_rows_with_another_is_named(tmp_path: Path) -> None:
     plan, workspace = plan_in(tmp_path), open_workspace(tmp_path / "w", create=True)
     task = {"dataset": "a", "task_id": "t1", "row_hash": "h0", "version": 0, "removed": False, "part": 0}
     task |= {"row": "{}", "prompt": "[]", "prompt_hash": "x"}
     write_part(workspace, "tasks", "a", "part-00000", schema.table_of(schema.TASKS, [task]))
-    for name, rows in (("run-0000", [meter_row(1)]), ("merged", [meter_row(1), meter_row(2)])):
+    for name, rows in (("run-0000", [meter_row(1), meter_row(3)]), ("merged", [meter_row(1), meter_row(2)])):
         write_part(workspace, "attempts", "a", name, schema.table_of(schema.ATTEMPTS, rows))
     now = status_of(workspace, plan)
-    assert now.on_disk == sum(row["attempts"] for row in now.accounts) == 3
+    assert now.on_disk == sum(row["attempts"] for row in now.accounts) == 4
     text = "\n".join(shown(now))
     assert "merged.parquet and " in text
     assert "run-0000.parquet: keep one of them" in text
@@ -435,3 +436,24 @@ def test_only_wanted_rollouts_count_as_verified(tmp_path: Path) -> None:
     rolloutops("collect", *words, "--limit=2", cwd=tmp_path)
     (row,) = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["progress"]
     assert (row["wanted"], row["done"], row["verified"]) == (2, 2, 2)
+
+
+def test_a_part_that_was_written_again_under_another_name_counts_once(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", sums(5))
+    collect(tmp_path, "w", "a.jsonl")
+    before = now_of(tmp_path, "w")
+    averages = rolloutops("metrics", "--data=w", "--json", cwd=tmp_path).stdout
+    for table in ("attempts", "verdicts"):
+        (part,) = (tmp_path / "w" / table / "sums").glob("*.parquet")
+        again = part.with_name("compacted.parquet")
+        duckdb.sql(f"COPY (FROM read_parquet('{part}') ORDER BY task_id DESC) TO '{again}' (FORMAT parquet)")
+        assert again.read_bytes() != part.read_bytes()
+    now = now_of(tmp_path, "w")
+    assert [now[name] for name in ("progress", "unrewarded")] == [before[name] for name in ("progress", "unrewarded")]
+    assert now["faults"] == []
+    told = {row["account"]: row["attempts"] for row in now["accounts"]}
+    assert told == {"counted": 5, "its part file is there under two names": 5}
+    assert rolloutops("metrics", "--data=w", "--json", cwd=tmp_path).stdout == averages
+    assert "nothing is owed" in rolloutops("collect", "--data=w", cwd=tmp_path).stderr
+    next((tmp_path / "w/attempts/sums").glob("2*.parquet")).unlink()
+    assert query(tmp_path / "w", "SELECT count(*), count(reward) FROM rollouts") == [(5, 5)], "the other name is left"

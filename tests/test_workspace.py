@@ -334,6 +334,8 @@ def test_the_check_finds_faults_in_the_files(workspace: Workspace) -> None:
     shutil.copy(workspace.root / "tasks" / "d" / "part-00000.parquet", workspace.root / "tasks" / "d" / "copy.parquet")
     assert faults(workspace) == [], "a file under two names is one file"
     put(workspace, "attempts", "b", attempt(1))
+    assert faults(workspace) == [], "nor does a file count whose rows all lie in another one"
+    put(workspace, "attempts", "b", attempt(1), attempt(0))
     assert faults(workspace) != [], "an attempt is there twice under one id"
     source.with_name("b.parquet").unlink()
     put(workspace, "tasks", "part-00001", task(1))

@@ -17,6 +17,8 @@ from rolloutops.store.journal import seal_orphans
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
 from rolloutops.types import Task
 
+APART = 10
+"""Other rollouts that are asked for before each one that was answered 403: twenty of those in a row end a run."""
 FREE = [kind for kind, failure in FAILURES.items() if not failure.counted]
 """Failures that are no tries."""
 
@@ -59,6 +61,7 @@ class PendingRollouts:
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
+        kept += ", coalesce(last_error = 'forbidden', false) AS refused"
         sql.run(self.con, f"CREATE TABLE pending_keys AS SELECT {kept} FROM pending")
         for (dataset, policy), kinds in (retry or {}).items():
             sql.run(
@@ -86,17 +89,25 @@ class PendingRollouts:
         return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
 
     def parts(self, asked: CollectPlan) -> list[Part]:
-        """The parts with work for these data sets and policies, data sets in the order given."""
+        """The parts with work for these data sets and policies, data sets in the order given; after them those in which
+        all was answered 403 before."""
         found = sql.rows(
-            self.con, "SELECT dataset, part, policy, count(*) FROM pending_keys GROUP BY ALL ORDER BY dataset, part"
+            self.con,
+            "SELECT dataset, part, policy, count(*), bool_and(refused) FROM pending_keys "
+            "GROUP BY ALL ORDER BY dataset, part",
         )
         totals: dict[tuple[str, int], int] = {}
-        for dataset, part, policy, count in found:
+        refused: dict[tuple[str, int], bool] = {}
+        for dataset, part, policy, count, all_refused in found:
             if (dataset, policy) in asked:
                 totals[dataset, part] = totals.get((dataset, part), 0) + count
+                refused[dataset, part] = refused.get((dataset, part), True) and all_refused
         order = list(dict.fromkeys(dataset for dataset, _ in asked))
         parts = [Part(dataset, number, owed) for (dataset, number), owed in totals.items()]
-        return sorted(parts, key=lambda part: (order.index(part.dataset), part.number))
+        return sorted(
+            parts,
+            key=lambda part: (refused[part.dataset, part.number], order.index(part.dataset), part.number),
+        )
 
     def take(self, part: Part, asked: CollectPlan) -> tuple[list[PendingRollout], Callable[[], None]] | None:
         """Lock a part and read what is still owed of it; None where another process works on it.
@@ -114,7 +125,7 @@ class PendingRollouts:
         fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
         still = f"""
             SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
-                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer
+                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer, o.refused
             FROM pending_keys AS o
             JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
             WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
@@ -136,7 +147,7 @@ class PendingRollouts:
             WHERE NOT coalesce(since.settled, false)
             """
         query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
-        found = sql.rows(con, query)
+        found = _spread(sql.rows(con, query))
         con.close()
         owed = list(_owed(part, found, asked))
         self.streaming += len({one.task.task_id for one in owed if asks_to_stream(one.task.row)})
@@ -152,6 +163,20 @@ class PendingRollouts:
         return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
 
 
+def _spread(found: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """Rows of a part, those that were answered 403 in an earlier run each behind APART others, as far as there are so
+    many: else each run would begin with the same ones, and end."""
+    refused = [row for row in found if row[-1]]
+    if not refused:
+        return found
+    others = [row for row in found if not row[-1]]
+    spread: list[tuple[Any, ...]] = []
+    for start in range(0, len(others), APART):
+        spread += others[start : start + APART]
+        spread += [refused.pop(0)] if refused else []
+    return spread + refused
+
+
 def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: CollectPlan) -> Iterator[PendingRollout]:
     task: Task | None = None
     plain = {
@@ -160,7 +185,7 @@ def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: CollectPlan) -> I
         if dataset == part.dataset
     }
     plain_requests = {policy: dump(params) for policy, params in plain.items()}
-    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer in found:
+    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer, _ in found:
         how = asked.get((part.dataset, policy))
         if how is None or tries >= how.max_attempts:
             continue
