@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from rolloutops.collect.agent import attempt
+from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.config.settings import Collect
+from rolloutops.limits.concurrency import ConcurrencyLimit
+from rolloutops.limits.rate_limit import Permit, RateLimit
+from rolloutops.types import ModelAnswer, ModelCall, Task
 from tests.helpers import query, read_jsonl, rolloutops, write_jsonl
 from tests.loopback import serving
+from tests.virtual_time import run
 
 DOCUMENT = [
     "The lighthouse of Varn was built in 1874 by the engineer Ada Holm.",
@@ -113,3 +124,82 @@ def test_a_rollout_ends_at_max_steps_and_at_its_token_budget(tmp_path: Path) -> 
             )
             found = query(tmp_path / reason, "SELECT finish_reason, turns, json_array_length(completion) FROM rollouts")
             assert found == [(reason, 1, 2)]
+
+
+class TenSecondsApart(RateLimit):
+    """Each request waits ten seconds."""
+
+    def at_once(self, call: ModelCall | None = None) -> Permit | None:
+        return None
+
+    async def admit(self, call: ModelCall | None = None) -> Permit:
+        await asyncio.sleep(10)
+        return self._let_through(0.0)
+
+
+class TwoTurns:
+    """A model that calls a tool, and then answers."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def answer(self, call: ModelCall) -> ModelAnswer:
+        await asyncio.sleep(self.seconds)
+        tool_call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        calls = {} if call.turn else {"tool_calls": [tool_call]}
+        return ModelAnswer({"role": "assistant", "content": "", **calls}, "stop" if call.turn else "tool_calls", "m")
+
+
+class Stubborn:
+    """An environment whose tool does not let itself be cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def call(self, name: str, arguments: Any, state: Any) -> str:
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "seen"
+
+
+def tried(model: float, tool: float) -> Attempt:
+    """An attempt of two turns that may take five seconds. model, tool: seconds that each call takes."""
+
+    async def main() -> Attempt:
+        task = Task("d", "t", {}, [{"role": "user", "content": "?"}])
+        settings = Collect(request_timeout=5.0, max_steps=3)
+        pending = PendingRollout(task, "h", 0, "p", 0, 1, settings, {}, "{}")
+        return await attempt(pending, TwoTurns(model), Stubborn(tool), TenSecondsApart(ConcurrencyLimit(1)))
+
+    done: Attempt = run(main())
+    return done
+
+
+@pytest.fixture
+def _virtual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt reads the event loop's clock, which is virtual here."""
+    clock = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time(), time=time.time)
+    monkeypatch.setattr("rolloutops.collect.agent.time", clock)
+
+
+@pytest.mark.usefixtures("_virtual")
+def test_to_wait_for_the_endpoint_is_no_part_of_the_time_limit() -> None:
+    done = tried(model=2.0, tool=0.5)
+    assert done.kind is None
+    assert done.trace.waited == pytest.approx(20)
+    done = tried(model=3.0, tool=0.5)
+    assert done.kind == "timeout"
+
+
+@pytest.mark.usefixtures("_virtual")
+def test_a_tool_that_catches_its_cancellation_does_not_outlive_the_time_limit() -> None:
+    done = tried(model=2.0, tool=60.0)
+    assert done.kind == "timeout"
+    assert [one["role"] for one in done.trace.completion] == ["assistant", "tool"]
+    assert done.trace.waited == pytest.approx(10)

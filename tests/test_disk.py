@@ -16,9 +16,8 @@ import pytest
 from tests.helpers import environ, query, rolloutops, sums, write_jsonl
 
 PATCH = """
-import errno, os, runpy, sys
+import errno, os, runpy, sqlite3, sys
 call, number, times, spared, only = {call!r}, {number}, {times}, {spared}, {only!r}
-real, passed = getattr(os, call), [0]
 
 def about(what):
     if isinstance(what, int):
@@ -35,11 +34,24 @@ def bad(what, *more, **named):
             raise OSError(number, os.strerror(number), *([] if isinstance(what, int) else [what]))
     return real(what, *more, **named)
 
-setattr(os, call, bad)
+class BadCounters(sqlite3.Connection):
+    def execute(self, query, *more):
+        if query.startswith(only):
+            error = sqlite3.OperationalError("refused")
+            error.sqlite_errorcode = {{errno.ENOSPC: sqlite3.SQLITE_FULL}}.get(number, sqlite3.SQLITE_IOERR)
+            raise error
+        return super().execute(query, *more)
+
+if call == "sqlite3":
+    connect = sqlite3.connect
+    sqlite3.connect = lambda *what, **named: connect(*what, factory=BadCounters, **named)
+else:
+    real, passed = getattr(os, call), [0]
+    setattr(os, call, bad)
 sys.argv[0] = "rolloutops"
 runpy.run_module("rolloutops", run_name="__main__")
 """
-"""A program that runs rolloutops where one function of `os` fails for some paths."""
+"""A program that runs rolloutops where one function of `os` fails for some paths, or SQLite for some statements."""
 ALWAYS = 10**9
 WANTED = 60
 
@@ -116,8 +128,18 @@ OUTPUTS = [
     (["export", "--data=w", "--output=out/rollouts.jsonl"], "replace", "/out/"),
     (["sql", "FROM rollouts", "--data=w", "--output=out/rollouts.jsonl"], "fsync", "/out/"),
     (["metrics", "--data=w", "--report=out/rollouts.jsonl"], "fsync", "/out/"),
-    (["collect", "--data=w", "--num_repeats=2", "--max_tokens_total=1000000"], "pwrite", "/locks/spent"),
-    (["collect", "--data=w", "--num_repeats=2", "--requests_per_minute=1000"], "pwrite", "/locks/budget"),
+    (["collect", "--data=w", "--num_repeats=2", "--max_tokens_total=1000000"], "sqlite3", "INSERT INTO spending"),
+    (
+        ["collect", "--data=w", "--num_repeats=2", "--max_tokens_total=1000000", "--num_samples_in_parallel=1"],
+        "sqlite3",
+        "UPDATE spending",
+    ),
+    (
+        ["collect", "--data=w", "--num_repeats=2", "--requests_per_minute=1000"],
+        "sqlite3",
+        "INSERT OR REPLACE INTO rates",
+    ),
+    (["collect", "--data=w", "--num_repeats=2", "--max_tokens_total=1000000"], "sqlite3", "BEGIN"),
     (["verify", "--data=w", "--retry_errors"], "open", "w/runs/"),
 ]
 

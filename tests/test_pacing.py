@@ -218,7 +218,7 @@ def test_an_endpoint_that_is_down_is_looked_at_now_and_then_and_taken_back() -> 
 def test_tokens_a_minute_are_kept_in_every_minute(tmp_path: Path) -> None:
     async def main() -> list[tuple[float, float]]:
         loop = asyncio.get_running_loop()
-        budget = SharedRate(tmp_path / "budget", tokens_per_minute=20_000, clock=loop.time)
+        budget = SharedRate(tmp_path, "budget", tokens_per_minute=20_000, clock=loop.time)
         pace, rng, spent = RateLimit(ConcurrencyLimit(16), budget), random.Random(3), []
         pace._output = 0.0
         for _ in range(50):
@@ -245,7 +245,7 @@ def test_two_who_share_a_budget_stay_under_it(tmp_path: Path) -> None:
                 pace.at_once() or await pace.admit()
                 times.append(loop.time())
 
-        budgets = [SharedRate(tmp_path / "budget", requests_per_minute=1200, clock=loop.time) for _ in range(2)]
+        budgets = [SharedRate(tmp_path, "budget", requests_per_minute=1200, clock=loop.time) for _ in range(2)]
         await asyncio.gather(*(spend(RateLimit(ConcurrencyLimit(64), budget)) for budget in budgets for _ in range(4)))
         return times
 

@@ -268,5 +268,6 @@ def _budget(workspace: Workspace, asked: Collect) -> SharedRate | None:
     if asked.requests_per_minute is None and asked.tokens_per_minute is None:
         return None
     name = digest([asked.engine, public(asked.base_url), asked.model])
-    path = workspace.root / "locks" / f"budget-{name[:16]}"
-    return SharedRate(path, asked.requests_per_minute, asked.tokens_per_minute)
+    return SharedRate(
+        workspace.root / "locks", f"budget-{name[:16]}", asked.requests_per_minute, asked.tokens_per_minute
+    )

@@ -108,6 +108,7 @@ class Recorder:
                 self.settle(pending)
             else:
                 unverified.append(Unverified(pending, row, attempt.rollout(), verifier))
+        self.spend_limit.flush()
         self.journal.write()  # a verifier may end the process
         failpoint("attempt-before-verdict")
         return unverified

@@ -1,20 +1,21 @@
 """Requests and tokens a minute that the user allows, shared by all processes that collect into one workspace.
 
-What may be spent lies in one small file of the workspace's `locks` folder, read and written under its lock for each
-request (some ten microseconds). It fills at an even pace, so no 60 seconds ever see more than the minute's budget.
+What may be spent is read and written in one transaction for each request (`counters.py`). It fills at an even pace, so
+no 60 seconds ever see more than the minute's budget.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import struct
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-_STATE = struct.Struct("<ddd")
-"""What may be spent now, in requests and in tokens, and when that was so (Unix time)."""
+from rolloutops.limits.counters import FILE, Counters, CountersBusy
+
+BUSY = 0.001
+"""Seconds to wait for another process that is at the counters."""
 
 
 class SharedRate:
@@ -22,21 +23,24 @@ class SharedRate:
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
+        name: str,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """folder: the workspace's `locks`. name: of what has the limit; who names the same shares it."""
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
-        self._clock = clock
+        self._name, self._clock = name, clock
         self._largest = 1.0
-        self._failure: OSError | None = None
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._returned = 0.0  # tokens that were estimated too much, or, below 0, too little, and are not written yet
+        self._failure: Exception | None = None
+        self._counters = Counters(folder / FILE)
 
     def take(self, tokens: float) -> float:
         """Spend one request and so many tokens. Returns 0 if that was allowed, else the seconds to wait for it.
 
-        Raises OSError if the file cannot be written, now or when an answer came.
+        Raises OSError if the counters cannot be written, now or when an answer came.
         """
         if self._failure is not None:
             raise self._failure
@@ -44,52 +48,52 @@ class SharedRate:
             tokens = min(tokens, self.tokens_per_minute / 2)
             self._largest = max(self._largest, tokens)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0.001
-        try:
-            requests, left = self._refilled()
-            wait = max(
-                _short(self.requests_per_minute, 1, requests, 1),
-                _short(self.tokens_per_minute, tokens, left, self._largest),
-            )
-            self._write(requests - (wait == 0), left - tokens * (wait == 0))
-            return wait
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            with self._counters.transaction() as con:
+                requests, left = self._refilled(con)
+                left += self._returned
+                wait = max(
+                    _short(self.requests_per_minute, 1, requests, 1),
+                    _short(self.tokens_per_minute, tokens, left, self._largest),
+                )
+                self._write(con, requests - (wait == 0), left - tokens * (wait == 0))
+        except CountersBusy:
+            return BUSY
+        self._returned = 0.0
+        return wait
 
-    def settle(self, estimated: float, spent: float) -> None:
-        """The estimated tokens of a request turned out to be so many."""
+    def settle(self, estimate: float, tokens: float) -> None:
+        """Count a request's tokens instead of what was estimated for it."""
         if not self.tokens_per_minute:
             return
+        self._returned += min(estimate, self.tokens_per_minute / 2) - tokens
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            try:
-                requests, left = self._refilled()
-                self._write(requests, left + min(estimated, self.tokens_per_minute / 2) - spent)
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-        except OSError as error:  # the answer is there and is kept; the next request will not be sent
+            with suppress(CountersBusy):  # then the next time
+                with self._counters.transaction() as con:
+                    requests, left = self._refilled(con)
+                    self._write(con, requests, left + self._returned)
+                self._returned = 0.0
+        except Exception as error:  # the answer is there and is kept; the next request will not be sent
             self._failure = error
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._fd)
+        self._counters.close()
 
-    def _refilled(self) -> tuple[float, float]:
-        now = self._clock()
-        state = os.pread(self._fd, _STATE.size, 0)
-        if len(state) < _STATE.size:
+    def _refilled(self, con: sqlite3.Connection) -> tuple[float, float]:
+        query = "SELECT requests, tokens, at FROM rates WHERE name = ?"
+        found = con.execute(query, (self._name,)).fetchone()
+        if found is None:
             return 1.0, self._largest
-        requests, tokens, at = _STATE.unpack(state)
-        passed = max(0.0, now - at)
+        requests, tokens, at = found
+        passed = max(0.0, self._clock() - at)
         return (
             _fill(self.requests_per_minute, requests, 1, passed),
             _fill(self.tokens_per_minute, tokens, self._largest, passed),
         )
 
-    def _write(self, requests: float, tokens: float) -> None:
-        os.pwrite(self._fd, _STATE.pack(requests, tokens, self._clock()), 0)
+    def _write(self, con: sqlite3.Connection, requests: float, tokens: float) -> None:
+        row = (self._name, requests, tokens, self._clock())
+        con.execute("INSERT OR REPLACE INTO rates VALUES (?, ?, ?, ?)", row)
 
 
 def _ready(limit: float, unit: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,11 +90,16 @@ class SpendLimit:
         cost = self._cost(row, tier) if self.prices and prompt + output else 0.0
         self.cost_failed += (cost or 0.0) if row.get("error") else 0.0
         if self.counter is not None:
-            self._take(self.counter.add(Spending(prompt + output, math.nan if cost is None else cost, attempts)))
+            self._take(self.counter.add(Spending(prompt + output, cost, attempts)))
             return
         self.tokens += prompt + output
         self.attempts += attempts
         self.cost = None if cost is None or self.cost is None else self.cost + cost
+
+    def flush(self) -> None:
+        """Tell other processes what was spent."""
+        if self.counter is not None:
+            self.counter.flush()
 
     def close(self) -> None:
         """Let go of the counter."""
@@ -105,11 +109,11 @@ class SpendLimit:
     @property
     def spending(self) -> Spending:
         """The running totals."""
-        return Spending(self.tokens, math.nan if self.cost is None else self.cost, self.attempts)
+        return Spending(self.tokens, self.cost, self.attempts)
 
     def _take(self, total: Spending) -> None:
         self.tokens, self.attempts = int(total.tokens), int(total.attempts)
-        self.cost = None if math.isnan(total.cost) else total.cost
+        self.cost = total.cost
 
     def _cost(self, row: Mapping[str, Any], tier: str | None) -> float | None:
         named = (row["model"], row.get("service_tier") or tier)
@@ -166,7 +170,7 @@ def open_shared_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Pa
     first = next(iter(asked.values()))
     if first.max_tokens_total is None and first.max_cost is None:
         return open_spend_limit(workspace, asked, folder)
-    counter = SharedCounter(workspace.root / "locks" / f"spent-{digest(sorted(map(list, asked)))[:16]}")
+    counter = SharedCounter(workspace.root / "locks", f"spent-{digest(sorted(map(list, asked)))[:16]}")
     try:
         spend_limit = open_spend_limit(workspace, asked, folder)
         counter.begin(spend_limit.spending)
