@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, typed
+from rolloutops.config.step_tables import listed
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
-TABLES = ("data", "profile", "datasets", "policies", "chunk", "collect", "verify", "metrics", *STEP_KINDS)
-STRINGS = re.compile(r'("""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\')|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
-STEP_HEADER = re.compile(rf"^\s*\[\s*({'|'.join(STEP_KINDS)})\s*\.\s*[\"']?([A-Za-z0-9._-]+?)[\"']?\s*\]", re.MULTILINE)
+TABLES = ("data", "profile", "datasets", "policies", "chunk", "collect", "verify", "metrics", "steps", *STEP_KINDS)
 
 
 def find_recipe(name: str) -> Path:
@@ -50,7 +48,9 @@ def load(name: str) -> Recipe:
     for table in tables:
         if table not in TABLES:
             raise UsageError(f"{path}: no table or key {table!r}{did_you_mean(table, TABLES)}")
-    tables, text = _profiled(tables, text, path)
+    tables = listed(tables, text, path, STEP_KINDS)
+    tables["steps"] = _step_list(tables, path)
+    tables = _profiled(tables, path)
     collect = typed(Collect, _table(tables, "collect", path), f"{path} [collect]")
     policies = {
         checked_name(policy, f"{path} [policies]"): typed(Collect, own, f"{path} [policies.{policy}]")
@@ -76,26 +76,31 @@ def load(name: str) -> Recipe:
         verify=Verify(**typed(Verify, _table(tables, "verify", path), f"{path} [verify]")),
         metrics=_metrics(tables, path),
         metrics_settings={k: v for k, v in _table(tables, "metrics", path).items() if k != "steps"},
-        steps=_steps(tables, text, path),
+        steps=_steps(tables["steps"], path),
     )
 
 
-def _profiled(tables: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """A recipe's tables over those of its profile, and its text with the heads of the profile's steps before it.
+def _profiled(tables: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A recipe's tables over those of its profile.
 
-    A step that the recipe names as well stands where the recipe has it; with another `use` it is the recipe's alone.
+    The profile's steps come first. One that the recipe names as well stands where the recipe has it; with another `use`
+    it is the recipe's alone.
     """
     if "profile" not in tables:
-        return tables, text
+        return tables
     profiles = {file.stem: file for file in sorted(shipped("recipes").glob("profiles/*.toml"))}
     name = tables["profile"]
     if not isinstance(name, str) or name not in profiles:
         known = ", ".join(profiles)
         raise UsageError(f"{path}: no profile {name!r}{did_you_mean(str(name), profiles)}; there are: {known}")
-    base = profiles[name].read_text(encoding="utf-8")
-    own = STEP_HEADER.findall(_without_strings(text))
-    heads = [f"[{kind}.{step}]" for kind, step in STEP_HEADER.findall(base) if (kind, step) not in own]
-    return _over(tomllib.loads(base), tables), "\n".join([*heads, text])
+    base = tomllib.loads(profiles[name].read_text(encoding="utf-8"))
+    below = {_key(step): step for step in base.pop("steps", [])}
+    own = [_over(below.pop(_key(step), {}), step) for step in tables["steps"]]
+    return {**_over(base, tables), "steps": [*below.values(), *own]}
+
+
+def _key(step: Mapping[str, Any]) -> tuple[str, str]:
+    return step["kind"], step["name"]
 
 
 def _over(base: Any, own: Any) -> Any:
@@ -130,26 +135,31 @@ def _metrics(tables: Mapping[str, Any], path: Path) -> list[str]:
     return steps
 
 
-def _steps(tables: Mapping[str, Any], text: str, path: Path) -> list[StepUse]:
-    """The steps in the order of the file, which TOML itself forgets where tables of two kinds alternate."""
-    found = {}
-    for kind in STEP_KINDS:
-        for name, table in _tables(tables, kind, path).items():
-            settings = dict(table)
-            checked_name(name, f"{path} [{kind}]")
-            use, start = settings.pop("use", None), settings.pop("from", None)
-            if not isinstance(start, str | None):
-                raise UsageError(f"{path} [{kind}.{name}]: from must be the name of a step, not {start!r}")
-            if not isinstance(use, str):
-                raise UsageError(f'{path} [{kind}.{name}]: use = "{kind}/…" is missing: which step is it?')
-            found[kind, name] = StepUse(kind, name, use, settings, start)
-    order = [item for item in dict.fromkeys(STEP_HEADER.findall(_without_strings(text))) if item in found]
-    for kind, name in found:
-        if (kind, name) not in order:
-            raise UsageError(f"{path}: write {kind} {name!r} as [{kind}.{name}], a table whose place says its turn")
-    steps = [found[item] for item in order]
+def _step_list(tables: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The tables of [[steps]], each with a kind and a name."""
+    steps = tables.get("steps", [])
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise UsageError(
+            f'{path}: steps must be tables, each under [[steps]] with kind = "filter" and name, not {steps!r}'
+        )
+    for number, step in enumerate(steps, 1):
+        where = f"{path} [[steps]] number {number}"
+        kind, name = step.get("kind"), step.get("name")
+        if kind not in STEP_KINDS:
+            hint = did_you_mean(str(kind), STEP_KINDS) if kind is not None else ""
+            raise UsageError(f"{where}: kind must be one of {', '.join(STEP_KINDS)}, not {kind!r}{hint}")
+        if not isinstance(name, str):
+            raise UsageError(f'{where}: name = "…" is missing: what is this {kind} step called?')
+        checked_name(name, where)
+    return steps
+
+
+def _steps(tables: Sequence[Mapping[str, Any]], path: Path) -> list[StepUse]:
+    """The steps of a recipe, in its order."""
+    steps: list[StepUse] = []
     names, starts = {"rollouts"}, {"rollouts"}
-    for step in steps:
+    for table in tables:
+        step = _step(table, path)
         where = f"{path} [{step.kind}.{step.name}]"
         if step.start is not None and step.start not in starts:
             raise UsageError(f"{where}: from = {step.start!r}: no earlier step keeps rollouts under that name")
@@ -158,9 +168,16 @@ def _steps(tables: Mapping[str, Any], text: str, path: Path) -> list[StepUse]:
         names.add(step.name)
         if step.kind != "build":
             starts.add(step.name)
+        steps.append(step)
     return steps
 
 
-def _without_strings(text: str) -> str:
-    """TOML text without its texts of several lines, in which a line may look like a table's head."""
-    return STRINGS.sub(lambda found: "" if found[1] else found[0], text)
+def _step(table: Mapping[str, Any], path: Path) -> StepUse:
+    settings = dict(table)
+    kind, name = settings.pop("kind"), settings.pop("name")
+    use, start = settings.pop("use", None), settings.pop("from", None)
+    if not isinstance(start, str | None):
+        raise UsageError(f"{path} [{kind}.{name}]: from must be the name of a step, not {start!r}")
+    if not isinstance(use, str):
+        raise UsageError(f'{path} [{kind}.{name}]: use = "{kind}/…" is missing: which step is it?')
+    return StepUse(kind, name, use, settings, start)
