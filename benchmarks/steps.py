@@ -40,18 +40,26 @@ data = "{data}"
 [datasets.all]
 input = "{input}"
 
-[pair.best]
+[[steps]]
+kind = "pair"
+name = "best"
 use = "pair/best_worst"
-[build.dpo]
+[[steps]]
+kind = "build"
+name = "dpo"
 use = "build/dpo_messages"
 output = "dpo"
 report = false
 
-[mix.some]
+[[steps]]
+kind = "mix"
+name = "some"
 use = "mix/counts"
 from = "rollouts"
 counts = {{ all = {mix} }}
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 min_reward = 0
 output = "sft"

@@ -29,9 +29,13 @@ correct = 1.0
 steps = ["metrics/pass_at_k"]
 [metrics.pass_at_k]
 success = 0.5
-[filter.good]
+[[steps]]
+kind = "filter"
+name = "good"
 use = "filter/reward"
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 validation = 0.3
 """

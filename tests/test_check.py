@@ -118,17 +118,27 @@ def test_it_looks_at_the_judge(project: Path, listing: str, capsys: pytest.Captu
     ("tables", "wrong"),
     [
         (
-            '[mix.m]\nuse = "mix/copies"\ncopies = { sum = 2.0 }\n',
+            '[[steps]]\nkind = "mix"\nname = "m"\nuse = "mix/copies"\ncopies = { sum = 2.0 }\n',
             "[mix.m] copies: no data set 'sum', did you mean 'sums'?",
         ),
-        ('[filter.o]\nuse = "filter/only"\ndatasets = ["sms"]\n', "[filter.o] datasets: no data set 'sms'"),
         (
-            '[mix.m]\nuse = "mix/shares"\nshares = { sums = 0.9 }\n',
+            '[[steps]]\nkind = "filter"\nname = "o"\nuse = "filter/only"\ndatasets = ["sms"]\n',
+            "[filter.o] datasets: no data set 'sms'",
+        ),
+        (
+            '[[steps]]\nkind = "mix"\nname = "m"\nuse = "mix/shares"\nshares = { sums = 0.9 }\n',
             "[mix.m] mix/shares: a check found 1 row: shares_add_",
         ),
-        ('[reward.r]\nuse = "reward/advantage"\nformula = "grp"\n', "[reward.r] reward/advantage: a check found 1 row"),
+        (
+            '[[steps]]\nkind = "reward"\nname = "r"\nuse = "reward/advantage"\nformula = "grp"\n',
+            "[reward.r] reward/advantage: a check found 1 row",
+        ),
         ('[metrics]\nsteps = ["metrics/mine"]\n', "[metrics.mine] metrics/mine"),
-        ('[filter.f]\nuse = "filter/mine"\n[build.b]\nuse = "build/sft_messages"\n', "[filter.f] filter/mine"),
+        (
+            '[[steps]]\nkind = "filter"\nname = "f"\nuse = "filter/mine"\n'
+            '[[steps]]\nkind = "build"\nname = "b"\nuse = "build/sft_messages"\n',
+            "[filter.f] filter/mine",
+        ),
         ("[collect.responses_create_params]\ntop_k = 1.5\n", "responses_create_params.top_k must be a whole number"),
     ],
 )

@@ -31,18 +31,26 @@ grace_seconds = 0.2
 [collect.engine_args]
 delay = "0.01..0.03"
 faults = "timeout:0.05,bad_response:0.05"
-[filter.solved]
+[[steps]]
+kind = "filter"
+name = "solved"
 use = "filter/solve_rate"
 low = 0.1
 high = 0.9
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 output = "out/sft"
 min_reward = 1.0
 validation = 0.1
-[pair.best]
+[[steps]]
+kind = "pair"
+name = "best"
 use = "pair/best_worst"
-[build.dpo]
+[[steps]]
+kind = "build"
+name = "dpo"
 use = "build/dpo_messages"
 output = "out/dpo"
 """

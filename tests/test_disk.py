@@ -152,7 +152,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "more.jsonl", sums(4, seed=1))
     (folder / "recipe.toml").write_text(
         'data = "w"\n[datasets.in]\ninput = "in.jsonl"\nenvironment = "exact_match"\n[collect]\n'
-        'engine = "scripted"\n[build.sft]\nuse = "build/sft_messages"\n'
+        'engine = "scripted"\n[[steps]]\nkind = "build"\nname = "sft"\nuse = "build/sft_messages"\n'
     )
     rolloutops("run", "recipe.toml", cwd=folder)
     for copy in ("rollouts.jsonl", "out/rollouts.jsonl"):

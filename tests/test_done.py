@@ -32,7 +32,9 @@ environment = "exact_match"
 [collect]
 engine = "scripted"
 retry_seconds = 0
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 """
 

@@ -20,24 +20,34 @@ input = "tasks.jsonl"
 [datasets.e]
 input = "tasks.jsonl"
 
-[filter.good]
+[[steps]]
+kind = "filter"
+name = "good"
 use = "filter/reward"
 min_reward = 0.1
 
-[mix.half]
+[[steps]]
+kind = "mix"
+name = "half"
 use = "mix/shares"
 shares = { d = 0.5, e = 0.5 }
 on_shortage = "shrink"
 
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 min_reward = 0.5
 
-[pair.best]
+[[steps]]
+kind = "pair"
+name = "best"
 use = "pair/best_worst"
 from = "rollouts"
 
-[build.dpo]
+[[steps]]
+kind = "build"
+name = "dpo"
 use = "build/dpo_messages"
 """
 
@@ -75,7 +85,9 @@ def test_a_dry_run_needs_no_rollouts_and_names_what_does_not_fit(tmp_path: Path)
     (tmp_path / "filter" / "mine.sql").write_text(
         "-- Keep what is sweet.\nSELECT s.* FROM selected AS s WHERE s.sugar\n"
     )
-    (tmp_path / "recipe.toml").write_text(RECIPE + '[filter.sweet]\nuse = "filter/mine"\nfrom = "good"\n')
+    (tmp_path / "recipe.toml").write_text(
+        RECIPE + '[[steps]]\nkind = "filter"\nname = "sweet"\nuse = "filter/mine"\nfrom = "good"\n'
+    )
     bad = rolloutops("run", "recipe.toml", "--dry_run", cwd=tmp_path, code=2)
     assert "[filter.sweet] filter/mine" in bad.stderr
     assert "sugar" in bad.stderr
@@ -85,7 +97,9 @@ def test_a_dry_run_needs_no_rollouts_and_names_what_does_not_fit(tmp_path: Path)
 def test_a_dry_run_binds_checks_and_reports_too(tmp_path: Path) -> None:
     """What a step's header asks of its result is known before there is one: `result` has no payload."""
     (tmp_path / "filter").mkdir()
-    (tmp_path / "recipe.toml").write_text(RECIPE + '[filter.mine]\nuse = "filter/mine"\nfrom = "good"\n')
+    (tmp_path / "recipe.toml").write_text(
+        RECIPE + '[[steps]]\nkind = "filter"\nname = "mine"\nuse = "filter/mine"\nfrom = "good"\n'
+    )
     for header in ("report: SELECT min(length(text)) AS shortest FROM result", "check: SELECT sugar FROM selected"):
         (tmp_path / "filter" / "mine.sql").write_text(f"-- Keep all.\n-- {header}\nSELECT s.* FROM selected AS s\n")
         bad = rolloutops("run", "recipe.toml", "--dry_run", cwd=tmp_path, code=2)

@@ -32,16 +32,24 @@ temperature = 0.6
 [collect.engine_args]
 correct = 0.5
 
-[filter.finished]
+[[steps]]
+kind = "filter"
+name = "finished"
 use = "filter/finished"
 
-[pair.best]
+[[steps]]
+kind = "pair"
+name = "best"
 use = "pair/best_worst"
 
-[build.dpo]
+[[steps]]
+kind = "build"
+name = "dpo"
 use = "build/dpo_messages"
 
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 from = "finished"
 min_reward = 0.0
@@ -133,7 +141,9 @@ def test_what_nobody_told_is_said_so(tmp_path: Path) -> None:
     told = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c"}]
     log = [{"messages": [{"role": "user", "content": "q"}, told[0], told[1] | {"content": "a"}], "reward": 1}]
     rolloutops("import", str(write_jsonl(tmp_path / "d.jsonl", log)), "--data=w", cwd=tmp_path)
-    (tmp_path / "r.toml").write_text('data = "w"\n[datasets.d]\n[build.rl]\nuse = "build/rl_prompts"\n')
+    (tmp_path / "r.toml").write_text(
+        'data = "w"\n[datasets.d]\n[[steps]]\nkind = "build"\nname = "rl"\nuse = "build/rl_prompts"\n'
+    )
     rolloutops("build", "r.toml", cwd=tmp_path)
     said = rolloutops("trace", "w/exports/rl/train.jsonl", cwd=tmp_path).stdout.splitlines()
     assert "  policy   imported: import:chat" in said
@@ -215,7 +225,8 @@ def test_a_policy_that_the_recipe_does_not_ask_for_is_named(tmp_path: Path) -> N
     (tmp_path / "t.jsonl").write_text('{"prompt": "What is 1 + 1?", "answer": "2"}\n')
     (tmp_path / "r.toml").write_text(
         'data = "w"\n[datasets.d]\ninput = "t.jsonl"\nenvironment = "exact_match"\n'
-        '[collect]\nengine = "scripted"\npolicy = "old"\n[build.sft]\nuse = "build/sft_messages"\nmin_reward = 0\n'
+        '[collect]\nengine = "scripted"\npolicy = "old"\n'
+        '[[steps]]\nkind = "build"\nname = "sft"\nuse = "build/sft_messages"\nmin_reward = 0\n'
     )
     assert "warning" not in rolloutops("run", "r.toml", cwd=tmp_path).stdout
     recipe = tmp_path / "r.toml"

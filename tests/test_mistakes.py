@@ -29,10 +29,14 @@ id = "n"
 engine = "scripted"
 num_repeats = 2
 retry_seconds = 0.01
-[filter.solved]
+[[steps]]
+kind = "filter"
+name = "solved"
 use = "filter/solve_rate"
 low = 0.1
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 output = "out/sft"
 """

@@ -48,11 +48,17 @@ preset = "dpo"
 [collect]
 num_repeats = 8
 responses_create_params = { max_output_tokens = 64 }
-[filter.solvable]
+[[steps]]
+kind = "filter"
+name = "solvable"
 use = "filter/solve_rate"
-[pair.best_worst]
+[[steps]]
+kind = "pair"
+name = "best_worst"
 min_margin = 0.5
-[build.dpo]
+[[steps]]
+kind = "build"
+name = "dpo"
 use = "build/openrlhf"
 """,
     )

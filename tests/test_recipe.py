@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ headers = st.sampled_from(["[{}.{}]", "  [ {} . {} ]  # a remark", '[{}."{}"]', 
         lambda steps: all(name != "rollouts" for _, name, _ in steps)
     )
 )
-def test_steps_come_in_the_order_of_the_file(
+def test_steps_of_the_earlier_form_come_in_the_order_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str]]
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -61,10 +62,31 @@ def test_steps_come_in_the_order_of_the_file(
         text += f"[{kind}.'{name}'.shares]\na = 1\n" if kind == "mix" else ""
     loaded = written(folder, text)
     assert [(step.kind, step.name) for step in loaded.steps] == [(kind, name) for kind, name, _ in steps]
+    now = "".join(
+        f"[[steps]]\nkind = '{kind}'\nname = '{name}'\nuse = '{kind}/x'\n"
+        + ("[steps.shares]\na = 1\n" if kind == "mix" else "")
+        for kind, name, _ in steps
+    )
+    assert written(folder, now).steps == loaded.steps
+
+
+def test_a_step_of_the_earlier_form_without_a_place_is_refused(tmp_path: Path) -> None:
+    text = "[filter.a]\nuse = 'x'\n[build]\nsft = { use = 'x' }\n"
+    with pytest.raises(UsageError, match=r"build 'sft' is no table \[build.sft\].*write it as \[\[steps\]\]"):
+        written(tmp_path, text)
+    with pytest.raises(UsageError, match=r"\[filter.a\] name: no parameter of a step can have this name"):
+        written(tmp_path, "[filter.a]\nuse = 'x'\nname = 'x'\n")
 
 
 def test_a_step_may_start_from_any_selection_before_it(tmp_path: Path) -> None:
-    text = "[filter.a]\nuse = 'x'\n[build.b]\nuse = 'x'\nfrom = 'rollouts'\n[mix.c]\nuse = 'x'\nfrom = 'a'\n"
+    text = "".join(
+        f"[[steps]]\nkind = '{kind}'\nname = '{name}'\nuse = 'x'\n{start}"
+        for kind, name, start in (
+            ("filter", "a", ""),
+            ("build", "b", "from = 'rollouts'\n"),
+            ("mix", "c", "from = 'a'\n"),
+        )
+    )
     assert [step.start for step in written(tmp_path, text).steps] == [None, "rollouts", "a"]
     for wrong in ("c", "b", "d"):
         with pytest.raises(UsageError, match=f"from = '{wrong}': no earlier step keeps rollouts under that name"):
@@ -313,7 +335,10 @@ def test_a_choice_among_data_sets_and_policies_is_for_one_command(tmp_path: Path
 
 
 def test_flags_reach_into_steps(tmp_path: Path) -> None:
-    text = "[mix.even]\nuse = 'mix/shares'\nrows = 9\nshares = { a = 0.5, b = 0.5 }\n[build.sft]\nuse = 'x'\n"
+    text = (
+        "[[steps]]\nkind = 'mix'\nname = 'even'\nuse = 'mix/shares'\nrows = 9\nshares = { a = 0.5, b = 0.5 }\n"
+        "[[steps]]\nkind = 'build'\nname = 'sft'\nuse = 'x'\n"
+    )
     flags: Mapping[str, Any] = {"mix": {"even": {"rows": 3, "shares": {"a": 0.9}}}, "build": {"sft": {"seed": 1}}}
     mix, build = make_plan(written(tmp_path, text), "collect", flags).steps
     assert mix.settings == {"rows": 3, "shares": {"a": 0.9, "b": 0.5}}
@@ -345,9 +370,13 @@ environment = "mine.py:make"
 [collect]
 engine = "scripted"
 model = "half"
-[filter.some]
+[[steps]]
+kind = "filter"
+name = "some"
 use = "own/some"
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 output = "out"
 """
@@ -378,10 +407,26 @@ def test_a_recipe_runs_from_any_folder(tmp_path: Path) -> None:
     assert (third / "out" / "train.jsonl").read_bytes() == (elsewhere / "out" / "train.jsonl").read_bytes()
 
 
+def test_a_recipe_with_steps_of_the_earlier_form_builds_the_same_and_warns_once(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(20))
+    text = WITH_PLACES.replace("in/*.jsonl", "tasks.jsonl").replace("mine.py:make", "exact_match")
+    text = text.replace('"own/some"', '"filter/reward"\nmin_reward = 0.5')
+    old = re.sub(r'\[\[steps\]\]\nkind = "(\w+)"\nname = "(\w+)"', r"[\1.\2]", text).replace('"out"', '"out_of_old"')
+    (tmp_path / "new.toml").write_text(text)
+    (tmp_path / "old.toml").write_text(old)
+    said = (
+        "has its steps as [KIND.NAME] tables, which a later version will not read; write each as [[steps]], with kind"
+    )
+    assert said not in rolloutops("run", "new.toml", cwd=tmp_path).stderr
+    assert rolloutops("build", "old.toml", cwd=tmp_path).stderr.count(said) == 1
+    assert said not in rolloutops("build", "--data=w", "--build.sft.output=again", cwd=tmp_path).stderr
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == (tmp_path / "out_of_old" / "train.jsonl").read_bytes()
+
+
 def test_commands_without_a_recipe_take_the_workspaces_last(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "tasks.jsonl", sums(10))
     text = WITH_PLACES.replace("in/*.jsonl", "tasks.jsonl").replace("mine.py:make", "exact_match")
-    text = text.replace('[filter.some]\nuse = "own/some"\n', "")
+    text = text.replace('[[steps]]\nkind = "filter"\nname = "some"\nuse = "own/some"\n', "")
     text = text.replace('"exact_match"', '"exact_match"\ncollect = { num_repeats = 2 }')
     (tmp_path / "recipe.toml").write_text(text)
     rolloutops("chunk", "recipe.toml", cwd=tmp_path)

@@ -169,7 +169,10 @@ engine = "scripted"
 """
     (tmp_path / "plain.toml").write_text(recipe)
     rolloutops("run", "plain.toml", cwd=tmp_path)
-    redacted = '[filter.mine]\nuse = "filter/mine"\n[build.sft]\nuse = "build/sft_messages"\nmin_reward = 0\n'
+    redacted = (
+        '[[steps]]\nkind = "filter"\nname = "mine"\nuse = "filter/mine"\n'
+        '[[steps]]\nkind = "build"\nname = "sft"\nuse = "build/sft_messages"\nmin_reward = 0\n'
+    )
     (tmp_path / "recipe.toml").write_text(recipe + redacted)
     use(tmp_path, "SELECT * FROM (SELECT s.* EXCLUDE (prompt), '[]'::JSON AS prompt FROM selected AS s)")
     said = "filter/mine.sql changes the column prompt"

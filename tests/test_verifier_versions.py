@@ -156,9 +156,13 @@ engine = "scripted"
 prices = "prices.toml"
 [metrics]
 steps = ["metrics/rewards"]
-[filter.good]
+[[steps]]
+kind = "filter"
+name = "good"
 use = "filter/finished"
-[build.sft]
+[[steps]]
+kind = "build"
+name = "sft"
 use = "build/sft_messages"
 output = "out/train.jsonl"
 min_reward = 0.2

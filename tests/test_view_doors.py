@@ -26,9 +26,13 @@ engine = "scripted"
 num_repeats = 2
 [metrics]
 steps = [{metrics}]
-[filter.mine]
+[[steps]]
+kind = "filter"
+name = "mine"
 use = "filter/mine"
-[build.line]
+[[steps]]
+kind = "build"
+name = "line"
 use = "build/mine"
 """
 

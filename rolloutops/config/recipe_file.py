@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, settings_of
+from rolloutops.config.step_tables import listed
 from rolloutops.config.validation import Key, Keys, check
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
@@ -38,7 +38,12 @@ TABLES: Keys = {
     "collect": _table("collect", "engine, model, sampling and limits"),
     "verify": _table("verify", "how verifiers run"),
     "metrics": _table("metrics", "the metrics steps to print, and their parameters"),
-    **{kind: _group(kind, f"{kind} steps, in the order of the file") for kind in STEP_KINDS},
+    "steps": Key(
+        *(list[dict[str, Any]], [], "the steps, in their order"),
+        words='tables, each under [[steps]] with kind = "filter" and name',
+        finite=False,
+    ),
+    **{kind: _group(kind, f"{kind} steps, as earlier versions wrote them") for kind in STEP_KINDS},
 }
 """What a recipe holds at its top."""
 
@@ -48,13 +53,11 @@ METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, as "metrics/re
 def step_keys(kind: str) -> Keys:
     """The keys of a step's table that are not its step's parameters."""
     return {
+        "kind": Key(str, None, "what kind of step it is", required=True, one_of=STEP_KINDS),
+        "name": Key(str, None, f"what this {kind} step is called", required=True, words="a name"),
         "use": Key(str, None, f'which step it is, as use = "{kind}/NAME"', required=True, words="the name of a step"),
         "from": Key(str, None, "the earlier step to start from (default: the one before)", words="the name of a step"),
     }
-
-
-STRINGS = re.compile(r'("""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\')|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
-STEP_HEADER = re.compile(rf"^\s*\[\s*({'|'.join(STEP_KINDS)})\s*\.\s*[\"']?([A-Za-z0-9._-]+?)[\"']?\s*\]", re.MULTILINE)
 
 
 def find_recipe(name: str) -> Path:
@@ -90,7 +93,9 @@ def load(name: str) -> Recipe:
             raise UsageError(f"{path}: preset and profile are one key; keep preset")
         tables["preset"] = tables.pop("profile")
     check(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
-    tables, text = _over_preset(tables, text, path)
+    tables = listed(tables, text, path, STEP_KINDS)
+    tables["steps"] = _step_list(tables, path)
+    tables = _over_preset(tables, path)
     collect = settings_of(Collect, tables.get("collect", {}), f"{path} [collect]")
     policies = {
         checked_name(policy, f"{path} [policies]"): settings_of(Collect, own, f"{path} [policies.{policy}]")
@@ -113,26 +118,31 @@ def load(name: str) -> Recipe:
         verify=Verify(**settings_of(Verify, tables.get("verify", {}), f"{path} [verify]")),
         metrics=_metrics(tables.get("metrics", {}), path),
         metrics_settings={k: v for k, v in tables.get("metrics", {}).items() if k != "steps"},
-        steps=_steps(tables, text, path),
+        steps=_steps(tables["steps"], path),
     )
 
 
-def _over_preset(tables: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """A recipe's tables over those of its preset, and its text with the heads of the preset's steps before it.
+def _over_preset(tables: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A recipe's tables over those of its preset.
 
-    A step that the recipe names as well stands where the recipe has it; with another `use` it is the recipe's alone.
+    The profile's steps come first. One that the recipe names as well stands where the recipe has it; with another `use`
+    it is the recipe's alone.
     """
     if "preset" not in tables:
-        return tables, text
+        return tables
     presets = {file.stem: file for file in sorted(shipped("recipes").glob("presets/*.toml"))}
     name = tables["preset"]
     if name not in presets:
         known = ", ".join(presets)
         raise UsageError(f"{path}: no preset {name!r}{did_you_mean(name, presets)}; there are: {known}")
-    base = presets[name].read_text(encoding="utf-8")
-    own = STEP_HEADER.findall(_without_strings(text))
-    heads = [f"[{kind}.{step}]" for kind, step in STEP_HEADER.findall(base) if (kind, step) not in own]
-    return _over(tomllib.loads(base), tables), "\n".join([*heads, text])
+    base = tomllib.loads(presets[name].read_text(encoding="utf-8"))
+    below = {_key(step): step for step in base.pop("steps", [])}
+    own = [_over(below.pop(_key(step), {}), step) for step in tables["steps"]]
+    return {**_over(base, tables), "steps": [*below.values(), *own]}
+
+
+def _key(step: Mapping[str, Any]) -> tuple[str, str]:
+    return step["kind"], step["name"]
 
 
 def _over(base: Any, own: Any) -> Any:
@@ -156,21 +166,27 @@ def _metrics(table: Mapping[str, Any], path: Path) -> list[str]:
     return found
 
 
-def _steps(tables: Mapping[str, Any], text: str, path: Path) -> list[StepUse]:
-    """The steps in the order of the file, which TOML itself forgets where tables of two kinds alternate."""
-    found = {}
-    for kind in STEP_KINDS:
-        for name, table in tables.get(kind, {}).items():
-            where = f"{path} [{kind}.{checked_name(name, f'{path} [{kind}]')}]: "
-            settings = check(step_keys(kind), table, where, any_name=True)
-            found[kind, name] = StepUse(kind, name, settings.pop("use"), settings, settings.pop("from", None))
-    order = [item for item in dict.fromkeys(STEP_HEADER.findall(_without_strings(text))) if item in found]
-    for kind, name in found:
-        if (kind, name) not in order:
-            raise UsageError(f"{path}: write {kind} {name!r} as [{kind}.{name}], a table whose place says its turn")
-    steps = [found[item] for item in order]
+def _step_list(tables: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Return the tables of [[steps]], each with a kind and a name."""
+    steps: list[dict[str, Any]] = tables.get("steps", [])
+    for number, step in enumerate(steps, 1):
+        where = f"{path} [[steps]] number {number}"
+        kind, name = step.get("kind"), step.get("name")
+        if kind not in STEP_KINDS:
+            hint = did_you_mean(str(kind), STEP_KINDS) if kind is not None else ""
+            raise UsageError(f"{where}: kind must be one of {', '.join(STEP_KINDS)}, not {kind!r}{hint}")
+        if not isinstance(name, str):
+            raise UsageError(f'{where}: name = "…" is missing: what is this {kind} step called?')
+        checked_name(name, where)
+    return steps
+
+
+def _steps(tables: Sequence[Mapping[str, Any]], path: Path) -> list[StepUse]:
+    """The steps of a recipe, in its order."""
+    steps: list[StepUse] = []
     names, starts = {"rollouts"}, {"rollouts"}
-    for step in steps:
+    for table in tables:
+        step = _step(table, path)
         where = f"{path} [{step.kind}.{step.name}]"
         if step.start is not None and step.start not in starts:
             raise UsageError(f"{where}: from = {step.start!r}: no earlier step keeps rollouts under that name")
@@ -179,9 +195,12 @@ def _steps(tables: Mapping[str, Any], text: str, path: Path) -> list[StepUse]:
         names.add(step.name)
         if step.kind != "build":
             starts.add(step.name)
+        steps.append(step)
     return steps
 
 
-def _without_strings(text: str) -> str:
-    """TOML text without its texts of several lines, in which a line may look like a table's head."""
-    return STRINGS.sub(lambda found: "" if found[1] else found[0], text)
+def _step(table: Mapping[str, Any], path: Path) -> StepUse:
+    kind, name = table["kind"], table["name"]
+    own = check(step_keys(kind), table, f"{path} [{kind}.{name}]: ", any_name=True)
+    settings = {key: value for key, value in own.items() if key not in step_keys(kind)}
+    return StepUse(kind, name, own["use"], settings, own.get("from"))

@@ -43,7 +43,7 @@ def build_files(plan: Plan, name: str | None = None, replace: bool = False) -> l
 
     builds = [step for step in plan.steps if step.kind == "build"]
     if not builds:
-        raise UsageError("the recipe has no build step: add [build.NAME] with use = … and output = …")
+        raise UsageError('the recipe has no build step: add [[steps]] with kind = "build", name = … and use = …')
     if name is not None and name not in {step.name for step in builds}:
         known = [step.name for step in builds]
         raise UsageError(f"no build {name!r}{did_you_mean(name, known)}; the recipe has: {', '.join(known)}")

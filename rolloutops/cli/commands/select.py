@@ -39,7 +39,7 @@ def select_rows(plan: Plan, until: str) -> list[StepStats]:
 
     kinds = [step.kind for step in plan.steps]
     if until not in kinds:
-        raise UsageError(f"the recipe has no {until} step: add [{until}.NAME] with use = …")
+        raise UsageError(f'the recipe has no {until} step: add [[steps]] with kind = "{until}", name = … and use = …')
     last = len(kinds) - kinds[::-1].index(until)
     known = known_datasets(plan)
     for step in plan.steps[:last]:
