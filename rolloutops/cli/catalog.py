@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rolloutops import layout
 from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find, names
 from rolloutops.config.resources import shipped
-from rolloutops.errors import RolloutopsError, UsageError, did_you_mean_one_of
+from rolloutops.errors import UsageError, did_you_mean_one_of
 
 
 class Entry(NamedTuple):
@@ -127,20 +127,19 @@ def _step_page(name: str) -> str | None:
 
 
 def _plugin_page(name: str) -> str | None:
-    own = name.endswith(".py") or ":" in name
+    if name.endswith(".py") or ":" in name:  # nothing in a file says which of the two it makes
+        plugin = find("environment", name)
+        settings = _settings("Settings", _plugin_rows(plugin))
+        return _page(f"{name}, an engine or environment: {plugin.file()}", module_doc(plugin), settings)
     for kind in BUILT_IN:
-        if own or name in names(kind):
+        if name in names(kind):
             plugin = find(kind, name)
-            try:
-                return _page(
-                    f"{name}, an {kind}" + (f": pip install 'rolloutops[{plugin.extra}]'" if plugin.extra else ""),
-                    module_doc(plugin),
-                    _settings("Settings", _plugin_rows(plugin)),
-                    f'In a recipe:\n  {kind} = "{name}"' + (f"\n  {kind}_args = {{ … }}" if plugin.takes() else ""),
-                )
-            except RolloutopsError:
-                if not own or kind == list(BUILT_IN)[-1]:
-                    raise
+            return _page(
+                f"{name}, an {kind}" + (f": pip install 'rolloutops[{plugin.extra}]'" if plugin.extra else ""),
+                module_doc(plugin),
+                _settings("Settings", _plugin_rows(plugin)),
+                f'In a recipe:\n  {kind} = "{name}"' + (f"\n  {kind}_args = {{ … }}" if plugin.takes() else ""),
+            )
     return None
 
 
