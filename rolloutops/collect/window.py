@@ -36,7 +36,7 @@ AHEAD = 64
 more than twice as many."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
-VERIFYING = 1000
+AWAITED = 1000
 """Verdicts that may be awaited at once."""
 LAST_TRY = 1.0
 """Seconds before its deadline in which a rollout is not tried again."""
@@ -75,7 +75,7 @@ class Window:
         self._queue: asyncio.Queue[tuple[PendingRollout, bool] | None] = asyncio.Queue()
         self._few_queued = asyncio.Event()
         self._parked = asyncio.Semaphore(PARKED)
-        self._verifying = asyncio.Semaphore(VERIFYING)
+        self._verifying = asyncio.Semaphore(AWAITED)
 
     async def run(
         self, pending: PendingRollouts, plan: CollectPlan, parts: Sequence[Part], stopping: asyncio.Event
