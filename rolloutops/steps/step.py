@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean
-from rolloutops.steps.parsed import Names, names, scratch, statement
 from rolloutops.store import sql
+from rolloutops.store.parsed import Names, names, scratch, statement
 
 if TYPE_CHECKING:
     from rolloutops.config.recipe import StepUse
