@@ -11,9 +11,9 @@ from functools import cache
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError
-from rolloutops.steps.parsed import statement
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
+from rolloutops.store.parsed import statement
 
 ALL = "rollouts"
 """The name of the selection that holds every rollout."""

@@ -30,8 +30,8 @@ from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.layout import count
-from rolloutops.steps.parsed import Names, names, scratch, statement
 from rolloutops.store import sql
+from rolloutops.store.parsed import Names, names, scratch, statement
 
 BUILD_KEYS = {
     "output": "VARCHAR",

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rolloutops.errors import StepError
-from rolloutops.steps.parsed import tree
 from rolloutops.steps.selected import KEYS, PAYLOAD, quoted, selected_query
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
+from rolloutops.store.parsed import tree
 
 MAY_CHANGE = (*KEYS, "copy", "reward")
 """Columns of rollouts that are checked elsewhere (keys must be among those handed over), or that a step may change."""

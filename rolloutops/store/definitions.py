@@ -12,19 +12,17 @@ from weakref import WeakKeyDictionary
 
 import duckdb
 
-CREATED = re.compile(r"^CREATE OR REPLACE (?:VIEW|MACRO) (\w+).*?;$", re.MULTILINE | re.DOTALL)
+from rolloutops.store.parsed import created
 
 UNMADE: WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, str]] = WeakKeyDictionary()
 """Connection -> the statements of what it was given and nothing has named yet."""
 
 
-def statements(script: str) -> dict[str, str]:
-    """Name -> the statement that makes it, of the views and macros of a script, in its order."""
-    return {found[1]: found[0] for found in CREATED.finditer(script)}
-
-
 def named(texts: Iterable[str], known: Mapping[str, str]) -> list[str]:
-    """The names among `known` that texts name, and those that the statements of these name, in the order of `known`."""
+    """The names among `known` that texts name, and those that the statements of these name, in the order of `known`.
+
+    Every word counts, also in texts, as 'rollouts' does in answers('rollouts'): one too many makes a view too many.
+    """
     found: set[str] = set()
     left = list(texts)
     while left:
@@ -36,7 +34,7 @@ def named(texts: Iterable[str], known: Mapping[str, str]) -> list[str]:
 
 def define(con: duckdb.DuckDBPyConnection, script: str) -> None:
     """Give a connection the views and macros of a script. A cursor of it has those that are made by then."""
-    UNMADE.setdefault(con, {}).update(statements(script))
+    UNMADE.setdefault(con, {}).update(created(script))
 
 
 def make_named(con: duckdb.DuckDBPyConnection, query: str) -> None:

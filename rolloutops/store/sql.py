@@ -21,6 +21,7 @@ from rolloutops.errors import StepError
 from rolloutops.store import schema
 from rolloutops.store.damage import damaged, find_damage
 from rolloutops.store.definitions import make_named
+from rolloutops.store.parsed import files_of_view
 
 Connection = duckdb.DuckDBPyConnection
 Error = duckdb.Error
@@ -80,8 +81,8 @@ def _raise_if_disk(error: Exception, said: str) -> None:
 def _parts_behind(con: Connection) -> list[str]:
     """The Parquet files that a connection's views read."""
     views = con.execute("SELECT sql FROM duckdb_views() WHERE NOT internal").fetchall()
-    found = {pattern for (text,) in views for pattern in re.findall(r"read_parquet\('((?:[^']|'')+\.parquet)'", text)}
-    return sorted(file for pattern in found for file in glob(pattern.replace("''", "'")))
+    found = {pattern for (text,) in views if "read_parquet" in text for pattern in files_of_view(text)}
+    return sorted(file for pattern in found for file in glob(pattern))
 
 
 def connect(threads: int | None = None, memory_limit: str | None = None, spill: Path | None = None) -> Connection:

@@ -1,4 +1,4 @@
-"""What a query names, as DuckDB's own parser reads it: its columns, relations, functions and variables."""
+"""What SQL says, as DuckDB's own parser reads it: the statements of a script, and what a query names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from functools import cache
 from typing import Any
 
 import duckdb
-
-from rolloutops.store import sql
 
 NAMES_OF_COLUMNS = ("column_names", "using_columns", "exclude_list", "groups")
 """Where DuckDB's tree of a query lists names of columns as text."""
@@ -55,7 +53,8 @@ def names(*queries: str) -> Names:
 
 def tree(query: str) -> dict[str, Any]:
     """The tree of one SELECT. Raises duckdb.Error for anything else."""
-    found = json.loads(sql.rows(scratch(), f"SELECT json_serialize_sql({sql.literal(query)})")[0][0])
+    result = scratch().execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
+    found = json.loads(result[0][0])
     if found["error"]:
         raise duckdb.ParserException(found["error_message"])
     return found["statements"][0]["node"]  # type: ignore[no-any-return]
@@ -65,19 +64,47 @@ def statement(source: str) -> str:
     """The text of a file from its first statement on, without what follows the last one's semicolon."""
     text = source.encode()
     try:
-        tokens = duckdb.tokenize(source)
+        code = list(_code(source))
     except duckdb.Error:  # not SQL: it is refused with DuckDB's reason where its statements are counted
         return source.strip()
-    code = [at for at, kind in tokens if kind != getattr(duckdb.token_type, "comment", None)]
     ends = [at for at in code if text[at : at + 1] == b";"]
     end = ends[-1] if ends and ends[-1] == code[-1] else len(text)
     return text[code[0] if code else end : end].decode().strip()
 
 
+def created(script: str) -> dict[str, str]:
+    """Name -> the statement that makes it, of a script of CREATE OR REPLACE VIEW or MACRO, in its order."""
+    text = script.encode()
+    found = {}
+    tokens: list[int] = []
+    for at in _code(script):
+        tokens.append(at)
+        if text[at : at + 1] == b";":
+            first, _, _, _, name, after, *_ = tokens  # CREATE OR REPLACE VIEW name AS
+            found[text[name:after].decode().strip()] = text[first : at + 1].decode()
+            tokens = []
+    return found
+
+
+def files_of_view(definition: str) -> set[str]:
+    """The files and patterns that a view reads with read_parquet. definition: CREATE VIEW NAME AS SELECT ..."""
+    nodes = _nodes(tree(definition.partition(" AS ")[2].rstrip(";\n ")))
+    calls = [node for node in nodes if node.get("function_name") == "read_parquet"]
+    return {text for call in calls for node in _nodes(call) if (text := _text(node) or "").endswith(".parquet")}
+
+
 @cache
-def scratch() -> sql.Connection:
+def scratch() -> duckdb.DuckDBPyConnection:
     """An empty database, without threads, in which queries are parsed and values are checked."""
-    return sql.connect(threads=1)
+    con = duckdb.connect()
+    con.execute("SET threads = 1; SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+    return con
+
+
+def _code(text: str) -> Iterator[int]:
+    """Where each token begins, in bytes; DuckDB 2.0 counts comments among them, 1.5 does not."""
+    comment = getattr(duckdb.token_type, "comment", None)
+    return (at for at, kind in duckdb.tokenize(text) if kind != comment)
 
 
 def _nodes(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -97,10 +124,18 @@ def _columns(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _variable(node: Mapping[str, Any]) -> Iterator[str]:
-    """The name in getvariable('name'), in the trees of DuckDB 2.0 and 1.5."""
+    """The name in getvariable('name')."""
     if node.get("function_name", "").lower() == "getvariable":
         for argument in node.get("arguments", node.get("children", ())):
-            constant = argument.get("expression", argument)
-            name = constant.get("literal", {}).get("text", constant.get("value", {}).get("value"))
-            if isinstance(name, str):
+            name = _text(argument.get("expression", argument))
+            if name is not None:
                 yield name
+
+
+def _text(node: Mapping[str, Any]) -> str | None:
+    """The text of a constant that is one, in the trees of DuckDB 2.0 and 1.5."""
+    if node.get("class") != "CONSTANT":
+        return None
+    found = node["literal"]["text"] if node.get("literal", {}).get("kind") == "STRING" else node.get("value", {})
+    found = found.get("value") if isinstance(found, Mapping) else found
+    return found if isinstance(found, str) else None
