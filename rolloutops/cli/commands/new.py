@@ -11,10 +11,14 @@ from rolloutops.config.paths import as_output
 from rolloutops.config.resources import shipped
 from rolloutops.errors import InputError
 
-RECIPE = "recipe.toml"
-"""The template that is named after the project, so that its workspace is data/NAME."""
-
-FILES = (RECIPE, "environment.py", "sql/filter/concise.sql", "tests/filter/concise/bounds.txt", "tasks.jsonl")
+FILES = {
+    "recipe.toml": "{name}.toml",
+    "environment.py": "environment.py",
+    "sql/filter/concise.sql": "sql/filter/concise.sql",
+    "bounds.txt": "tests/filter/concise/bounds.txt",
+    "tasks.jsonl": "tasks.jsonl",
+}
+"""Template -> its place in the project. The recipe has the project's name, so that its workspace is data/NAME."""
 
 
 def body(parsed: Parsed) -> None:
@@ -48,9 +52,9 @@ def create(folder: Path) -> list[Path]:
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists: choose another name, or remove it")
     made = []
-    for name in FILES:
-        path = folder / (f"{folder.name}.toml" if name == RECIPE else name)
+    for template, place in FILES.items():
+        path = folder / place.replace("{name}", folder.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes((shipped("data/examples") / "new" / name).read_bytes())
+        path.write_bytes((shipped("data/examples") / "new" / template).read_bytes())
         made.append(path)
     return made
