@@ -19,6 +19,7 @@ from rolloutops.cli.commands import (
     list_,
     metrics,
     run,
+    schema,
     select,
     sql,
     status,
@@ -50,6 +51,7 @@ COMMANDS = (
     sql.COMMAND,
     check.COMMAND,
     list_.COMMAND,
+    schema.COMMAND,
     init.COMMAND,
 )
 

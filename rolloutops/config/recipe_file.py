@@ -12,7 +12,7 @@ from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, settings_of
-from rolloutops.config.validation import Key, Keys, check
+from rolloutops.config.validation import Key, Keys, check_table
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
 
@@ -85,7 +85,7 @@ def load(name: str) -> Recipe:
         raise UsageError(f"{path} is not TOML: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path} is nested too deeply for a recipe") from error
-    check(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
+    check_table(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
     tables, text = _profiled(tables, text, path)
     collect = settings_of(Collect, tables.get("collect", {}), f"{path} [collect]")
     policies = {
@@ -142,7 +142,7 @@ def _metrics(table: Mapping[str, Any], path: Path) -> list[str]:
     where = f"{path} [metrics]"
     steps = {name: Key(dict[str, Any], finite=False) for name, own in table.items() if isinstance(own, dict)}
     holds = "it holds steps = ['metrics/rewards', ...], and tables, [metrics.NAME], of a step's parameters"
-    own = check(
+    own = check_table(
         {**steps, **METRICS},
         table,
         f"{where}: ",
@@ -158,7 +158,7 @@ def _steps(tables: Mapping[str, Any], text: str, path: Path) -> list[StepUse]:
     for kind in STEP_KINDS:
         for name, table in tables.get(kind, {}).items():
             where = f"{path} [{kind}.{checked_name(name, f'{path} [{kind}]')}]: "
-            settings = check(step_keys(kind), table, where, any_name=True)
+            settings = check_table(step_keys(kind), table, where, any_name=True)
             found[kind, name] = StepUse(kind, name, settings.pop("use"), settings, settings.pop("from", None))
     order = [item for item in dict.fromkeys(STEP_HEADER.findall(_without_strings(text))) if item in found]
     for kind, name in found:

@@ -82,7 +82,7 @@ def keys_of(kind: type) -> Keys:
     return found
 
 
-def check(
+def check_table(
     keys: Keys,
     values: Mapping[str, Any],
     where: str,

@@ -36,7 +36,7 @@ def _listing() -> Iterator[tuple[str, Rows]]:
 
 
 def _recipe(path: Path) -> tuple[str, str, str]:
-    comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
     return path.stem, comments[0] if comments else "", str(path)
 
 

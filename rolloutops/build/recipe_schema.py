@@ -1,0 +1,99 @@
+"""The JSON Schema of recipes, with which an editor completes and checks one: made of the keys that check recipes.
+
+Draft 7, which editors of TOML read. Each shipped step has its own parameters, and so has each engine and environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rolloutops.config.recipe import NAME, STEP_KINDS
+from rolloutops.config.recipe_file import METRICS, TABLES, step_keys
+from rolloutops.config.resources import shipped
+from rolloutops.config.settings import Chunk, Collect, Dataset, Verify
+from rolloutops.config.validation import json_schema, keys_of
+from rolloutops.steps.step import Step, available, keys_of_step, read_step
+from rolloutops.store import sql
+
+Schema = dict[str, Any]
+
+
+def recipe_schema(folder: Path = Path()) -> Schema:
+    """Make the schema of a recipe in `folder`, whose custom steps are known as well as the shipped ones."""
+    steps = [read_step(name, path) for name, (_, path) in available(folder).items()]
+    whole = json_schema(TABLES)
+    tables = whole["properties"]
+    tables["profile"]["enum"] = sorted(path.stem for path in shipped("recipes").glob("profiles/*.toml"))
+    names = {"propertyNames": {"pattern": f"^{NAME.pattern}$"}}
+    for name in ("chunk", "collect", "verify"):
+        tables[name] = _of("definitions", name)
+    tables["policies"] |= {**names, "additionalProperties": _of("definitions", "collect")}
+    tables["datasets"] |= {**names, "additionalProperties": _of("definitions", "dataset")}
+    tables["metrics"] = _metrics([step for step in steps if step.name.startswith("metrics/")])
+    for kind in STEP_KINDS:
+        own = [step for step in steps if step.name.startswith(f"{kind}/")]
+        tables[kind] |= {**names, "additionalProperties": _of("definitions", kind)}
+        whole.setdefault("definitions", {})[kind] = _step_table(kind, own)
+    dataset = json_schema(keys_of(Dataset))
+    dataset["properties"]["collect"] = _of("definitions", "collect")
+    whole["definitions"] |= {
+        "chunk": json_schema(keys_of(Chunk)),
+        "collect": json_schema(keys_of(Collect)),
+        "verify": json_schema(keys_of(Verify)),
+        "dataset": dataset,
+    }
+    uses = {kind: {"additionalProperties": {"required": ["use"]}} for kind in STEP_KINDS}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A rolloutops recipe",
+        **whole,
+        # A step of a profile has its `use` there.
+        "if": {"required": ["profile"]},
+        "then": {},
+        "else": {"properties": uses},
+    }
+
+
+def _of(*path: str) -> Schema:
+    return {"$ref": f"#/{'/'.join(path)}"}
+
+
+def _step_table(kind: str, steps: list[Step]) -> Schema:
+    """A step's table: of a known step with its parameters, of another with any, of a profile's step without `use`."""
+    known = [_step(kind, step) for step in steps]
+    other = json_schema(step_keys(kind), any_name=True)
+    other["properties"]["use"] = {"type": "string", "not": {"enum": [step.name for step in steps]}}
+    again = {"type": "object", "properties": {"use": False}}
+    return {"anyOf": [*known, other, again]}
+
+
+def _step(kind: str, step: Step) -> Schema:
+    keys = {name: key for name, key in keys_of_step(step, kind).items() if name not in step.params}
+    made = json_schema({**step_keys(kind), **keys, **_with_defaults(kind, step)})
+    made["properties"]["use"] = {"const": step.name, "description": step.about}
+    return {"title": step.name, **made}
+
+
+def _metrics(steps: list[Step]) -> Schema:
+    """[metrics]: the steps to print, and a table of parameters by the name of a step's file."""
+    made = json_schema(METRICS, any_name=True)
+    listed = {"anyOf": [{"enum": [step.name for step in steps]}, {"type": "string"}]}
+    made["properties"]["steps"]["items"] = listed
+    for step in steps:
+        own = {"description": step.about, **json_schema(_with_defaults("metrics", step))}
+        made["properties"][Path(step.name).name] = {name: part for name, part in own.items() if name != "required"}
+    return {**made, "description": TABLES["metrics"].about, "additionalProperties": {"type": "object"}}
+
+
+def _with_defaults(kind: str, step: Step) -> dict[str, Any]:
+    """A step's parameters, with defaults as values and not as the SQL that its header holds."""
+    con = sql.connect(threads=1)
+    found = {}
+    for name, param in step.params.items():
+        key = keys_of_step(step, kind)[name]
+        value = sql.rows(con, f"SELECT CAST({param.default or 'NULL'} AS {param.kind})")[0][0]
+        found[name] = replace(key, default=value if isinstance(value, bool | int | float | str | list) else None)
+    con.close()
+    return found
