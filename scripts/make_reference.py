@@ -7,7 +7,6 @@ python scripts/make_reference.py --check   exit 1 where a page is not what the c
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import re
 import sys
@@ -180,38 +179,17 @@ def _module_text(plugin: Plugin) -> str:
 
 
 def _settings(plugin: Plugin) -> str:
-    factory = plugin.load()
-    meanings = setting_meanings(inspect.getdoc(factory) or "", list(plugin.takes()))
     rows = [
-        (f"`{name}`", f"`{_annotation(given.annotation)}`", _default(given), meanings[name])
-        for name, given in plugin.takes().items()
+        (f"`{name}`", _type(key) or "any", "required" if key.required else _default(key), key.about)
+        for name, key in plugin.keys().items()
     ]
     return _table(("setting", "type", "default", "meaning"), rows) if rows else "It takes no settings."
 
 
-def setting_meanings(docstring: str, names: Sequence[str]) -> dict[str, str]:
-    """name -> what a factory's docstring says of it: `name: text`, or `one, other: text`; "" where it says nothing."""
-    text = " ".join(docstring.split())
-    either = "|".join(map(re.escape, names)) or "$^"
-    heads = list(re.finditer(rf"(?<![^\s.])((?:{either})(?:, (?:{either}))*): ", text))
-    found = dict.fromkeys(names, "")
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    for head, end in zip(heads, ends, strict=False):
-        said = text[head.end() : end].strip().rstrip(".")
-        found.update(dict.fromkeys(head[1].split(", "), said))
-    return found
-
-
-def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-
-
-def _default(given: inspect.Parameter) -> str:
-    if given.default is given.empty:
-        return "required"
-    if isinstance(given.default, str) and (len(given.default) > 60 or "\n" in given.default):
+def _default(key: Key) -> str:
+    if isinstance(key.default, str) and (len(key.default) > 60 or "\n" in key.default):
         return "a text of its own"
-    return "" if given.default is None else f"`{_toml(given.default)}`"
+    return "" if key.default is None else f"`{_toml(key.default)}`"
 
 
 def _keys(kind: type) -> str:

@@ -12,7 +12,9 @@ from jsonschema import Draft7Validator
 
 from rolloutops.build.explain import check_parameters
 from rolloutops.cli.main import main
+from rolloutops.config.plugins import find
 from rolloutops.config.recipe_file import load
+from rolloutops.config.sampling import refuse_bad_parameters
 from rolloutops.errors import RolloutopsError
 from tests.helpers import CHECKOUT
 
@@ -72,13 +74,17 @@ def faults(schema: Draft7Validator, text: str) -> list[str]:
 
 
 def refused(folder: Path, text: str) -> bool:
-    """Whether loading a recipe and checking its steps' parameters fails."""
+    """Whether loading a recipe fails, or checking what its steps, engine and environment are told."""
     path = folder / "r.toml"
     path.write_text(text, encoding="utf-8")
     try:
         recipe = load(str(path))
         for use in recipe.steps:
             check_parameters(use, recipe, list(recipe.datasets))
+        collect = recipe.collect_of("sums", "warm")
+        refuse_bad_parameters(collect.responses_create_params)
+        find("engine", collect.engine).make({**collect.engine_args})
+        find("environment", "exact_match").make(recipe.datasets["sums"].environment_args)
     except RolloutopsError:
         return True
     return False
@@ -126,6 +132,12 @@ WRONG = [
     ('num_samples_in_parallel = "auto"', 'keep_response = "no"'),
     ('retry = "timeout"', "retry = 3"),
     ("engine_args = { delay = 0 }", "engine_args = 3"),
+    ("engine_args = { delay = 0 }", "engine_args = { delays = 0 }"),
+    ("engine_args = { delay = 0 }", 'engine_args = { seed = "one" }'),
+    ("environment_args = { strip = true }", "environment_args = { stripped = true }"),
+    ("environment_args = { strip = true }", 'environment_args = { strip = "no" }'),
+    ("temperature = 1, ", "temprature = 1, "),
+    ("temperature = 1, ", 'temperature = "hot", '),
     ("responses_create_params = { temperature = 1, ", "responses_create_params = 3 # "),
     ("[policies.warm]", "[policies.warm]\ntemperature = 1"),
     ("[policies.warm]", '[policies."a/b"]'),
@@ -153,6 +165,12 @@ def test_what_is_wrong_fails_in_both(schema: Draft7Validator, tmp_path: Path, ou
     text = WHOLE.replace(out, into)
     assert faults(schema, text) != []
     assert refused(tmp_path, text)
+
+
+def test_a_custom_engine_may_know_more_sampling_parameters(schema: Draft7Validator) -> None:
+    text = '[collect]\nengine = "openai"\nresponses_create_params = { beams = 4 }\n'
+    assert faults(schema, text) != []
+    assert faults(schema, text.replace("openai", "mine:make")) == []
 
 
 def test_every_key_says_what_it_means(schema: Draft7Validator) -> None:

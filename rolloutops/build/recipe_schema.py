@@ -5,15 +5,19 @@ Draft 7, which editors of TOML read. Each shipped step has its own parameters, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rolloutops.config.plugins import BUILT_IN, Kind, find
 from rolloutops.config.recipe import NAME, STEP_KINDS
 from rolloutops.config.recipe_file import METRICS, TABLES, step_keys
 from rolloutops.config.resources import shipped
+from rolloutops.config.sampling import KEYS
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify
 from rolloutops.config.validation import json_schema, keys_of
+from rolloutops.errors import MissingExtra
 from rolloutops.steps.step import Step, available, keys_of_step, read_step
 from rolloutops.store import sql
 
@@ -38,9 +42,10 @@ def recipe_schema(folder: Path = Path()) -> Schema:
         whole.setdefault("definitions", {})[kind] = _step_table(kind, own)
     dataset = json_schema(keys_of(Dataset))
     dataset["properties"]["collect"] = _of("definitions", "collect")
+    dataset["allOf"] = list(_arguments("environment"))
     whole["definitions"] |= {
         "chunk": json_schema(keys_of(Chunk)),
-        "collect": json_schema(keys_of(Collect)),
+        "collect": _collect(),
         "verify": json_schema(keys_of(Verify)),
         "dataset": dataset,
     }
@@ -58,6 +63,32 @@ def recipe_schema(folder: Path = Path()) -> Schema:
 
 def _of(*path: str) -> Schema:
     return {"$ref": f"#/{'/'.join(path)}"}
+
+
+def _collect() -> Schema:
+    """[collect]: a custom engine may know more sampling parameters; the others' may stand in extra_body."""
+    made = json_schema(keys_of(Collect))
+    params = made["properties"]["responses_create_params"]
+    params["properties"] = json_schema(KEYS)["properties"]
+    custom = {"properties": {"engine": {"not": {"enum": list(BUILT_IN["engine"])}}}, "required": ["engine"]}
+    names = {"properties": {"responses_create_params": {"propertyNames": {"enum": list(KEYS)}}}}
+    made["allOf"] = [{"if": custom, "then": {}, "else": names}, *_arguments("engine")]
+    return made
+
+
+def _arguments(kind: Kind) -> Iterator[Schema]:
+    """For each shipped engine or environment that can be imported here, what its arguments may be."""
+    for name in BUILT_IN[kind]:
+        plugin = find(kind, name)
+        try:
+            keys = plugin.keys()
+        except MissingExtra:
+            continue
+        # What is required may come from another key: the model of an engine, as of a policy.
+        optional = {key: replace(one, required=False) for key, one in keys.items()}
+        arguments = json_schema(optional, any_name=plugin.takes_any_name())
+        named = {"properties": {kind: {"const": name}}, "required": [kind]}
+        yield {"if": named, "then": {"properties": {f"{kind}_args": arguments}}}
 
 
 def _step_table(kind: str, steps: list[Step]) -> Schema:
