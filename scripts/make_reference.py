@@ -1,18 +1,15 @@
-"""Writes docs/reference.md, and the tables of keys in docs/recipes.md, from the code that they describe.
+"""Writes docs/reference.md, the tables of keys in docs/recipes.md, and recipes/recipe.schema.json, from the code.
 
-python scripts/make_reference.py           write both pages
+python scripts/make_reference.py           write them
 python scripts/make_reference.py --check   exit 1 where a page is not what the code says
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
+import json
 import re
 import sys
 import tempfile
-import types
-import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,20 +17,24 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
-from rolloutops.cli.catalog import annotation_of, module_doc, setting_meanings  # noqa: E402
+from rolloutops.build.recipe_schema import recipe_schema  # noqa: E402
+from rolloutops.cli.catalog import module_doc  # noqa: E402
 from rolloutops.cli.help import help_text  # noqa: E402
 from rolloutops.cli.main import COMMANDS  # noqa: E402
+from rolloutops.config.build_options import BuildOptions  # noqa: E402
 from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find  # noqa: E402
 from rolloutops.config.resources import shipped  # noqa: E402
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify  # noqa: E402
+from rolloutops.config.validation import Key, keys_of, words  # noqa: E402
 from rolloutops.errors import FAILURES  # noqa: E402
-from rolloutops.steps.step import BUILD_KEYS, KINDS, Step, read_step  # noqa: E402
+from rolloutops.steps.step import KINDS, Step, read_step  # noqa: E402
 from rolloutops.store import schema, sql  # noqa: E402
 from rolloutops.store.user_query import view_comments  # noqa: E402
 from rolloutops.store.workspace import connect, open_workspace  # noqa: E402
 
 REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
-SETTINGS = {"chunk": Chunk, "collect": Collect, "verify": Verify, "datasets": Dataset}
+SCHEMA = CHECKOUT / "recipes" / "recipe.schema.json"
+SETTINGS = {"chunk": Chunk, "collect": Collect, "verify": Verify, "datasets": Dataset, "build": BuildOptions}
 
 EXIT_CODES = {
     0: "done; of `collect` and `run`: what is wanted is there, or at most `max_given_up` of it is given up",
@@ -59,23 +60,6 @@ ABOUT_STEP_KINDS = {
     "pair": "Each reads `selected` and returns pairs: two rows each, with the columns `pair`, `role` and `margin`.",
     "build": "Each returns the lines of a training file. Every build also takes the keys of the first table.",
 }
-BUILD_ABOUT = {
-    "output": ("data/…/exports/NAME", "the folder to write, under `exports/` of the workspace unless given"),
-    "format": ("jsonl", "jsonl, or parquet; some steps, as `build/verl`, have parquet as their default"),
-    "compression": ("none", "none, zstd or gzip"),
-    "max_shard_rows": ("", "lines of one file, at most; more go to `train-00000-of-00002.jsonl` and so on"),
-    "max_shard_bytes": ("", "bytes of the lines of one file, before compression, at most"),
-    "validation": ("0", "share of the prompts whose lines go to `validation.jsonl`"),
-    "test": ("0", "share of the prompts whose lines go to `test.jsonl`"),
-    "split_by": ("prompt", "what stays on one side: `prompt`, or a column of the selection, as `cluster`"),
-    "seed": ("42", "seed of the split and of the order of lines"),
-    "allow_empty": ("false", "write a file without a line, where else the build stops"),
-    "drop_invalid": (
-        "false",
-        "drop and count the lines that their trainer would reject or damage, where else the build stops",
-    ),
-    "report": ("true", "false leaves out `report.html`"),
-}
 
 
 def reference() -> str:
@@ -88,15 +72,15 @@ def recipes(page: str) -> str:
 
     def region(found: re.Match[str]) -> str:
         name = found["table"]
-        table = _build_keys() if name == "build" else _keys(SETTINGS[name])
-        return f"<!-- keys of {name} -->\n{table}\n<!-- end -->"
+        return f"<!-- keys of {name} -->\n{_keys(SETTINGS[name])}\n<!-- end -->"
 
     return re.sub(r"<!-- keys of (?P<table>\w+) -->\n.*?<!-- end -->", region, page, flags=re.DOTALL)
 
 
 def pages() -> dict[Path, str]:
     """Each page as it has to be."""
-    return {REFERENCE: reference(), RECIPES: recipes(RECIPES.read_text(encoding="utf-8"))}
+    schema = json.dumps(recipe_schema(CHECKOUT), indent=2, ensure_ascii=False) + "\n"
+    return {REFERENCE: reference(), RECIPES: recipes(RECIPES.read_text(encoding="utf-8")), SCHEMA: schema}
 
 
 def _intro() -> str:
@@ -164,7 +148,7 @@ def _steps(kind: str) -> Iterator[str]:
         return
     yield f"### Steps: {kind}\n\n{ABOUT_STEP_KINDS[kind]}"
     if kind == "build":
-        yield _build_keys()
+        yield _keys(BuildOptions)
     for path in paths:
         name = f"{kind}/{path.stem}"
         yield f"#### {name}\n\n" + _step(read_step(name, path))
@@ -183,11 +167,6 @@ def _step(step: Step) -> str:
     )
 
 
-def _build_keys() -> str:
-    rows = [(f"`{name}`", kind, f"`{BUILD_ABOUT[name][0]}`", BUILD_ABOUT[name][1]) for name, kind in BUILD_KEYS.items()]
-    return _table(("key", "type", "default", "meaning"), rows)
-
-
 def _plugins(kind: Kind) -> Iterator[str]:
     for name, extra in BUILT_IN[kind].items():
         plugin = find(kind, name)
@@ -204,38 +183,31 @@ def _module_text(plugin: Plugin) -> str:
 
 
 def _settings(plugin: Plugin) -> str:
-    factory = plugin.load()
-    meanings = setting_meanings(inspect.getdoc(factory) or "", list(plugin.takes()))
     rows = [
-        (f"`{name}`", f"`{annotation_of(given)}`", _default(given), meanings[name])
-        for name, given in plugin.takes().items()
+        (f"`{name}`", _type(key) or "any", "required" if key.required else _default(key), key.about)
+        for name, key in plugin.keys().items()
     ]
     return _table(("setting", "type", "default", "meaning"), rows) if rows else "It takes no settings."
 
 
-def _default(given: inspect.Parameter) -> str:
-    if given.default is given.empty:
-        return "required"
-    if isinstance(given.default, str) and (len(given.default) > 60 or "\n" in given.default):
+def _default(key: Key) -> str:
+    if isinstance(key.default, str) and (len(key.default) > 60 or "\n" in key.default):
         return "a text of its own"
-    return "" if given.default is None else f"`{_toml(given.default)}`"
+    return "" if key.default is None else f"`{_toml(key.default)}`"
 
 
 def _keys(kind: type) -> str:
-    hints = typing.get_type_hints(kind)
     rows = []
-    for field in dataclasses.fields(kind):
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        shown = "" if default in (None, "", {}, []) else f"`{_toml(default)}`"
-        rows.append((f"`{field.name}`", _words(hints[field.name]), shown, field.metadata["about"]))
+    for name, key in keys_of(kind).items():
+        shown = "" if key.default in (None, "", {}, []) else f"`{_toml(key.default)}`"
+        rows.append((f"`{name}`", _type(key), shown, key.about))
     return _table(("key", "type", "default", "meaning"), rows)
 
 
-def _words(hint: Any) -> str:
-    """The type of a key, in the words of a recipe."""
-    names = {str: "text", int: "number", float: "number", bool: "true or false", dict: "table", list: "text or list"}
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(names[kind] for one in members if (kind := typing.get_origin(one) or one) in names)
+def _type(key: Key) -> str:
+    """The type of a key, in the words of a recipe, without an article."""
+    text = "text or " if key.one_text and str not in key.members else ""
+    return text + re.sub(r"\ban? ", "", words(key))
 
 
 def _toml(value: Any) -> str:

@@ -221,7 +221,7 @@ def test_an_empty_build_tells_which_step_dropped_what(tmp_path: Path) -> None:
     assert tree(tmp_path / "out")["train.jsonl"] == b""
     with pytest.raises(StepError, match=r"validation = 0.001 of 80 rows left validation empty"):
         run(con, "build/sft_messages", tmp_path / "tiny", validation=0.001)
-    with pytest.raises(UsageError, match=r"validation must be a share from 0 to below 1, not 1.0"):
+    with pytest.raises(UsageError, match=r"validation must be from 0 to below 1, not 1.0"):
         run(con, "build/sft_messages", tmp_path / "tiny", validation=1.0)
 
 

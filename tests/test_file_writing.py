@@ -224,7 +224,7 @@ def test_a_prompt_that_would_leak_stops_the_build(tmp_path: Path) -> None:
         ({"format": "json"}, "format must be 'jsonl' or 'parquet', not 'json', did you mean 'jsonl'"),
         ({"compression": "zip"}, "compression must be 'none' or 'zstd' or 'gzip', not 'zip'"),
         ({"max_shard_rows": 0}, "max_shard_rows must be 1 or more, not 0"),
-        ({"test": 1.0}, "test must be a share from 0 to below 1, not 1.0"),
+        ({"test": 1.0}, "test must be from 0 to below 1, not 1.0"),
         ({"test": 0.5, "validation": 0.5}, "validation [+] test is 1.0: nothing is left to train on"),
     ],
 )

@@ -56,8 +56,11 @@ def test_models_are_looked_up_with_tier_and_without_date(tmp_path: Path) -> None
     [
         ("m = 1", '["m"]'),
         ("[m]\ninput = 1", "output is missing"),
-        ("[m]\ninput = -1\noutput = 1", "input must be a price"),
-        ("[m]\ninputs = 1\noutput = 1\ninput = 1", "no key 'inputs'"),
+        ("[m]\ninput = -1\noutput = 1", "input must be 0 or more, not -1"),
+        ("[m]\ninputs = 1\noutput = 1\ninput = 1", "no key 'inputs', did you mean 'input'?"),
+        ("[m]\ninput = 'cheap'\noutput = 1", "input must be a number, not 'cheap'"),
+        ("[m]\ninput = inf\noutput = 1", "input must be what JSON can hold, not inf"),
+        ("[m.flex]\ninput = 1", "[m.flex]: output is missing: of a million generated tokens"),
         ("[m", "is not TOML"),
     ],
 )

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from rolloutops.build.golden import fault, find_cases, outcome, read_case, reasons
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.resources import shipped
-from rolloutops.steps.step import BUILD_KEYS, KINDS, find_step, read_step
+from rolloutops.config.validation import keys_of
+from rolloutops.steps.step import KINDS, find_step, read_step
 from rolloutops.store import sql
 from tests import given
 
@@ -35,7 +37,7 @@ def test_every_step_and_parameter_has_a_case(path: Path) -> None:
     cases = [read_case(case) for case in sorted((HERE / step.name).glob("*.txt"))]
     assert any("error" not in case.sections for case in cases), "no case that shows what it makes"
     given_keys = {key for case in cases for key in case.settings}
-    assert set(step.params) - given_keys - set(BUILD_KEYS) == set(), "parameters that no case gives"
+    assert set(step.params) - given_keys - set(keys_of(BuildOptions)) == set(), "parameters that no case gives"
     assert step.about
     assert all(param.about for param in step.params.values())
 

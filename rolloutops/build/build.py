@@ -23,10 +23,11 @@ from rolloutops.build import manifest
 from rolloutops.build.folder import replacing
 from rolloutops.build.lint import LintReport
 from rolloutops.build.lint_gate import lint_gate, report_of
-from rolloutops.build.options import BuildOptions, options_of
+from rolloutops.build.options import options_of
 from rolloutops.build.sidecars import write_sidecars
 from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
 from rolloutops.build.write import Data, sha256, write_data
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError
 from rolloutops.steps.selected import bind_step, prepare, prepared

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build.lint import FAULTY, Fault, LintReport, find_linter, lint_lines
-from rolloutops.build.options import BuildOptions
 from rolloutops.build.staging import drop_lines
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.errors import StepError
 from rolloutops.layout import count
 from rolloutops.steps.step import Step

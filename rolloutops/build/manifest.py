@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from rolloutops import __version__
-from rolloutops.build.options import BuildOptions
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.formats.strict_json import to_json_safe
 from rolloutops.steps.selection import StepStats
 from rolloutops.store import sql

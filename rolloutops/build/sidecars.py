@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build import manifest
-from rolloutops.build.options import BuildOptions
 from rolloutops.build.report import card, croissant, queries, report
 from rolloutops.build.write import Data, sha256
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.steps.selection import StepStats
 from rolloutops.store import sql
 

@@ -16,7 +16,7 @@ type of a line's tools where Parquet is asked for, which has one type a file; el
 
 from __future__ import annotations
 
-from rolloutops.build.options import PROMPT, BuildOptions
+from rolloutops.config.build_options import PROMPT, BuildOptions
 from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.layout import count
 from rolloutops.steps.selected import ALL, table_of

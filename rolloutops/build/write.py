@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rolloutops.build.options import BuildOptions
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.errors import StepError
 from rolloutops.steps.step import Step
 from rolloutops.store import sql

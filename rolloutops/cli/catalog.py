@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rolloutops import layout
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find, names
 from rolloutops.config.resources import shipped
+from rolloutops.config.validation import keys_of, words
 from rolloutops.errors import UsageError, did_you_mean_one_of
 
 
@@ -47,26 +48,6 @@ def page(name: str, commands: Sequence[str]) -> str:
     known = [*commands, *dict.fromkeys(entry.name for find_all in kinds().values() for entry in find_all())]
     near = did_you_mean_one_of(name, known)
     raise UsageError(f"nothing is named {name!r}{near or '.'} rolloutops list shows what there is")
-
-
-def setting_meanings(docstring: str, names: Sequence[str]) -> dict[str, str]:
-    """name -> what a factory's docstring says of it: `name: text`, or `one, other: text`; "" where it says nothing."""
-    text = " ".join(docstring.split())
-    either = "|".join(map(re.escape, names)) or "$^"
-    heads = list(re.finditer(rf"(?<![^\s.])((?:{either})(?:, (?:{either}))*): ", text))
-    found = dict.fromkeys(names, "")
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    for head, end in zip(heads, ends, strict=False):
-        found.update(dict.fromkeys(head[1].split(", "), text[head.end() : end].strip().rstrip(".")))
-    return found
-
-
-def annotation_of(parameter: inspect.Parameter) -> str:
-    """The type of a setting, as its factory writes it."""
-    kind = parameter.annotation
-    if kind is parameter.empty:
-        return ""
-    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
 
 
 def module_doc(plugin: Plugin) -> str:
@@ -111,16 +92,21 @@ def _sentence(text: str) -> str:
 
 
 def _step_page(name: str) -> str | None:
-    from rolloutops.steps.step import BUILD_KEYS, available, find_step
+    from rolloutops.steps.step import available, find_step
 
     if not name.endswith(".sql") and name not in available():
         return None
     step = find_step(name)
     kind = step.path.parent.name
     rows = [(one.name, one.kind, one.default or "(required)", one.about) for one in step.params.values()]
-    keys = f"Every build takes these keys too: {', '.join(BUILD_KEYS)}." if kind == "build" else ""
+    keys = f"Every build takes these keys too: {', '.join(keys_of(BuildOptions))}." if kind == "build" else ""
     required = [f"{one.name} = …" for one in step.params.values() if one.default is None]
-    use = "\n".join([f"  [{kind}.{step.path.stem}]", f'  use = "{name}"', *(f"  {line}" for line in required)])
+    use = "\n".join(
+        [
+            *("  [[steps]]", f'  kind = "{kind}"', f'  name = "{step.path.stem}"', f'  use = "{name}"'),
+            *(f"  {line}" for line in required),
+        ]
+    )
     return _page(
         f"{name}, a step: {step.path}", step.about, _settings("Parameters", rows), keys, f"In a recipe:\n{use}"
     )
@@ -144,10 +130,9 @@ def _plugin_page(name: str) -> str | None:
 
 
 def _plugin_rows(plugin: Plugin) -> list[tuple[str, str, str, str]]:
-    meanings = setting_meanings(inspect.getdoc(plugin.load()) or "", list(plugin.takes()))
     return [
-        (name, annotation_of(one), "(required)" if one.default is one.empty else _default(one.default), meanings[name])
-        for name, one in plugin.takes().items()
+        (name, words(key), "(required)" if key.required else _default(key.default), key.about)
+        for name, key in plugin.keys().items()
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rolloutops.cli.run import Command, Flag
 from rolloutops.config.recipe import STEP_KINDS
-from rolloutops.config.sampling import KINDS
+from rolloutops.config.sampling import KEYS
 from rolloutops.config.settings import Collect
 
 
@@ -64,7 +64,7 @@ ONLY = Flag("only", str, "only this one")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
 SAMPLING: dict[str, Any] = {
     "open_tables": ("responses_create_params", "engine_args"),
-    "known_keys": {"responses_create_params": KINDS},
+    "known_keys": {"responses_create_params": KEYS},
 }
 """Of commands that take sampling parameters and an engine's settings."""
 NEMO_GYM = {"input_jsonl_fpath": "input", "concurrency": "num_samples_in_parallel"}

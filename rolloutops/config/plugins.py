@@ -9,8 +9,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any, Literal
 
 from rolloutops.config import versions
 from rolloutops.config.secrets import public, revealed
+from rolloutops.config.validation import Key, check_table
 from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean, did_you_mean_one_of
 
 Kind = Literal["engine", "environment"]
@@ -31,15 +35,6 @@ BUILT_IN: dict[Kind, dict[str, str | None]] = {
     },
 }
 """kind -> name -> the extra that it needs. The factory is `make` in `rolloutops/<kind>s/<name>.py`."""
-
-TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "str": (str, "a text"),
-}
-"""The annotations that are checked: what a value must be, in Python and in words."""
-
 
 WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_header", "api_key_required", "headers"))
 """Settings that say where and as whom a server is asked."""
@@ -86,20 +81,32 @@ class Plugin:
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         return {name: p for name, p in inspect.signature(self.load()).parameters.items() if p.kind in kinds}
 
+    def takes_any_name(self) -> bool:
+        """Whether the factory takes settings by names that it does not list."""
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.load()).parameters.values())
+
+    def keys(self) -> dict[str, Key]:
+        """The settings as keys: types from annotations, meanings from the docstring.
+
+        Types that JSON has are checked, so that `strip = "no"` is not taken for true; all else is the factory's
+        business.
+        """
+        factory, takes = self.load(), self.takes()
+        meanings = setting_meanings(inspect.getdoc(factory) or "", list(takes))
+        hints = _hints(factory)
+        return {name: _key(one, hints.get(name), meanings[name]) for name, one in takes.items()}
+
     def make(self, settings: Mapping[str, Any]) -> Any:
         """Call the factory with these settings, secrets as they are. Raises UsageError where it does not take them."""
-        factory, takes = self.load(), self.takes()
-        any_name = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
-        listed = f"it takes {', '.join(takes)}" if takes else "it takes no settings"
+        factory, keys = self.load(), self.keys()
+        listed = f"it takes {', '.join(keys)}" if keys else "it takes no settings"
         sent = revealed(settings, self._called)
-        for name in settings:
-            if name not in takes and not any_name:
-                raise UsageError(f"{self._called} has no setting '{name}'{did_you_mean(name, takes)} ({listed})")
-            if name in takes:
-                self._check(name, sent[name], takes[name].annotation)
-        for name, parameter in takes.items():
-            if parameter.default is parameter.empty and name not in settings:
-                raise UsageError(f"{self._called} needs the setting '{name}' ({listed})")
+        check_table(
+            *(keys, sent, f"{self._called}: setting "),
+            any_name=self.takes_any_name(),
+            unknown=lambda name, near: f"{self._called} has no setting '{name}'{near} ({listed})",
+            missing=lambda name: f"{self._called} needs the setting '{name}' ({listed})",
+        )
         try:
             return factory(**sent)
         except RolloutopsError:
@@ -173,12 +180,52 @@ class Plugin:
             return MissingExtra(self._called + note, self.extra)
         return UsageError(f"{self._called} cannot be imported: {error}")
 
-    def _check(self, name: str, value: Any, annotation: Any) -> None:
-        """Plain types are checked, so that `strip = "no"` is not taken for true; all else is the factory's business."""
-        wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-        kind, words = TYPES.get(wanted, (object, ""))
-        if not isinstance(value, kind) or (isinstance(value, bool) and wanted in ("int", "float")):
-            raise UsageError(f"{self._called}: setting '{name}' must be {words}, not {value!r:.80}")
+
+def _hints(factory: Any) -> dict[str, Any]:
+    """The annotations of a factory; none where one of them cannot be read."""
+    try:
+        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception:  # whatever a user's annotation raises
+        return {}
+
+
+def _key(parameter: inspect.Parameter, hint: Any, about: str) -> Key:
+    required = parameter.default is parameter.empty
+    default = None if required else parameter.default
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    members = typing.get_args(hint) if union else (hint,)
+    texts = [text for one in members if typing.get_origin(one) is Literal for text in typing.get_args(one)]
+    return Key(_json_type(hint), default, about, one_of=tuple(texts), required=required, finite=False)
+
+
+def _json_type(hint: Any) -> Any:
+    """The type as JSON has it: a Sequence is a list, a Mapping a table. Any, where JSON has no such type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (bool, int, float, str, types.NoneType, None):
+        return hint or Any
+    if origin is Literal and all(isinstance(text, str) for text in inner):
+        return str
+    if origin in (list, Sequence) and inner:
+        return list[_json_type(inner[0])]  # type: ignore[misc]
+    if origin in (dict, Mapping) and inner and inner[0] is str:
+        return dict[str, _json_type(inner[1])]  # type: ignore[misc]
+    if origin in (types.UnionType, typing.Union):
+        made = tuple(map(_json_type, inner))
+        return Any if Any in made else typing.Union[made]  # noqa: UP007
+    return Any
+
+
+def setting_meanings(docstring: str, names: Sequence[str]) -> dict[str, str]:
+    """name -> what a factory's docstring says of it: `name: text`, or `one, other: text`; "" where it says nothing."""
+    text = " ".join(docstring.split())
+    either = "|".join(map(re.escape, names)) or "$^"
+    heads = list(re.finditer(rf"(?<![^\s.])((?:{either})(?:, (?:{either}))*): ", text))
+    found = dict.fromkeys(names, "")
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    for head, end in zip(heads, ends, strict=False):
+        said = text[head.end() : end].strip().rstrip(".")
+        found.update(dict.fromkeys(head[1].split(", "), said))
+    return found
 
 
 def find(kind: Kind, name: str, folder: Path | str | None = None) -> Plugin:

@@ -12,7 +12,7 @@ from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, settings_of
 from rolloutops.config.step_tables import listed
-from rolloutops.config.validation import Key, Keys, check
+from rolloutops.config.validation import Key, Keys, check_table
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
 
@@ -92,7 +92,7 @@ def load(name: str) -> Recipe:
         if "preset" in tables:
             raise UsageError(f"{path}: preset and profile are one key; keep preset")
         tables["preset"] = tables.pop("profile")
-    check(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
+    check_table(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
     tables = listed(tables, text, path, STEP_KINDS)
     tables["steps"] = _step_list(tables, path)
     tables = _over_preset(tables, path)
@@ -156,7 +156,7 @@ def _metrics(table: Mapping[str, Any], path: Path) -> list[str]:
     where = f"{path} [metrics]"
     steps = {name: Key(dict[str, Any], finite=False) for name, own in table.items() if isinstance(own, dict)}
     holds = "it holds steps = ['metrics/rewards', ...], and tables, [metrics.NAME], of a step's parameters"
-    own = check(
+    own = check_table(
         {**steps, **METRICS},
         table,
         f"{where}: ",
@@ -201,6 +201,6 @@ def _steps(tables: Sequence[Mapping[str, Any]], path: Path) -> list[StepUse]:
 
 def _step(table: Mapping[str, Any], path: Path) -> StepUse:
     kind, name = table["kind"], table["name"]
-    own = check(step_keys(kind), table, f"{path} [{kind}.{name}]: ", any_name=True)
+    own = check_table(step_keys(kind), table, f"{path} [{kind}.{name}]: ", any_name=True)
     settings = {key: value for key, value in own.items() if key not in step_keys(kind)}
     return StepUse(kind, name, own["use"], settings, own.get("from"))

@@ -13,31 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.config.validation import Key, check_table
+from rolloutops.errors import UsageError
 from rolloutops.formats.task_rows import HOW_SENT
 
-WORDS = {
-    "number": "a number",
-    "int": "a whole number",
-    "bool": "true or false",
-    "text": "text",
-    "texts": "a list of texts",
-    "list": "a list",
-    "table": "a table",
-}
-"""What a value must be, in words."""
-
-NAMES = {
-    "number": """
+NAMES: dict[Any, str] = {
+    float: """
         temperature top_p min_p frequency_penalty presence_penalty repetition_penalty length_penalty
         """,
-    "int": """
+    int: """
         max_output_tokens max_tokens max_completion_tokens max_new_tokens min_tokens min_new_tokens top_k seed
         sampling_seed n top_logprobs prompt_logprobs prompt_logprob_start max_tool_calls truncate_prompt_tokens priority
         stream_interval thinking_token_budget routed_experts_prompt_start bootstrap_port bootstrap_room
         output_text_buffer_length max_dynamic_patch min_dynamic_patch data_parallel_rank best_of
         """,
-    "bool": """
+    bool: """
         parallel_tool_calls store stream background ignore_eos skip_special_tokens spaces_between_special_tokens
         include_stop_str_in_output include_reasoning use_beam_search echo add_generation_prompt continue_final_message
         add_special_tokens return_tokens_as_token_ids return_token_ids return_token_offsets return_prompt_text
@@ -45,33 +35,33 @@ NAMES = {
         enable_response_messages no_stop_trim separate_reasoning stream_reasoning return_hidden_states
         return_routed_experts return_cached_tokens_details use_audio_in_video
         """,
-    "text": """
+    str: """
         model instructions user safety_identifier prompt_cache_key prompt_cache_retention previous_response_id
         service_tier truncation reasoning_effort verbosity truncation_side chat_template request_id session_id
         cache_salt guided_regex guided_grammar guided_decoding_backend guided_whitespace_pattern json_schema regex ebnf
         rid extra_key bootstrap_host custom_logit_processor routing_key
         """,
-    "table": """
+    dict[str, Any]: """
         reasoning text metadata logit_bias chat_template_kwargs stream_options audio prediction web_search_options
         prompt prompt_cache_options media_io_kwargs mm_processor_kwargs structured_outputs kv_transfer_params
         ec_transfer_params vllm_xargs extra_args repetition_detection mm_payload session_params custom_params
         background_options extra_body
         """,
-    "list": """
+    list[Any]: """
         include tools messages stop_token_ids allowed_token_ids logprob_token_ids functions documents
         previous_input_messages trace_decode_token_ids prompt_logprob_token_ids input_ids context_management
         access_programs guided_choice logits_processors
         """,
-    "texts": "bad_words modalities",
-    "text texts": "stop stop_regex",
-    "text table": "tool_choice conversation response_format function_call structural_tag image moderation",
-    "text list": "input lora_path",
-    "text table list": "guided_json",
-    "bool int": "logprobs",
+    list[str]: "bad_words modalities",
+    str | list[str]: "stop stop_regex",
+    str | dict[str, Any]: "tool_choice conversation response_format function_call structural_tag image moderation",
+    str | list[Any]: "input lora_path",
+    str | dict[str, Any] | list[Any]: "guided_json",
+    bool | int: "logprobs",
 }
 """What a value may be -> the names that are known. A null takes a parameter out, whichever it is."""
 
-KINDS = {name: kinds.split() for kinds, names in NAMES.items() for name in names.split()}
+KEYS = {name: Key(kind | None, finite=False) for kind, names in NAMES.items() for name in names.split()}
 
 
 def refuse_bad_parameters(
@@ -81,18 +71,14 @@ def refuse_bad_parameters(
 
     table: where they stand, for messages. any_name: of a custom engine, which may know more names.
     """
-    for name, value in params.items():
-        where = f"{table}.{name}"
-        if name not in KINDS:
-            if any_name:
-                continue
-            raise UsageError(
-                f"{where}: OpenAI, vLLM and SGLang have no parameter of this name{did_you_mean(name, KINDS)}; "
-                f"if your endpoint has it, put it into extra_body: {table}.extra_body.{name}"
-            )
-        if value is not None and not any(_is(kind, value) for kind in KINDS[name]):
-            wanted = " or ".join(WORDS[kind] for kind in KINDS[name])
-            raise UsageError(f"{where} must be {wanted}, not {value!r}")
+    check_table(
+        *(KEYS, params, f"{table}."),
+        any_name=any_name,
+        unknown=lambda name, near: (
+            f"{table}.{name}: OpenAI, vLLM and SGLang have no parameter of this name{near}; "
+            f"if your endpoint has it, put it into extra_body: {table}.extra_body.{name}"
+        ),
+    )
     if isinstance(extra := params.get("extra_body"), Mapping):
         refuse_bad_extra_body(extra, f"{table}.extra_body")
     refuse_bad_extra_body(params, table)
@@ -115,16 +101,3 @@ def refuse_several_answers(params: Mapping[str, Any], table: str) -> None:
             f"{table}.n must be 1, not {n!r}: one rollout keeps one answer; for several rollouts of each task set "
             f"num_repeats = {n}"
         )
-
-
-def _is(kind: str, value: Any) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return {
-        "number": whole or isinstance(value, float),
-        "int": whole,
-        "bool": isinstance(value, bool),
-        "text": isinstance(value, str),
-        "texts": isinstance(value, list) and all(isinstance(item, str) for item in value),
-        "list": isinstance(value, list),
-        "table": isinstance(value, Mapping),
-    }[kind]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rolloutops.config.secrets import wrapped
-from rolloutops.config.validation import check, key, keys_of
+from rolloutops.config.validation import check_table, key, keys_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def settings_of(kind: type, values: Mapping[str, Any], where: str) -> dict[str, 
         sampling = "; a sampling parameter is a key of responses_create_params" if kind is Collect else ""
         return f"{where}: no key {name!r}{near or sampling}"
 
-    made = check(keys_of(kind), values, f"{where}: ", unknown=unknown)
+    made = check_table(keys_of(kind), values, f"{where}: ", unknown=unknown)
     return {name: wrapped(value, name) if name in SECRETIVE else value for name, value in made.items()}
 
 

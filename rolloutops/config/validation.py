@@ -82,26 +82,28 @@ def keys_of(kind: type) -> Keys:
     return found
 
 
-def check(
+def check_table(
     keys: Keys,
     values: Mapping[str, Any],
     where: str,
     *,
     any_name: bool = False,
     unknown: Callable[[str, str], str] | None = None,
+    missing: Callable[[str], str] | None = None,
 ) -> dict[str, Any]:
     """Check a table; return its values with their types. The first mistake is a UsageError.
 
     An int is taken where a float is wanted. where: what stands before a key in a sentence, as `r.toml [collect]: `.
     any_name: other keys pass unchecked. unknown: the sentence for a key that there is not, from its name and `, did you
-    mean 'x'?` or nothing.
+    mean 'x'?` or nothing. missing: the sentence for a required key that is not there.
     """
-    if not values and not any(one.required for one in keys.values()):
+    needed = tuple((name, one) for name, one in keys.items() if name in values or one.required)
+    if not values and not needed:
         return {}
     from pydantic import ValidationError
 
     try:
-        made = _adapter(tuple(keys.items()), any_name).validate_python(dict(values))
+        made = _adapter(needed, any_name).validate_python(dict(values))
     except ValidationError as error:
         faults: dict[Any, list[Any]] = {}
         for fault in error.errors(include_url=False):
@@ -115,8 +117,9 @@ def check(
             raise UsageError(f"{where}{_must_be(name, keys[name], values[name], faults[name])}")
         near = did_you_mean(name, keys)
         raise UsageError(unknown(name, near) if unknown else f"{where}no key {name!r}{near}")
-    missing = next(iter(faults))
-    raise UsageError(f"{where}{missing} is missing: {keys[missing].about or words(keys[missing])}")
+    name = next(iter(faults))
+    about = keys[name].about or words(keys[name])
+    raise UsageError(missing(name) if missing else f"{where}{name} is missing: {about}")
 
 
 def words(key: Key) -> str:
@@ -240,7 +243,8 @@ def _must_be(name: str, key: Key, value: Any, faults: Sequence[Mapping[str, Any]
             return f"{name} must be {_bounds(key, value)}, not {shown}"
     inside = [fault["loc"][1] for fault in faults if len(fault["loc"]) > 1]
     if inside and isinstance(value, Mapping) and inside[0] in value:
-        items = key.items or _several(typing.get_args(key.type)[1])
+        kind = next(kind for kind in key.members if typing.get_origin(kind) is dict)
+        items = key.items or _several(typing.get_args(kind)[1])
         table = f"[{name}]" if key.items else name
         return f"{table} may hold only {items}; found {inside[0]} = {value[inside[0]]!r:.80}"
     near = did_you_mean(value, key.one_of) if isinstance(value, str) else ""

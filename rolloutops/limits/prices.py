@@ -24,11 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rolloutops.config.validation import Key, Keys, check_table
 from rolloutops.errors import InputError, UsageError
 from rolloutops.store import sql
 
 MILLION = 1_000_000
-RATES = ("input", "cached", "output")
+RATES: Keys = {
+    "input": Key(float, about="of a million prompt tokens", least=0, required=True),
+    "cached": Key(float, about="of a million prompt tokens from a prefix cache (default: as input)", least=0),
+    "output": Key(float, about="of a million generated tokens", least=0, required=True),
+}
+"""A price: the keys of a model's table and of its service tiers'."""
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 
 SPENT = """
@@ -134,15 +140,16 @@ def load(path: Path) -> Prices:
         raise InputError(f"cannot read the prices in {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
+    models = {model: Key(dict[str, Any], words=f'a table of prices, ["{model}"]', finite=False) for model in tables}
+    check_table(models, tables, f"{path}: ")
     prices: dict[tuple[str, str], Price] = {}
     for model, table in tables.items():
-        if not isinstance(table, dict):
-            raise UsageError(f'{path}: prices stand in a table for each model, ["{model}"]; {model} is none')
-        if any(name in table for name in RATES):
-            prices[model, ""] = _price({k: v for k, v in table.items() if not isinstance(v, dict)}, f"{path} [{model}]")
-        for tier, own in table.items():
-            if isinstance(own, dict):
-                prices[model, tier] = _price(own, f"{path} [{model}.{tier}]")
+        own = {name: value for name, value in table.items() if not isinstance(value, dict)}
+        if own or not table:
+            prices[model, ""] = _price(own, f"{path} [{model}]: ")
+        for tier, rates in table.items():
+            if isinstance(rates, dict):
+                prices[model, tier] = _price(rates, f"{path} [{model}.{tier}]: ")
     return prices
 
 
@@ -171,11 +178,5 @@ def spent(con: sql.Connection, prices: Prices | None = None) -> list[Spent]:
 
 
 def _price(table: Mapping[str, Any], where: str) -> Price:
-    for name, value in table.items():
-        if name not in RATES:
-            raise UsageError(f"{where}: no key {name!r}; a price has {', '.join(RATES)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise UsageError(f"{where}: {name} must be a price for a million tokens, not {value!r}")
-    if missing := [name for name in ("input", "output") if name not in table]:
-        raise UsageError(f"{where}: {' and '.join(missing)} is missing")
-    return Price(table["input"], table["output"], table.get("cached", table["input"]))
+    rates = check_table(RATES, table, where)
+    return Price(rates["input"], rates["output"], rates.get("cached", rates["input"]))

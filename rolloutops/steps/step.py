@@ -26,28 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
+from rolloutops.config.validation import Key, check_table, keys_of
 from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.parsed import Names, names, scratch, statement
-
-BUILD_KEYS = {
-    "output": "VARCHAR",
-    "format": "VARCHAR",
-    "compression": "VARCHAR",
-    "max_shard_rows": "BIGINT",
-    "max_shard_bytes": "BIGINT",
-    "validation": "DOUBLE",
-    "test": "DOUBLE",
-    "split_by": "VARCHAR",
-    "seed": "BIGINT",
-    "allow_empty": "BOOLEAN",
-    "drop_invalid": "BOOLEAN",
-    "report": "BOOLEAN",
-}
-"""The keys of every build, which build.py handles. A step that declares one as its parameter is given it too."""
 
 LINE = ("json", "keys", "split_key", "sort_key")
 """The columns of a build step: a line of the training file, where it comes from, and its place."""
@@ -63,6 +49,13 @@ PARAM = re.compile(
 QUERIES = ("check", "report")
 NOTES = ("reads", "target", "format", "columns", "dataset_info", "datasets")
 NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
+
+
+BOUNDS = {
+    name: {"least": -(2**bits), "most": 2**bits - 1}
+    for name, bits in {"TINYINT": 7, "SMALLINT": 15, "INTEGER": 31, "INT": 31, "BIGINT": 63}.items()
+}
+"""What DuckDB's whole numbers may be at least and at most."""
 
 
 @dataclass(frozen=True)
@@ -178,18 +171,47 @@ def check_step(use: StepUse, folder: Path) -> Step:
     step = find_step(use.use, folder, where)
     con = scratch()
     lint(con, step)
-    known = {**{name: param.kind for name, param in step.params.items()}}
-    if use.kind == "build":
-        known = {**BUILD_KEYS, **known}
+    keys = keys_of_step(step, use.kind)
+    takes = f"; {use.use} takes: {', '.join(keys) or 'none'}"
+    check_table(keys, use.settings, f"{where} ", unknown=lambda name, near: f"{where} no key {name!r}{near}{takes}")
     for name, value in use.settings.items():
-        if name not in known:
-            keys = ", ".join(known) or "none"
-            raise UsageError(f"{where} no key {name!r}{did_you_mean(name, known)}; {use.use} takes: {keys}")
-        _checked(con, f"{where} {name}", value, known[name])
-    for param in step.params.values():
-        if param.default is None and param.name not in use.settings:
-            raise UsageError(f"{where} {param.name} is missing: {param.about or f'a {param.kind}'}")
+        if name in step.params:
+            _require_castable(con, f"{where} {name}", value, step.params[name].kind)
     return step
+
+
+def keys_of_step(step: Step, kind: str) -> dict[str, Key]:
+    """The keys of a recipe's table that uses a step: its parameters, and of a build those of every build."""
+    shared = keys_of(BuildOptions) if kind == "build" else {}
+    return {**shared, **{name: _key(param) for name, param in step.params.items()}}
+
+
+def _key(param: Param) -> Key:
+    kind = param.kind.upper()
+    return Key(*(_hint(kind), None, param.about), required=param.default is None, finite=False, **BOUNDS.get(kind, {}))
+
+
+def _hint(kind: str) -> Any:
+    """The Python type of a parameter's values. DuckDB alone would cast '1' to 1."""
+    if kind.endswith("[]"):
+        return list[_hint(kind[:-2])]  # type: ignore[misc]
+    if kind.startswith("MAP("):
+        return dict[str, _hint(kind[4:-1].split(",", 1)[1].strip())]  # type: ignore[misc]
+    if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
+        return float
+    if kind.endswith("INT") or kind == "INTEGER":
+        return int
+    return {"BOOLEAN": bool, "VARCHAR": str}.get(kind, Any)
+
+
+def _require_castable(con: sql.Connection, where: str, value: Any, kind: str) -> None:
+    """Raise UsageError where DuckDB does not take a value for a type that Python lacks, as DATE or DECIMAL(3, 2)."""
+    if kind.upper() in ("DOUBLE", "BOOLEAN", "VARCHAR", *BOUNDS):
+        return
+    try:
+        sql.run(con, f"SELECT CAST({_literal(value)} AS {kind})")
+    except sql.Error:
+        raise UsageError(f"{where} must be a {kind}, not {value!r}") from None
 
 
 def lint(con: sql.Connection, step: Step) -> None:
@@ -294,38 +316,6 @@ def run_checks(con: sql.Connection, step: Step, where: str, checks: Sequence[str
 def _listed(rows: list[dict[str, Any]], found: int) -> str:
     shown = "; ".join(", ".join(f"{k} {v}" for k, v in row.items()) for row in rows[:3])
     return shown + ("; …" if found > 3 else "")
-
-
-def _checked(con: sql.Connection, where: str, value: Any, kind: str) -> None:
-    wanted = _unlike(value, kind.upper())
-    if wanted is None:
-        try:
-            sql.run(con, f"SELECT CAST({_literal(value)} AS {kind})")
-            return
-        except sql.Error:
-            wanted = f"a {kind}"
-    raise UsageError(f"{where} must be {wanted}, not {value!r}")
-
-
-def _unlike(value: Any, kind: str) -> str | None:
-    """What a parameter of this type must be, where the value is something else; DuckDB alone would cast '1' to 1."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind.endswith("[]"):
-        fits = isinstance(value, list) and all(_unlike(item, kind[:-2]) is None for item in value)
-        return None if fits else f"a list of {kind[:-2]} values"
-    if kind.startswith("MAP("):
-        item = kind[4:-1].split(",", 1)[1].strip()
-        fits = isinstance(value, Mapping) and all(_unlike(inner, item) is None for inner in value.values())
-        return None if fits else f"a table of {item} values, {{ name = value, ... }}"
-    if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
-        return None if number else "a number"
-    if kind.endswith("INT") or kind == "INTEGER":
-        return None if number and isinstance(value, int) else "a whole number"
-    if kind == "BOOLEAN":
-        return None if isinstance(value, bool) else "true or false"
-    if kind == "VARCHAR":
-        return None if isinstance(value, str) else "text"
-    return None
 
 
 def _literal(value: Any) -> str:

@@ -13,6 +13,9 @@ from rolloutops.config.recipe_file import find_recipe, load
 from rolloutops.config.resources import shipped
 from rolloutops.errors import InputError
 
+SCHEMA = "recipe.schema.json"
+"""What the first line of a shipped recipe names, for editors. `rolloutops schema` prints it."""
+
 
 def body(parsed: Parsed) -> None:
     """Copies of a recipe, its SQL and its example files, to be edited."""
@@ -38,6 +41,7 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
     source = find_recipe(name)
     recipe = load(name)
     copies = {source: into / "recipes" / source.name}
+    copies[shipped("recipes") / SCHEMA] = into / "recipes" / SCHEMA
     for step in recipe.steps:
         if (shipped("sql") / f"{step.use}.sql").is_file():
             copies[shipped("sql") / f"{step.use}.sql"] = into / "sql" / f"{step.use}.sql"
