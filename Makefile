@@ -24,16 +24,16 @@ demo: .venv/.ready ## tasks to training files, with a real model on the CPU
 run: .venv/.ready ## all stages of RECIPE
 	$(ROLLOUTOPS) run $(RECIPE) $(SET)
 
-check: .venv/.ready ## look at everything that RECIPE needs
+check: .venv/.ready ## check RECIPE, its files, environments and engine
 	$(ROLLOUTOPS) check $(RECIPE) $(SET)
 
 chunk: .venv/.ready ## input files to tasks
 	$(ROLLOUTOPS) chunk $(RECIPE) $(SET)
 
-collect: .venv/.ready ## tasks to rollouts: whatever is owed
+collect: .venv/.ready ## generate the missing rollouts
 	$(ROLLOUTOPS) collect $(RECIPE) $(SET)
 
-verify: .venv/.ready ## judge what is unjudged
+verify: .venv/.ready ## verify unverified rollouts
 	$(ROLLOUTOPS) verify $(RECIPE) $(SET)
 
 metrics: .venv/.ready ## measure the rollouts
@@ -48,7 +48,7 @@ mix: .venv/.ready ## what the mix keeps and drops
 build: .venv/.ready ## write the training files
 	$(ROLLOUTOPS) build $(RECIPE) $(SET)
 
-status: .venv/.ready ## what is done, owed and failing
+status: .venv/.ready ## show what is done, pending and failing
 	$(ROLLOUTOPS) status $(RECIPE) $(SET)
 
 test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on DuckDB 1.5

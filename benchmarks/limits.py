@@ -71,10 +71,10 @@ def fixed(runs: int) -> None:
     for tell in (False, True):
         found = [collect(600, 20.0, tell) for _ in range(runs)]
         seconds = [times[-1] + 1.0 for times, *_ in found]
-        told = ", ".join(f"{one:.1f}" for one in seconds)
+        usage = ", ".join(f"{one:.1f}" for one in seconds)
         refused = ", ".join(str(number) for _, number, _ in found)
         lost = sum(lacking for *_, lacking in found)
-        print(f"| {'yes' if tell else 'no'} | {statistics.median(seconds):.1f} ({told}) | {refused} | {lost} |")
+        print(f"| {'yes' if tell else 'no'} | {statistics.median(seconds):.1f} ({usage}) | {refused} | {lost} |")
 
 
 def changing(runs: int) -> None:
@@ -101,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("fixed", "changing", "shared"), nargs="?", default="fixed")
     parser.add_argument("--runs", type=int, default=3)
-    told = parser.parse_args()
-    {"fixed": fixed, "changing": changing, "shared": shared}[told.what](told.runs)
+    usage = parser.parse_args()
+    {"fixed": fixed, "changing": changing, "shared": shared}[usage.what](usage.runs)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.steps ROLLOUTS.jsonl [--data=WORKSPACE] [--runs=3] [--mix=100000] [--today] [--python=PATH]
 
-ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once, or lie in WORKSPACE as the data set `all` already.
+ROLLOUTS.jsonl: NeMo Gym's rollout rows. They are imported once, or are in WORKSPACE as the dataset `all` already.
 Each of ours is a whole process (`metrics`, `build`), and so is DuckDB with raw queries over the same Parquet tables.
 One of these gives the same result: the very queries of the steps over plain views, and of a build the same file, byte
 for byte. The simplest is what one would write by hand: it takes any of equal rewards and writes lines in another
@@ -29,7 +29,7 @@ from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.steps.metrics import DEFAULT
 from rolloutops.steps.step import find_step, variables
-from rolloutops.store.definitions import named, statements
+from rolloutops.store.definitions import names_in, statements
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -67,7 +67,7 @@ report = false
 """
 
 ROLLOUTS = """
-WITH judged AS (
+WITH verified AS (
     SELECT a.attempt_id, a.dataset, a.task_id, a.policy, a.rollout_index, a.completion, a.output_tokens, v.reward
     FROM '{data}/attempts/*/*.parquet' AS a JOIN '{data}/verdicts/*/*.parquet' AS v USING (attempt_id)
 ),
@@ -76,21 +76,21 @@ asked AS (SELECT task_id, prompt, tools FROM '{data}/tasks/*/*.parquet')
 SIMPLEST = {
     "metrics": f"""{ROLLOUTS}
         SELECT dataset, policy, count(*), avg(reward), max(reward), min(reward), median(reward), stddev_samp(reward),
-            avg(output_tokens), histogram(reward) FROM judged GROUP BY ALL""",
+            avg(output_tokens), histogram(reward) FROM verified GROUP BY ALL""",
     "pairs": f"""COPY ({ROLLOUTS},
         ends AS (
             SELECT task_id, policy, arg_max(attempt_id, (reward, -rollout_index)) AS best,
                 arg_min(attempt_id, (reward, rollout_index)) AS worst
-            FROM judged GROUP BY ALL HAVING max(reward) > min(reward)
+            FROM verified GROUP BY ALL HAVING max(reward) > min(reward)
         )
         SELECT asked.prompt, c.completion AS chosen, r.completion AS rejected, asked.tools
-        FROM ends JOIN judged AS c ON c.attempt_id = best JOIN judged AS r ON r.attempt_id = worst
+        FROM ends JOIN verified AS c ON c.attempt_id = best JOIN verified AS r ON r.attempt_id = worst
         JOIN asked ON asked.task_id = ends.task_id WHERE c.completion <> r.completion ORDER BY md5(best)
         ) TO 'simplest.jsonl' (FORMAT json)""",
     "mix": f"""COPY ({ROLLOUTS},
-        taken AS (SELECT attempt_id FROM judged ORDER BY md5(attempt_id) LIMIT {{mix}})
+        taken AS (SELECT attempt_id FROM verified ORDER BY md5(attempt_id) LIMIT {{mix}})
         SELECT asked.prompt, completion, asked.tools
-        FROM judged JOIN taken USING (attempt_id) JOIN asked USING (task_id) ORDER BY md5(attempt_id)
+        FROM verified JOIN taken USING (attempt_id) JOIN asked USING (task_id) ORDER BY md5(attempt_id)
         ) TO 'simplest.jsonl' (FORMAT json)""",
 }
 SHELL = "import sys, duckdb; con = duckdb.connect(); [con.execute(query).fetchall() for query in sys.argv[1:]]"
@@ -121,7 +121,7 @@ KEY = "dataset, task_id, policy, rollout_index"
 def macros_of(queries: Sequence[str]) -> list[str]:
     """The macros that queries name, and those that these name."""
     macros = statements((shipped("sql") / "macros.sql").read_text(encoding="utf-8"))
-    return [macros[name] for name in named(queries, macros)]
+    return [macros[name] for name in names_in(queries, macros)]
 
 
 def same_numbers(data: Path, names: Sequence[str]) -> list[str]:
@@ -134,7 +134,7 @@ def same_numbers(data: Path, names: Sequence[str]) -> list[str]:
 def same_lines(data: Path, select: StepUse, build: StepUse) -> list[str]:
     """The queries of a step that selects and of one that builds, over plain views; they write same.jsonl."""
     steps = [find_step(use.use, Path()) for use in (select, build)]
-    asked = [variables(step, use.settings) for step, use in zip(steps, (select, build), strict=True)]
+    requested = [variables(step, use.settings) for step, use in zip(steps, (select, build), strict=True)]
     pairs = select.kind == "pair"
     script = LINES.format(
         select=steps[0].query,
@@ -143,7 +143,7 @@ def same_lines(data: Path, select: StepUse, build: StepUse) -> list[str]:
         columns=f"{KEY}, pair, role, margin" if pairs else f"{KEY}, copy",
         once="WITH selected AS MATERIALIZED (FROM main.selected)" if pairs else "",  # both sides in one pass
     )
-    return [VIEWS.format(data=data), SELECTED.format(data=data), *macros_of([script]), *asked, script]
+    return [VIEWS.format(data=data), SELECTED.format(data=data), *macros_of([script]), *requested, script]
 
 
 def cases(data: Path, mix: int) -> Iterator[tuple[str, list[str], list[str], list[str], str]]:
@@ -188,9 +188,9 @@ def in_turn(commands: Sequence[list[str]], folder: Path, runs: int) -> list[list
     return [list(one) for one in zip(*rounds, strict=True)]
 
 
-def shown(found: Sequence[tuple[float, float, float]]) -> str:
+def shown(rows: Sequence[tuple[float, float, float]]) -> str:
     """Medians of the rounds, and the most memory, as the tables have them."""
-    wall, cpu, peak = zip(*found, strict=True)
+    wall, cpu, peak = zip(*rows, strict=True)
     return f"{statistics.median(wall):.1f} / {statistics.median(cpu):.1f} / {max(peak):,.0f}"
 
 

@@ -1,4 +1,4 @@
-"""How fast rollouts are judged again, and what a slow verifier costs a collection.
+"""How fast rollouts are verified again, and what a slow verifier costs a collection.
 
     python benchmarks/verify.py again [--rollouts=100000] [--milliseconds=0.1] [--runs=3]
     python benchmarks/verify.py slow [--rollouts=16000] [--seconds=2] [--share=0.05] [--runs=3]
@@ -121,29 +121,29 @@ def write_recipe(folder: Path, environment: str, args: str, collect: str) -> Non
     )
 
 
-def again(asked: argparse.Namespace, folder: Path) -> None:
-    """Fill a workspace, judge it again and again, print how long that took."""
+def again(requested: argparse.Namespace, folder: Path) -> None:
+    """Fill a workspace, verify it again and again, print how long that took."""
     (folder / "busy.py").write_text(VERIFIER)
-    fill(open_workspace(folder / "w", create=True), asked.rollouts // 4, 4)
-    for version in range(2 * asked.runs):
-        pooled = version >= asked.runs
-        args = f"milliseconds = {asked.milliseconds}, cpu_bound = {str(pooled).lower()}, version = {version}"
+    fill(open_workspace(folder / "w", create=True), requested.rollouts // 4, 4)
+    for version in range(2 * requested.runs):
+        pooled = version >= requested.runs
+        args = f"milliseconds = {requested.milliseconds}, cpu_bound = {str(pooled).lower()}, version = {version}"
         write_recipe(folder, "busy.py", args, "")
         seconds, cpu = timed("verify", folder)
         kind = "cpu_bound" if pooled else "plain"
-        tell(verifier=kind, rollouts=asked.rollouts, seconds=seconds, cpu_seconds=cpu)
+        tell(verifier=kind, rollouts=requested.rollouts, seconds=seconds, cpu_seconds=cpu)
 
 
-def slow(asked: argparse.Namespace, folder: Path) -> None:
+def slow(requested: argparse.Namespace, folder: Path) -> None:
     """Collect with and without a slow verifier, print the rates."""
     (folder / "slow.py").write_text(SLOW)
-    rows = ({"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(asked.rollouts))
+    rows = ({"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(requested.rollouts))
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for _ in range(asked.runs):
+    for _ in range(requested.runs):
         rates = {}
-        for kind, share in (("none", 0.0), ("coroutine", asked.share), ("plain", asked.share)):
+        for kind, share in (("none", 0.0), ("coroutine", requested.share), ("plain", requested.share)):
             factory = "coroutine" if kind == "none" else kind
-            args = f"seconds = {asked.seconds}, share = {share}"
+            args = f"seconds = {requested.seconds}, share = {share}"
             write_recipe(
                 folder, f"slow.py:{factory}", args, "num_samples_in_parallel = 64\nengine_args = { delay = 0.2 }"
             )
@@ -171,10 +171,10 @@ def main() -> None:
     words.add_argument("--seconds", type=float, default=2.0)
     words.add_argument("--share", type=float, default=0.05)
     words.add_argument("--runs", type=int, default=3)
-    asked = words.parse_args()
-    asked.rollouts = asked.rollouts or {"again": 100_000, "slow": 16_000}[asked.what]
+    requested = words.parse_args()
+    requested.rollouts = requested.rollouts or {"again": 100_000, "slow": 16_000}[requested.what]
     with tempfile.TemporaryDirectory() as name:
-        {"again": again, "slow": slow}[asked.what](asked, Path(name))
+        {"again": again, "slow": slow}[requested.what](requested, Path(name))
 
 
 def tell(**result: object) -> None:

@@ -2,7 +2,7 @@
 
 48 chats, 16 decoded at once, the 135M model on the CPU. The lengths are drawn from a log-normal, once and for all, and
 kept by `ignore_eos`. Each run is a process of its own, the kinds take turns; loading the model and a first short answer
-are not counted. A collection counts from the ready engine until all is sealed and judged, without the engine's end.
+are not counted. A collection counts from the ready engine until all is sealed and verified, without the engine's end.
 """
 
 from __future__ import annotations
@@ -124,12 +124,12 @@ def collected(chats: int, repeats: int = 1, words: int = 0, tokens: int = 0) -> 
         done = collect_rollouts(make_plan(load(str(folder / "recipe.toml"))))
         ended = clock()
         assert done.done == chats * repeats, done
-        cached, asked, out = query(
+        cached, requested, out = query(
             folder / "w", "SELECT sum(cached_tokens), sum(input_tokens), sum(output_tokens) FROM rollouts"
         )[0]
     moments = zip(Timed.ready, Timed.stopping, Timed.stopped, ended, strict=True)
     wall, cpu = (stopping - ready + end - stopped for ready, stopping, stopped, end in moments)
-    return {"wall": wall, "cpu": cpu, "first": first[0] - Timed.ready[0], "tokens": out, "cached": cached / asked}
+    return {"wall": wall, "cpu": cpu, "first": first[0] - Timed.ready[0], "tokens": out, "cached": cached / requested}
 
 
 def chatted(chats: int, chunk: int) -> dict[str, float]:
@@ -169,25 +169,25 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--chats", type=int, default=48)
     parser.add_argument("--one", default="", help="one run of a kind in this process, as JSON")
-    told = parser.parse_args()
-    if told.one:
-        chunk = {"chunks": WIDTH, "giant": told.chats}
-        if told.one in chunk:
-            found = chatted(told.chats, chunk[told.one])
-        elif told.one == "cached":
-            found = collected(told.chats // 4, repeats=4, words=80, tokens=16)
+    usage = parser.parse_args()
+    if usage.one:
+        chunk = {"chunks": WIDTH, "giant": usage.chats}
+        if usage.one in chunk:
+            found = chatted(usage.chats, chunk[usage.one])
+        elif usage.one == "cached":
+            found = collected(usage.chats // 4, repeats=4, words=80, tokens=16)
         else:
-            found = collected(told.chats)
+            found = collected(usage.chats)
         print(json.dumps({**found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     load = [os.getloadavg()[0]]
-    for _ in range(told.runs):
+    for _ in range(usage.runs):
         for kind in KINDS:
-            runs[kind].append(run(kind, told.chats))
+            runs[kind].append(run(kind, usage.chats))
             load.append(os.getloadavg()[0])
             print(kind, runs[kind][-1], f"load {load[-1]:.1f}", file=sys.stderr, flush=True)
-    print(f"{told.chats} chats, {sum(lengths(told.chats)):,} tokens; load average {min(load):.1f} to {max(load):.1f}")
+    print(f"{usage.chats} chats, {sum(lengths(usage.chats)):,} tokens; load average {min(load):.1f} to {max(load):.1f}")
     print("\n| kind | wall s, median (all) | CPU s, median | first row s | first row, share of the wall time |")
     print("|---|---|---|---|---|")
     wall, cpu = ({kind: statistics.median(r[of] for r in runs[kind]) for kind in KINDS} for of in ("wall", "cpu"))
@@ -199,7 +199,7 @@ def main() -> None:
     ours = wall["rolloutops"]
     print(f"\nthroughput: {wall['chunks'] / ours:.2f} times chunks, {wall['giant'] / ours:.2f} times one giant call")
     print(f"by CPU: {cpu['chunks'] / cpu['rolloutops']:.2f} and {cpu['giant'] / cpu['rolloutops']:.2f} times")
-    print(f"cached tokens of 4 samples of a prompt: {run('cached', told.chats)['cached']:.0%} of all prompt tokens")
+    print(f"cached tokens of 4 samples of a prompt: {run('cached', usage.chats)['cached']:.0%} of all prompt tokens")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect, Verify
 from rolloutops.errors import InputError, RunStopped, UsageError, did_you_mean
 from rolloutops.layout import count, verb
-from rolloutops.steps.metrics import asked, measure_as, require_policies
+from rolloutops.steps.metrics import measure_as, metrics_steps, require_policies
 from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.runs import last_recipe
@@ -195,7 +195,7 @@ class Workspace:
     def _metrics(
         self, plan: Plan, names: Sequence[str], group_by: str | None = None, compare: Sequence[str] = ()
     ) -> list[tuple[str, pl.DataFrame]]:
-        uses = asked(names, plan.metrics_settings, plan.folder, group_by, compare)
+        uses = metrics_steps(names, plan.metrics_settings, plan.folder, group_by, compare)
         with closing(connect_for_rewards(plan)) as con:
             require_policies(con, compare)
             return list(measure_as(_frame, con, uses, plan.folder).items())
@@ -288,9 +288,9 @@ def _from_arrow(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def _refuse_rejected(found: Any, plan: Plan) -> None:
+def _refuse_rejected(report: Any, plan: Plan) -> None:
     """Raise InputError where lines of the input were rejected, unless the recipe allows it."""
-    bad = [one for one in found if one.rejected]
+    bad = [one for one in report if one.rejected]
     if bad and not plan.chunk.skip_bad_lines:
         each = "; ".join(
             f"{one.dataset}: {count(one.rejected, 'line')} rejected, e.g. {one.examples[0]}" for one in bad

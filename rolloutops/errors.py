@@ -83,8 +83,8 @@ FAILURES: dict[str, Failure] = {
     "timeout": Failure(True, "no answer within the time allowed"),
     "unreachable": Failure(True, "no connection to the endpoint", counted=False),
     "loading": Failure(True, "the endpoint was still loading the model", counted=False),
-    "connection": Failure(True, "the endpoint hung up"),
-    "rate_limited": Failure(True, "the endpoint refused for now (429)", counted=False),
+    "connection": Failure(True, "the endpoint closed the connection"),
+    "rate_limited": Failure(True, "rate limited by the endpoint (429)", counted=False),
     "server_error": Failure(True, "the endpoint failed (5xx)"),
     "bad_response": Failure(True, "the answer could not be read"),
     "bad_request": Failure(False, "the endpoint or engine refused the request as it stands"),
@@ -93,7 +93,7 @@ FAILURES: dict[str, Failure] = {
     "content_filter": Failure(False, "a content filter refused the prompt, or left nothing of the answer"),
     "context_length": Failure(False, "the prompt does not fit into the model's context"),
     "engine_error": Failure(True, "the engine failed on this request"),
-    "environment_error": Failure(False, "the environment raised outside a tool"),
+    "environment_error": Failure(False, "the environment's begin() raised an exception"),
 }
 """kind -> how it is treated. An attempt's `error` column holds one of these names."""
 
@@ -150,7 +150,6 @@ def did_you_mean_one_of(name: str, known: Iterable[str]) -> str:
         part = 0.7 if len(typed) > 2 and (typed in tail or tail in typed) else 0.0
         return max(part, difflib.SequenceMatcher(None, typed, tail).ratio())
 
-    scores = {other: likeness(other) for other in known}
-    near = sorted((other for other in scores if scores[other] >= 0.6), key=scores.__getitem__, reverse=True)[:3]
-    *others, last = [f"'{other}'" for other in near] or [""]
-    return f", did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if near else ""
+    scores = {other: score for other in known if (score := likeness(other)) >= 0.6}
+    *others, last = [f"'{other}'" for other in sorted(scores, key=scores.__getitem__, reverse=True)[:3]] or [""]
+    return f", did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if scores else ""

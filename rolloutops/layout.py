@@ -69,7 +69,7 @@ def pad(text: str, columns: int, right: bool = False) -> str:
 
 
 def shorten(text: str, columns: int) -> str:
-    """A text of this width at most; an ellipsis stands for what was cut off."""
+    """A text of this width at most; an ellipsis stands for what was truncated."""
     return text if width(text) <= columns else _head(text, columns - 1) + "…"
 
 

@@ -70,8 +70,8 @@ def reference() -> str:
 def recipes(page: str) -> str:
     """docs/recipes.md with each region between `<!-- keys of TABLE -->` and `<!-- end -->` made anew."""
 
-    def region(found: re.Match[str]) -> str:
-        name = found["table"]
+    def region(match: re.Match[str]) -> str:
+        name = match["table"]
         return f"<!-- keys of {name} -->\n{_keys(SETTINGS[name])}\n<!-- end -->"
 
     return re.sub(r"<!-- keys of (?P<table>\w+) -->\n.*?<!-- end -->", region, page, flags=re.DOTALL)
@@ -88,7 +88,7 @@ def _intro() -> str:
         "<!-- Made by scripts/make_reference.py from the code: change that, not this. -->\n\n"
         "Everything that has a name: [commands](#commands), [exit codes](#exit-codes), "
         "[environment variables](#environment-variables), [tables](#tables), [views](#views), [steps](#steps), "
-        "[engines](#engines), [environments](#environments), [failures](#failures). The keys of a recipe stand in "
+        "[engines](#engines), [environments](#environments), [failures](#failures). The keys of a recipe are in "
         "[recipes.md](recipes.md)."
     )
 
@@ -118,9 +118,9 @@ def _sections() -> Iterator[str]:
     )
     for kind in KINDS:
         yield from _steps(kind)
-    yield "## Engines\n\n`engine` of `[collect]` names one; its settings stand in `[collect.engine_args]`."
+    yield "## Engines\n\n`engine` of `[collect]` names one; its settings are in `[collect.engine_args]`."
     yield from _plugins("engine")
-    yield "## Environments\n\n`environment` of a data set names one; its settings are `environment_args`."
+    yield "## Environments\n\n`environment` of a dataset names one; its settings are `environment_args`."
     yield from _plugins("environment")
     yield "## Failures\n\n" + _failures()
 

@@ -1,5 +1,6 @@
--- Imported rows, as keys: which are new, whose rollouts they are, and which index each gets (rolloutops/ingest/import_rollouts.py).
--- Stands on the views of a workspace, on the variable `dataset`, and on the staged rows:
+-- Imported rows, as keys: which are new, whose rollouts they are, and which index each gets
+-- (rolloutops/ingest/import_rollouts.py). Stands on the views of a workspace, on the variable `dataset`, and on the
+-- staged rows:
 --   asked    tasks: ident, input_key, place, ng_task, empty, row_hash, prompt_hash, answer, and the payload
 --   ended    rollouts: ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt
 
@@ -17,8 +18,8 @@ ANTI JOIN (SELECT attempt_id FROM attempts WHERE dataset = getvariable('dataset'
     ON a.attempt_id = format('import-{}-0001', n.digest);
 
 -- resolved: what each row was asked: what it names, else what its file's first rollout of the task index was, else what
--- it holds itself. Files that were joined may use one index for two tasks: there the index says nothing. The policy of a
--- row that names no model is the one that most rows of its file have.
+-- it holds itself. Files that were joined may use one index for two tasks: there the index says nothing. The policy of
+-- a row that names no model is the one that most rows of its file have.
 CREATE TABLE resolved AS
 WITH by_key AS (
     SELECT input_key, min(ident) AS ident
@@ -49,7 +50,7 @@ named AS (
     GROUP BY source, policy
 )
 SELECT f.* EXCLUDE (ident, policy), coalesce(f.policy, n.policy, 'imported') AS policy,
-    -- Equal rows are one rollout, also where only one of them lies beside its materialized input.
+    -- Equal rows are one rollout, also where only one of them is next to its materialized input.
     first_value(coalesce(k.ident, i.ident, f.ident)) OVER (
         PARTITION BY f.digest ORDER BY k.ident IS NULL, f.copy
     ) AS ident
@@ -73,7 +74,7 @@ SELECT DISTINCT ON (ident) asked.ident, asked.place, row_hash, prompt_hash, answ
 FROM asked
 SEMI JOIN chosen USING (ident, place);
 
--- known_tasks: the data set's tasks.
+-- known_tasks: the dataset's tasks.
 CREATE TABLE known_tasks AS
 SELECT task_id, row_hash, part, prompt_hash, answer, TRY_CAST(json_extract(row, '$._ng_task_index') AS BIGINT) AS ng_task
 FROM tasks

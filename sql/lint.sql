@@ -1,6 +1,6 @@
 -- What the linters in sql/lint/ share. A linter is one SELECT over the view `lines`:
 --
---     split  VARCHAR   the part of the data set, or the file
+--     split  VARCHAR   the part of the dataset, or the file
 --     row    BIGINT    the number of the line, from 1
 --     json   VARCHAR   the line: one JSON object
 --
@@ -80,7 +80,7 @@ CREATE OR REPLACE MACRO padded(value) AS NOT starts_with(value::VARCHAR, '"') AN
 -- A list of messages that is none.
 CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
     coalesce(len(messages), 0) = 0,
-    key || ' is no list of chat messages: the loader stops at the row; write such a list'
+    key || ' is not a list of chat messages: the loader stops at the row; write such a list'
 );
 
 -- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
@@ -120,7 +120,7 @@ CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages
                 IF starts_with(c.function.arguments::VARCHAR, '"')]
             FOR m IN messages
         ])),
-        'the arguments of a tool call are no JSON: templates that parse them fail, others train the mistake; '
+        'the arguments of a tool call are not JSON: templates that parse them fail, others train the mistake; '
         || 'drop the row'
     ),
     warning_if(
@@ -159,7 +159,7 @@ CREATE OR REPLACE MACRO tool_faults(tools) AS CASE WHEN tools IS NOT NULL THEN f
     ),
     error_if(
         starts_with(tools::VARCHAR, '"') AND NOT is_tools_text(tools),
-        'tools is text that is no JSON list: every loader stops at the row; write a list'
+        'tools is text that is not JSON list: every loader stops at the row; write a list'
     ),
     warning_if(
         padded(tools),

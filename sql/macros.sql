@@ -5,8 +5,8 @@
 CREATE OR REPLACE MACRO unit(key, seed) AS
     ('0x' || md5(key || ':' || seed)[1:15])::BIGINT / 1152921504606846976.0;
 
--- is_cut_off(reason): whether a rollout was cut off, or may have been: by any finish_reason but that of a model that had
--- its say. A reason that is not known is kept as it was received, and is one of them; where none is known, null.
+-- is_cut_off(reason): whether a rollout was truncated, or may have been: by any finish_reason but that of a model that
+-- had its say. A reason that is not known is kept as it was received, and is one of them; where none is known, null.
 CREATE OR REPLACE MACRO is_cut_off(reason) AS reason NOT IN ('stop', 'tool_calls');
 
 -- content_text(content): a message's content as text: itself, or its text parts, one a line.
@@ -33,8 +33,8 @@ CREATE OR REPLACE MACRO written_text(completion) AS
         lambda m: concat_ws(chr(10) || chr(10), m.reasoning_content, content_text(m.content))
     ), chr(10) || chr(10));
 
--- rows_of(files): the rows of JSONL, Parquet, CSV and TSV files or globs, each as JSON, with the name of its file. Each file
--- is read by the function for the ending of its name; paths are those of the working directory.
+-- rows_of(files): the rows of JSONL, Parquet, CSV and TSV files or globs, each as JSON, with the name of its file. Each
+-- file is read by the function for the ending of its name; paths are those of the working directory.
 CREATE OR REPLACE MACRO rows_of(files) AS TABLE
 FROM query(array_to_string([
     'SELECT filename, ' || CASE
@@ -107,8 +107,8 @@ CREATE OR REPLACE MACRO arguments_of(call) AS
 CREATE OR REPLACE MACRO plain_call(call) AS
     '{"name":' || json_extract(call, '$.function.name') || ',"arguments":' || arguments_of(call) || '}';
 
--- chat_content(message, reasoning): a message's content. reasoning: 'think' (put before it, in <think> tags), 'part' (every
--- content is a list of parts, reasoning being the first), or anything else (left out).
+-- chat_content(message, reasoning): a message's content. reasoning: 'think' (put before it, in <think> tags), 'part'
+-- (every content is a list of parts, reasoning being the first), or anything else (left out).
 CREATE OR REPLACE MACRO chat_content(message, reasoning) AS
     CASE
         WHEN reasoning <> 'part' AND (reasoning <> 'think' OR NOT json_exists(message, '$.reasoning_content'))
@@ -143,8 +143,8 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     || coalesce(',"tool_call_id":' || json_extract(message, '$.tool_call_id'), '')
     || coalesce(',"name":' || json_extract(message, '$.name'), '') || '}';
 
--- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them. With 'text'
--- and 'key' every message and number stays as it was.
+-- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them. With
+-- 'text' and 'key' every message and number stays as it was.
 CREATE OR REPLACE MACRO chat_text(conversation, arguments, reasoning) AS
     CASE
         WHEN arguments = 'text' AND reasoning = 'key' THEN conversation::VARCHAR
@@ -191,8 +191,8 @@ CREATE OR REPLACE MACRO typed_message(message, weight) AS
         ], ',') END
     ) || '],"loss_weight":' || weight || '}';
 
--- fits_sharegpt(messages): whether turns of text can hold them all: no media, no text beside a tool call, and the system
--- only speaks first.
+-- fits_sharegpt(messages): whether turns of text can hold them all: no media, no text beside a tool call, and the
+-- system only speaks first.
 CREATE OR REPLACE MACRO fits_sharegpt(messages) AS
     NOT has_media(messages)
     AND NOT list_contains(
@@ -207,8 +207,8 @@ CREATE OR REPLACE MACRO system_text(messages) AS
 -- tools_text(tools): tools as the JSON text that some loaders want, as JSON; NULL where there are none.
 CREATE OR REPLACE MACRO tools_text(tools) AS to_json(nullif(tools::VARCHAR, '[]'))::VARCHAR;
 
--- swift_messages(messages, loss): ms-swift's messages, as a list: text and each call of a turn are messages of their own.
--- loss: what the assistant's messages say of their loss.
+-- swift_messages(messages, loss): ms-swift's messages, as a list: text and each call of a turn are messages of their
+-- own. loss: what the assistant's messages say of their loss.
 CREATE OR REPLACE MACRO swift_messages(messages, loss) AS flatten([
     CASE
         WHEN role_of(m) = 'tool' THEN ['{"role":"tool_response","content":' || json_extract(m, '$.content') || '}']
@@ -241,8 +241,8 @@ CREATE OR REPLACE MACRO is_question(prompt) AS
     NOT has_media(messages_of(prompt))
     AND array_to_string([role_of(m) FOR m IN messages_of(prompt)], ' ') IN ('user', 'system user');
 
--- pass_at_k(n, c, k): the chance that one of k of n rollouts, c of which succeed, is a success: 1 - C(n - c, k) / C(n, k)
--- as a product (Chen et al. 2021, arXiv 2107.03374). An empty product (c = 0) is NULL in SQL and 1 in mathematics.
+-- pass_at_k(n, c, k): the chance that one of k of n rollouts, c of which succeed, is a success: 1 - C(n - c, k) / C(n,
+-- k) as a product (Chen et al. 2021, arXiv 2107.03374). An empty product (c = 0) is NULL in SQL and 1 in mathematics.
 CREATE OR REPLACE MACRO pass_at_k(n, c, k) AS
     CASE
         WHEN n - c < k THEN 1.0
@@ -267,8 +267,8 @@ CREATE OR REPLACE MACRO poisson(u) AS
         ELSE 8.0
     END;
 
--- branch_starts(turns): of a rollout's model calls, those that begin a branch: the first, and each whose prompt does not
--- begin with the prompt and the generation of the call before it, token for token.
+-- branch_starts(turns): of a rollout's model calls, those that begin a branch: the first, and each whose prompt does
+-- not begin with the prompt and the generation of the call before it, token for token.
 CREATE OR REPLACE MACRO branch_starts(turns) AS [
     i FOR i IN range(1, len(turns) + 1)
     IF i = 1 OR turns[i].prompt_token_ids[
@@ -285,8 +285,8 @@ CREATE OR REPLACE MACRO call_tokens(turns, i, first) AS {
     'generated': len(turns[i].generation_token_ids)
 };
 
--- token_branch(turns, first, last): the tokens of calls that follow one another, of which the generated ones are trained.
--- logprobs are 0 where nothing is trained, and NULL where a call has none.
+-- token_branch(turns, first, last): the tokens of calls that follow one another, of which the generated ones are
+-- trained. logprobs are 0 where nothing is trained, and NULL where a call has none.
 CREATE OR REPLACE MACRO token_branch(turns, first, last) AS {
     'token_ids': turns[last].prompt_token_ids || turns[last].generation_token_ids,
     'loss_mask': flatten([
@@ -312,7 +312,8 @@ CREATE OR REPLACE MACRO token_branches(turns) AS [
     FOR b IN range(1, len(branch_starts(turns)) + 1)
 ];
 
--- line_key(dataset, task_id, policy, rollout_index, role): a rollout that a line was made of, as builds name it in `keys`.
+-- line_key(dataset, task_id, policy, rollout_index, role): a rollout that a line was made of, as builds name it in
+-- `keys`.
 CREATE OR REPLACE MACRO line_key(dataset, task_id, policy, rollout_index, role) AS {
     'dataset': dataset, 'task_id': task_id, 'policy': policy, 'rollout_index': rollout_index, 'role': role
 };
@@ -330,8 +331,8 @@ GROUP BY dataset, task_id;
 CREATE OR REPLACE MACRO kto_label(reward, min_reward, max_undesirable) AS
     CASE WHEN reward >= min_reward THEN 'true' WHEN reward < max_undesirable THEN 'false' END;
 
--- kto_weights(lines): of the lines of a KTO build, named as text, how many are desirable, and weights of the losses that
--- make both sides count the same.
+-- kto_weights(lines): of the lines of a KTO build, named as text, how many are desirable, and weights of the losses
+-- that make both sides count the same.
 CREATE OR REPLACE MACRO kto_weights(lines) AS TABLE
 SELECT desirable, undesirable, round(least(1.0, 1.0 * undesirable / desirable), 4) AS desirable_weight,
     round(least(1.0, 1.0 * desirable / undesirable), 4) AS undesirable_weight
@@ -345,9 +346,9 @@ FROM (
 
 -- Pairs. Macros over rows take the name of a view or of a WITH query, as text.
 
--- answers(rollouts, same_policy, ties, seed): what pairs are made of: each rollout once, however often a mix repeats it.
--- Only answers of one task, context_hash and pool may be compared. Of equal rewards a higher rank comes first; `answer`
--- holds what a pair has to know of its sides.
+-- answers(rollouts, same_policy, ties, seed): what pairs are made of: each rollout once, however often a mix repeats
+-- it. Only answers of one task, context_hash and pool may be compared. Of equal rewards a higher rank comes first;
+-- `answer` holds what a pair has to know of its sides.
 CREATE OR REPLACE MACRO answers(rollouts, same_policy, ties, seed) AS TABLE
 SELECT dataset, task_id, context_hash, policy, if(same_policy, policy, '') AS pool, min(reward) AS reward,
     CASE ties WHEN 'first' THEN -rollout_index WHEN 'shortest' THEN -coalesce(min(text_length), 0) ELSE 0 END AS rank,
@@ -442,9 +443,9 @@ SELECT if(tokens, 'tokens', 'characters') AS unit, if(tokens, chosen_tokens, cho
     if(tokens, rejected_tokens, rejected_characters) AS rejected
 FROM sides, unit;
 
--- Mixes. Each says in its own way how many rows a data set is to give; the rest is the same for all.
+-- Mixes. Each says in its own way how many rows a dataset is to give; the rest is the same for all.
 
--- sizes(rollouts): the rows that each data set has, and their tokens.
+-- sizes(rollouts): the rows that each dataset has, and their tokens.
 CREATE OR REPLACE MACRO sizes(rollouts) AS TABLE
 SELECT dataset, count(*) AS available, sum(coalesce(output_tokens, 0))::BIGINT AS tokens
 FROM query_table(rollouts)
@@ -464,7 +465,7 @@ SELECT * EXCLUDE (exact), floor(exact + 1e-9)::BIGINT + (
 FROM query_table(parts);
 
 -- by_share(sources, rows, on_shortage): (dataset, available, share) -> wanted, out of so many rows in all; without a
--- number, or where all may shrink, at most as many as leave no data set short.
+-- number, or where all may shrink, at most as many as leave no dataset short.
 CREATE OR REPLACE MACRO by_share(sources, rows, on_shortage) AS TABLE
 WITH most AS (
     SELECT min(floor(available / share + 1e-9)) AS most FROM query_table(sources)
@@ -481,7 +482,7 @@ exact AS (
 
 FROM rounded('exact');
 
--- supplied(quotas, on_shortage, max_copies): (dataset, available, wanted) as they can be had. A data set that is short
+-- supplied(quotas, on_shortage, max_copies): (dataset, available, wanted) as they can be had. A dataset that is short
 -- ends the query with a sentence, unless it may give what it has (shrink) or repeat its rows (repeat).
 CREATE OR REPLACE MACRO supplied(quotas, on_shortage, max_copies) AS TABLE
 SELECT dataset, available, if(on_shortage = 'shrink', least(wanted, available), wanted) AS wanted
@@ -504,7 +505,7 @@ WHERE (
         OR on_shortage = 'fail' AND wanted > available
 );
 
--- drawn(rollouts, seed): the rows of each data set in an order that the seed decides. place: from 1. Their keys differ,
+-- drawn(rollouts, seed): the rows of each dataset in an order that the seed decides. place: from 1. Their keys differ,
 -- and so do the hashes.
 CREATE OR REPLACE MACRO drawn(rollouts, seed) AS TABLE
 SELECT dataset, task_id, policy, rollout_index, copy, output_tokens, row_number() OVER (
@@ -513,8 +514,8 @@ SELECT dataset, task_id, policy, rollout_index, copy, output_tokens, row_number(
 ) AS place
 FROM query_table(rollouts);
 
--- taken(rollouts, quotas, seed): the rows that make up the quotas. A row occurs once for each whole time that its data
--- set goes into its quota, and once more in the first places. new_copy: the copy number that it has in the mix.
+-- taken(rollouts, quotas, seed): the rows that make up the quotas. A row occurs once for each whole time that its 
+-- dataset goes into its quota, and once more in the first places. new_copy: the copy number that it has in the mix.
 CREATE OR REPLACE MACRO taken(rollouts, quotas, seed) AS TABLE
 SELECT d.dataset, d.task_id, d.policy, d.rollout_index, d.copy, (
     d.copy + (SELECT max(copy) + 1 FROM query_table(rollouts))
@@ -523,9 +524,9 @@ SELECT d.dataset, d.task_id, d.policy, d.rollout_index, d.copy, (
 FROM drawn(rollouts, seed) AS d
 JOIN query_table(quotas) AS q ON q.dataset = d.dataset;
 
--- mix_report(result, rollouts, targets): what was asked against what came of it, for each data set and all together.
+-- mix_report(result, rollouts, targets): what was asked against what came of it, for each dataset and all together.
 -- targets: (dataset, target_rows, target_tokens), of which one may be NULL: it is then reckoned from the other, and
--- nothing is short of it. An epoch is all rows of a data set. There are no tokens where nobody counted any.
+-- nothing is short of it. An epoch is all rows of a dataset. There are no tokens where nobody counted any.
 CREATE OR REPLACE MACRO mix_report(result, rollouts, targets) AS TABLE
 WITH made AS (
     SELECT r.dataset, count(*) AS rows, sum(s.output_tokens)::BIGINT AS tokens
@@ -560,7 +561,7 @@ FROM compared
 GROUP BY ROLLUP (dataset)
 ORDER BY grouping(dataset), dataset;
 
--- cells(rollouts, names): the rows with a column `cell`: their data set and the values of the columns so named.
+-- cells(rollouts, names): the rows with a column `cell`: their dataset and the values of the columns so named.
 CREATE OR REPLACE MACRO cells(rollouts, names) AS TABLE
 SELECT *, row(*COLUMNS(lambda name: name = 'dataset' OR list_contains(names, name))) AS cell
 FROM query_table(rollouts);

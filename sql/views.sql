@@ -1,6 +1,6 @@
 -- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
 --   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
---   plan                                        what the recipe asks of each data set and policy:
+--   plan                                        what the recipe asks of each dataset and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
@@ -101,7 +101,7 @@ ANTI JOIN older_verdicts USING (dataset, verdict_id);
 -- occur twice, and have two verdicts; hardly any does.
 CREATE OR REPLACE VIEW logged AS
 WITH attempt AS (
-    -- Rollouts of one context_hash were asked the very same: the task's prompt and tools, unless the policy changed
+    -- Rollouts of one context_hash were asked the same: the task's prompt and tools, unless the policy changed
     -- them. What is made of payload is made here, so that joins carry the numbers only.
     SELECT *, length(text) AS text_length, hash(text) AS text_hash, hash(completion::VARCHAR) AS completion_hash,
         md5(nullif(concat_ws(chr(31), prompt::VARCHAR, tools::VARCHAR), '')) AS context_hash
@@ -166,8 +166,8 @@ SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_has
     r.rollout_index AS rollout_index, r.attempt AS attempt
 FROM asked;
 
--- unfinished: the wanted rollouts that are not done: pending, submitted in a batch, or given up (`status`). `attempt` is
--- the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
+-- unfinished: the wanted rollouts that are not done: pending, submitted in a batch, or given up (`status`). `attempt`
+-- is the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
 -- whoever asks, has not tried it. `state` is `status` in the words of earlier versions: owed and in_flight.
 CREATE OR REPLACE VIEW unfinished AS
 WITH done AS (

@@ -35,7 +35,7 @@ PAIRING: dict[str, Sequence[Any]] = {
 
 
 def shared(name: str, values: Sequence[Any]) -> st.SearchStrategy[Settings]:
-    """Settings of a mix that names data sets: mostly those that there are."""
+    """Settings of a mix that names datasets: mostly those that there are."""
     return st.dictionaries(st.sampled_from("dde"), st.sampled_from(values), min_size=1).map(
         lambda of_each: {name: of_each}
     )

@@ -27,7 +27,7 @@ PROMPTS = ["What is 2 + 2?", NEAR, f"{NEAR} more", NEAR.upper(), ODD, "", "Name 
 
 SAID = ["4", "four", ODD, "no. " * 30, "<think>hm</think>4", "a\n\nb\n\na", ""]
 REWARDS = [None, 0.0, 1.0, 1.0, 0.5, 1 / 3, 0.1 + 0.2, -1.0]
-KINDS = ["plain", "plain", "reasoning", "tools", "bad tools", "cut off", "masked", "unjudged", "twice", "failed"]
+KINDS = ["plain", "plain", "reasoning", "tools", "bad tools", "truncated", "masked", "unjudged", "twice", "failed"]
 TOOL = {
     "type": "function",
     "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "number"}}}},
@@ -119,22 +119,22 @@ def _try(
     said: str,
 ) -> None:
     """Add the attempts at a rollout, and their verdicts."""
-    told = {"role": "assistant", "content": said}
-    messages: list[dict[str, Any]] = [told]
+    reported = {"role": "assistant", "content": said}
+    messages: list[dict[str, Any]] = [reported]
     if kind == "reasoning":
-        messages = [{**told, "reasoning_content": "hm"}]
+        messages = [{**reported, "reasoning_content": "hm"}]
     if kind in ("tools", "bad tools") and task["tools"]:
         given = '{"a": 1.0}' if kind == "tools" else "no JSON"
         call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": given}}
         answer = {"role": "tool", "tool_call_id": "c1", "content": ODD}
-        messages = [{"role": "assistant", "content": "", "tool_calls": [call]}, answer, told]
+        messages = [{"role": "assistant", "content": "", "tool_calls": [call]}, answer, reported]
     called = len(messages) > 1
     # The policy q has a system prompt of its own.
     prompt = task["prompt"].replace("[", f"[{dump(SYSTEM)},", 1) if key["policy"] == "q" else None
     attempt = {
         **{**key, "row_hash": task["row_hash"], "attempt": 1, "part": 0, "run_id": "run", "engine": "scripted"},
         **{"model": "m", "request": '{"temperature":0.5}', "completion": dump(messages), "prompt": prompt},
-        **{"text": said, "finish_reason": "length" if kind == "cut off" else "stop", "turns": 1 + called},
+        **{"text": said, "finish_reason": "length" if kind == "truncated" else "stop", "turns": 1 + called},
         **{"tool_calls": int(called), "tool_errors": int(kind == "bad tools" and called), "final": True},
         **{"tool_names": ["add"] * called, "input_tokens": 9, "output_tokens": 1 + len(said)},
         **{"token_turns": _tokens(len(messages)), "started_at": datetime(2026, 1, 1, tzinfo=UTC), "seconds": 0.5},
@@ -146,16 +146,16 @@ def _try(
     for _ in range(2 if kind == "twice" else 1):
         name = f"a{next(ids):06d}"
         tables["attempts"].append({**attempt, "attempt_id": name})
-        judged = {**key, "attempt_id": name, "verifier": "exact", "run_id": "run", "cached": False, "seconds": 0.1}
+        verified = {**key, "attempt_id": name, "verifier": "exact", "run_id": "run", "cached": False, "seconds": 0.1}
         fields = [("reward", reward), ("length", float(len(said)))]
         verdict = {"reward": reward, "metrics": fields[reward is None :], "details": dump({"extracted": said})}
         if kind == "masked":
             verdict = {"reward": None, "metrics": [("mask_sample", 1.0)], "error": "masked"}
         old = {"reward": 0.25, "metrics": [], "verifier_version": "0", "verdict_id": f"v{next(ids):06d}"}
-        tables["verdicts"].append({**judged, **old})
+        tables["verdicts"].append({**verified, **old})
         if kind != "unjudged":
             new = {"verifier_version": "1", "verdict_id": f"v{next(ids):06d}"}
-            tables["verdicts"].append({**judged, **verdict, **new})
+            tables["verdicts"].append({**verified, **verdict, **new})
 
 
 def _tokens(turns: int) -> list[dict[str, Any]]:
@@ -176,7 +176,7 @@ PLAN = [
 
 
 def lay_out(root: Path, tables: Tables, parts: int, shuffle: int) -> Workspace:
-    """Write a workspace: each data set's rows of a table in so many part files, in an order that `shuffle` decides."""
+    """Write a workspace: each dataset's rows of a table in so many part files, in an order that `shuffle` decides."""
     workspace = open_workspace(root, create=True)
     run = {"run_id": "run", "event": "start", "command": "collect", "happened_at": datetime(2026, 1, 1, tzinfo=UTC)}
     write_part(workspace, "runs", None, "run-start", schema.table_of(schema.RUNS, [{**run, "versions": "{}"}]))

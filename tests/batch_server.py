@@ -10,7 +10,7 @@ with the last text that it was sent:
     ok          a line in the output file
     missing     no line anywhere                    expired    a batch_expired line in the error file, not paid
     error       status 500, in the error file       refused    status 400, in the error file, not paid
-    twice       two lines in the output file        cut        a line that is no JSON
+    twice       two lines in the output file        cut        a line that is not JSON
 """
 
 from __future__ import annotations
@@ -115,23 +115,27 @@ class BatchServer:
     def _file(self, name: str, data: bytes, purpose: str) -> dict[str, Any]:
         file_id = f"file-{len(self.files):04d}"
         self.files[file_id] = (name, data)
-        told = {"id": file_id, "object": "file", "bytes": len(data), "created_at": 1, "filename": name}
-        return {**told, "purpose": purpose, "status": "processed"}
+        reported = {"id": file_id, "object": "file", "bytes": len(data), "created_at": 1, "filename": name}
+        return {**reported, "purpose": purpose, "status": "processed"}
 
     async def create(self, request: web.Request) -> web.Response:
         """POST /batches"""
-        asked = await request.json()
-        if asked["input_file_id"] not in self.files:
+        requested = await request.json()
+        if requested["input_file_id"] not in self.files:
             return web.json_response({"error": {"message": "no such file", "code": "not_found"}}, status=404)
         number = len(self.batches)
         batch_id = f"batch_{number:04d}"
         batch = {
-            **{"id": batch_id, "object": "batch", "endpoint": asked["endpoint"], "completion_window": "24h"},
-            **{"input_file_id": asked["input_file_id"], "metadata": asked.get("metadata"), "status": "validating"},
+            **{"id": batch_id, "object": "batch", "endpoint": requested["endpoint"], "completion_window": "24h"},
+            **{
+                "input_file_id": requested["input_file_id"],
+                "metadata": requested.get("metadata"),
+                "status": "validating",
+            },
             **{"created_at": 1_000_000 + number, "looks": 0, "hidden": self.unlisted},
         }
-        lines = [json.loads(line) for line in self.files[asked["input_file_id"]][1].splitlines()]
-        errors = self.refusals[number] if number < len(self.refusals) else self._validate(lines, asked["endpoint"])
+        lines = [json.loads(line) for line in self.files[requested["input_file_id"]][1].splitlines()]
+        errors = self.refusals[number] if number < len(self.refusals) else self._validate(lines, requested["endpoint"])
         batch["waiting"] = [] if errors else lines
         if errors:
             batch["refusal"] = {"object": "list", "data": errors}
@@ -198,8 +202,8 @@ class BatchServer:
         if tools:
             item = {"type": "function_call", "call_id": "call_1", "name": tools[0]["name"], "arguments": '{"a": 1}'}
         usage = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8, "cost": 1e-05}
-        told = {"id": "r", "object": "response", "status": "completed", "model": body["model"], "output": [item]}
-        return {**told, "usage": usage}
+        reported = {"id": "r", "object": "response", "status": "completed", "model": body["model"], "output": [item]}
+        return {**reported, "usage": usage}
 
     async def list(self, request: web.Request) -> web.Response:
         """GET /batches"""
@@ -213,17 +217,21 @@ class BatchServer:
         if after:
             shown = shown[[batch["id"] for batch in shown].index(after) + 1 :]
         page = shown[: min(self.page, int(request.query.get("limit", "20")))]
-        told = {"object": "list", "data": [self._shown(batch) for batch in page], "has_more": len(page) < len(shown)}
-        return web.json_response(told)
+        reported = {
+            "object": "list",
+            "data": [self._shown(batch) for batch in page],
+            "has_more": len(page) < len(shown),
+        }
+        return web.json_response(reported)
 
     async def look(self, request: web.Request) -> web.Response:
         """GET /batches/ID"""
         batch = self.batches.get(request.match_info["id"])
         if batch is None:
             return web.json_response({"error": {"message": "no such batch"}}, status=404)
-        told = self._shown(batch)
+        reported = self._shown(batch)
         batch["looks"] += 1
-        return web.json_response(told)
+        return web.json_response(reported)
 
     async def download(self, request: web.Request) -> web.Response:
         """GET /files/ID/content"""
@@ -236,13 +244,13 @@ class BatchServer:
 
     def _shown(self, batch: dict[str, Any]) -> dict[str, Any]:
         names = ("id", "object", "endpoint", "completion_window", "input_file_id", "metadata", "created_at")
-        told = {name: batch[name] for name in names}
+        reported = {name: batch[name] for name in names}
         if not self._has_ended(batch):
-            return {**told, "status": "in_progress", "request_counts": {"total": 1, "completed": 0, "failed": 0}}
+            return {**reported, "status": "in_progress", "request_counts": {"total": 1, "completed": 0, "failed": 0}}
         if "refusal" in batch:
-            return {**told, "status": "failed", "errors": batch["refusal"], "failed_at": batch["created_at"] + 5}
+            return {**reported, "status": "failed", "errors": batch["refusal"], "failed_at": batch["created_at"] + 5}
         return {
-            **told,
+            **reported,
             "status": self.status,
             f"{self.status}_at": batch["created_at"] + 60,
             "request_counts": batch["counts"],
@@ -257,9 +265,9 @@ def _prompt(body: dict[str, Any]) -> str:
 
 
 @contextmanager
-def serving(**told: Any) -> Iterator[BatchServer]:
+def serving(**reported: Any) -> Iterator[BatchServer]:
     """A BatchServer in a thread of its own, for the length of a `with`. The arguments are its fields."""
-    server = BatchServer(**told)
+    server = BatchServer(**reported)
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=0.1)
 

@@ -1,7 +1,7 @@
-"""GSM8K as rollouts: 1,319 problems and the answers of four models (openai/grade-school-math, MIT licence).
+"""GSM8K as rollouts: 1,319 problems and the answers of four models (openai/grade-school-math, MIT license).
 
 `gsm8k` of conftest.py is a connection with the four answers as four rollouts of each task, of one policy; `workspace`
-makes others. The real data lies beside the checkout: tests that read it are skipped where it is absent.
+makes others. The real data is next to the checkout: tests that read it are skipped where it is absent.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ class GymServer(Loopback):
         row = {key: value for key, value in body.items() if not key.startswith("_ng_")}
         params = row["responses_create_params"]
         if endpoint == "run":
-            asked = {"model": "gym-model", "tools": [], "input": params["input"]}
-            row["response"], _ = super()._reply("responses", asked, messages)
+            requested = {"model": "gym-model", "tools": [], "input": params["input"]}
+            row["response"], _ = super()._reply("responses", requested, messages)
             row["responses_create_params"] = NULLS | params | {"input": [*_listed(params["input"]), *self.added]}
         said = "".join(part["text"] for item in row["response"]["output"] for part in item.get("content") or [])
         reward = float(str(body.get("expected_answer")) in said)

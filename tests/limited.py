@@ -71,11 +71,13 @@ def main() -> None:
     for name, default in (("port", 0), ("rate", 20.0), ("burst", 20.0), ("latency", 1.0)):
         parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--tell", action="store_true")
-    told = parser.parse_args()
+    reported = parser.parse_args()
 
     async def run() -> None:
-        server = Limited(rate=told.rate, burst=told.burst, latency=told.latency, tell=told.tell, keep_bodies=False)
-        await _listen(server, told.port)
+        server = Limited(
+            rate=reported.rate, burst=reported.burst, latency=reported.latency, tell=reported.tell, keep_bodies=False
+        )
+        await _listen(server, reported.port)
         print(json.dumps(server.url), flush=True)
         await asyncio.Event().wait()
 

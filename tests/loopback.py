@@ -76,8 +76,8 @@ answer. refuse: hang up at once."""
 @dataclass
 class Exchange:
     """One request for an answer: the last user text, the key that came with it, when it was read, when it was over, and
-    the status delivered in full; None where the client hung up first, or was cut off. Times are those of
-    `time.monotonic`."""
+    the status delivered in full; None where the client closed the connection first, or was truncated. Times are those
+    of `time.monotonic`."""
 
     key: str
     who: str
@@ -129,7 +129,7 @@ class Loopback:
         self.exchanges.append(exchange)
         try:
             response = await self._answer(request, number, body, endpoint, messages, key)
-            if isinstance(response, web.Response) and response.prepared:  # else it was cut off
+            if isinstance(response, web.Response) and response.prepared:  # else it was truncated
                 exchange.status = response.status
             return response
         finally:
@@ -344,9 +344,9 @@ async def _listen(server: Loopback, port: int) -> web.ServerRunner:
 
 
 @contextmanager
-def serving(kind: type[Loopback] = Loopback, **told: Any) -> Iterator[Any]:
+def serving(kind: type[Loopback] = Loopback, **reported: Any) -> Iterator[Any]:
     """A Loopback in a thread of its own, for the length of a `with`. The arguments are its fields."""
-    server = kind(**told)
+    server = kind(**reported)
     loop = asyncio.new_event_loop()
     runner = loop.run_until_complete(_listen(server, 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -366,11 +366,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--faults", default="")
     parser.add_argument("--latency", type=float, default=0.0)
-    told = parser.parse_args()
+    reported = parser.parse_args()
 
     async def run() -> None:
-        server = Loopback(faults=told.faults, latency=told.latency, keep_bodies=False)
-        await _listen(server, told.port)
+        server = Loopback(faults=reported.faults, latency=reported.latency, keep_bodies=False)
+        await _listen(server, reported.port)
         print(server.url, flush=True)
         await asyncio.Event().wait()
 

@@ -55,11 +55,11 @@ def test_a_rollout_with_tools_is_whole(tmp_path: Path, endpoint: str) -> None:
             *("+responses_create_params.temperature=0.9", "+num_repeats=2"),
             cwd=tmp_path,
         )
-    asked = server.bodies
+    requested = server.bodies
     assert json.loads(done.stdout)["tool_calls"] == 1
-    assert len(asked) == 4, "two turns for each of two rollouts"
-    assert {body["temperature"] for body in asked} == {0.9}, "the command line comes last"
-    completion, response, turns, tool_names, tool_errors, sent, told, reward = query(
+    assert len(requested) == 4, "two turns for each of two rollouts"
+    assert {body["temperature"] for body in requested} == {0.9}, "the command line comes last"
+    completion, response, turns, tool_names, tool_errors, sent, reported, reward = query(
         tmp_path / "w",
         "SELECT completion::VARCHAR, response, turns, tool_names, tool_errors, input_tokens, output_tokens, reward "
         "FROM rollouts",
@@ -73,8 +73,8 @@ def test_a_rollout_with_tools_is_whole(tmp_path: Path, endpoint: str) -> None:
     assert (turns, tool_names, tool_errors) == (2, ["search_document"], 0)
     usage = [answer["usage"] for answer in json.loads(response)]
     names = ("input_tokens", "output_tokens") if endpoint == "responses" else ("prompt_tokens", "completion_tokens")
-    assert (sent, told) == tuple(sum(one[name] for one in usage) for name in names)
-    assert sent > told > 0
+    assert (sent, reported) == tuple(sum(one[name] for one in usage) for name in names)
+    assert sent > reported > 0
     assert reward is not None
     rows = read_jsonl(tmp_path / "rollouts.jsonl")
     assert [item["type"] for item in rows[0]["response"]["output"]] == [

@@ -96,8 +96,8 @@ def test_rollouts_are_read_when_they_are_collected(workspace: ro.Workspace) -> N
     assert all_.head(3).collect().height == 3
     assert all_.filter(pl.col("reward") >= 0.8).select("text").collect().height == counted["good"]
     by_task = all_.group_by("task_id").agg(pl.col("reward").mean()).sort("task_id").collect()
-    told = workspace.sql("SELECT task_id, avg(reward) AS reward FROM rollouts GROUP BY task_id ORDER BY task_id")
-    assert by_task.equals(told)
+    reported = workspace.sql("SELECT task_id, avg(reward) AS reward FROM rollouts GROUP BY task_id ORDER BY task_id")
+    assert by_task.equals(reported)
     workspace.collect(num_repeats=3)
     assert all_.select(pl.len()).collect().item() == 60
 
@@ -169,7 +169,7 @@ def test_a_run_that_cannot_build_says_why(folder: Path) -> None:
     assert not (folder / "w" / "exports").exists()
     with (folder / "sums.jsonl").open("a") as file:
         file.write("{broken\n")
-    with pytest.raises(InputError, match=r"sums: 1 lines rejected, .*skip_bad_lines=True"):
+    with pytest.raises(InputError, match=r"sums: 1 line rejected, .*skip_bad_lines=True"):
         workspace.run("recipe.toml")
     assert (
         workspace.collect("recipe.toml", skip_bad_lines=True, allow_policy_change=True, retry=["bad_request"]).left == 0

@@ -1,4 +1,4 @@
-"""Collection by batches: paid once, whatever dies; nothing that was paid is lost, and nothing is owed silently."""
+"""Collection by batches: paid once, whatever dies; nothing that was paid is lost, and nothing is pending silently."""
 
 from __future__ import annotations
 
@@ -131,14 +131,14 @@ def rows(folder: Path, text: str) -> list[tuple[Any, ...]]:
 
 
 def assert_sound(folder: Path) -> None:
-    """Every wanted rollout is exactly one of done, owed, in flight and given up; the key is nowhere."""
+    """Every wanted rollout is exactly one of done, pending, submitted and given up; the key is nowhere."""
     assert rows(folder, (shipped("sql") / "checks" / "invariant.sql").read_text().strip().rstrip(";")) == []
     for path in (folder / "w").rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
 def assert_paid_once(folder: Path, server: BatchServer) -> None:
-    """All is there, judged and right, and each task was paid once."""
+    """All is there, verified and right, and each task was paid once."""
     assert_sound(folder)
     assert rows(folder, "SELECT count(*), count(DISTINCT task_id), avg(reward) FROM rollouts") == [(16, 16, 1.0)]
     assert rows(folder, "SELECT count(*), count(DISTINCT attempt_id) FROM attempts") == [(16, 16)]
@@ -234,7 +234,7 @@ def test_a_request_for_a_batch_that_gets_no_answer_is_not_just_repeated(tmp_path
         assert_paid_once(folder, server)
 
 
-def test_what_expired_is_owed_again_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_what_expired_is_pending_again_and_the_rest_is_kept(tmp_path: Path) -> None:
     late = {task["prompt"] for task in TASKS[:5]}
     with serving(status="expired", fate=lambda prompt: "expired" if prompt in late else "ok") as server:
         folder = project(tmp_path, server)
@@ -301,7 +301,7 @@ def test_a_refused_batch_gives_up_the_lines_that_are_to_blame(tmp_path: Path) ->
     with serving(refusals=[blame]) as server:
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
-        assert "1 of its requests are given up, the others are submitted again" in said
+        assert "1 of its requests is given up, the others are submitted again" in said
         assert rows(folder, "SELECT error, final, error_message FROM failures") == [
             ("bad_request", True, "batch batch_0000, line 2: invalid_request: no such thing")
         ]
@@ -315,7 +315,7 @@ def test_a_batch_that_is_refused_as_a_whole_stops_the_run_and_says_why(tmp_path:
     with serving(refusals=[blame] * 3) as server:
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
-        assert re.search(r"batch batch_000. was refused: model_not_found: no model m in batches; mend it", said)
+        assert re.search(r"batch batch_000. was refused: model_not_found: no model m in batches; fix it", said)
         assert server.log.count("create") == 3
         assert rows(folder, "SELECT error, final, count(*) FROM failures GROUP BY ALL") == [("bad_request", False, 16)]
         assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]
@@ -340,13 +340,13 @@ def test_a_budget_is_kept_before_anything_is_submitted(tmp_path: Path) -> None:
         folder = project(tmp_path, server, recipe=limited)
         said = rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", cwd=folder, code=3)
         assert "no more is submitted" in said
-        asked = rows(folder, "SELECT count(*) FROM under_way")[0][0]
-        assert 5 <= asked <= 8
+        requested = rows(folder, "SELECT count(*) FROM under_way")[0][0]
+        assert 5 <= requested <= 8
         rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", cwd=folder, code=3)
-        assert rows(folder, "SELECT count(*) FROM under_way") == [(asked,)], "what is under way counts as expected"
+        assert rows(folder, "SELECT count(*) FROM under_way") == [(requested,)], "what is under way counts as expected"
         rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", cwd=folder, code=3)
         spent = rows(folder, "SELECT sum(input_tokens + output_tokens) FROM attempts")[0][0]
-        assert spent == 8 * asked, "what has ended counts as it was"
+        assert spent == 8 * requested, "what has ended counts as it was"
         rolloutops("collect", "recipe.toml", "--max_tokens_total=1000", WAIT, cwd=folder)
         assert rows(folder, "SELECT sum(input_tokens + output_tokens), count(*) FROM attempts") == [(128, 16)]
     assert server.paid == PROMPTS
@@ -362,12 +362,12 @@ def test_money_is_kept_at_the_price_of_batches(tmp_path: Path) -> None:
         assert server.log == []
         (tmp_path / "prices.toml").write_text("[m.batch]\ninput = 500\noutput = 500\n")
         rolloutops(*given, cwd=folder, code=3)
-        asked = rows(folder, "SELECT count(*) FROM under_way")[0][0]
-        assert 7 <= asked <= 10
+        requested = rows(folder, "SELECT count(*) FROM under_way")[0][0]
+        assert 7 <= requested <= 10
         rolloutops(*given, cwd=folder, code=3)
         (one,) = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder))["spending"]
-        assert (one["tier"], one["attempts"]) == ("batch", asked)
-        assert one["cost"] == pytest.approx(asked * 8 * 500 / 1e6)
+        assert (one["tier"], one["attempts"]) == ("batch", requested)
+        assert one["cost"] == pytest.approx(requested * 8 * 500 / 1e6)
 
 
 def test_ctrl_c_while_waiting_says_130_and_loses_nothing(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_a_policy_may_not_change_while_its_batches_are_under_way(tmp_path: Path)
         assert rows(folder, "SELECT DISTINCT request::VARCHAR FROM rollouts") == [('{"temperature":0.7}',)]
 
 
-def test_an_edited_task_is_owed_while_its_old_self_is_under_way(tmp_path: Path) -> None:
+def test_an_edited_task_is_pending_while_its_old_self_is_under_way(tmp_path: Path) -> None:
     with serving() as server:
         folder = project(tmp_path, server, recipe=RECIPE.replace("[chunk]", 'id = "n"\n[chunk]'))
         rolloutops("collect", "recipe.toml", cwd=folder, code=3)

@@ -52,8 +52,8 @@ def rollouts(tasks: int = 40, repeats: int = 4) -> list[dict[str, Any]]:
 
 
 def run(con: Any, use: str, output: Path, *before: StepUse, **keys: Any) -> BuildReport:
-    funnels = select(con, before, Path())
-    return build(con, StepUse("build", "it", use, keys), Path(), output, funnels)
+    stats = select(con, before, Path())
+    return build(con, StepUse("build", "it", use, keys), Path(), output, stats)
 
 
 def lines(folder: Path, split: str = "train") -> list[Any]:
@@ -151,8 +151,8 @@ def test_manifest_is_strict_json_and_names_the_steps_of_its_own_branch(tmp_path:
     con = workspace(rollouts())
     other = StepUse("filter", "other", "filter/reward", {})
     best = StepUse("pair", "best", "pair/best_worst", {}, "solvable")
-    funnels = select(con, [SOLVABLE, other, best], Path())
-    build(con, StepUse("build", "it", "build/dpo_messages"), Path(), tmp_path / "out", funnels)
+    stats = select(con, [SOLVABLE, other, best], Path())
+    build(con, StepUse("build", "it", "build/dpo_messages"), Path(), tmp_path / "out", stats)
     text = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
     content = json.loads(text, parse_constant=pytest.fail)
     assert [step["step"] for step in content["steps"]] == ["solvable", "best"]
@@ -190,9 +190,9 @@ def test_what_no_build_wrote_is_never_replaced(tmp_path: Path) -> None:
     con = workspace(rollouts())
     run(con, "build/sft_messages", tmp_path / "out")
     (tmp_path / "out" / "notes.md").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds what no build wrote \(notes.md\); choose another folder"):
+    with pytest.raises(UsageError, match=r"contains files not written by a build \(notes.md\); choose another folder"):
         run(con, "build/sft_messages", tmp_path / "out")
-    with pytest.raises(UsageError, match=r"holds what no build wrote"):
+    with pytest.raises(UsageError, match=r"contains files not written by a build"):
         run(con, "build/sft_messages", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"is a file; name a folder"):
@@ -210,13 +210,13 @@ def test_an_empty_build_tells_which_step_dropped_what(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         run(con, "build/sft_messages", tmp_path / "out", SOLVABLE, high)
     assert str(caught.value) == (
-        "[build.it] no row is left: 160 rollouts; solvable kept 96 of 160; high kept 0 of 96; "
-        "build/sft_messages used 0 of 0; loosen a step, or set allow_empty = true"
+        "[build.it] no rows left to write: 160 rollouts; solvable kept 96 of 160; high kept 0 of 96; "
+        "build/sft_messages used 0 of 0; relax a step, or set allow_empty = true"
     )
     assert not (tmp_path / "out").exists()
-    unjudged = workspace([row | {"reward": None, "metrics": None} for row in rollouts()])
-    with pytest.raises(StepError, match=r"no row is left: 160 rollouts, 160 of them unjudged \(verify judges them\);"):
-        run(unjudged, "build/sft_messages", tmp_path / "out")
+    unverified = workspace([row | {"reward": None, "metrics": None} for row in rollouts()])
+    with pytest.raises(StepError, match=r"no rows left to write: 160 rollouts, 160 of them unverified \(run verify\);"):
+        run(unverified, "build/sft_messages", tmp_path / "out")
     assert run(con, "build/sft_messages", tmp_path / "out", SOLVABLE, high, allow_empty=True).files["train"][0] == 0
     assert tree(tmp_path / "out")["train.jsonl"] == b""
     with pytest.raises(StepError, match=r"validation = 0.001 of 80 rows left validation empty"):
@@ -295,13 +295,13 @@ def rows_of(groups: list[list[float | None]]) -> list[dict[str, Any]]:
 def test_solve_rate_keeps_what_plain_python_keeps(groups: list[list[float | None]], one: float, two: float) -> None:
     low, high = sorted((one, two))
     con = workspace(rows_of(groups))
-    funnel = select(con, [StepUse("filter", "f", "filter/solve_rate", {"low": low, "high": high})], Path())[0]
+    stats = select(con, [StepUse("filter", "f", "filter/solve_rate", {"low": low, "high": high})], Path())[0]
     kept = 0
     for group in groups:
-        judged = [reward for reward in group if reward is not None]
-        kept += len(judged) if judged and low <= round(math.fsum(judged) / len(judged), 12) <= high else 0
-    assert funnel.kept == kept
-    assert funnel.kept + funnel.dropped == funnel.rows_in == sum(map(len, groups))
+        verified = [reward for reward in group if reward is not None]
+        kept += len(verified) if verified and low <= round(math.fsum(verified) / len(verified), 12) <= high else 0
+    assert stats.kept == kept
+    assert stats.kept + stats.dropped == stats.rows_in == sum(map(len, groups))
 
 
 @SLOW
@@ -325,8 +325,8 @@ def test_pairs_have_a_margin_and_no_rollout_twice(
     assert not used or max(used.values()) == 1
     found = Counter(pair["chosen"]["task_id"] for pair in pairs.values())
     for task, group in enumerate(groups):
-        judged = sorted(reward for reward in group if reward is not None)
-        gaps = [round(high - low, 9) for low, high in zip(judged, judged[::-1], strict=True)][:most]
+        verified = sorted(reward for reward in group if reward is not None)
+        gaps = [round(high - low, 9) for low, high in zip(verified, verified[::-1], strict=True)][:most]
         assert found[f"t{task}"] == sum(gap > 0 and gap >= margin for gap in gaps)
 
 
@@ -335,8 +335,8 @@ def test_pairs_have_a_margin_and_no_rollout_twice(
 def test_pass_and_max_at_k_are_means_over_all_draws(groups: list[list[float | None]], k: int) -> None:
     con = workspace(rows_of(groups))
     _, rows = measure(con, "metrics/pass_at_k", settings={"k": [k], "success": 0.3})
-    judged = [[reward for reward in group if reward is not None] for group in groups]
-    draws = [[max(draw) for draw in combinations(group, k)] for group in judged if len(group) >= k]
+    verified = [[reward for reward in group if reward is not None] for group in groups]
+    draws = [[max(draw) for draw in combinations(group, k)] for group in verified if len(group) >= k]
     if not draws:
         assert rows == []
         return
@@ -354,8 +354,8 @@ def test_pass_and_max_at_k_are_means_over_all_draws(groups: list[list[float | No
 )
 def test_shares_are_exact(sources: dict[str, int], weights: list[int], total: int) -> None:
     con = workspace([{"dataset": d, "task_id": f"{d}{i}"} for d, size in sources.items() for i in range(size)])
-    asked = dict(zip(sources, weights, strict=False))
-    shares = {name: weight / sum(asked.values()) for name, weight in asked.items()}
+    requested = dict(zip(sources, weights, strict=False))
+    shares = {name: weight / sum(requested.values()) for name, weight in requested.items()}
     keys = {"shares": shares, "rows": total, "on_shortage": "repeat", "max_copies": 1000}
     select(con, [StepUse("mix", "m", "mix/shares", keys)], Path())
     rows = sql.rows(con, "SELECT dataset, task_id, copy FROM selected")

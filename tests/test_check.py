@@ -119,11 +119,11 @@ def test_it_looks_at_the_judge(project: Path, listing: str, capsys: pytest.Captu
     [
         (
             '[[steps]]\nkind = "mix"\nname = "m"\nuse = "mix/copies"\ncopies = { sum = 2.0 }\n',
-            "[mix.m] copies: no data set 'sum', did you mean 'sums'?",
+            "[mix.m] copies: no dataset 'sum', did you mean 'sums'?",
         ),
         (
             '[[steps]]\nkind = "filter"\nname = "o"\nuse = "filter/only"\ndatasets = ["sms"]\n',
-            "[filter.o] datasets: no data set 'sms'",
+            "[filter.o] datasets: no dataset 'sms'",
         ),
         (
             '[[steps]]\nkind = "mix"\nname = "m"\nuse = "mix/shares"\nshares = { sums = 0.9 }\n',

@@ -22,7 +22,7 @@ def chunk(folder: Path, *flags: str, code: int = 0) -> str:
 
 
 def counts(said: str) -> dict[str, int]:
-    """The counts of the first data set in what chunk said."""
+    """The counts of the first dataset in what chunk said."""
     head, _, row = said.splitlines()[:3]
     return dict(zip(head.split()[1:], (int(text.replace(",", "")) for text in row.split()[1:]), strict=True))
 

@@ -206,11 +206,11 @@ def test_without_a_sandbox_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = find("environment", "code")
 
     async def one(**given: Any) -> Verdict:
-        judge = VerifierRunner(plugin.make(given), plugin, given, processes=1)
+        verifier = VerifierRunner(plugin.make(given), plugin, given, processes=1)
         try:
-            return await judge.judge(Task("d", "t", ASSERTS, []), Rollout([], ADD))
+            return await verifier.verify(Task("d", "t", ASSERTS, []), Rollout([], ADD))
         finally:
-            await judge.close()
+            await verifier.close()
 
     with pytest.raises(UsageError, match=r"no sandbox for them: bubblewrap .* is not installed; .*--unsafe_code"):
         asyncio.run(one())

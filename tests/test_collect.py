@@ -240,7 +240,7 @@ def make():
 
 
 def test_a_verifier_that_ends_the_process_costs_no_answer(tmp_path: Path) -> None:
-    """A rollout is in the journal before it is judged: it is judged again, and not asked for again."""
+    """A rollout is in the journal before it is verified: it is verified again, and not asked for again."""
     folder = project(tmp_path, sums(1))
     (folder / "breaking.py").write_text(BREAKING)
     breaking = ("recipe.toml", "--num_repeats=1", "--engine_args.faults=", "--dataset=sums")
@@ -281,7 +281,7 @@ def test_the_means_of_two_policies_never_mix(tmp_path: Path) -> None:
     assert {policy: means["reward"] for policy, means in both.items()} == {"good": 1.0, "bad": 0.0}
 
 
-def test_an_edited_task_under_its_own_id_is_owed_again(tmp_path: Path) -> None:
+def test_an_edited_task_under_its_own_id_is_pending_again(tmp_path: Path) -> None:
     tasks = sums(30)
     folder = project(tmp_path, tasks)
     (folder / "recipe.toml").write_text(RECIPE.replace("[chunk]", 'id = "n"\n[chunk]'))

@@ -58,7 +58,7 @@ CHUNK = Command(
 COLLECT = Command(
     "collect",
     work,
-    "Answer the tasks that are owed.",
+    "Answer the pending tasks.",
     flags=(
         Flag("model", str, "the model's name or path"),
         Flag("engine", str, "who answers", default="vllm", choices=("vllm", "openai", "scripted")),
@@ -67,7 +67,7 @@ COLLECT = Command(
         Flag("num_samples_in_parallel", int | str, "rollouts in flight", default="auto", choices=("auto",)),
         Flag("limit", int | None, "so many tasks at most"),
         Flag("budget", float, "dollars at most", default=0),
-        Flag("shares", dict, "a weight for each data set"),
+        Flag("shares", dict, "a weight for each dataset"),
         Flag("keep", list[str] | None, "columns to keep", choices=("text", "turns")),
         Flag("seeds", list[int], "one for each repeat"),
         Flag("cache", bool, "reuse a verdict on the same content", default=True),
@@ -234,7 +234,7 @@ def test_row_16_each_end_has_its_exit_code_and_its_line() -> None:
 
     assert ends(lambda: 3) == (3, "", "")
     assert ends(raising(EngineError("the server\n  died"))) == (2, "", "rolloutops: the server died\n")
-    interrupted = "rolloutops: interrupted; the same command goes on from here\n"
+    interrupted = "rolloutops: interrupted; rerun the same command to continue\n"
     assert ends(raising(KeyboardInterrupt())) == (130, "", interrupted)
     code, out, err = ends(raising(KeyError("x")))
     assert (code, out) == (1, "")
@@ -369,9 +369,9 @@ def test_a_flag_is_read_as_its_declaration_says(words: str, flags: dict[str, Any
         ),
         ("--model -x", "--model needs a value, did you mean --model=-x?"),
         ("--model", "--model needs a value"),
-        ("+engine_args.x=NaN", "--engine_args.x expects JSON or text, and NaN is no JSON number (as text: '\"NaN\"')"),
-        ('+engine_args.x={"a":[-Infinity]}', "and -Infinity is no JSON number (as text: '\"-Infinity\"')"),
-        ("+engine_args.x=1e999", "and 1e999 is no JSON number (as text: '\"1e999\"')"),
+        ("+engine_args.x=NaN", "--engine_args.x expects JSON or text, and NaN is not JSON number (as text: '\"NaN\"')"),
+        ('+engine_args.x={"a":[-Infinity]}', "and -Infinity is not JSON number (as text: '\"-Infinity\"')"),
+        ("+engine_args.x=1e999", "and 1e999 is not JSON number (as text: '\"1e999\"')"),
         ("--seeds=" + "[" * 9999, "--seeds expects a list, got '" + "[" * 57 + "...'"),
         ("--engine_args=1", "--engine_args expects a JSON object, got '1'"),
         ("--engine_args.=1", "--engine_args. has an empty key"),
@@ -483,7 +483,7 @@ def test_the_help_of_a_command() -> None:
         == """\
 Usage: rolloutops collect [RECIPE] [--flag=value ...]
 
-Answer the tasks that are owed.
+Answer the pending tasks.
 
 Arguments:
   RECIPE  a recipe's name or path
@@ -496,13 +496,13 @@ Flags:
   --num_samples_in_parallel=N|auto  rollouts in flight (default: auto)
   --limit=N|null                    so many tasks at most
   --budget=X                        dollars at most (default: 0)
-  --shares=JSON                     a weight for each data set
+  --shares=JSON                     a weight for each dataset
   --keep=A,B|null                   columns to keep (one of text, turns)
   --seeds=A,B                       one for each repeat
   --[no-]cache                      reuse a verdict on the same content (default: true)
   --verify=true|false|later         when to verify
 
-Any key of these tables (a value is JSON, else text):
+Recipe keys settable as flags (values are parsed as JSON, otherwise as text):
   --responses_create_params.KEY=VALUE
   --engine_args.KEY=VALUE
   --client.headers.KEY=VALUE
@@ -537,7 +537,7 @@ Commands:
   chunk    Cut task files into parts.
 
 Stages:
-  collect  Answer the tasks that are owed.
+  collect  Answer the pending tasks.
 
 Look:
   sql      Query the tables.
@@ -613,7 +613,7 @@ def test_interrupting_ends_with_a_sentence(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate()[1] == "rolloutops: interrupted; the same command goes on from here\n"
+        assert process.communicate()[1] == "rolloutops: interrupted; rerun the same command to continue\n"
     assert process.returncode == 130
 
 
@@ -636,7 +636,7 @@ def test_an_output_that_is_full_is_a_sentence(tmp_path: Path) -> None:
         (OSError(errno.EACCES, "x", "data/part"), "permission denied: data/part"),
         (OSError(errno.EROFS, "x", "a", None, "b"), "the file system is read-only: b"),
         (OSError(errno.ENOSPC, "x"), "no space is left on the device"),
-        (MemoryError(), "out of memory; take less at once, and give the same command again"),
+        (MemoryError(), "out of memory: reduce concurrency or batch size, then rerun"),
     ],
 )
 def test_a_hindrance_of_the_machine_is_a_sentence(error: BaseException, line: str) -> None:

@@ -65,7 +65,7 @@ def test_processes_that_are_killed_lose_no_more_than_the_addition_at_hand(tmp_pa
     assert [process.returncode for process in whole] == [0, 0]
     assert said[3:] == [200, 200]
     total = watch.spent()
-    # What a kill cut off was written or not, and several additions at once only where others were at the file.
+    # What a kill truncated was written or not, and several additions at once only where others were at the file.
     assert sum(said) + 5 <= total.attempts <= sum(said) + 5 + 3 * 50
     assert total == Spending(total.attempts * 2, total.attempts * 0.5 - 1.5, total.attempts)
     watch.close()
@@ -91,7 +91,7 @@ def test_who_dies_before_it_begins_is_followed_by_another(tmp_path: Path) -> Non
     died = SharedCounter(tmp_path, "x")
     died.close()
     counter = opened(tmp_path, Spending(3, 0.0, 1))
-    assert counter.spent() == Spending(3, 0.0, 1)
+    assert counter.total() == Spending(3, 0.0, 1)
     counter.close()
 
 
@@ -103,12 +103,12 @@ def test_who_finds_the_file_locked_does_not_wait_and_loses_nothing(tmp_path: Pat
     began = time.monotonic()
     assert counter.add(Spending(5, 0.0, 1)) == Spending(5, 0.0, 1)
     counter.flush()
-    assert counter.spent() == Spending(5, 0.0, 1)
+    assert counter.total() == Spending(5, 0.0, 1)
     assert rate.take(0) > 0
     assert time.monotonic() - began < 1
     other.execute("ROLLBACK")
     assert rate.take(0) == 0
-    assert counter.spent() == Spending(5, 0.0, 1)
+    assert counter.total() == Spending(5, 0.0, 1)
     assert other.execute("SELECT tokens, attempts FROM spending").fetchone() == (5, 1)
     other.close()
     rate.close()

@@ -45,7 +45,7 @@ def verdict(number: int, **more: Any) -> dict[str, Any]:
 
 
 def test_one_flipped_bit_in_a_number_is_found(workspace: Workspace) -> None:
-    """Which DuckDB reads without a word."""
+    """Which DuckDB reads silently."""
     put(workspace, "tasks", "part-00000", *(task(n) for n in range(40)))
     part = put(workspace, "attempts", "run-0000", *(attempt(n) for n in range(40)))
     assert list(find_all(workspace.root)) == []
@@ -96,7 +96,7 @@ WRONG = {
     "no name": orjson.dumps({"attempts": {**attempt(2), "attempt_id": None}}),
     "wrong type": orjson.dumps({"attempts": {**attempt(2), "turns": "many"}}),
     "too large": orjson.dumps({"attempts": {**attempt(2), "rollout_index": 2**40}}),
-    "unknown column": orjson.dumps({"attempts": {**attempt(2), "colour": "red"}}),
+    "unknown column": orjson.dumps({"attempts": {**attempt(2), "color": "red"}}),
     "not JSON": orjson.dumps({"attempts": {**attempt(2), "completion": "[{"}}),
     "metrics": orjson.dumps({"verdicts": {**verdict(2), "metrics": "none"}}),
     "outside": orjson.dumps({"attempts": {**attempt(2), "dataset": "../../outside"}}),
@@ -137,8 +137,8 @@ def test_what_is_no_journal_stands_in_nobodys_way(workspace: Workspace, capsys: 
     for _ in range(2):
         seal_orphans(workspace)
     assert rows(workspace, "SELECT task_id FROM attempts") == [("1",)]
-    told = capsys.readouterr().err
-    assert told.count("a-folder.jsonl cannot be read") == told.count("b-pipe.jsonl cannot be read") == 1
+    reported = capsys.readouterr().err
+    assert reported.count("a-folder.jsonl cannot be read") == reported.count("b-pipe.jsonl cannot be read") == 1
     assert sorted(path.name[0] for path in journals.iterdir()) == ["a", "b", "c"]
 
 
@@ -223,13 +223,13 @@ def test_commands_that_start_in_one_moment_have_ids_in_order(tmp_path: Path) -> 
     words = command("verify", "--data=w")
     started = [subprocess.Popen(words, cwd=tmp_path, env=environ(), stderr=subprocess.DEVNULL) for _ in range(4)]
     assert [process.wait(120) for process in started] == [0] * 4
-    told = query(tmp_path / "w", "SELECT run_id FROM runs WHERE event = 'start' ORDER BY happened_at")
-    assert told == sorted(set(told))
-    assert len(told) == 5
+    reported = query(tmp_path / "w", "SELECT run_id FROM runs WHERE event = 'start' ORDER BY happened_at")
+    assert reported == sorted(set(reported))
+    assert len(reported) == 5
 
 
 def test_a_verdict_of_today_wins_over_one_of_tomorrow(tmp_path: Path) -> None:
-    """A clock that was wrong for an hour: what is judged again counts, and the newest recipe is the last one."""
+    """A clock that was wrong for an hour: what is verified again counts, and the newest recipe is the last one."""
     write_jsonl(tmp_path / "in.jsonl", sums(5))
     (tmp_path / "judge.py").write_text(
         "import os\nclass Judge:\n    def verify(self, task, rollout):\n"
@@ -302,9 +302,9 @@ MOUNTS = r"""
     ],
 )
 def test_where_locks_reach_is_read_from_the_mounts(place: str, why: str) -> None:
-    told = why_locks_end_here(mount_of(Path(place), MOUNTS))
-    assert why in told
-    assert bool(told) == bool(why)
+    reported = why_locks_end_here(mount_of(Path(place), MOUNTS))
+    assert why in reported
+    assert bool(reported) == bool(why)
 
 
 @pytest.fixture
@@ -317,8 +317,8 @@ def bucket(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def beat(workspace: Workspace, **more: Any) -> Path:
     """The beat of another host, or of a process that differs from this one in what is given."""
-    told = {"host": "other", "boot_id": "another-boot", "device": 1, "namespace": "pid:[1]", "pid": 4711}
-    other = Beat(**{**told, "settled": True, "at": time.time(), **more})
+    reported = {"host": "other", "boot_id": "another-boot", "device": 1, "namespace": "pid:[1]", "pid": 4711}
+    other = Beat(**{**reported, "settled": True, "at": time.time(), **more})
     path = workspace.root / "locks" / other.name
     path.write_text(json.dumps(vars(other)))
     return path
@@ -411,9 +411,9 @@ def test_a_collector_beside_another_host_is_refused_before_it_asks_anything(tmp_
         done = subprocess.run([*words, *more], cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False)
         return done.returncode, done.stderr
 
-    code, told = collect()
+    code, reported = collect()
     assert code == 2
-    assert told.splitlines()[-1].startswith("rolloutops: other (pid 4711) works in w too")
+    assert reported.splitlines()[-1].startswith("rolloutops: other (pid 4711) works in w too")
     assert not list((tmp_path / "w").rglob("*.parquet"))
     assert collect("--shared_locks=true")[0] == 0
     assert "shared_locks" not in query(tmp_path / "w", "SELECT string_agg(recipe::VARCHAR) FROM runs")[0][0]

@@ -60,7 +60,7 @@ def test_the_demo_survives_kill_9_and_ends_with_training_files(tmp_path: Path) -
         "SELECT dataset, count(DISTINCT reward), bool_or(tool_calls > 0) FROM rollouts GROUP BY ALL ORDER BY dataset",
     )
     assert [name for name, *_ in spread] == ["arithmetic", "multiple_choice", "needles"]
-    assert all(rewards > 1 for _, rewards, _ in spread), f"rewards vary in every data set: {spread}"
+    assert all(rewards > 1 for _, rewards, _ in spread), f"rewards vary in every dataset: {spread}"
     assert spread[2][2], "the model calls the search tool"
     assert query(data, "SELECT bool_and(output_tokens > 0 AND input_tokens > 0) FROM rollouts") == [(True,)]
     sft = read_jsonl(data / "exports/sft/train.jsonl")
@@ -71,4 +71,4 @@ def test_the_demo_survives_kill_9_and_ends_with_training_files(tmp_path: Path) -
     assert read_jsonl(data / "exports/rl/train.jsonl")
 
     again = rolloutops("run", "recipes/demo.toml", cwd=tmp_path)
-    assert f"nothing is owed: all {WANTED} rollouts are there" in again.stderr
+    assert f"nothing to collect: all {WANTED} rollouts are done" in again.stderr

@@ -109,12 +109,12 @@ def test_imported_rollouts_are_verified_without_an_engine_and_without_a_recipe(t
     assert "chats: 10 rollouts unverified, as no environment is set" in said
     assert "Nothing to verify" not in said
     done = rolloutops("verify", "--data=w", "--environment=exact_match", cwd=tmp_path)
-    assert "10 rollouts judged" in done.stderr
+    assert "10 rollouts verified" in done.stderr
     assert json.loads(done.stdout)["reward"] == 0.1
     done = rolloutops("verify", "--data=w", cwd=tmp_path)
     assert "Nothing to verify: all 10 rollouts have a verdict" in done.stderr
     (tmp_path / "r.toml").write_text('data = "w"\n[datasets.chats]\nenvironment = "math"\n')
-    assert "10 rollouts judged" in rolloutops("verify", "r.toml", cwd=tmp_path).stderr
+    assert "10 rollouts verified" in rolloutops("verify", "r.toml", cwd=tmp_path).stderr
     counted = "SELECT verifier, count(*) FROM rollouts GROUP BY ALL"
     assert query(tmp_path / "w", counted, load(str(tmp_path / "r.toml"))) == [("math", 10)]
     rolloutops("collect", "r.toml", cwd=tmp_path, code=2)
@@ -143,7 +143,7 @@ def test_new_and_edited_lines_are_taken_in_and_nothing_is_retired(tmp_path: Path
     rolloutops(*words, cwd=tmp_path)
     runs = query(tmp_path / "w", "SELECT count(*) FROM runs WHERE command = 'chunk'")
     said = rolloutops(*words, cwd=tmp_path).stderr
-    assert said == "nothing is owed: all 40 rollouts are there\n"
+    assert said == "nothing to collect: all 40 rollouts are done\n"
     assert query(tmp_path / "w", "SELECT count(*) FROM runs WHERE command = 'chunk'") == runs
     edited = [{**rows[3], "prompt": "What is 1 + 1?"}, *reversed(rows[4:]), {**rows[0], "n": 99}]
     WRITERS[name](tmp_path / name, edited)
@@ -166,7 +166,7 @@ def test_lines_that_only_look_otherwise_are_not_new_and_rejected_ones_are_told(t
     text = "".join(f"  {json.dumps(dict(reversed(row.items())))}\t\n \t \n" for row in rows)
     path.write_text("\ufeff" + text)
     said = rolloutops(*words, "--limit=5", cwd=tmp_path).stderr
-    assert said == "nothing is owed: all 5 rollouts are there\n"
+    assert said == "nothing to collect: all 5 rollouts are done\n"
     path.write_text(text + "{broken\n")
     said = rolloutops(*words, cwd=tmp_path, code=2).stderr
     assert "in: 1 line rejected, listed in w/rejected/in.jsonl" in said

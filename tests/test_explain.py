@@ -62,13 +62,13 @@ def test_the_script_makes_what_the_steps_make(tmp_path: Path) -> None:
         for n in range(40 if name == "d" else 30)
     ]
     ours, shell = given.workspace(rows), given.workspace(rows)
-    funnels = select(ours, [step for step in plan.steps if step.kind != "build"], plan.folder)
+    step_stats = select(ours, [step for step in plan.steps if step.kind != "build"], plan.folder)
     sql.run(shell, script(explain(plan)))
-    for funnel in funnels:
-        assert sql.rows(shell, f'SELECT count(*) FROM selection."step {funnel.step}"') == [(funnel.rows,)]
+    for stats in step_stats:
+        assert sql.rows(shell, f'SELECT count(*) FROM selection."step {stats.step}"') == [(stats.rows,)]
     for name, before in (("sft", 2), ("dpo", 3)):
         use = next(step for step in plan.steps if step.name == name)
-        report = build(ours, use, plan.folder, tmp_path / name, funnels[:before])
+        report = build(ours, use, plan.folder, tmp_path / name, step_stats[:before])
         lines = (report.files["train"][1]).read_text(encoding="utf-8").splitlines()
         assert len(lines) > 5
         assert sorted(lines) == [

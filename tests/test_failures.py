@@ -72,7 +72,7 @@ def given_up(folder: Path, kind: str) -> int:
     return query(folder / "w", f"SELECT count(*) FROM given_up WHERE last_error = '{kind}'")[0][0]
 
 
-def test_what_was_given_up_is_owed_again_on_purpose_only(folder: Path) -> None:
+def test_what_was_given_up_is_pending_again_on_purpose_only(folder: Path) -> None:
     with serving(faults="400:0.05,500-final:0.05") as server:
         collect(folder, server.url)
     bad, broken = given_up(folder, "bad_request"), given_up(folder, "server_error")
@@ -102,7 +102,7 @@ def test_what_is_given_up_is_never_shown_as_done(folder: Path) -> None:
     assert f"\n{200 - broken}/200 rollouts" in f"\n{said}"
 
 
-def test_rollouts_that_could_not_be_judged_are_told(tmp_path: Path) -> None:
+def test_rollouts_that_could_not_be_verified_are_told(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "tasks.jsonl", sums(12))
     (tmp_path / "own.py").write_text(
         "class Own:\n    def verify(self, task, rollout): return 1 // (task.row['n'] % 4)\ndef make(): return Own()\n"
@@ -110,13 +110,13 @@ def test_rollouts_that_could_not_be_judged_are_told(tmp_path: Path) -> None:
     words = ("collect", "--input=tasks.jsonl", "--environment=own.py", "--engine=scripted", "--data=w")
     said = rolloutops(*words, cwd=tmp_path).stderr
     assert "failed attempts" not in said
-    assert "without a reward: 3 verifier_error; status tells why; verify --retry_errors judges them again" in said
-    told = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["unrewarded"]
+    assert "without a reward: 3 verifier_error; status tells why; verify --retry_errors verifies them again" in said
+    reported = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["unrewarded"]
     why = "verify raised ZeroDivisionError: integer division or modulo by zero"
-    assert told == [{"dataset": "tasks", "without_reward": "verifier_error", "rollouts": 3, "example": why}]
+    assert reported == [{"dataset": "tasks", "without_reward": "verifier_error", "rollouts": 3, "example": why}]
 
 
-def test_limits_of_a_data_set_are_its_own(tmp_path: Path) -> None:
+def test_limits_of_a_dataset_are_its_own(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_jsonl(tmp_path / f"{name}.jsonl", sums(60))
     with serving(latency=0.02) as server:
@@ -178,9 +178,9 @@ def test_a_share_of_failures_may_end_the_run(folder: Path) -> None:
     with serving(faults="500:3") as server:
         said = collect(folder, server.url, "--max_failure_rate=0.2", "--max_attempts=9", code=2)
     assert "of the last 100 attempts failed" in said
-    done, owed, given_up = query(folder / "w", SUMMARY)[0]
+    done, pending, given_up = query(folder / "w", SUMMARY)[0]
     assert done > 50
-    assert owed == 200 - done
+    assert pending == 200 - done
     assert given_up == 0
 
 

@@ -49,21 +49,21 @@ def odd_rows() -> list[dict[str, Any]]:
     """Each odd text as question, reasoning, answer, tool's answer and argument, and escaped half characters."""
     rows = []
     for number, text in enumerate(ODD):
-        system, asked = {"role": "system", "content": text}, {"role": "user", "content": f"{text} {number}"}
+        system, requested = {"role": "system", "content": text}, {"role": "user", "content": f"{text} {number}"}
         said = {"role": "assistant", "content": f"no {text}", "reasoning_content": f"so {text}"}
         arguments = '{"x": "\\ud83d", "n": 12345678901234567890}' if number == 1 else json.dumps({"x": text})
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
         called = [{**said, "content": "", "tool_calls": [call]}, {"role": "tool", "content": text, "tool_call_id": "c"}]
         ids = {"prompt_token_ids": [1, 2], "generation_token_ids": [3], "generation_log_probs": [-0.5]}
-        told = {"prompt": dump([system, asked]), "answer": text, "token_turns": [ids], "text": f"no {text}"}
-        told["row"] = dump({"responses_create_params": {"input": text}, "agent_ref": {"name": "a"}, "answer": text})
+        reported = {"prompt": dump([system, requested]), "answer": text, "token_turns": [ids], "text": f"no {text}"}
+        reported["row"] = dump({"responses_create_params": {"input": text}, "agent_ref": {"name": "a"}, "answer": text})
         tools = dump([{"type": "function", "function": {"name": "f", "description": text, "parameters": {"n": 1.50}}}])
-        one = {"task_id": f"plain{number}", **told}
+        one = {"task_id": f"plain{number}", **reported}
         rows.append(
             {**one, "reward": 1.0, "completion": dump([{**said, "content": f"yes {text}"}]), "text": f"yes {text}"}
         )
         rows.append({**one, "reward": 0.0, "completion": dump([said]), "rollout_index": 1})
-        two = {"task_id": f"tools{number}", **told, "tools": tools}
+        two = {"task_id": f"tools{number}", **reported, "tools": tools}
         rows.append({**two, "reward": 1.0, "completion": dump([*called, {**said, "content": f"yes {text}"}])})
         rows.append({**two, "reward": 0.0, "completion": dump([*called, said]), "rollout_index": 1})
     long = {"task_id": "long", "answer": "1", "token_turns": rows[0]["token_turns"], "row": rows[0]["row"]}
@@ -78,7 +78,7 @@ def odd() -> sql.Connection:
 @pytest.fixture(scope="module")
 def gym(tmp_path_factory: pytest.TempPathFactory) -> sql.Connection:
     if not GYM.is_dir():
-        pytest.skip("NeMo Gym's example data do not lie beside the checkout")
+        pytest.skip("NeMo Gym's example data do not are next to the checkout")
     place = open_workspace(tmp_path_factory.mktemp("gym") / "ws", create=True)
     for number, name in enumerate(FILES):
         import_rollouts(place, name, [str(GYM / name / "data" / "example_rollouts.jsonl")], f"run{number}")

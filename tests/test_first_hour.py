@@ -54,7 +54,7 @@ def test_the_help_of_collect_begins_with_the_six_flags_that_everyone_needs() -> 
     assert [line.split("=")[0] for line in first.splitlines() if line.startswith("  --")] == [f"  --{n}" for n in names]
     for command in (collect.COMMAND, run.COMMAND, check.COMMAND):
         page = help_text(command, "rolloutops")
-        assert "Other flags:" not in page, "a flag stands in no group of COLLECTING_GROUPS"
+        assert "Other flags:" not in page, "a flag is in no group of COLLECTING_GROUPS"
         for flag in command.flags:
             assert page.count(f"\n  --{flag.name}") + page.count(f"\n  --[no-]{flag.name}") >= 1
 

@@ -113,16 +113,16 @@ def test_equal_servers_get_equal_shares_where_each_finds_its_number() -> None:
     """In virtual time: how many answers a real server gives in a round depends on the machine's other work."""
 
     async def main() -> list[int]:
-        paces = [RateLimit(ConcurrencyLimit(16, found=True)) for _ in range(3)]
+        paces = [RateLimit(ConcurrencyLimit(16, is_settled=True)) for _ in range(3)]
         fleet, left = ReplicaRateLimit(paces, ReplicaConcurrency(paces)), 3000
 
         async def work() -> None:
             nonlocal left
             while left > 0:
                 left -= 1
-                ticket = fleet.at_once() or await fleet.admit()
+                permit = fleet.at_once() or await fleet.admit()
                 await asyncio.sleep(0.05)
-                fleet.answered(ticket, 1, 1, None)
+                fleet.answered(permit, 1, 1, None)
 
         await asyncio.gather(*(work() for _ in range(48)))
         return fleet.served

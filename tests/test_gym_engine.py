@@ -233,9 +233,9 @@ def test_collect_takes_rollouts_and_rewards_from_a_server(tmp_path: Path) -> Non
     assert all(row["responses_create_params"]["top_p"] is None and row["right"] == (row["reward"] == 1) for row in rows)
 
 
-def test_a_resources_server_judges_later(tmp_path: Path) -> None:
+def test_a_resources_server_verifies_later(tmp_path: Path) -> None:
     """Rollouts of any engine go to /verify, each in a session of its own; where the server fails, the verdict has an
-    error, and is judged again."""
+    error, and is verified again."""
     write_jsonl(tmp_path / "tasks.jsonl", tasks(6))
     recipe = """
         data = "w"
@@ -257,7 +257,7 @@ def test_a_resources_server_judges_later(tmp_path: Path) -> None:
         assert 0 < errors < 6
         rolloutops("verify", "w.toml", "--retry_errors", cwd=tmp_path)
         rolloutops("verify", "w.toml", "--retry_errors", cwd=tmp_path)
-        told = {entry["endpoint"]: entry for entry in server.log if entry["status"] == 200}
+        reported = {entry["endpoint"]: entry for entry in server.log if entry["status"] == 200}
     found = query(
         tmp_path / "w", "SELECT row ->> 'n', reward, verdict_error, metrics['length'] FROM rollouts ORDER BY 1"
     )
@@ -265,8 +265,8 @@ def test_a_resources_server_judges_later(tmp_path: Path) -> None:
     answers = {str(task["n"]): task["expected_answer"] for task in tasks(6)}
     assert found[:5] == [(n, float(answers[n] in texts[n]), None, float(len(texts[n]))) for n in "01234"]
     assert found[5] == ("5", None, "masked", None)
-    assert told["seed_session"]["cookie"] is None
-    assert told["verify"]["cookie"] is not None
+    assert reported["seed_session"]["cookie"] is None
+    assert reported["verify"]["cookie"] is not None
     details = query(
         tmp_path / "w", "SELECT DISTINCT json_keys(details)::VARCHAR FROM rollouts WHERE reward IS NOT NULL"
     )

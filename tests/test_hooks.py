@@ -42,7 +42,7 @@ def test_a_misspelt_hook_is_refused_with_the_near_name(names: dict[str, Any], ho
 @pytest.mark.parametrize(
     "names",
     [
-        {"recall": method, "hold": method, "score": method, "normalise": method},
+        {"recall": method, "hold": method, "score": method, "normalize": method},
         {"golden": Path("golden.jsonl"), "tool": "search", "paralel": "no"},
         {"_golden": method},
         {"call": method, "calls": 3, "gold": method, "golds": method, "tools": [], "tool": [], "cpu_bound": True},

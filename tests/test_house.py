@@ -236,8 +236,8 @@ def test_help_and_mistakes_are_answered_at_once(tmp_path: Path, words: list[str]
             check=False,
         )
         assert done.returncode == code, done.stderr
-        *said, told = (done.stdout + done.stderr).splitlines()
-        seconds, heavy = json.loads(told)
+        *said, reported = (done.stdout + done.stderr).splitlines()
+        seconds, heavy = json.loads(reported)
         assert heavy == []
         assert says in "\n".join(said), done.stderr
         spent.append(seconds)

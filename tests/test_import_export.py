@@ -27,7 +27,7 @@ from rolloutops.store.workspace import Workspace, connect, open_workspace
 from tests.helpers import SHARED, query, read_jsonl, rolloutops, sums, write_jsonl
 
 GYM = SHARED / "data" / "gym"
-needs_gym = pytest.mark.skipif(not GYM.is_dir(), reason="NeMo Gym's example data do not lie beside the checkout")
+needs_gym = pytest.mark.skipif(not GYM.is_dir(), reason="NeMo Gym's example data do not are next to the checkout")
 NO_ROLLOUTS = ("_materialized_inputs", "_reward_profiling", "_failures")
 
 
@@ -46,9 +46,9 @@ def imported(folder: Path, *files: Path | str, dataset: str = "d", run: str = "r
     return import_rollouts(open_workspace(folder, create=True), dataset, [str(file) for file in files], run, **more)
 
 
-def exported(folder: Path, dataset: str = "d", companions: bool = False) -> list[dict[str, Any]]:
+def exported(folder: Path, dataset: str = "d", sidecars: bool = False) -> list[dict[str, Any]]:
     output = folder.parent / "out" / "rollouts.jsonl"
-    count = export(Workspace(folder), make_plan(Recipe(folder, {dataset: Dataset()})), output, companions)
+    count = export(Workspace(folder), make_plan(Recipe(folder, {dataset: Dataset()})), output, sidecars)
     rows = read_jsonl(output)
     assert len(rows) == count
     return rows
@@ -218,13 +218,13 @@ def test_materialized_inputs_and_failures_beside_the_file(tmp_path: Path) -> Non
         "SELECT rollout_index, text, json_extract_string(row, '$.options[0].A') FROM rollouts ORDER BY 1",
     )
     assert rollouts == [(0, "a0", "0"), (1, "a1", "0")]
-    told = "SELECT t.row ->> 'expected_answer', policy, rollout_index, attempt, error, final FROM attempts "
-    told += "JOIN tasks AS t USING (task_id) WHERE error IS NOT NULL ORDER BY attempt"
-    assert look(tmp_path / "w", told) == [
+    reported = "SELECT t.row ->> 'expected_answer', policy, rollout_index, attempt, error, final FROM attempts "
+    reported += "JOIN tasks AS t USING (task_id) WHERE error IS NOT NULL ORDER BY attempt"
+    assert look(tmp_path / "w", reported) == [
         ("A", "policy", 0, 1, "server_error", False),
         ("A", "policy", 0, 2, "timeout", True),
     ]
-    assert values(exported(tmp_path / "w", companions=True)) == values(rows)
+    assert values(exported(tmp_path / "w", sidecars=True)) == values(rows)
     assert values(read_jsonl(tmp_path / "out" / "rollouts_failures.jsonl")) == values(failures)
 
 
@@ -262,8 +262,8 @@ def test_import_again_adds_nothing_and_mends_what_a_crash_left(tmp_path: Path) -
     assert look(tmp_path / "w", "SELECT task_id, rollout_index, text, reward FROM rollouts ORDER BY ALL") == before
 
 
-def test_the_same_rows_in_two_data_sets_are_rollouts_of_each(tmp_path: Path) -> None:
-    """Attempts are named after their row, so both data sets have the same names."""
+def test_the_same_rows_in_two_datasets_are_rollouts_of_each(tmp_path: Path) -> None:
+    """Attempts are named after their row, so both datasets have the same names."""
     rows = [gym_row("q", "a", 1.0), gym_row("q", "b", 0.0)]
     for row in rows:
         tokens = {"prompt_token_ids": [1], "generation_token_ids": [2], "generation_log_probs": [-0.1]}
@@ -307,8 +307,8 @@ def test_masked_rollouts_count_nowhere_and_are_counted(tmp_path: Path) -> None:
 def test_what_an_environment_adds_to_the_prompt_stays_with_the_rollout(tmp_path: Path) -> None:
     row = gym_row("deal", "hit", _ng_task_index=0, _ng_rollout_index=1)
     row["responses_create_params"]["input"].append({"role": "user", "content": "your hand: 8 and 5"})
-    asked = {"responses_create_params": {"input": [{"role": "user", "content": "deal"}]}, "_ng_task_index": 0}
-    write_jsonl(tmp_path / "r_materialized_inputs.jsonl", [asked | {"_ng_rollout_index": 1}])
+    requested = {"responses_create_params": {"input": [{"role": "user", "content": "deal"}]}, "_ng_task_index": 0}
+    write_jsonl(tmp_path / "r_materialized_inputs.jsonl", [requested | {"_ng_rollout_index": 1}])
     imported(tmp_path / "w", write_jsonl(tmp_path / "r.jsonl", [row]))
     prompts = (
         "SELECT len(from_json(t.prompt, '[\"JSON\"]')), len(from_json(r.prompt, '[\"JSON\"]')) FROM rollouts AS r "
@@ -442,7 +442,8 @@ def test_openai_batch_files(tmp_path: Path) -> None:
 
 
 def test_imported_rollouts_are_continued_by_collect(tmp_path: Path) -> None:
-    """A data set that was chunked takes imported rollouts as its own; collect owes the rest, and verify judges them."""
+    """A dataset that was chunked takes imported rollouts as its own; collect owes the rest, and verify verifies
+    them."""
     tasks = sums(10)
     write_jsonl(tmp_path / "tasks.jsonl", tasks)
     rows = [gym_row(task["prompt"], f"Answer: {task['answer']}", 0.0, _ng_task_index=n) for n, task in enumerate(tasks)]
@@ -532,15 +533,15 @@ def write_lines(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_an_imported_data_set_is_not_asked_of_the_policy_of_an_earlier_command(tmp_path: Path) -> None:
+def test_an_imported_dataset_is_not_asked_of_the_policy_of_an_earlier_command(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "sums.jsonl", sums(4))
     rolloutops("collect", "--data=w", "--input=sums.jsonl", "--engine=scripted", "--model=m", cwd=tmp_path)
     rolloutops("export", "--data=w", "--output=out.jsonl", cwd=tmp_path)
     rolloutops("import", "out.jsonl", "--data=w", "--dataset=other", "--policy=p", cwd=tmp_path)
     for words in (("collect", "--data=w"), ("collect", "--data=w", "--dataset=sums"), ("verify", "--data=w")):
         rolloutops(*words, cwd=tmp_path, code=2 if words[0] == "verify" else 0)
-        told = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)
-        assert [row["dataset"] for row in told["progress"]] == ["sums"]
+        reported = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)
+        assert [row["dataset"] for row in reported["progress"]] == ["sums"]
     assert query(tmp_path / "w", "SELECT dataset, policy, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL") == [
         ("other", "p", 4),
         ("sums", "m", 4),

@@ -277,7 +277,7 @@ def test_files_are_found_in_order(tmp_path: Path) -> None:
     ("pattern", "says"),
     [
         ("task.jsonl", "no such file: {0}/task.jsonl, did you mean 'tasks.jsonl'?"),
-        ("empty.jsonl", "{0}/empty.jsonl is empty: write it again, or take it out of the input"),
+        ("empty.jsonl", "{0}/empty.jsonl is empty: regenerate it, or remove it from the input"),
         ("none/*.jsonl", "no file matches {0}/none/*.jsonl"),
         ("folder", "the folder {0}/folder has no file ending in .jsonl"),
         ("rows.jsnol", "{0}/rows.jsnol: cannot read .jsnol, did you mean '.jsonl'? (known: .jsonl"),

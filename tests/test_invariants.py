@@ -37,7 +37,7 @@ COMPARED = (*KEY, "prompt_hash", "context_hash", "attempt_id", "agent", "output_
 
 SENTENCES = re.compile(
     r"has no rows: leave it out|has \d+ (rows|tokens) of the|cannot each be|no rollout of this policy|no rollout has it"
-    r"|leaves pairs that are none|no row is left|left (train|validation|test)\b.* empty|would not train as meant"
+    r"|leaves pairs that are none|no row is left|left (train|validation|test)\b.* empty|have errors"
     r"|a check found|no column of Parquet can hold"
 )
 """How a chain may end: each of these says what to do. Anything else is a fault."""
@@ -90,22 +90,22 @@ def play(tasks: list[Task], chain: Any, place: Path) -> str:
 
 def ended(workspace: Workspace, chain: Any, threads: int, tables: Tables | None) -> BuildReport | StepError:
     """What a chain ends with. tables: what the workspace holds, to check against; None where that was done."""
-    before, after, use, asked = chain
+    before, after, use, requested = chain
     output = workspace.root / "out"
     con = connect(workspace, PLAN, threads)
     try:
-        funnels: list[StepStats] = []
+        stats: list[StepStats] = []
         uses: list[StepUse] = []
         for name, values in [*before, *after]:
             uses.append(StepUse(name.partition("/")[0], f"s{len(uses)}", name, values))
-        funnels = select(con, uses, Path())
+        stats = select(con, uses, Path())
         if tables is not None:
-            check_funnels(con, uses, funnels, tables)
+            check_funnels(con, uses, stats, tables)
         own = {"drop_unfit": True, "drop_unfinished": True, "agent_name": "a", "min_reward": -1.0}
         own = {name: value for name, value in own.items() if name in find_step(use).params}
         if any(step.use == "filter/near_duplicates" for step in uses):
             own["split_by"] = "cluster"
-        report = build(con, StepUse("build", "it", use, {**own, **asked}), Path(), output, funnels)
+        report = build(con, StepUse("build", "it", use, {**own, **requested}), Path(), output, stats)
         if tables is not None:
             check_build(con, report, use, tables)
             if "split_by" in own:
@@ -121,14 +121,14 @@ def ended(workspace: Workspace, chain: Any, threads: int, tables: Tables | None)
         con.close()
 
 
-def check_funnels(con: sql.Connection, uses: list[StepUse], funnels: list[StepStats], tables: Tables) -> None:
-    """Kept and dropped make up what came in, for each step and data set, and what each kind promises."""
+def check_funnels(con: sql.Connection, uses: list[StepUse], step_stats: list[StepStats], tables: Tables) -> None:
+    """Kept and dropped make up what came in, for each step and dataset, and what each kind promises."""
     table = "selection.rollouts"
     rows = selected(con, table)
-    for use, funnel in zip(uses, funnels, strict=True):
+    for use, stats in zip(uses, step_stats, strict=True):
         given_rows, table = rows, f'selection."step {use.name}"'
         rows = selected(con, table)
-        asked, made = Counter(row["dataset"] for row in given_rows), Counter(row["dataset"] for row in rows)
+        requested, made = Counter(row["dataset"] for row in given_rows), Counter(row["dataset"] for row in rows)
         names = [tuple(row[k] for k in (*KEY, "copy")) for row in rows]
         assert len(set(names)) == len(names)
         before = {(*(row[k] for k in KEY), row["copy"]): row for row in given_rows}
@@ -138,14 +138,14 @@ def check_funnels(con: sql.Connection, uses: list[StepUse], funnels: list[StepSt
         else:
             stayed = Counter(name[0] for name in names if name in before)
         assert {name[:4] for name in names} <= {name[:4] for name in before}
-        assert {one.dataset: one.rows_in for one in funnel.datasets} == dict(asked)
-        for one in funnel.datasets:
+        assert {one.dataset: one.rows_in for one in stats.datasets} == dict(requested)
+        for one in stats.datasets:
             assert (one.kept, one.rows) == (stayed[one.dataset], made[one.dataset]), one
             assert one.kept + one.dropped == one.rows_in
             if use.kind == "filter":
                 assert sum(one.reasons.values()) == one.dropped, "dropped without a reason"
         if use.kind == "reward":
-            assert made == asked
+            assert made == requested
         if use.kind in ("filter", "mix"):
             for row in rows:
                 same = [one for one in given_rows if all(one[k] == row[k] for k in KEY)]
@@ -168,41 +168,47 @@ def selected(con: sql.Connection, table: str) -> list[dict[str, Any]]:
 
 def check_mix(use: StepUse, given_rows: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """What each mix promises of its numbers, reckoned anew."""
-    asked = use.settings
+    requested = use.settings
     there, made = Counter(row["dataset"] for row in given_rows), Counter(row["dataset"] for row in rows)
-    short = asked.get("on_shortage")
+    short = requested.get("on_shortage")
     if use.use == "mix/counts":
-        wanted = {name: n if short == "repeat" else min(n, there[name]) for name, n in asked["counts"].items()}
+        wanted = {name: n if short == "repeat" else min(n, there[name]) for name, n in requested["counts"].items()}
         assert made == Counter(wanted)
     elif use.use == "mix/shares":
-        most = min(math.floor(there[name] / share + 1e-9) for name, share in asked["shares"].items())
-        total = most if "rows" not in asked else asked["rows"] if short == "repeat" else min(asked["rows"], most)
+        most = min(math.floor(there[name] / share + 1e-9) for name, share in requested["shares"].items())
+        total = (
+            most
+            if "rows" not in requested
+            else requested["rows"]
+            if short == "repeat"
+            else min(requested["rows"], most)
+        )
         assert len(rows) == total
-        assert all(abs(made[name] - share * total) < 1 for name, share in asked["shares"].items())
+        assert all(abs(made[name] - share * total) < 1 for name, share in requested["shares"].items())
     elif use.use == "mix/temperature":
-        total = asked.get("rows", len(rows)) if there else 0
+        total = requested.get("rows", len(rows)) if there else 0
         assert len(rows) == total if short == "repeat" else len(rows) <= total
     elif use.use == "mix/copies":
-        assert made == Counter({name: math.floor(n * there[name] + 0.5) for name, n in asked["copies"].items()})
+        assert made == Counter({name: math.floor(n * there[name] + 0.5) for name, n in requested["copies"].items()})
     elif use.use == "mix/tokens":
-        for name, budget in asked["tokens"].items():
+        for name, budget in requested["tokens"].items():
             taken = sum(row["output_tokens"] for row in rows if row["dataset"] == name)
             largest = max((row["output_tokens"] for row in given_rows if row["dataset"] == name), default=0)
             everything = sum(row["output_tokens"] for row in given_rows if row["dataset"] == name)
             assert taken <= budget
             assert taken > budget - largest or (short == "shrink" and taken == everything)
     elif use.use == "mix/unimax":
-        epochs = asked.get("max_epochs", 4.0)
+        epochs = requested.get("max_epochs", 4.0)
         most = {name: math.floor(epochs * n) for name, n in there.items()}
         assert all(made[name] <= most[name] for name in most)
-        assert len(rows) == min(asked.get("rows", len(given_rows)), sum(most.values()))
+        assert len(rows) == min(requested.get("rows", len(given_rows)), sum(most.values()))
     elif use.use == "mix/max_share":
-        assert all(n <= asked.get("max_share", 0.5) * len(rows) + 1e-6 for n in made.values())
+        assert all(n <= requested.get("max_share", 0.5) * len(rows) + 1e-6 for n in made.values())
     elif use.use == "mix/cells":
-        names = ("dataset", *asked.get("cells", ["task_id"]))
+        names = ("dataset", *requested.get("cells", ["task_id"]))
         cells = Counter(tuple(row[name] for name in names) for row in given_rows)
         taken_of = Counter(tuple(row[name] for name in names) for row in rows)
-        assert taken_of == Counter({cell: min(n, asked.get("per_cell", 1)) for cell, n in cells.items()})
+        assert taken_of == Counter({cell: min(n, requested.get("per_cell", 1)) for cell, n in cells.items()})
 
 
 def check_pairs(use: StepUse, rows: list[dict[str, Any]], tables: Tables) -> None:

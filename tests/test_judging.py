@@ -115,7 +115,7 @@ def some():
     environment.cpu_bound = lambda task: task.row.get("dear", False)
     return environment
 def only_here():
-    if os.environ.get("PARENT") != str(os.getpid()): raise OSError("no such licence")
+    if os.environ.get("PARENT") != str(os.getpid()): raise OSError("no such license")
     return Environment(True, False)
 '''
 
@@ -141,12 +141,12 @@ def pair(deed: str, n: int = 0, **row: Any) -> tuple[Task, Rollout]:
     return Task("demo", str(n), row, []), Rollout([{"role": "assistant", "content": deed}], deed, "stop")
 
 
-def judged(judge: VerifierRunner, *deeds: str) -> list[Verdict]:
+def judged(verifier: VerifierRunner, *deeds: str) -> list[Verdict]:
     async def run() -> list[Verdict]:
         try:
-            return await asyncio.gather(*(judge.judge(*pair(deed, n)) for n, deed in enumerate(deeds)))
+            return await asyncio.gather(*(verifier.verify(*pair(deed, n)) for n, deed in enumerate(deeds)))
         finally:
-            await judge.close()
+            await verifier.close()
 
     return asyncio.run(run())
 
@@ -170,9 +170,9 @@ def test_what_a_verifier_returns(folder: Path, cpu_bound: bool) -> None:
     for (deed, reward), verdict in zip(GOOD, verdicts, strict=False):
         assert (verdict.reward, verdict.metrics, verdict.error) == (reward, {"reward": reward}, None), deed
         assert verdict.seconds >= 0
-    for (deed, told), verdict in zip(BAD, verdicts[len(GOOD) :], strict=False):
+    for (deed, reported), verdict in zip(BAD, verdicts[len(GOOD) :], strict=False):
         assert (verdict.reward, verdict.metrics, verdict.error) == (None, {}, "verifier_error"), deed
-        assert told in (verdict.error_message or ""), deed
+        assert reported in (verdict.error_message or ""), deed
     assert verdicts[-1].metrics == {"reward": 1.0, "accuracy": 0.0, "n": 3.0, "score": 0.5}
     assert verdicts[-1].details == {
         "reward": True,
@@ -231,11 +231,11 @@ def test_a_coroutine_is_awaited_with_a_time_limit(folder: Path) -> None:
 
 
 def test_where_a_verifier_runs(folder: Path, tmp_path: Path) -> None:
-    async def pids(judge: VerifierRunner, **row: Any) -> set[int]:
+    async def pids(verifier: VerifierRunner, **row: Any) -> set[int]:
         try:
-            verdicts = await asyncio.gather(*(judge.judge(*pair("pid", n, **row)) for n in range(300)))
+            verdicts = await asyncio.gather(*(verifier.verify(*pair("pid", n, **row)) for n in range(300)))
         finally:
-            await judge.close()
+            await verifier.close()
         return {int(verdict.details["pid"]) for verdict in verdicts}
 
     here = {os.getpid()}
@@ -265,7 +265,7 @@ def test_a_worker_inherits_no_open_file(folder: Path, tmp_path: Path) -> None:
         file.close()
 
 
-def test_equal_rollouts_of_a_pure_verifier_are_judged_once(folder: Path, tmp_path: Path) -> None:
+def test_equal_rollouts_of_a_pure_verifier_are_verified_once(folder: Path, tmp_path: Path) -> None:
     async def run(pure: bool, log: Path) -> list[bool]:
         here = judge(folder, pure=pure)
         try:
@@ -313,7 +313,7 @@ def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, 
         here = judge(folder, factory, **({"cpu_bound": cpu_bound} if factory == "make" else {}))
         seen: dict[int, float | None] = {}
         try:
-            async for ended in here.judge_all(items(), count):
+            async for ended in here.verify_all(items(), count):
                 seen.update((n, verdict.reward) for n, verdict in ended)
                 assert read - len(seen) <= 1024
         finally:
@@ -331,7 +331,7 @@ def test_what_is_stored_is_read_as_it_was_written(folder: Path) -> None:
         row = '{"big": 123456789012345678901234567890, "half": 0.1}'
         try:
             items = enumerate([stored("row", 0, row), stored("row", 1, "{"), stored("reward 1", 2)])
-            found = {n: verdict async for many in here.judge_all(items, 3) for n, verdict in many}
+            found = {n: verdict async for many in here.verify_all(items, 3) for n, verdict in many}
             return [found[n] for n in range(3)]
         finally:
             await here.close()
@@ -348,7 +348,7 @@ def test_a_plain_verifier_that_takes_long_is_spread_over_the_workers(folder: Pat
         here = judge(folder, cpu_bound=False, processes=processes)
         try:
             items = ((n, stored("nap 0.06 pid", n)) for n in range(3 if count < 1000 else 20))
-            ended = [pair async for many in here.judge_all(items, count) for pair in many]
+            ended = [pair async for many in here.verify_all(items, count) for pair in many]
         finally:
             await here.close()
         return {int(verdict.details["pid"]) for _, verdict in ended}
@@ -404,7 +404,7 @@ def test_a_cancelled_caller_harms_nobody(folder: Path) -> None:
 def test_workers_that_cannot_start_end_the_run_with_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARENT", str(os.getpid()))
     here = judge(folder, "only_here")
-    with pytest.raises(RolloutopsError, match=r"does not start: .*no such licence"):
+    with pytest.raises(RolloutopsError, match=r"does not start: .*no such license"):
         judged(here, "reward 1", "reward 2")
 
 

@@ -138,8 +138,8 @@ def test_the_command_prints_it(made: Path) -> None:
 def test_what_nobody_told_is_said_so(tmp_path: Path) -> None:
     """A rollout of a chat log: neither model nor tokens, and it ends with a tool's answer."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    told = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c"}]
-    log = [{"messages": [{"role": "user", "content": "q"}, told[0], told[1] | {"content": "a"}], "reward": 1}]
+    reported = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c"}]
+    log = [{"messages": [{"role": "user", "content": "q"}, reported[0], reported[1] | {"content": "a"}], "reward": 1}]
     rolloutops("import", str(write_jsonl(tmp_path / "d.jsonl", log)), "--data=w", cwd=tmp_path)
     (tmp_path / "r.toml").write_text(
         'data = "w"\n[datasets.d]\n[[steps]]\nkind = "build"\nname = "rl"\nuse = "build/rl_prompts"\n'
@@ -158,7 +158,7 @@ def test_what_cannot_be_traced_is_a_sentence(made: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"name it with --data"):
         trace(copy / "train.jsonl", 1)
     assert trace(copy / "train.jsonl", 1, made / "w")["rollouts"]
-    with pytest.raises(InputError, match=r"is no data file of the build in its folder; those are: train\.jsonl"):
+    with pytest.raises(InputError, match=r"is not a data file of this build; its data files: train\.jsonl"):
         trace(copy / "lineage.parquet", 1)
     with pytest.raises(InputError, match="there is no file"):
         trace(copy / "test.jsonl", 1)
@@ -207,7 +207,7 @@ def test_building_again_writes_the_same_bytes(made: Path) -> None:
 
 
 def test_the_order_of_an_input_does_not_change_what_is_said_of_it(made: Path, tmp_path: Path) -> None:
-    """The same rows in another order are the same tasks: nothing is owed, and the hash stays."""
+    """The same rows in another order are the same tasks: nothing is pending, and the hash stays."""
     folder = tmp_path / "again"
     shutil.copytree(made, folder)
     rows = (folder / "sums.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

@@ -59,15 +59,15 @@ def test_planted_faults_are_found_and_nothing_else(target: str) -> None:
     (none, good), *planted = blocks(target)
     assert not none
     assert [json.dumps(json.loads(line), ensure_ascii=False) for line in good] == good
-    asked = [(expected, line) for expected, lines in planted for line in lines]
-    many = good * (2 + len(asked) // len(good))
+    requested = [(expected, line) for expected, lines in planted for line in lines]
+    many = good * (2 + len(requested) // len(good))
     said: dict[int, set[str]] = {}
-    for row, severity, fault in linted(target, [*many, *(line for _, line in asked)]):
+    for row, severity, fault in linted(target, [*many, *(line for _, line in requested)]):
         said.setdefault(row, set()).add(f"{severity}: {fault}")
     of_the_file = said.pop(1, set())
     assert all(fault.startswith("warning: desirable to undesirable") for fault in of_the_file)
     assert [(many[row - 1], said[row]) for row in said if row <= len(many)] == [], "a good line is blamed"
-    for row, (expected, line) in enumerate(asked, len(many) + 1):
+    for row, (expected, line) in enumerate(requested, len(many) + 1):
         found = said.get(row, set())
         assert {next((e for e in expected if one.startswith(e)), one) for one in found} == expected, line
     source = re.sub(r"(?m)^ *--.*$", "", find_linter(target).read_text(encoding="utf-8"))
@@ -125,10 +125,10 @@ def test_a_build_that_fails_its_linter_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         build_sft(rollouts(**EMPTY), tmp_path / "out")
     assert str(caught.value).splitlines() == [
-        "[build.it] 1 of 4 lines would not train as meant, so nothing was written:",
-        "  1 line: the last answer is empty: the model is trained to say nothing; drop the row",
+        "[build.it] 1 of 4 lines failed the linter; nothing was written:",
+        "  1 line: the last answer is empty, so the model learns to return nothing; drop the row",
         "    d/t0/p/0/0",
-        "mend the steps before the build, or set drop_invalid = true to drop and count these lines",
+        "fix the earlier steps, or set drop_invalid = true to drop (and count) these lines",
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_drop_invalid_drops_and_counts(tmp_path: Path) -> None:
     assert (report.linted.lines, report.linted.dropped) == (4, 1)
     traced = sql.rows(sql.connect(), f"SELECT task_id FROM '{tmp_path}/out/lineage.parquet' ORDER BY 1")
     assert traced == [("t1",), ("t2",), ("t3",)]
-    fault = "the last answer is empty: the model is trained to say nothing; drop the row"
+    fault = "the last answer is empty, so the model learns to return nothing; drop the row"
     assert manifest.read(tmp_path / "out")["build"]["reports"] == [
         [{"target": "sft_messages", "severity": "error", "lines": 1, "dropped": 1, "fault": fault}]
     ]
@@ -156,7 +156,7 @@ def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -
     report = build(con, StepUse("build", "it", "build/kto", {"drop_invalid": True}), Path(), tmp_path / "out")
     assert report.files["train"][0] == 7
     assert list(sentences([report]))[1:] == [
-        "it: dropped, 1 line: the completion does not end with the assistant: TRL judges a turn that is not the "
+        "it: dropped, 1 line: the completion does not end with the assistant: TRL verifies a turn that is not the "
         "model's; drop the row",
         "it: warning, 1 line: desirable to undesirable is 3 to 4: TRL wants their weighted numbers in 1 to 4/3; "
         "set desirable_weight or undesirable_weight",
@@ -164,8 +164,8 @@ def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -
 
 
 def test_warnings_are_reported(tmp_path: Path) -> None:
-    asked = '[{"role":"developer","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
-    report = build_sft(rollouts(own_prompt=asked), tmp_path / "out")
+    requested = '[{"role":"developer","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
+    report = build_sft(rollouts(own_prompt=requested), tmp_path / "out")
     assert report.files["train"][0] == 4
     assert "it: warning, 1 line: role developer: ms-swift rejects it" in "\n".join(sentences([report]))
     assert manifest.read(tmp_path / "out")["build"]["reports"][0][0]["dropped"] == 0
@@ -183,7 +183,7 @@ def test_files_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"{plain}:2, {packed}:2" in out
     assert f"{plain}:3, {packed}:3" in out
     assert "every loader stops at the line" in out
-    assert out.splitlines()[-1] == "4 of 18 lines would not train as meant: sft_messages"
+    assert out.splitlines()[-1] == "4 of 18 lines have errors: sft_messages"
     assert main(["lint", str(plain), "--target=sft_messages", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert (found["lines"], found["faulty"]) == (9, 2)

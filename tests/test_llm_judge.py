@@ -26,7 +26,7 @@ def judged(texts: list[str], **settings: Any) -> list[Verdict]:
         plugin = find("environment", "llm_judge")
         judge = VerifierRunner(plugin.make(settings), plugin, settings)
         try:
-            return await asyncio.gather(*(judge.judge(TASK, Rollout([], text)) for text in texts))
+            return await asyncio.gather(*(judge.verify(TASK, Rollout([], text)) for text in texts))
         finally:
             await judge.close()
 
@@ -48,12 +48,12 @@ def test_a_verdict_and_what_it_cost() -> None:
             ["<think>no</think> it is {prompt}"], **at(server, prompt=prompt, params={"temperature": 0})
         )
         body = server.bodies[0]
-    asked = 'Q: What is {answer} in braces? A: it is {prompt} R: 42 {other} \\text{kg} {"reward": 1}'
-    assert body["input"][0]["content"] == asked, "places are filled once: what fills them is not read again"
+    requested = 'Q: What is {answer} in braces? A: it is {prompt} R: 42 {other} \\text{kg} {"reward": 1}'
+    assert body["input"][0]["content"] == requested, "places are filled once: what fills them is not read again"
     assert (body["model"], body["temperature"]) == ("judge", 0)
     assert (verdict.reward, verdict.error, verdict.details["reason"]) == (0.75, None, "so")
     assert verdict.details["judge_model"] == "judge"
-    spent = {"judge_calls": 1.0, "judge_input_tokens": len(asked.split()), "judge_output_tokens": 11.0}
+    spent = {"judge_calls": 1.0, "judge_input_tokens": len(requested.split()), "judge_output_tokens": 11.0}
     assert {name: verdict.metrics[name] for name in spent} == spent
 
 
@@ -145,8 +145,8 @@ def test_the_row_and_the_whole_transcript_are_shown_to_the_judge() -> None:
     )
     task = Task("d", "t", row, [{"role": "user", "content": "Where?"}], None, "Oslo")
     shown = environment._filled(task, Rollout(completion, "In Oslo."))
-    told = '[assistant]\ncalls look({"for": "Oslo"})\n\n[tool]\nIt rained.\n\n[assistant]\nIn Oslo.'
-    assert shown == f'Is it {{prompt}}?|3|["a", "ü"]|dotted|2|{told}'
+    reported = '[assistant]\ncalls look({"for": "Oslo"})\n\n[tool]\nIt rained.\n\n[assistant]\nIn Oslo.'
+    assert shown == f'Is it {{prompt}}?|3|["a", "ü"]|dotted|2|{reported}'
     (verdict,) = judged(["x"], engine="scripted", prompt="{response} {row.gone}")
     assert "asks for {row.gone}, and the task's row has no such field" in (verdict.error_message or "")
 
@@ -224,8 +224,8 @@ def test_what_judging_costs_is_told_and_counts(tmp_path: Path) -> None:
     ((rollouts, tokens),) = query(tmp_path / "w", taken)
     assert 0 < rollouts < 40
     assert 1000 < tokens < 3000
-    for told in (said, again):
-        assert "the budget is spent" in told
+    for reported in (said, again):
+        assert "the budget is spent" in reported
     lines = rolloutops("status", "judged.toml", cwd=tmp_path, COLUMNS="200").stdout.splitlines()
     (line,) = (line.split() for line in lines if " verdicts " in line)
     assert line[:6] == ["sums", "m", "verdicts", "judge", "–", str(rollouts)]

@@ -143,7 +143,7 @@ def test_policies_are_compared_task_by_task(capsys: pytest.CaptureFixture[str]) 
         (["--compare=quick"], "--compare takes two policies"),
         (["--compare=quick,careful", "--step=rewards"], "--compare says nothing to metrics/rewards"),
         (["--group_by=agent", "--step=tokens"], "--group_by says nothing to metrics/tokens"),
-        (["--group_by=colour"], "there are agent, task, finish_reason"),
+        (["--group_by=color"], "there are agent, task, finish_reason"),
         (["--step=reward"], "no step 'metrics/reward', did you mean 'metrics/rewards'"),
         (["--step=compare"], "[metrics.compare] a is missing: the policy that is compared with"),
         (["--metrics.pass_at_k.kk=3", "--step=pass_at_k"], "no key 'kk', did you mean 'k'?"),
@@ -174,8 +174,8 @@ def test_works_while_a_collection_runs(tmp_path: Path) -> None:
             time.sleep(0.05)
         while True:
             ended = collection.poll() is not None
-            told = rolloutops("metrics", "--data=w", "--json", cwd=tmp_path)
-            rewards = json.loads(told.stdout)["metrics/rewards"]
+            reported = rolloutops("metrics", "--data=w", "--json", cwd=tmp_path)
+            rewards = json.loads(reported.stdout)["metrics/rewards"]
             counts.append(sum(row["rollouts"] for row in rewards if row["metric"] == "reward"))
             if ended:
                 break

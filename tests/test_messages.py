@@ -619,7 +619,7 @@ def test_prompts_of_rows(row: dict[str, Any], messages: Any, tools: Any, params:
         ({"messages": [{"text": "Hi"}]}, "messages: message 0 has no role"),
         ({"messages": []}, "messages is empty"),
         ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": 3}, "prompt is no list of messages"),
+        ({"prompt": 3}, "prompt is not a list of messages"),
         ({"prompt": "Q", "tools": [1]}, "tools[0] is not an object"),
     ],
 )

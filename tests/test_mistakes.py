@@ -77,12 +77,12 @@ def project(chunked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def cases() -> Iterator[Any]:
     """The cases of mistakes.txt: what is taken out of the recipe, what comes in, the command line, the sentence."""
     for stanza in (CHECKOUT / "tests" / "mistakes.txt").read_text(encoding="utf-8").split("\n\n"):
-        *edits, told = stanza.strip().splitlines() or [""]
+        *edits, reported = stanza.strip().splitlines() or [""]
         if edits and edits[-1].startswith("$ "):
             command = edits.pop()[2:]
             out, into = ([line[2:] for line in edits if line[0] == mark] for mark in "-+")
             assert len(out) + len(into) == len(edits), stanza
-            yield pytest.param("\n".join(out), "\n".join(into), command, told, id=f"{command}: {told}"[:99])
+            yield pytest.param("\n".join(out), "\n".join(into), command, reported, id=f"{command}: {reported}"[:99])
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -120,7 +120,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
         (b'data = "caf\xe9"', "recipe.toml is not UTF-8 text (byte 11); save it as UTF-8"),
         (RECIPE.encode("utf-16"), "recipe.toml is not UTF-8 text (byte 0); save it as UTF-8"),
         (b"x = " + b"[" * 9999, "recipe.toml is nested too deeply for a recipe"),
-        (b"", "the recipe names no data set: add [datasets.NAME] with input = \u2026, or give --input=FILE"),
+        (b"", "the recipe names no dataset: add [datasets.NAME] with input = \u2026, or give --input=FILE"),
     ],
 )
 def test_a_recipe_that_is_no_text(project: Path, said: Said, recipe: bytes, told: str) -> None:
@@ -171,9 +171,9 @@ def test_an_endpoint_that_refuses_loses_no_rollout(project: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    asked = ("collect", "recipe.toml", "--engine=openai", "--model=m", "--endpoint=chat", "--max_attempts=2")
+    requested = ("collect", "recipe.toml", "--engine=openai", "--model=m", "--endpoint=chat", "--max_attempts=2")
     done = subprocess.run(
-        [sys.executable, "-m", "rolloutops", *asked, f"--base_url=http://{address}/v1"],
+        [sys.executable, "-m", "rolloutops", *requested, f"--base_url=http://{address}/v1"],
         env=environ(),
         capture_output=True,
         text=True,
@@ -185,7 +185,7 @@ def test_an_endpoint_that_refuses_loses_no_rollout(project: Path) -> None:
     assert "Traceback" not in done.stderr
     assert query(project / "w", "SELECT status, count(*) FROM wanted_states GROUP BY status") == [("pending", 12)]
     with serving() as server:
-        rolloutops(*asked, f"--base_url={server.url}", cwd=project)
+        rolloutops(*requested, f"--base_url={server.url}", cwd=project)
     assert query(project / "w", "SELECT status, count(*) FROM wanted_states GROUP BY status") == [("done", 12)]
 
 
@@ -251,9 +251,9 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "tasks.jsonl", sums(1500))
     write_jsonl(tmp_path / "more.jsonl", sums(6000))
     (tmp_path / "recipe.toml").write_text(RECIPE.replace('data = "w"', 'data = "small/w"'))
-    told = on_a_small_disk(tmp_path, FULL)
+    reported = on_a_small_disk(tmp_path, FULL)
     full = "no space is left in small/w: free some, and run the same command again; what is stored stays"
-    assert told.splitlines() == [f"rolloutops: {full}"] * 3
+    assert reported.splitlines() == [f"rolloutops: {full}"] * 3
     durable = {
         line.split(b'"attempt_id":"')[1].split(b'"')[0].decode()
         for journal in (tmp_path / "full/journals").glob("*.jsonl")
@@ -283,13 +283,13 @@ rolloutops check recipe.toml | grep BAD
 def test_a_workspace_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "tasks.jsonl", sums(6))
     (tmp_path / "recipe.toml").write_text(RECIPE.replace('data = "w"', 'data = "small/w"'))
-    told = on_a_small_disk(tmp_path, READ_ONLY)
+    reported = on_a_small_disk(tmp_path, READ_ONLY)
     refused = (
         "rolloutops: small/w cannot be written (read-only file system): make it writable, or name another with --data"
     )
     made = "rolloutops: cannot make the workspace small/other: Read-only file system; choose another with --data"
     bad = "BAD  small/w cannot be written: permission denied at small/w; choose another with --data"
-    assert sorted(told.splitlines()) == sorted([refused] * 4 + [made, "count_star()", "6", bad])
+    assert sorted(reported.splitlines()) == sorted([refused] * 4 + [made, "count_star()", "6", bad])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

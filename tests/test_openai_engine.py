@@ -187,8 +187,8 @@ def test_parameters_on_the_wire() -> None:
 
 def test_what_openai_itself_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    told = {"role": "assistant", "content": "Hm.", "reasoning_content": "secret thoughts"}
-    call = ModelCall([*ASK, told], None, {"max_output_tokens": 9})
+    reported = {"role": "assistant", "content": "Hm.", "reasoning_content": "secret thoughts"}
+    call = ModelCall([*ASK, reported], None, {"max_output_tokens": 9})
     chat, responses = (json.loads(make("m", endpoint=endpoint).body(call)) for endpoint in ("chat", "responses"))
     assert chat == {
         "model": "m",
@@ -235,7 +235,7 @@ def test_a_cut_filtered_or_empty_answer_is_an_answer(endpoint: str, finish: str,
         ("html-502", "server_error", False, None, "Bad gateway"),
         ("error-200", "server_error", False, None, "it broke"),
         ("hang", "timeout", False, None, "no answer from"),
-        ("refuse", "connection", False, None, "hung up"),
+        ("refuse", "connection", False, None, "closed the connection"),
         ("reset", "connection", False, None, "http://127.0.0.1"),
         ("truncated", "bad_response", False, None, "not JSON"),
         ("html", "bad_response", False, None, "not JSON"),
@@ -333,10 +333,10 @@ def test_the_key_is_sent_and_never_comes_back(endpoint: str, monkeypatch: pytest
     echo = f'{{"error": {{"message": "bad key Bearer {KEY} / {other}", "code": "invalid_api_key"}}}}'.encode()
     page = f"<html>Authorization: Bearer {KEY}</html>".encode()
     settings = {"endpoint": endpoint, "api_key_env": "MY_KEY", "headers": {"X-Api-Key": other}}
-    told = [{"role": "user", "content": f"my key is {KEY}"}]
+    reported = [{"role": "user", "content": f"my key is {KEY}"}]
     with serving(faults=[(401, {}, echo), (200, {}, page), None]) as server:
         refused, unreadable = fails(server, **settings), fails(server, **settings)
-        (answer,) = ask(server, ModelCall(told, None, {}), **settings)
+        (answer,) = ask(server, ModelCall(reported, None, {}), **settings)
         engine = make("m", base_url=server.url, **settings)
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert server.headers[0]["X-Api-Key"] == other
@@ -487,7 +487,7 @@ def test_a_kept_connection_that_closes_under_a_request_costs_no_attempt() -> Non
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests.append(await request(reader))
         writer.write(http(says(f"answer {len(requests)}")))
-        requests.append(await request(reader))  # and hang up without a word
+        requests.append(await request(reader))  # and hang up silently
 
     async def run() -> None:
         requests.clear()
@@ -509,7 +509,7 @@ def test_a_new_connection_that_closes_without_a_word_is_a_failure() -> None:
     async def run() -> None:
         requests.clear()
         async with listening(talk) as (url, _), asking(url) as answer:
-            with pytest.raises(AttemptFailed, match="hung up before the answer was complete") as caught:
+            with pytest.raises(AttemptFailed, match="closed the connection before the answer was complete") as caught:
                 await answer("x")
             assert caught.value.kind == "connection"
             assert len(requests) == 1

@@ -35,7 +35,7 @@ class Provider:
     _at: float = 0.0
 
     async def ask(self, pace: RateLimit) -> bool:
-        ticket = pace.at_once() or await pace.admit()
+        permit = pace.at_once() or await pace.admit()
         now = asyncio.get_running_loop().time()
         self.sent.append(now)
         self._left = self.burst if self._left < 0 else min(self.burst, self._left + self.rate(now) * (now - self._at))
@@ -46,13 +46,13 @@ class Provider:
         if not fine:
             self.refused += 1
             await asyncio.sleep(0.001)
-            pace.failed(ticket, "rate_limited", self.retry_after, limits)
+            pace.failed(permit, "rate_limited", self.retry_after, limits)
             return False
         self.working += 1
         await asyncio.sleep(self.latency(self.working))
         self.working -= 1
         self.done += 1
-        pace.answered(ticket, 100, 50, limits)
+        pace.answered(permit, 100, 50, limits)
         return True
 
 
@@ -66,19 +66,19 @@ async def collect(provider: Provider, tasks: int, pace: RateLimit, until: float 
 
     async def one(task: int) -> None:
         nonlocal left, flying
-        pace.level.started()
+        pace.concurrency.started()
         if await provider.ask(pace):
             left -= 1
         else:
             loop.call_later(rng.uniform(0, 1), queue.put_nowait, task)
             loop.call_later(1, changed.set)
-        pace.level.ended(flying)
+        pace.concurrency.ended(flying)
         flying -= 1
         changed.set()
 
     running = set()
     while left and loop.time() < until:
-        while flying < pace.level.now and not queue.empty():
+        while flying < pace.concurrency.now and not queue.empty():
             flying += 1
             running.add(asyncio.create_task(one(queue.get_nowait())))
         changed.clear()
@@ -88,7 +88,7 @@ async def collect(provider: Provider, tasks: int, pace: RateLimit, until: float 
 
 def seconds(provider: Provider, tasks: int, level: ConcurrencyLimit | None = None, until: float = 1e9) -> float:
     async def main() -> float:
-        return await collect(provider, tasks, RateLimit(level or ConcurrencyLimit(16, found=True)), until)
+        return await collect(provider, tasks, RateLimit(level or ConcurrencyLimit(16, is_settled=True)), until)
 
     return run(main())
 
@@ -138,7 +138,7 @@ def test_a_limit_of_requests_at_once_is_found() -> None:
 
 def test_places_of_refused_requests_stay_empty_until_a_later_one_is_answered() -> None:
     async def main() -> list[int]:
-        level, places = ConcurrencyLimit(16, found=True), list[int]()
+        level, places = ConcurrencyLimit(16, is_settled=True), list[int]()
         pace = RateLimit(level)
         pace.answered(await pace.admit(), 1, 1, None)
         permits = [await pace.admit() for _ in range(8)]
@@ -153,7 +153,7 @@ def test_places_of_refused_requests_stay_empty_until_a_later_one_is_answered() -
 
 def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
     assert seconds(Provider(), 20_000) <= 30, "1,024 at once after some seconds"
-    level = ConcurrencyLimit(16, found=True)
+    level = ConcurrencyLimit(16, is_settled=True)
     busy = Provider(latency=lambda working: max(1.0, working / 40))
     assert seconds(busy, 4000, level) <= 110
     assert 30 <= level.now <= 170, "the server bears 40; more in flight only wait there"
@@ -161,7 +161,7 @@ def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
 
 def test_a_slow_task_is_no_limit_but_many_timeouts_are() -> None:
     async def main() -> tuple[int, int]:
-        level = ConcurrencyLimit(16, found=True)
+        level = ConcurrencyLimit(16, is_settled=True)
         level.started()
         for n in range(64):
             level.ended(level.now, timed_out=n == 5)
@@ -194,24 +194,24 @@ def test_a_pause_is_everyones() -> None:
 def test_an_endpoint_that_is_down_is_looked_at_now_and_then_and_taken_back() -> None:
     async def main() -> tuple[int, float]:
         pace, loop = RateLimit(ConcurrencyLimit(64)), asyncio.get_running_loop()
-        asked = 0
+        requested = 0
 
         async def go() -> None:
-            nonlocal asked
+            nonlocal requested
             while True:
-                ticket = pace.at_once() or await pace.admit()
-                asked += 1
+                permit = pace.at_once() or await pace.admit()
+                requested += 1
                 await asyncio.sleep(0.01)
                 if loop.time() > 600:
-                    pace.answered(ticket, 1, 1, None)
+                    pace.answered(permit, 1, 1, None)
                     return
-                pace.failed(ticket, "unreachable", None, None)
+                pace.failed(permit, "unreachable", None, None)
 
         await asyncio.gather(*(go() for _ in range(64)))
-        return asked, loop.time()
+        return requested, loop.time()
 
-    asked, back = run(main())
-    assert asked <= 64 + 64 + 30
+    requested, back = run(main())
+    assert requested <= 64 + 64 + 30
     assert back <= 600 + 31
 
 
@@ -224,9 +224,9 @@ def test_tokens_a_minute_are_kept_in_every_minute(tmp_path: Path) -> None:
         for _ in range(50):
             tokens = rng.choice([10, 200, 2000, 8000])
             call = ModelCall([{"role": "user", "content": "x" * 4 * tokens}], None, {})
-            ticket = pace.at_once(call) or await pace.admit(call)
+            permit = pace.at_once(call) or await pace.admit(call)
             spent.append((loop.time(), tokens))
-            pace.answered(ticket, tokens, 0, None)
+            pace.answered(permit, tokens, 0, None)
         return spent
 
     spent = run(main())
@@ -256,10 +256,10 @@ def test_two_who_share_a_budget_stay_under_it(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_as_a_whole_ends() -> None:
-    def fails_after(health: CircuitBreaker, kinds: list[str | None]) -> int:
+    def fails_after(breaker: CircuitBreaker, kinds: list[str | None]) -> int:
         for n, kind in enumerate(kinds, 1):
             try:
-                health.attempted(kind, "because")
+                breaker.attempted(kind, "because")
             except EngineError:
                 return n
         return 0

@@ -155,10 +155,10 @@ def test_version_changes_with_code_settings_and_packages(mine: Path, monkeypatch
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1")
     assert plugin.version({"bonus": 1}) != third
 
-    judge = find("environment", "my_package.judge:make", mine)
-    before = judge.version({})
+    verifier = find("environment", "my_package.judge:make", mine)
+    before = verifier.version({})
     (mine / "my_package" / "words.py").write_text("def verify(task, rollout):\n    return 0.75\n")
-    assert judge.version({}) != before
+    assert verifier.version({}) != before
 
 
 def test_version_is_the_same_in_another_folder_and_imports_nothing(mine: Path) -> None:

@@ -33,8 +33,8 @@ def test_a_preset_is_a_whole_recipe_but_for_its_data(
     preset: str, repeats: int, temperature: float, uses: list[str], tmp_path: Path
 ) -> None:
     made = recipe(tmp_path, f'preset = "{preset}"\n[collect]\nengine = "scripted"')
-    asked = make_plan(made).policies["a", "scripted"]
-    assert (asked.num_repeats, asked.responses_create_params) == (repeats, {"temperature": temperature})
+    requested = make_plan(made).policies["a", "scripted"]
+    assert (requested.num_repeats, requested.responses_create_params) == (repeats, {"temperature": temperature})
     assert [step.use for step in made.steps] == uses
     explain(make_plan(made))
     assert preset in PRESETS

@@ -59,7 +59,7 @@ def test_models_are_looked_up_with_tier_and_without_date(tmp_path: Path) -> None
         ("[m]\ninput = -1\noutput = 1", "input must be 0 or more, not -1"),
         ("[m]\ninputs = 1\noutput = 1\ninput = 1", "no key 'inputs', did you mean 'input'?"),
         ("[m]\ninput = 'cheap'\noutput = 1", "input must be a number, not 'cheap'"),
-        ("[m]\ninput = inf\noutput = 1", "input must be what JSON can hold, not inf"),
+        ("[m]\ninput = inf\noutput = 1", "input must be a JSON value (no dates, NaN or infinity), not inf"),
         ("[m.flex]\ninput = 1", "[m.flex]: output is missing: of a million generated tokens"),
         ("[m", "is not TOML"),
     ],
@@ -73,13 +73,15 @@ def test_a_wrong_table_is_told(tmp_path: Path, text: str, said: str) -> None:
 
 def test_an_unknown_price_makes_the_cost_unknown() -> None:
     spend_limit = SpendLimit(prices={("m", ""): Price(1.0, 1.0, 1.0)})
-    spend_limit.paid({"model": "m", "input_tokens": 500_000, "output_tokens": 500_000, "error": "timeout"}, None)
+    spend_limit.count_attempt(
+        {"model": "m", "input_tokens": 500_000, "output_tokens": 500_000, "error": "timeout"}, None
+    )
     assert spend_limit.note(1) == "cost 1.00, 1.00 of it on failures, 2.00 projected"
-    spend_limit.paid({"model": "x", "input_tokens": 1, "output_tokens": 1}, None)
+    spend_limit.count_attempt({"model": "x", "input_tokens": 1, "output_tokens": 1}, None)
     assert spend_limit.note(1) == "cost n/a"
 
 
-def test_a_token_budget_holds_over_runs_and_the_rest_stays_owed(folder: Path) -> None:
+def test_a_token_budget_holds_over_runs_and_the_rest_stays_pending(folder: Path) -> None:
     given = ("--data=w", "--engine=openai", "--model=m", "--endpoint=chat", "--num_samples_in_parallel=4")
     with serving() as server:
         words = ("collect", *given, f"--base_url={server.url}", "--prices=prices.toml")
@@ -186,16 +188,16 @@ def test_what_counts_is_the_tier_that_was_billed(folder: Path) -> None:
     assert a_token[1] == pytest.approx(a_token[0] / 2, rel=0.05)
 
 
-def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Path) -> None:
+def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_pending(folder: Path) -> None:
     given = ("--data=w", "--engine=scripted", "--model=m", "--retry_seconds=0.01", "--prices=prices.toml")
     rolloutops("collect", *given, "--limit=40", cwd=folder)
-    told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
-    (row,) = told["spending"]
+    reported = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
+    (row,) = reported["spending"]
     assert (row["attempts"], row["cost_failed"], row["cost_pending"]) == (40, 0, 0)
     assert row["cost"] == pytest.approx((row["input_tokens"] + 10 * row["output_tokens"]) / 1e6)
     rolloutops("collect", *given, "--limit=50", "--max_tokens_total=1", cwd=folder, code=2)
-    told = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
-    assert told["spending"][0]["cost_pending"] == pytest.approx(row["cost"] / 4)
+    reported = json.loads(rolloutops("status", "--data=w", "--json", cwd=folder).stdout)
+    assert reported["spending"][0]["cost_pending"] == pytest.approx(row["cost"] / 4)
     (folder / "prices.toml").write_text("[other]\ninput = 1\noutput = 1\n")
     said = rolloutops("status", "--data=w", cwd=folder).stdout
     assert "cost_pending" in said
@@ -205,7 +207,7 @@ def test_status_tells_the_cost_so_far_on_failures_and_of_what_is_owed(folder: Pa
 def test_a_price_that_turns_out_to_be_unknown_ends_a_run_with_max_cost() -> None:
     spend_limit = SpendLimit(max_cost=1.0, prices={("m", ""): Price(1.0, 1.0, 1.0)})
     assert spend_limit.allows(0)
-    spend_limit.paid({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
+    spend_limit.count_attempt({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
     assert not spend_limit.allows(0)
     assert "not known" in spend_limit.why()
 

@@ -89,7 +89,9 @@ def test_a_step_may_start_from_any_selection_before_it(tmp_path: Path) -> None:
     )
     assert [step.start for step in written(tmp_path, text).steps] == [None, "rollouts", "a"]
     for wrong in ("c", "b", "d"):
-        with pytest.raises(UsageError, match=f"from = '{wrong}': no earlier step keeps rollouts under that name"):
+        with pytest.raises(
+            UsageError, match=f"from = '{wrong}': no earlier filter, reward, mix or pair step has that name"
+        ):
             written(tmp_path, text.replace("from = 'a'", f"from = '{wrong}'"))
 
 
@@ -181,9 +183,9 @@ def test_another_engine_takes_nothing_that_belongs_to_the_first(tmp_path: Path) 
         """,
     )
     rehearsal = make_plan(recipe, "collect", {"engine": "scripted", "engine_args": {"correct": 1.0}})
-    ((key, asked),) = rehearsal.policies.items()
+    ((key, requested),) = rehearsal.policies.items()
     assert key == ("d", "scripted"), "it never poses as the model"
-    assert (asked.model, asked.num_repeats, asked.engine_args) == ("", 4, {"correct": 1.0})
+    assert (requested.model, requested.num_repeats, requested.engine_args) == ("", 4, {"correct": 1.0})
 
 
 # The record ---------------------------------------------------------------------------------------------------------
@@ -248,9 +250,9 @@ def test_settings_may_be_infinite() -> None:
 def test_infinity_may_be_typed() -> None:
     recipe = Recipe(Path("w"), {}, steps=[StepUse("build", "sft", "build/sft_messages", {"min_reward": 0.5})])
     flags = {"build": {"sft": {"min_reward": "-inf"}}, "metrics": {"reward_histogram": {"edges": [0, "inf"]}}}
-    asked = make_plan(recipe, "collect", flags)
-    assert asked.steps[0].settings == {"min_reward": -math.inf}
-    assert asked.metrics_settings == {"reward_histogram": {"edges": [0, math.inf]}}
+    requested = make_plan(recipe, "collect", flags)
+    assert requested.steps[0].settings == {"min_reward": -math.inf}
+    assert requested.metrics_settings == {"reward_histogram": {"edges": [0, math.inf]}}
 
 
 def test_a_record_holds_no_key(tmp_path: Path) -> None:
@@ -278,8 +280,10 @@ def test_a_record_holds_no_key_of_a_judge_nor_one_in_an_address(tmp_path: Path) 
     plan = make_plan(written(tmp_path, text))
     assert "s3cret" not in dump(plan.record)
     assert plan.record["collect"]["base_url"] == ["http://***@a/v1", "http://b/v1?api-version=1&api-key=***"]
-    (asked,), (recorded,) = plan.rows, again(plan.record).rows
-    assert asked["verifier_version"] == recorded["verifier_version"], "what was judged is not judged, and paid, again"
+    (requested,), (recorded,) = plan.rows, again(plan.record).rows
+    assert requested["verifier_version"] == recorded["verifier_version"], (
+        "what was verified is not verified, and paid, again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -316,13 +320,13 @@ def test_flags_alone_make_a_recipe_that_is_recorded_and_extended() -> None:
     plan = make_plan(from_flags(flags), "collect", flags)
     assert (list(plan.datasets), str(plan.data)) == (["my_tasks"], "data/my_tasks")
     later = again(plan.record, {"num_repeats": 3})
-    asked = later.policies["my_tasks", "scripted"]
-    assert (asked.engine, asked.num_repeats, later.datasets["my_tasks"].environment) == ("scripted", 3, "mcqa")
-    with pytest.raises(UsageError, match="no data set 'my_task', did you mean 'my_tasks'"):
+    requested = later.policies["my_tasks", "scripted"]
+    assert (requested.engine, requested.num_repeats, later.datasets["my_tasks"].environment) == ("scripted", 3, "mcqa")
+    with pytest.raises(UsageError, match="no dataset 'my_task', did you mean 'my_tasks'"):
         again(plan.record, {"dataset": "my_task"})
 
 
-def test_a_choice_among_data_sets_and_policies_is_for_one_command(tmp_path: Path) -> None:
+def test_a_choice_among_datasets_and_policies_is_for_one_command(tmp_path: Path) -> None:
     text = "".join(f"[{table}.{name}]\n" for table in ("datasets", "policies") for name in ("a", "b", "c"))
     flags = {"dataset": "b", "policy": "c", "environment": "mcqa", "unsafe_code": True}
     chosen = make_plan(written(tmp_path, text), "collect", flags)
@@ -387,24 +391,24 @@ SOME = "-- Keep what is right.\nSELECT * FROM selected WHERE reward > 0"
 
 
 def test_a_recipe_runs_from_any_folder(tmp_path: Path) -> None:
-    """What a recipe reads lies beside it; what it writes goes where the command runs."""
+    """What a recipe reads is next to it; what it writes goes where the command runs."""
     recipe = tmp_path / "project" / "recipe.toml"
     write_jsonl(recipe.parent / "in" / "tasks.jsonl", sums(20))
     recipe.write_text(WITH_PLACES)
     (recipe.parent / "mine.py").write_text(MINE)
     (recipe.parent / "sql" / "own").mkdir(parents=True)
     (recipe.parent / "sql" / "own" / "some.sql").write_text(SOME)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    rolloutops("run", "../project/recipe.toml", cwd=elsewhere)
-    assert sorted(path.name for path in elsewhere.iterdir()) == ["out", "w"]
+    in_other_processes = tmp_path / "elsewhere"
+    in_other_processes.mkdir()
+    rolloutops("run", "../project/recipe.toml", cwd=in_other_processes)
+    assert sorted(path.name for path in in_other_processes.iterdir()) == ["out", "w"]
     assert not (recipe.parent / "w").exists()
-    assert read_jsonl(elsewhere / "out" / "train.jsonl")
+    assert read_jsonl(in_other_processes / "out" / "train.jsonl")
     # From a third folder, the workspace alone is enough: it knows where its recipe lies.
     third = tmp_path / "third"
     third.mkdir()
     rolloutops("build", "--data=../elsewhere/w", cwd=third)
-    assert (third / "out" / "train.jsonl").read_bytes() == (elsewhere / "out" / "train.jsonl").read_bytes()
+    assert (third / "out" / "train.jsonl").read_bytes() == (in_other_processes / "out" / "train.jsonl").read_bytes()
 
 
 def test_a_recipe_with_steps_of_the_earlier_form_builds_the_same_and_warns_once(tmp_path: Path) -> None:

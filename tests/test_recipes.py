@@ -25,17 +25,17 @@ def test_a_shipped_recipe_makes_its_files(name: str, tmp_path: Path) -> None:
     builds = sorted((tmp_path / "data" / name / "exports").glob("*/manifest.json"))
     assert builds
     for manifest in builds:
-        told = json.loads(manifest.read_text(encoding="utf-8"))
+        reported = json.loads(manifest.read_text(encoding="utf-8"))
         assert (
             sum(
-                told["splits"]["train"].values()
-                if isinstance(told["splits"]["train"], dict)
-                else [told["splits"]["train"]]
+                reported["splits"]["train"].values()
+                if isinstance(reported["splits"]["train"], dict)
+                else [reported["splits"]["train"]]
             )
             > 0
         ), manifest
     again = rolloutops("run", name, *SCRIPTED, cwd=tmp_path)
-    assert "0 rollouts collected" in again.stderr or "nothing is owed" in again.stderr
+    assert "0 rollouts collected" in again.stderr or "nothing to collect" in again.stderr
 
 
 def test_recipes_are_copied_side_by_side_and_never_over_what_was_edited(tmp_path: Path) -> None:

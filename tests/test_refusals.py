@@ -187,8 +187,8 @@ def test_unknown_reasons_are_unfinished_in_sql(tmp_path: Path) -> None:
     with serving(finish="a_new_one") as server:
         collect(tmp_path, server.url)
     assert query(tmp_path / "w", "SELECT DISTINCT finish_reason FROM rollouts") == [("a_new_one",)]
-    told = rolloutops("metrics", "--data=w", "--step=tokens", "--json", cwd=tmp_path).stdout
-    assert '"cut_off":1' in told.replace(" ", "")
+    reported = rolloutops("metrics", "--data=w", "--step=tokens", "--json", cwd=tmp_path).stdout
+    assert '"cut_off":1' in reported.replace(" ", "")
 
 
 def test_a_403_among_successes_is_the_prompts(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_403_among_successes_is_the_prompts(tmp_path: Path) -> None:
     assert rows == [("forbidden", True, "403: Access denied: Rule 942100", WAF.decode())]
 
 
-def test_a_403_that_nothing_came_after_is_judged_at_the_end(tmp_path: Path) -> None:
+def test_a_403_that_nothing_came_after_is_verified_at_the_end(tmp_path: Path) -> None:
     tasks(tmp_path, ["slow", "DROP TABLE x"])
 
     class Slow(Firewall):
@@ -271,29 +271,29 @@ def test_what_is_in_flight_when_a_run_ends_is_kept(tmp_path: Path) -> None:
     assert query(tmp_path / "w", "SELECT error, final FROM failures") == [("unauthorized", False)]
 
 
-def test_health_judges_403_apart() -> None:
-    health = CircuitBreaker()
+def test_health_verifies_403_apart() -> None:
+    breaker = CircuitBreaker()
     for _ in range(FORBIDDEN - 1):
-        health.attempted("forbidden", "no")
-        health.attempted("content_filter", "no")
-    health.attempted(None, None)
+        breaker.attempted("forbidden", "no")
+        breaker.attempted("content_filter", "no")
+    breaker.attempted(None, None)
     for _ in range(FORBIDDEN - 1):
-        health.attempted("forbidden", "no")
+        breaker.attempted("forbidden", "no")
     with pytest.raises(EngineError, match="20 answers 403"):
-        health.attempted("forbidden", "no")
+        breaker.attempted("forbidden", "no")
 
 
 def test_a_judge_is_refused_one_rollout_or_all(tmp_path: Path) -> None:
     async def judged(url: str, texts: list[str]) -> list[Any]:
-        judge = make_judge("openai", "j", engine_args={"base_url": url, "endpoint": "chat"}, max_attempts=2)
+        verifier = make_judge("openai", "j", engine_args={"base_url": url, "endpoint": "chat"}, max_attempts=2)
         work = (
-            judge.verify(Task("d", text, {}, [{"role": "user", "content": "q"}], None, None), Rollout([], text))
+            verifier.verify(Task("d", text, {}, [{"role": "user", "content": "q"}], None, None), Rollout([], text))
             for text in texts
         )
         try:
             return await asyncio.gather(*work, return_exceptions=True)
         finally:
-            await judge.close()
+            await verifier.close()
 
     with serving(Firewall, answer=lambda _: '{"reward": 1}') as server:
         server.refuses = lambda key, number: "DROP" in key
@@ -313,21 +313,21 @@ def test_verdicts_under_way_are_kept_when_a_judge_ends(tmp_path: Path) -> None:
         "        await asyncio.sleep(0.1)\n        return 1.0\ndef make(): return Own()\n"
     )
     plugin = find("environment", f"{tmp_path}/own.py:make")
-    judge = VerifierRunner(plugin.make({}), plugin, {})
+    verifier = VerifierRunner(plugin.make({}), plugin, {})
     stored = ((n, StoredRollout("d", str(n), "{}", "[]", None, None, "[]", str(n), "stop")) for n in range(20))
     kept: list[int] = []
 
     async def judge_them() -> None:
         try:
-            async for ended in judge.judge_all(stored, 20):
+            async for ended in verifier.verify_all(stored, 20):
                 kept.extend(n for n, verdict in ended if verdict.reward == 1.0)
         finally:
-            await judge.close()
+            await verifier.close()
 
     with pytest.raises(EngineError, match="the key is refused"):
         asyncio.run(judge_them())
     assert sorted(kept) == [0, 1, 2]
-    assert judge.environment.begun == 4
+    assert verifier.environment.begun == 4
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])

@@ -144,9 +144,9 @@ def test_the_figures_say_what_the_metrics_say() -> None:
     prepare(con)
     queries.prepare(con)
     columns, rows = measure(con, "metrics/pass_at_k")
-    told = [dict(zip(columns, row, strict=True)) for row in rows]
+    reported = [dict(zip(columns, row, strict=True)) for row in rows]
     drawn = {row["k"]: row for row in queries.query(con, "pass_at_k")}
-    assert {row["k"]: pytest.approx(row["pass_at_k"], abs=1e-9) for row in told} == {
+    assert {row["k"]: pytest.approx(row["pass_at_k"], abs=1e-9) for row in reported} == {
         k: row["mean"] for k, row in drawn.items()
     }
     assert all(row["low"] <= row["mean"] <= row["high"] for row in drawn.values())
@@ -170,7 +170,7 @@ def test_what_to_look_at(tmp_path: Path) -> None:
     text = " ".join(ET.fromstring((tmp_path / "out" / "report.html").read_text("utf-8")).itertext())
     for said in (
         "The files hold",
-        "were cut off",
+        "were truncated",
         "In 100 % of the pairs the chosen answer is the longer one",
         "characters",
     ):
@@ -187,8 +187,8 @@ def test_what_pairs_teach_of_length(tmp_path: Path, chosen: str, rejected: str, 
     made(rows, tmp_path / "out", "build/dpo_messages", BEST)
     text = " ".join(ET.fromstring((tmp_path / "out" / "report.html").read_text("utf-8")).itertext())
     assert re.findall(r"In 100 % of the pairs the chosen answer is the (\w+) one", text) == ([said] if said else [])
-    told = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["steps"][-1]["reports"][0][0]
-    assert (told["reward_length_rank_correlation"] is None) == (said is None), "nothing goes with a constant"
+    reported = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["steps"][-1]["reports"][0][0]
+    assert (reported["reward_length_rank_correlation"] is None) == (said is None), "nothing goes with a constant"
 
 
 def test_a_mix_that_the_build_undid_is_told(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_the_card_names_files_and_says_what_was_dropped(tmp_path: Path) -> None:
     files = [name for one in splits for name in one["path"]]
     assert len(files) > 2
     assert all((tmp_path / "out" / name).is_file() for name in files)
-    told = {one["name"]: one["num_examples"] for one in front["dataset_info"]["splits"]}
-    assert told == {split: sum(rows.values()) for split, rows in content["splits"].items()}
+    reported = {one["name"]: one["num_examples"] for one in front["dataset_info"]["splits"]}
+    assert reported == {split: sum(rows.values()) for split, rows in content["splits"].items()}
     assert front["size_categories"] == ["n<1K"]
     assert front["dataset_info"]["features"][0]["name"] == "messages"
     step = content["steps"][0]

@@ -40,13 +40,13 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "base64 of a login": lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
     "base64 for addresses": lambda key: base64.urlsafe_b64encode(f"Bearer {key}!".encode()).decode(),
     "a folded header": lambda key: f"{key[:9]}\\r\\n {key[9:]}",
-    "cut off": lambda key: key[:-12],
+    "truncated": lambda key: key[:-12],
     "only its end": lambda key: key[-20:],
 }
 
 
 def spoken(folder: Path) -> bytes:
-    """All that lies in a folder, Parquet and gzip read, JSON, addresses and HTML decoded."""
+    """All that is in a folder, Parquet and gzip read, JSON, addresses and HTML decoded."""
     found = b""
     for path in (path for path in folder.rglob("*") if path.is_file()):
         data = path.read_bytes()

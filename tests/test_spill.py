@@ -1,4 +1,4 @@
-"""What does not fit into memory lies in the workspace while a query runs, and is never taken for data."""
+"""What does not fit into memory is in the workspace while a query runs, and is never taken for data."""
 
 import os
 import socket

@@ -26,9 +26,9 @@ def test_case(path: Path) -> None:
     case = read_case(path)
     assert fault(case, Path()) == ""
     if case.step.startswith("filter/") and "error" not in case.sections:
-        _, funnel = outcome(case, Path())
-        assert funnel is not None
-        assert sum(rows for _, _, rows in reasons(funnel)) == funnel.dropped, "rows dropped without a reason"
+        _, stats = outcome(case, Path())
+        assert stats is not None
+        assert sum(rows for _, _, rows in reasons(stats)) == stats.dropped, "rows dropped without a reason"
 
 
 @pytest.mark.parametrize("path", STEPS, ids=lambda path: f"{path.parent.name}/{path.stem}")

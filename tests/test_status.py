@@ -121,8 +121,8 @@ def test_every_attempt_on_disk_is_accounted_for_once(tmp_path: Path, seed: int) 
 def test_every_reason_is_told(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
     workspaces = (any_workspace(tmp_path / str(seed), seed) for seed in range(3))
-    told = {row["account"] for workspace in workspaces for row in status_of(workspace, plan).accounts}
-    assert told == {
+    rows = {row["account"] for workspace in workspaces for row in status_of(workspace, plan).accounts}
+    assert rows == {
         "counted",
         "the recipe does not name this dataset",
         "its task, as it was then, is in no task file",
@@ -148,8 +148,8 @@ def collect(folder: Path, data: str, *inputs: str, code: int = 0) -> None:
 
 def now_of(folder: Path, data: str) -> dict[str, Any]:
     """What `status --json` says."""
-    told: dict[str, Any] = json.loads(rolloutops("status", f"--data={data}", "--json", cwd=folder).stdout)
-    return told
+    rows: dict[str, Any] = json.loads(rolloutops("status", f"--data={data}", "--json", cwd=folder).stdout)
+    return rows
 
 
 def test_two_chunks_of_one_name_copied_together_are_named_and_can_be_mended(tmp_path: Path) -> None:
@@ -415,9 +415,9 @@ def test_a_verdict_tells_how_long_it_computed(tmp_path: Path, kind: str, compute
     rolloutops("collect", *words, cwd=tmp_path)
     for seconds, cpu in query(tmp_path / "w", "SELECT seconds, cpu_seconds FROM verdicts"):
         assert cpu >= 0.029 if computes else cpu < 0.5 * seconds
-    told = json.loads(rolloutops("metrics", "--data=w", "--step=bottleneck", "--json", cwd=tmp_path).stdout)
+    rows = json.loads(rolloutops("metrics", "--data=w", "--step=bottleneck", "--json", cwd=tmp_path).stdout)
     if not computes:  # where the machine is busy, one that computes waits for the CPU
-        assert told["metrics/bottleneck"][0]["bottleneck"] == "verification: waiting"
+        assert rows["metrics/bottleneck"][0]["bottleneck"] == "verification: waiting"
 
 
 def test_verdicts_of_an_older_version_have_no_cpu_time(tmp_path: Path) -> None:
@@ -451,9 +451,9 @@ def test_a_part_that_was_written_again_under_another_name_counts_once(tmp_path: 
     now = now_of(tmp_path, "w")
     assert [now[name] for name in ("progress", "unrewarded")] == [before[name] for name in ("progress", "unrewarded")]
     assert now["faults"] == []
-    told = {row["account"]: row["attempts"] for row in now["accounts"]}
-    assert told == {"counted": 5, "its part file is there under two names": 5}
+    rows = {row["account"]: row["attempts"] for row in now["accounts"]}
+    assert rows == {"counted": 5, "its part file is there under two names": 5}
     assert rolloutops("metrics", "--data=w", "--json", cwd=tmp_path).stdout == averages
-    assert "nothing is owed" in rolloutops("collect", "--data=w", cwd=tmp_path).stderr
+    assert "nothing to collect" in rolloutops("collect", "--data=w", cwd=tmp_path).stderr
     next((tmp_path / "w/attempts/sums").glob("2*.parquet")).unlink()
     assert query(tmp_path / "w", "SELECT count(*), count(reward) FROM rollouts") == [(5, 5)], "the other name is left"

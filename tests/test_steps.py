@@ -90,7 +90,7 @@ def test_the_recipes_own_step_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("filter/solve_rate", {"low": True}, "[filter.f] low must be a number, not True"),
         ("filter/finished", {"finish_reasons": "stop"}, "must be a list of texts, not 'stop'"),
         ("filter/finished", {"finish_reasons": [1]}, "must be a list of texts, not [1]"),
-        ("mix/shares", {}, "[mix.f] shares is missing: each data set's share; together 1"),
+        ("mix/shares", {}, "[mix.f] shares is missing: each dataset's share; together 1"),
         (
             "mix/shares",
             {"shares": {"a": "1"}},
@@ -151,7 +151,7 @@ def test_a_files_mistakes(text: str, message: str, tmp_path: Path) -> None:
         ("SELECT s.* FROM selected AS s, range(2)", "returns a rollout more than once; give each repeat its own"),
         (
             "SELECT s.* REPLACE (s.reward / 0.0 AS reward) FROM selected AS s",
-            "makes numbers that JSON cannot hold, as reward inf, dataset d, task_id",
+            "returns NaN or infinity, e.g. reward inf, dataset d, task_id",
         ),
         ("SELECT s.nothing FROM selected AS s", "[filter.f] "),
         ("SELECT s.* EXCLUDE (half) FROM selected AS s", "leaves out half, which an earlier step made"),
@@ -182,15 +182,15 @@ def test_steps_follow_each_other_or_start_where_they_say(tmp_path: Path) -> None
         StepUse("filter", "good", "filter/reward", {"min_reward": 10.0}),
         StepUse("filter", "fair", "filter/reward", {"min_reward": 0.5, "max_reward": 0.5}, "judged"),
     ]
-    funnels = select(con, steps, tmp_path)
-    assert [(f.step, f.start, f.rows_in, f.kept, f.dropped) for f in funnels] == [
+    stats = select(con, steps, tmp_path)
+    assert [(f.step, f.start, f.rows_in, f.kept, f.dropped) for f in stats] == [
         ("judged", "rollouts", 4, 3, 1),
         ("scaled", "judged", 3, 3, 0),
         ("good", "scaled", 3, 1, 2),
         ("fair", "judged", 3, 1, 2),
     ]
     assert sql.rows(con, "SELECT task_id, reward FROM selected") == [("b", 0.5)]
-    assert [f.step for f in chain(funnels, "good")] == ["judged", "scaled", "good"]
+    assert [f.step for f in chain(stats, "good")] == ["judged", "scaled", "good"]
     good = select(con, steps[:3], tmp_path)
     assert sql.rows(con, "SELECT task_id, reward, n, prompt->0->>'content' FROM selected") == [("c", 10.0, 32, "c?")]
     assert good[2].parameters == {"min_reward": 10.0, "max_reward": float("inf")}

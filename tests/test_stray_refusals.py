@@ -69,17 +69,17 @@ def seconds(endpoints: list[Endpoint], wanted: int, width: int, until: float = 1
             nonlocal done
             while (n := await queue.get()) is not None and loop.time() < until:
                 call = ModelCall([], None, {})
-                ticket = pace.at_once(call) or await pace.admit(call)
-                endpoint = endpoints[ticket.server or 0]
+                permit = pace.at_once(call) or await pace.admit(call)
+                endpoint = endpoints[permit.server or 0]
                 if await endpoint.ask():
-                    pace.answered(ticket, 10, 10, None)
+                    pace.answered(permit, 10, 10, None)
                     done += 1
                     if done >= 0.95 * wanted and not marks:
                         marks.append(loop.time())
                     if done == wanted:
                         break
                     continue
-                pace.failed(ticket, "rate_limited", endpoint.retry_after, None)
+                pace.failed(permit, "rate_limited", endpoint.retry_after, None)
                 wait = (endpoint.retry_after or 0.0) + endpoint.rng.uniform(0, 1)
                 loop.call_later(wait, queue.put_nowait, n)
             queue.put_nowait(None)
@@ -176,9 +176,9 @@ def test_no_pause_is_longer_than_a_rollout_may_wait() -> None:
 def test_of_a_fleet_the_server_that_asks_for_it_is_left_alone() -> None:
     async def main() -> tuple[set[int | None], bool]:
         fleet = ReplicaRateLimit([RateLimit(ConcurrencyLimit(8)), RateLimit(ConcurrencyLimit(8))], ConcurrencyLimit(16))
-        ticket = await fleet.admit()
-        fleet.failed(ticket, "rate_limited", 3600.0, None)
-        return {(await fleet.admit()).server for _ in range(8)} | {ticket.server}, fleet.has_another(ticket)
+        permit = await fleet.admit()
+        fleet.failed(permit, "rate_limited", 3600.0, None)
+        return {(await fleet.admit()).server for _ in range(8)} | {permit.server}, fleet.has_another(permit)
 
     servers, another = run(main())
     assert servers == {0, 1}

@@ -109,8 +109,10 @@ def test_captured_by_a_collection(endpoint: str, tmp_path: Path) -> None:
         "SELECT DISTINCT turn.generation_log_probs FROM (SELECT unnest(token_turns) AS turn FROM rollouts)",
     )
     assert turns == [([-0.5, -0.625],)]
-    told = json.loads(rolloutops("metrics", "--data=w", "--step=metrics/token_truth", "--json", cwd=tmp_path).stdout)
-    (row,) = told["metrics/token_truth"]
+    reported = json.loads(
+        rolloutops("metrics", "--data=w", "--step=metrics/token_truth", "--json", cwd=tmp_path).stdout
+    )
+    (row,) = reported["metrics/token_truth"]
     assert (row["with_tokens"], row["calls_with_log_probs"], row["generated_tokens"]) == (6, 6, 12)
     assert (row["without_tokens"], row["discontinuities"]) == (0, 0)
 

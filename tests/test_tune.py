@@ -1,4 +1,4 @@
-"""collect --tune: the knee of throughput over concurrency is found with owed tasks, in virtual time and for real."""
+"""collect --tune: the knee of throughput over concurrency is found with pending tasks, in virtual time and for real."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.cli.tune import told
+from rolloutops.cli.tune import sweep_table
 from rolloutops.limits.concurrency_sweep import ConcurrencySweep, Point, knee
 from rolloutops.limits.progress import Progress
 from tests.helpers import query, rolloutops, sums, write_jsonl
@@ -73,13 +73,15 @@ def test_it_ends_at_a_limit_at_the_most_and_where_tasks_end() -> None:
     assert measured(lambda _: 0.5, most=24).points[-1].in_flight == 24
     short = measured(lambda _: 0.5, tasks=60)
     assert len(short.points) == 2
-    assert "nothing more was owed" in short.why
+    assert "no more rollouts were pending" in short.why
 
 
 def test_nothing_measured_is_said() -> None:
-    assert list(told([], "nothing more was owed")) == ["nothing was measured: nothing more was owed"]
+    assert list(sweep_table([], "no more rollouts were pending")) == [
+        "nothing was measured: no more rollouts were pending"
+    ]
     failing = [Point(4, 0, 16, 0, 0.0, 0.0, 0.1)]
-    assert "nothing was measured" in next(told(failing, "with 4 in flight most attempts failed"))
+    assert "nothing was measured" in next(sweep_table(failing, "with 4 in flight most attempts failed"))
 
 
 def test_rollouts_made_while_tuning_are_kept(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def test_a_second_reward_is_refused_and_a_reason_may_be_written_in_capitals(tmp_
             given.workspace(ROWS), [use(tmp_path, "SELECT s.*, 2 * s.reward AS reward FROM selected AS s")], tmp_path
         )
     query = "SELECT s.*, CASE WHEN s.reward = 0 THEN 'nothing' END AS Dropped FROM selected AS s"
-    (funnel,) = select(given.workspace(ROWS), [use(tmp_path, query)], tmp_path)
-    assert [(one.dropped, one.reasons) for one in funnel.datasets] == [(2, {"nothing": 2})]
+    (stats,) = select(given.workspace(ROWS), [use(tmp_path, query)], tmp_path)
+    assert [(one.dropped, one.reasons) for one in stats.datasets] == [(2, {"nothing": 2})]
 
 
 def test_a_plain_select_of_selected_is_known_by_its_form() -> None:

@@ -1,4 +1,4 @@
-"""A verifier's version, what verdicts of earlier commits mean, and what waits where judging again would spend."""
+"""A verifier's version, what verdicts of earlier commits mean, and what waits where verifying again would spend."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def test_a_workspace_of_79c45b0_has_nothing_to_judge_but_what_has_other_rewards_
     assert [count for name, count, _ in before if name != "mcqa"] == [1, 2, 2, 2, 1, 2, 2]
     done = rolloutops("verify", "recipe.toml", "--unsafe_code", cwd=old)
     assert "mcqa: mcqa is another version now (0cc25d752e32 -> 2-" in done.stderr
-    assert "1 rollout judged" in done.stderr
+    assert "1 rollout verified" in done.stderr
     assert all(versions == 1 for _, _, versions in query(old / "w", rewards, recipe))
     # A verdict of today beside one of that commit, and both are of one version.
     rolloutops("collect", "recipe.toml", "--num_repeats=2", "--dataset=own,exact_match", cwd=old)
     names = "SELECT count(*), count(reward), count(DISTINCT verifier_version) FROM rollouts WHERE dataset = '{}'"
     for name in ("own", "exact_match"):
         assert query(old / "w", names.format(name), recipe) == [(4, 4, 1)]
-        told = f"SELECT count(DISTINCT verifier_version) FROM verdicts WHERE dataset = '{name}'"
-        assert query(old / "w", told, recipe) == [(2,)]
+        reported = f"SELECT count(DISTINCT verifier_version) FROM verdicts WHERE dataset = '{name}'"
+        assert query(old / "w", reported, recipe) == [(2,)]
     agreement = rolloutops("metrics", "recipe.toml", "--step=agreement", cwd=old).stdout
     assert "mcqa" in agreement
     assert "exact_match" not in agreement, "names of one version are not compared"
@@ -87,7 +87,7 @@ def test_every_shipped_environment_has_a_version_and_other_packages_are_another_
 
 
 OWN = '''
-"""Judge the last word."""
+"""Verify the last word."""
 import helper
 
 LIMIT = 3
@@ -190,12 +190,12 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     write_jsonl(tmp_path / "sums.jsonl", sums(7))
     done = rolloutops("run", "own.toml", cwd=tmp_path, code=2)
     recipe = load(str(tmp_path / "own.toml"))
-    assert "plain: plain.py is another version now" in done.stderr, "that it is judged again is said"
-    assert "for 5 rollouts: they are judged again" in done.stderr
+    assert "plain: plain.py is another version now" in done.stderr, "that it is verified again is said"
+    assert "for 5 rollouts: they are verified again" in done.stderr
     assert done.stderr.count("wait for the command verify") == 1
     assert "out/train.jsonl" not in done.stdout
     found = [("plain", 7, 7, 0.75, 0.75), ("sums", 7, 2, 0.75, 0.75)]
-    assert query(tmp_path / "w", REWARDS, recipe) == found, "what was collected just now is judged as ever"
+    assert query(tmp_path / "w", REWARDS, recipe) == found, "what was collected just now is verified as ever"
     for command in (["metrics"], ["filter"], ["build"], ["export"], ["metrics", "--step=rewards"]):
         (line,) = rolloutops(command[0], "own.toml", *command[1:], cwd=tmp_path, code=2).stderr.splitlines()
         assert f"sums: own.py is another version now ({before} -> " in line
@@ -205,7 +205,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
         assert f"--verdict_version={before}" in line
 
     refused = rolloutops("collect", "own.toml", "--output=o.jsonl", cwd=tmp_path, code=2)
-    assert '"reward": 0.75' in refused.stdout, "the averages of what was collected are printed all the same"
+    assert '"reward": 0.75' in refused.stdout, "the averages of what was collected are printed anyway"
     assert not (tmp_path / "o.jsonl").exists()
     (advice,) = re.findall(r"--verdict_version=\S+", refused.stderr)
     rolloutops("collect", "own.toml", "--output=o.jsonl", advice, cwd=tmp_path)
@@ -224,12 +224,12 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     done = rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     assert "have a verdict" not in done.stderr, "two have none of this version"
     assert f"Nothing verified: the verdicts of {before} in sums count" in done.stderr
-    assert query(tmp_path / "w", REWARDS, recipe) == found, "nothing was judged for it"
+    assert query(tmp_path / "w", REWARDS, recipe) == found, "nothing was verified for it"
     rolloutops("build", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     wrong = rolloutops("metrics", "own.toml", "--verdict_version=zz", cwd=tmp_path, code=2).stderr
     assert "--verdict_version=zz is the version of no verdict; there are, the newest first: " in wrong
 
-    assert "for 5 rollouts: they are judged again" in rolloutops("verify", "own.toml", cwd=tmp_path).stderr
+    assert "for 5 rollouts: they are verified again" in rolloutops("verify", "own.toml", cwd=tmp_path).stderr
     assert query(tmp_path / "w", REWARDS, recipe) == [("plain", 7, 7, 0.75, 0.75), ("sums", 7, 7, 0.75, 0.75)]
     assert "another version" not in rolloutops("build", "own.toml", cwd=tmp_path).stderr
 
@@ -247,9 +247,9 @@ def test_the_earlier_versions_of_several_verifiers_are_named_by_dataset(tmp_path
     assert re.fullmatch(r"--verdict_version=plain=\w+,sums=\w+", advice)
     rolloutops("build", "own.toml", advice, cwd=tmp_path)
     metrics = ("metrics", "own.toml", "--step=rewards", "--json")
-    told = rolloutops(*metrics, advice.replace("=plain=", "="), cwd=tmp_path).stdout
-    assert '"mean":0.25' in told
-    assert '"mean":0.34' in told, "0.35 but for the last digit"
+    reported = rolloutops(*metrics, advice.replace("=plain=", "="), cwd=tmp_path).stdout
+    assert '"mean":0.25' in reported
+    assert '"mean":0.34' in reported, "0.35 but for the last digit"
     one = rolloutops(*metrics, advice.partition(",")[0], cwd=tmp_path, code=2).stderr
     assert "sums: own.py is another version now" in one, "the other one still waits"
     assert "plain: " not in one

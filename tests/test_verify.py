@@ -1,4 +1,5 @@
-"""The verify stage through the command line: changed code judges again, nothing is collected again, versions agree."""
+"""The verify stage through the command line: changed code verifies again, nothing is collected again, versions
+agree."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("more", ["", "cpu_bound = True"])
-def test_changed_code_judges_everything_again_and_says_how_far_it_agrees(collected: Path, more: str) -> None:
+def test_changed_code_verifies_everything_again_and_says_how_far_it_agrees(collected: Path, more: str) -> None:
     count = (
         "SELECT (SELECT count(*) FROM attempts), (SELECT count(*) FROM verdicts), (SELECT sum(reward) FROM rollouts)"
     )
@@ -63,7 +64,7 @@ def test_changed_code_judges_everything_again_and_says_how_far_it_agrees(collect
     wrong = "SELECT count(*) FROM verdicts JOIN tasks USING (dataset, task_id) WHERE metrics['n'] <> (row->>'n')::INT"
     assert query(collected / "w", wrong) == [(0,)], "each verdict lies with its own rollout"
     rolloutops("verify", "own.toml", cwd=collected)
-    assert query(collected / "w", "SELECT count(*) FROM verdicts") == [(400,)], "nothing is judged twice"
+    assert query(collected / "w", "SELECT count(*) FROM verdicts") == [(400,)], "nothing is verified twice"
     write(collected, but=3, more=more, verify=f"against = '{old}'")
     columns, (found,) = agreement_of(make_plan(load("own.toml")))
     row = dict(zip(columns, found, strict=True))
@@ -73,15 +74,15 @@ def test_changed_code_judges_everything_again_and_says_how_far_it_agrees(collect
     assert 0 < row["kappa"] < 1
 
 
-def test_a_version_that_is_not_there_is_named_before_anything_is_judged(collected: Path) -> None:
+def test_a_version_that_is_not_there_is_named_before_anything_is_verified(collected: Path) -> None:
     write(collected, but=3)
     done = rolloutops("verify", "own.toml", "--against=zz", cwd=collected, code=2)
-    assert "no verdict is of the version 'zz'; there are, the newest first: " in done.stderr
+    assert "no verdicts with verifier version 'zz'; there are, the newest first: " in done.stderr
     assert "(own.py, 200 verdicts)" in done.stderr
     assert query(collected / "w", "SELECT count(*) FROM verdicts") == [(200,)]
 
 
-def test_what_failed_is_judged_again_when_asked(collected: Path) -> None:
+def test_what_failed_is_verified_again_when_asked(collected: Path) -> None:
     (collected / "own.py").write_text(
         VERIFIER.format(but=3, more="")
         + "\nimport pathlib\n"

@@ -229,7 +229,7 @@ def test_an_overlong_prompt_and_an_engine_that_dies_cost_only_what_was_in_flight
     assert states.pop(("given_up", "context_length")) == 1
     done = states.pop(("done", None))
     assert 12 <= done <= 12 + Lent.parallel, "what had ended is kept"
-    assert states == {("pending", None): 29 - done}, "what was in flight is owed, and counts as no try"
+    assert states == {("pending", None): 29 - done}, "what was in flight is pending, and counts as no try"
     assert [type(answer) for answer in ask(said("hi"))] == [EngineError]
 
     loop.run_until_complete(engine.stop())

@@ -134,10 +134,12 @@ def test_parts_of_an_earlier_version_lack_columns(workspace: Workspace) -> None:
     put(workspace, "tasks", "part-00000", task(1), task(2))
     old = put(workspace, "attempts", "a-old", attempt(1, model="m"))
     pq.write_table(pq.read_table(old).drop_columns(["service_tier", "tool_names"]), old)
-    told = "SELECT a.task_id, a.model, a.service_tier, a.tool_names FROM rollouts JOIN attempts AS a USING (attempt_id)"
-    assert sql.rows(connect(workspace, PLAN), told) == [("1", "m", None, None)]
+    reported = (
+        "SELECT a.task_id, a.model, a.service_tier, a.tool_names FROM rollouts JOIN attempts AS a USING (attempt_id)"
+    )
+    assert sql.rows(connect(workspace, PLAN), reported) == [("1", "m", None, None)]
     put(workspace, "attempts", "b-new", attempt(2, model="m", service_tier="flex", tool_names=["add"]))
-    assert sorted(sql.rows(connect(workspace, PLAN), told)) == [("1", "m", None, None), ("2", "m", "flex", ["add"])]
+    assert sorted(sql.rows(connect(workspace, PLAN), reported)) == [("1", "m", None, None), ("2", "m", "flex", ["add"])]
     kinds = sql.columns(connect(workspace, PLAN), "FROM attempts")
     assert list(kinds) == schema.ATTEMPTS.names
     assert kinds["tool_names"] == "VARCHAR[]"
@@ -334,7 +336,7 @@ def test_the_check_finds_faults_in_the_files(workspace: Workspace) -> None:
     shutil.copy(workspace.root / "tasks" / "d" / "part-00000.parquet", workspace.root / "tasks" / "d" / "copy.parquet")
     assert faults(workspace) == [], "a file under two names is one file"
     put(workspace, "attempts", "b", attempt(1))
-    assert faults(workspace) == [], "nor does a file count whose rows all lie in another one"
+    assert faults(workspace) == [], "nor does a file count whose rows all are in another one"
     put(workspace, "attempts", "b", attempt(1), attempt(0))
     assert faults(workspace) != [], "an attempt is there twice under one id"
     source.with_name("b.parquet").unlink()
@@ -391,16 +393,16 @@ class Life(RuleBasedStateMachine):
 
     @rule(ends=st.lists(ENDS, min_size=1, max_size=6))
     def attempts_end(self, ends: list[tuple[int, int, int, str]]) -> None:
-        name, told = self.name(), []
+        name, reported = self.name(), []
         for place, (number, edit, index, how) in enumerate(ends):
             failed = {} if how == "good" else {"error": "timeout", "final": how == "final"}
             own = {"row_hash": f"h{edit}", "rollout_index": index, "attempt_id": f"{name}-{place}"}
-            told.append(attempt(number, **own, **failed))
+            reported.append(attempt(number, **own, **failed))
         writer = Journal(self.workspace, name)
-        for row in told:
+        for row in reported:
             writer.append("attempts", row)
         writer.close()
-        self.attempts[f"{name}-0000"] = told
+        self.attempts[f"{name}-0000"] = reported
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data())

@@ -61,65 +61,65 @@ def build(
     step: StepUse,
     folder: Path,
     default: Path | None = None,
-    funnels: Sequence[StepStats] = (),
+    stats: Sequence[StepStats] = (),
     made_by: Mapping[str, Any] | None = None,
 ) -> BuildReport:
     """Write one build's folder: data files, lineage.parquet, what the step's format needs, and the companions.
 
-    con: has a workspace's views, and the selections of `funnels` (what `select` returned). folder: the recipe's.
+    con: has a workspace's views, and the selections of `stats` (what `select` returned). folder: the recipe's.
     default: the folder to write, where the step's own keys name none. An earlier build there is replaced once the new
     one is complete; a folder that holds anything else is refused. made_by: what the manifest says of the command, as
     `Run.made_by` does. Raises StepError where a check finds rows, or none is left.
     """
     where = f"[{step.kind}.{step.name}]"
     found = check_step(step, folder)
-    asked = options_of(step, found, default)
+    options = options_of(step, found, default)
     if not prepared(con):
         prepare(con)
-    start = start_of(step, funnels)
-    path = chain(funnels, start)
+    start = start_of(step, stats)
+    path = chain(stats, start)
     bind_step(con, start, found, step.kind, where)
-    with replacing(asked.output, where) as fresh:
+    with replacing(options.output, where) as fresh:
         settings = {name: value for name, value in step.settings.items() if name in found.params}
         with bound(con, found, settings, where):
-            stage(con, found, asked, where)
+            stage(con, found, options, where)
             check_rows(con, found, where)
             # A step's own checks say more than a linter does, so they speak first, unless the lines are to be dropped.
-            linted = lint_gate(con, found, folder, asked, where) if asked.drop_invalid else None
+            linted = lint_gate(con, found, folder, options, where) if options.drop_invalid else None
             reports = findings(con, found, where)
-            linted = linted or lint_gate(con, found, folder, asked, where)
+            linted = linted or lint_gate(con, found, folder, options, where)
             reports += report_of(linted)
             values = parameters(con, found)
             read, used = find_used(con, found, start, where)
-            _refuse_empty(con, asked, where, found, path, read, used)
-            refuse_leaks(con, asked, where)
+            _refuse_empty(con, options, where, found, path, read, used)
+            refuse_leaks(con, options, where)
             lineage = sql.literal(str(fresh / "lineage.parquet"))
             sql.run(con, f"COPY ({LINEAGE}) TO {lineage} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
-            data = write_data(con, found, fresh, asked, where)
+            data = write_data(con, found, fresh, options, where)
         files = {one.name: (one.rows, one.sha256) for one in data}
         files |= _dataset_info(con, found, step.name, fresh, data)
         files["lineage.parquet"] = (sum(one.rows for one in data), sha256(fresh / "lineage.parquet"))
         about = StepStats(step.name, step.kind, step.use, start, found.source, values, [], reports)
         rollouts = {"in": read, "used": used}
-        files |= write_sidecars(con, fresh, about, path, data, files, rollouts, asked, made_by or {})
+        files |= write_sidecars(con, fresh, about, path, data, files, rollouts, options, made_by or {})
     return BuildReport(
         step.name,
-        asked.output,
-        {split: _file_of(split, data, asked) for split in asked.splits},
-        [{"path": str(asked.output / name), "rows": rows, "sha256": sha} for name, (rows, sha) in files.items()],
+        options.output,
+        {split: _file_of(split, data, options) for split in options.splits},
+        [{"path": str(options.output / name), "rows": rows, "sha256": sha} for name, (rows, sha) in files.items()],
         used,
         path,
         reports,
         linted,
-        manifest.read(asked.output)["unasked_policies"],
+        manifest.read(options.output)["unasked_policies"],
     )
 
 
-def _file_of(split: str, data: Sequence[Data], asked: BuildOptions) -> tuple[int, Path]:
+def _file_of(split: str, data: Sequence[Data], options: BuildOptions) -> tuple[int, Path]:
     """Rows of a split, and its file, or the pattern of its files."""
     own = [one for one in data if one.split == split]
-    name = own[0].name if len(own) == 1 else f"{split}-*{asked.ending}"
-    return sum(one.rows for one in own), asked.output / name
+    name = own[0].name if len(own) == 1 else f"{split}-*{options.ending}"
+    return sum(one.rows for one in own), options.output / name
 
 
 def _dataset_info(
@@ -142,20 +142,20 @@ def _dataset_info(
 
 
 def _refuse_empty(
-    con: sql.Connection, asked: BuildOptions, where: str, step: Step, path: Sequence[StepStats], read: int, used: int
+    con: sql.Connection, options: BuildOptions, where: str, step: Step, path: Sequence[StepStats], read: int, used: int
 ) -> None:
     counts = dict(sql.rows(con, "SELECT split, count(*) FROM result GROUP BY split"))
-    empty = [split for split in asked.splits if not counts.get(split)]
-    if not empty or asked.allow_empty:
+    empty = [split for split in options.splits if not counts.get(split)]
+    if not empty or options.allow_empty:
         return
     if not counts:
-        unjudged = sql.rows(con, "SELECT count(*) FROM selection.rollouts WHERE verifier IS NULL")[0][0]
-        hint = f", {unjudged} of them unjudged (verify judges them)" if unjudged else ""
+        unverified = sql.rows(con, "SELECT count(*) FROM selection.rollouts WHERE verifier IS NULL")[0][0]
+        hint = f", {unverified} of them unverified (run verify)" if unverified else ""
         taken = [f"{read if not path else path[0].rows_in} rollouts{hint}"]
-        taken += [f"{funnel.step} kept {funnel.kept} of {funnel.rows_in}" for funnel in path]
+        taken += [f"{stats.step} kept {stats.kept} of {stats.rows_in}" for stats in path]
         taken += [f"{step.name} used {used} of {read}"]
-        raise StepError(f"{where} no row is left: {'; '.join(taken)}; loosen a step, or set allow_empty = true")
-    shares = " and ".join(f"{name} = {getattr(asked, name)}" for name in asked.splits[1:])
+        raise StepError(f"{where} no rows left to write: {'; '.join(taken)}; relax a step, or set allow_empty = true")
+    shares = " and ".join(f"{name} = {getattr(options, name)}" for name in options.splits[1:])
     raise StepError(
         f"{where} {shares} of {sum(counts.values())} rows left {' and '.join(empty)} empty; "
         "choose another share, or set allow_empty = true"

@@ -14,7 +14,7 @@ from rolloutops.build.options import check_use
 from rolloutops.config.plan import Plan
 from rolloutops.config.recipe import StepUse
 from rolloutops.errors import RolloutopsError
-from rolloutops.steps.metrics import asked
+from rolloutops.steps.metrics import metrics_steps
 from rolloutops.steps.parameters import known_datasets, refuse_bad_parameters, refuse_unknown_datasets
 from rolloutops.steps.selected import ALL, KEYS, SMALL, bind_step, binding, preparation, prepare, table_of
 from rolloutops.steps.selection import DROPPED, StepStats, start_of, stored
@@ -39,7 +39,7 @@ class BoundStep:
     script: str
 
 
-Tried: TypeAlias = "tuple[StepUse, BoundStep | RolloutopsError | None]"
+Binding: TypeAlias = "tuple[StepUse, BoundStep | RolloutopsError | None]"
 """A use of a step, and what it reads and adds, or what is wrong with it; None where the step that it starts from is."""
 
 
@@ -50,7 +50,7 @@ def explain(plan: Plan) -> list[BoundStep]:
     take, a column that is not there, a step that is none.
     """
     done = []
-    for use, outcome in tried(plan, plan.rows):
+    for use, outcome in bind_steps(plan, plan.rows):
         if isinstance(outcome, RolloutopsError):
             raise outcome
         if outcome is not None and use.kind != "metrics":
@@ -58,13 +58,13 @@ def explain(plan: Plan) -> list[BoundStep]:
     return done
 
 
-def tried(plan: Plan, rows: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tried]:
+def bind_steps(plan: Plan, rows: Sequence[Mapping[str, Any]] = ()) -> Iterator[Binding]:
     """Each step of a recipe, bound to empty tables; metrics steps first. The one place where a recipe's steps are
     checked before they run: what a key may be, what must be there, what a step must leave as it is."""
     with sql.connect(threads=1) as con:
         define(con, sql.views_script(dict.fromkeys(schema.TABLES), rows))
         try:
-            measured = asked(plan.metrics, plan.metrics_settings, plan.folder)
+            measured = metrics_steps(plan.metrics, plan.metrics_settings, plan.folder)
         except RolloutopsError as error:
             yield StepUse("metrics", "", "metrics"), error
             measured = []
@@ -75,20 +75,20 @@ def tried(plan: Plan, rows: Sequence[Mapping[str, Any]] = ()) -> Iterator[Tried]
                 yield use, error
         prepare(con, SMALL)
         known = known_datasets(plan)
-        funnels: list[StepStats] = []
+        stats: list[StepStats] = []
         wrong: set[str] = set()
         for use in plan.steps:
             outcome: BoundStep | RolloutopsError | None = None
             start = ALL
             try:
                 step = check_parameters(use, plan, known)
-                start = start_of(use, funnels)
+                start = start_of(use, stats)
                 outcome = None if start in wrong else _fitted(con, use, step, start, rows)
             except RolloutopsError as error:
                 outcome = error
             yield use, outcome
             if use.kind != "build":
-                funnels.append(StepStats(use.name, use.kind, use.use, start, "", {}, []))
+                stats.append(StepStats(use.name, use.kind, use.use, start, "", {}, []))
             if not isinstance(outcome, BoundStep):
                 wrong.add(use.name)
 
@@ -104,7 +104,7 @@ def _measured(con: sql.Connection, use: StepUse, plan: Plan) -> BoundStep:
 
 
 def check_parameters(use: StepUse, plan: Plan, known: Collection[str]) -> Step:
-    """A step of a recipe. Raises what its parameters alone show to be wrong: types, sums, and names of data sets that
+    """A step of a recipe. Raises what its parameters alone show to be wrong: types, sums, and names of datasets that
     are not known."""
     step = check_use(plan, use)
     refuse_unknown_datasets(step, use, known)
@@ -142,14 +142,14 @@ def _fitted(
             sql.run(con, f"CREATE OR REPLACE TABLE {table_of(use.name)} ({listed})")
             _fit_header(con, step, f"FROM {table_of(use.name)}")
             adds = [name for name in columns if name not in before and name not in KEYS]
-    told = f"-- {where} {use.use}, of {'all rollouts' if start == ALL else start}"
-    lines = [told, views, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
+    reported = f"-- {where} {use.use}, of {'all rollouts' if start == ALL else start}"
+    lines = [reported, views, variables(step, settings), f"CREATE OR REPLACE TABLE {table_of(use.name)} AS\n{made};"]
     return BoundStep(use.kind, use.name, use.use, str(step.path), start, adds, "\n".join(filter(None, lines)))
 
 
-def _fit_header(con: sql.Connection, step: Step, made: str) -> None:
+def _fit_header(con: sql.Connection, step: Step, text: str) -> None:
     """Bind the checks and reports of a step's header to what it reads and makes."""
-    sql.run(con, f"CREATE OR REPLACE VIEW result AS {made}")
+    sql.run(con, f"CREATE OR REPLACE VIEW result AS {text}")
     for query in (*step.checks, *step.reports):
         sql.columns(con, query)
 

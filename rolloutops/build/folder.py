@@ -54,4 +54,6 @@ def _refuse_foreign(output: Path, where: str) -> None:
         raise UsageError(f"{where} output {output} is a file; name a folder")
     foreign = sorted({path.name for path in output.iterdir()} - manifest.files_of(output))
     if foreign:
-        raise UsageError(f"{where} output {output} holds what no build wrote ({foreign[0]}); choose another folder")
+        raise UsageError(
+            f"{where} output {output} contains files not written by a build ({foreign[0]}); choose another folder"
+        )

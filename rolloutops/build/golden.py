@@ -82,18 +82,18 @@ def read_case(path: Path) -> Case:
 
 def fault(case: Case, folder: Path) -> str:
     """What is wrong with what a case's step makes; empty where the case passes. folder: where own steps lie."""
-    asked = [line.strip() for line in case.sections.get("error", "").strip().splitlines()]
+    options = [line.strip() for line in case.sections.get("error", "").strip().splitlines()]
     try:
-        made, funnel = outcome(case, folder)
+        made, stats = outcome(case, folder)
     except RolloutopsError as error:
-        missing = [line for line in asked if line not in str(error)]
-        return "" if asked and not missing else f"it ends with: {error}"
-    if asked:
-        return f"it should end with an error that says: {'; '.join(asked)}"
+        missing = [line for line in options if line not in str(error)]
+        return "" if options and not missing else f"it ends with: {error}"
+    if options:
+        return f"it should end with an error that says: {'; '.join(options)}"
     for how in LAYOUTS:
         if outcome(case, folder, **how)[0] != made:
             return f"it makes something else with {', '.join(f'{k} {v}' for k, v in how.items())}"
-    return _reasons_fault(case, funnel) or _differs(case, made)
+    return _reasons_fault(case, stats) or _differs(case, made)
 
 
 def outcome(case: Case, folder: Path, **how: int) -> tuple[Outcome, StepStats | None]:
@@ -112,46 +112,46 @@ def outcome(case: Case, folder: Path, **how: int) -> tuple[Outcome, StepStats | 
             report = build(con, use, folder, Path(place) / "out", select(con, before, folder))
             files = [file.read_text(encoding="utf-8") for _, file in report.files.values()]
         return [line for text in files for line in text.split("\n")[:-1]], None
-    (funnel,) = select(con, [use], folder)
-    return sql.records(con, f"FROM selected ORDER BY {', '.join(KEYS)}, copy"), funnel
+    (stats,) = select(con, [use], folder)
+    return sql.records(con, f"FROM selected ORDER BY {', '.join(KEYS)}, copy"), stats
 
 
-def reasons(funnel: StepStats) -> set[tuple[str, str, int]]:
-    """(data set, reason, rows) of what a step dropped."""
-    return {(one.dataset, reason, rows) for one in funnel.datasets for reason, rows in one.reasons.items()}
+def reasons(stats: StepStats) -> set[tuple[str, str, int]]:
+    """(dataset, reason, rows) of what a step dropped."""
+    return {(one.dataset, reason, rows) for one in stats.datasets for reason, rows in one.reasons.items()}
 
 
-def _reasons_fault(case: Case, funnel: StepStats | None) -> str:
+def _reasons_fault(case: Case, stats: StepStats | None) -> str:
     if "reasons" not in case.sections:
         return ""
     wanted = {(row["dataset"], row["reason"], row["rows"]) for row in golden_rows.table(case.sections["reasons"])}
-    told = reasons(funnel) if funnel is not None else set()
-    return "" if told == wanted else f"its reasons are {sorted(told)}, not {sorted(wanted)}"
+    reported = reasons(stats) if stats is not None else set()
+    return "" if reported == wanted else f"its reasons are {sorted(reported)}, not {sorted(wanted)}"
 
 
-def _differs(case: Case, made: Outcome) -> str:
+def _differs(case: Case, outcome: Outcome) -> str:
     """The first difference between what was made and what was expected."""
     if "lines" in case.sections:
         wanted: list[Any] = sorted(case.sections["lines"].strip().split("\n"))
-        found: list[Any] = sorted(str(line) for line in made)
+        found: list[Any] = sorted(str(line) for line in outcome)
     elif "expect" in case.sections:
         names = [name.strip() for name in case.sections["expect"].strip().splitlines()[0].split("|")]
         rows = golden_rows.table(case.sections["expect"])
         wanted = [{name: _rounded(row.get(name)) for name in names} for row in rows]
-        found = [{name: _rounded(row.get(name)) for name in names} for row in made if isinstance(row, dict)]
+        found = [{name: _rounded(row.get(name)) for name in names} for row in outcome if isinstance(row, dict)]
     else:
         return ""
     for number, (one, other) in enumerate(zip(found, wanted, strict=False), 1):
         if one != other:
-            return f"row {number} is {_shown(one)}, not {_shown(other)}"
+            return f"row {number} is {_as_text(one)}, not {_as_text(other)}"
     if len(found) != len(wanted):
         kind = "more" if len(found) > len(wanted) else "fewer"
         more = (found if kind == "more" else wanted)[min(len(found), len(wanted))]
-        return f"it makes {count(len(found), 'row')}, not {len(wanted)}; the first of the {kind} is {_shown(more)}"
+        return f"it makes {count(len(found), 'row')}, not {len(wanted)}; the first of the {kind} is {_as_text(more)}"
     return ""
 
 
-def _shown(row: Any) -> str:
+def _as_text(row: Any) -> str:
     return row if isinstance(row, str) else json.dumps(row, default=str)
 
 

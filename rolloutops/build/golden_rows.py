@@ -18,14 +18,14 @@ def workspace(
 ) -> sql.Connection:
     """A connection with all views. shuffle: a seed, to lay the rows out in another order.
 
-    A row with `judged_again` is no rollout, but a further verdict on the one that has its `attempt_id`.
+    A row with `judged_again` is not a rollout, but a further verdict on the one that has its `attempt_id`.
     """
     tables: dict[str, list[dict[str, Any]]] = {"tasks": [], "attempts": [], "verdicts": []}
     seen = set()
     for number, given in enumerate(rollouts):
         row = {"dataset": "d", "policy": "p", "rollout_index": 0, "text": "yes", **given}
         ask = [{"role": "user", "content": f"{row['task_id']}?"}]
-        told = [{"role": "assistant", "content": row["text"]}]
+        reported = [{"role": "assistant", "content": row["text"]}]
         task = {
             **{"row_hash": "h", "version": 0, "removed": False, "part": 0, "line": 1},
             **{
@@ -36,7 +36,7 @@ def workspace(
         }
         attempt = {
             **{"row_hash": "h", "attempt": 1, "attempt_id": f"a{number:06d}", "final": True, "run_id": "run"},
-            **{"completion": dump(told), "finish_reason": "stop", "engine": "scripted", "model": "m"},
+            **{"completion": dump(reported), "finish_reason": "stop", "engine": "scripted", "model": "m"},
         }
         verdict = {
             "verdict_id": f"v{number:06d}",
@@ -52,8 +52,8 @@ def workspace(
         if not row.pop("judged_again", False):
             tables["attempts"].append({**take(schema.ATTEMPTS, {**attempt, **row}), "tools": None, **own})
         if row.get("reward") is not None or row.get("metrics") is not None:
-            judged = take(schema.VERDICTS, {**verdict, **row}, but=("error", "seconds", "run_id"))
-            tables["verdicts"].append({**judged, **judging})
+            verified = take(schema.VERDICTS, {**verdict, **row}, but=("error", "seconds", "run_id"))
+            tables["verdicts"].append({**verified, **judging})
     con = sql.connect(threads)
     sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), list(plan)))
     for name, rows in tables.items():

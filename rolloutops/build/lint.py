@@ -1,7 +1,7 @@
 """Linting: what a trainer's loader would reject in a training file, or silently damage, found without the trainer.
 
 A linter is a file sql/lint/TARGET.sql: one SELECT over the view `lines` (split, row, json) that returns split, row,
-severity ('error' or 'warning') and fault, a sentence. What the linters share stands in sql/lint.sql. The builds of
+severity ('error' or 'warning') and fault, a sentence. What the linters share is in sql/lint.sql. The builds of
 NAME.sql with `-- target: TARGET` in their header are linted before anything is written; files made elsewhere by the
 command `lint`.
 """
@@ -75,8 +75,8 @@ def find_linter(target: str, folder: Path = Path(), where: str = "") -> Path:
     """The linter of a target. Raises UsageError where there is none."""
     known = targets(folder)
     if target not in known:
-        at, near = f"{where} " if where else "", did_you_mean_one_of(target, known)
-        raise UsageError(f"{at}no linter for {target!r}{near}; there are: {', '.join(known)}")
+        at, hint = f"{where} " if where else "", did_you_mean_one_of(target, known)
+        raise UsageError(f"{at}no linter for {target!r}{hint}; there are: {', '.join(known)}")
     return known[target]
 
 
@@ -110,7 +110,7 @@ FAULTY = "SELECT DISTINCT split, row FROM faults WHERE severity = 'error'"
 def lint_files(patterns: Sequence[str], target: str) -> LintReport:
     """Lint training files made elsewhere: JSONL (.gz, .zst), Parquet, Arrow, CSV. `split` is the file's name.
 
-    A line that is no JSON object is an error of its own. Raises UsageError for a target that is not known, InputError
+    A line that is not JSON object is an error of its own. Raises UsageError for a target that is not known, InputError
     for a file that cannot be read.
     """
     linter = find_linter(target)
@@ -133,7 +133,7 @@ def lint_files(patterns: Sequence[str], target: str) -> LintReport:
 
 
 def _is_lineage(path: Path, patterns: Sequence[str]) -> bool:
-    """Does a file only lie in the folder of a build, beside the data that a folder or glob means?"""
+    """Does a file only are in the folder of a build, beside the data that a folder or glob means?"""
     beside = path.name == "lineage.parquet" and (path.parent / "manifest.json").is_file()
     return beside and str(path) not in patterns
 
@@ -151,7 +151,7 @@ def _stage(files: Sequence[Path], staged: Path) -> list[dict[str, str | int]]:
             size = 0
             for row in open_rows(path):
                 if row.reason:
-                    fault = f"{row.reason}: every loader stops at the line; write it again"
+                    fault = f"{row.reason}: no loader can read this line; regenerate it"
                     unreadable.append({"split": str(path), "row": row.line, "fault": fault})
                     continue
                 rows.append(row.line)

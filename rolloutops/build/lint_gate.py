@@ -18,7 +18,7 @@ from rolloutops.store import sql
 NAMES = "SELECT sort_key FROM numbered WHERE split = {split} AND row = {row}"
 
 
-def lint_gate(con: sql.Connection, step: Step, folder: Path, asked: BuildOptions, where: str) -> LintReport | None:
+def lint_gate(con: sql.Connection, step: Step, folder: Path, options: BuildOptions, where: str) -> LintReport | None:
     """Lint the staged lines of a build whose header names a target; None where it names none.
 
     con: has the views over the staged lines. Those with an error are taken out where `drop_invalid`
@@ -30,7 +30,7 @@ def lint_gate(con: sql.Connection, step: Step, folder: Path, asked: BuildOptions
     whole = found = lint_lines(con, linter)
     errors: list[Fault] = []
     while found.faulty:
-        if not asked.drop_invalid:
+        if not options.drop_invalid:
             raise StepError("\n".join(_refusal(con, found, where)))
         errors += found.of("error")
         drop_lines(con, FAULTY)
@@ -39,33 +39,33 @@ def lint_gate(con: sql.Connection, step: Step, folder: Path, asked: BuildOptions
     return replace(whole, faulty=dropped, dropped=dropped, faults=[*errors, *found.faults])
 
 
-def report_of(found: LintReport | None) -> list[list[dict[str, Any]]]:
+def report_of(report: LintReport | None) -> list[list[dict[str, Any]]]:
     """The gate's table among a build's reports: each fault, in how many lines, and how many were dropped for it."""
-    if found is None or not found.faults:
+    if report is None or not report.faults:
         return []
     return [
         [
             {
-                "target": found.target,
+                "target": report.target,
                 "severity": one.severity,
                 "lines": one.lines,
-                "dropped": one.lines if found.dropped and one.severity == "error" else 0,
+                "dropped": one.lines if report.dropped and one.severity == "error" else 0,
                 "fault": one.fault,
             }
-            for one in found.faults
+            for one in report.faults
         ]
     ]
 
 
-def _refusal(con: sql.Connection, found: LintReport, where: str) -> Iterator[str]:
-    yield f"{where} {found.faulty:,} of {count(found.lines, 'line')} would not train as meant, so nothing was written:"
-    for one in found.of("error"):
+def _refusal(con: sql.Connection, report: LintReport, where: str) -> Iterator[str]:
+    yield f"{where} {report.faulty:,} of {count(report.lines, 'line')} failed the linter; nothing was written:"
+    for one in report.of("error"):
         yield f"  {count(one.lines, 'line')}: {one.fault}"
         yield f"    {', '.join(_names(con, one))}{', …' if one.lines > len(one.first) else ''}"
-    yield "mend the steps before the build, or set drop_invalid = true to drop and count these lines"
+    yield "fix the earlier steps, or set drop_invalid = true to drop (and count) these lines"
 
 
 def _names(con: sql.Connection, fault: Fault) -> Iterator[str]:
-    """The first lines with a fault by the names that their build gave them: data set, task, policy, rollout."""
+    """The first lines with a fault by the names that their build gave them: dataset, task, policy, rollout."""
     for split, row in fault.first:
         yield sql.rows(con, NAMES.format(split=sql.literal(split), row=row))[0][0]

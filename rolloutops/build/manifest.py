@@ -66,7 +66,7 @@ LEFT JOIN names AS n ON n.dataset = m.dataset AND n.verifier_version = m.verifie
 GROUP BY m.dataset, m.policy, m.engine, m.model, m.verifier, m.verifier_version
 ORDER BY ALL
 """
-"""Who made and judged the rollouts used. verdict_versions: what verdicts of that verifier's version may call it."""
+"""Who made and verified the rollouts used. verdict_versions: what verdicts of that verifier's version may call it."""
 
 UNASKED = """
 WITH known AS (
@@ -87,7 +87,7 @@ GROUP BY dataset, policy, request
 QUALIFY row_number() OVER (PARTITION BY dataset, policy ORDER BY rollouts DESC, request) <= 3
 ORDER BY dataset, policy, rollouts DESC, request
 """
-"""The sampling parameters that were sent, the three most frequent of each policy and data set."""
+"""The sampling parameters that were sent, the three most frequent of each policy and dataset."""
 
 RUNS = """
 SELECT s.run_id, any_value(s.rollouts) AS rollouts, any_value(r.command) AS command,
@@ -115,7 +115,7 @@ def describe(
     build: StepStats,
     path: Sequence[StepStats],
     rollouts: Mapping[str, int],
-    asked: BuildOptions,
+    options: BuildOptions,
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The manifest without its files. con: has the lines of the build, and the tables of its rollouts.
@@ -123,10 +123,10 @@ def describe(
     path: the steps before it. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and
     git_commit of the command.
     """
-    splits: dict[str, dict[str, int]] = {split: {} for split in asked.splits}
+    splits: dict[str, dict[str, int]] = {split: {} for split in options.splits}
     for split, dataset, rows in sql.rows(con, SPLITS):
         splits[split][dataset] = rows
-    own = {name: value for name, value in vars(asked).items() if name not in ("output", "allow_empty")}
+    own = {name: value for name, value in vars(options).items() if name not in ("output", "allow_empty")}
     requests: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in sql.records(con, REQUESTS):
         sent = {"parameters": json.loads(row["request"]), "rollouts": row["rollouts"]}
@@ -141,7 +141,7 @@ def describe(
         "rollouts": rollouts,
         "splits": splits,
         "roles": [role for (role,) in sql.rows(con, ROLES)],
-        "steps": [{**_step(funnel), **_counts(funnel)} for funnel in path],
+        "steps": [{**_step(stats), **_counts(stats)} for stats in path],
         "policies": [
             {**row, "requests": requests.get((row["dataset"], row["policy"]), [])} for row in sql.records(con, POLICIES)
         ],
@@ -184,7 +184,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def by_dataset(content: Mapping[str, Any]) -> dict[str, int]:
-    """Data set -> lines, in all splits."""
+    """Dataset -> lines, in all splits."""
     counts: dict[str, int] = {}
     for rows in content["splits"].values():
         for name, n in rows.items():
@@ -203,25 +203,25 @@ def about(source: str) -> str:
     return " ".join(said)
 
 
-def _step(funnel: StepStats) -> dict[str, Any]:
+def _step(stats: StepStats) -> dict[str, Any]:
     return {
-        "step": funnel.step,
-        "kind": funnel.kind,
-        "use": funnel.use,
-        "about": about(funnel.source),
-        "from": funnel.start,
-        "parameters": dict(funnel.parameters),
-        "sql_sha256": hashlib.sha256(funnel.source.encode()).hexdigest(),
-        "sql": funnel.source,
+        "step": stats.step,
+        "kind": stats.kind,
+        "use": stats.use,
+        "about": about(stats.source),
+        "from": stats.start,
+        "parameters": dict(stats.parameters),
+        "sql_sha256": hashlib.sha256(stats.source.encode()).hexdigest(),
+        "sql": stats.source,
     }
 
 
-def _counts(funnel: StepStats) -> dict[str, Any]:
+def _counts(stats: StepStats) -> dict[str, Any]:
     return {
-        "rows_in": funnel.rows_in,
-        "kept": funnel.kept,
-        "dropped": funnel.dropped,
-        "rows": funnel.rows,
-        "datasets": [{**vars(kept), "dropped": kept.dropped} for kept in funnel.datasets],
-        "reports": funnel.reports,
+        "rows_in": stats.rows_in,
+        "kept": stats.kept,
+        "dropped": stats.dropped,
+        "rows": stats.rows,
+        "datasets": [{**vars(kept), "dropped": kept.dropped} for kept in stats.datasets],
+        "reports": stats.reports,
     }

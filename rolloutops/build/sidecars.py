@@ -23,7 +23,7 @@ def write_sidecars(
     data: Sequence[Data],
     files: Mapping[str, tuple[int, str]],
     rollouts: Mapping[str, int],
-    asked: BuildOptions,
+    options: BuildOptions,
     made_by: Mapping[str, Any],
 ) -> dict[str, tuple[int, str]]:
     """Write the companions of a build's data into its fresh folder. Returns file name -> (rows, sha256) of each.
@@ -32,7 +32,7 @@ def write_sidecars(
     folder already. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and git_commit
     of the command.
     """
-    content = manifest.describe(con, build, path, rollouts, asked, made_by)
+    content = manifest.describe(con, build, path, rollouts, options, made_by)
     split_of = {one.name: one.split for one in data}
     content["files"] = [
         {
@@ -46,7 +46,7 @@ def write_sidecars(
     ]
     fields = card.fields_of(con, folder, content)
     made = {card.NAME: card.text(content, fields), croissant.NAME: croissant.text(content, fields)}
-    if asked.report:
+    if options.report:
         queries.prepare(con, "staging.used")
         made[report.NAME] = report.build_page(con, content)
     written = dict[str, tuple[int, str]]()

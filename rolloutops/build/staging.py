@@ -1,13 +1,13 @@
 """The lines of a build before they are written: made once by its step, split, ordered and checked.
 
-They lie in one table in the order of the files to come, and are seen as three views; two more tables say which
+They are in one table in the order of the files to come, and are seen as three views; two more tables say which
 rollouts are behind them:
 
     result          split, shape, place, sort_key, split_key, keys, json     what checks and reports read
     numbered        the same, and row: the number of the line, from 1        what names a line
     lines           split, row, json                                         what a linter reads
     staging.used    split, row, role, key, and what is known of the rollout  what lineage and report read
-    staging.makers  who made and judged these rollouts, and how many         what the manifest reads
+    staging.makers  who made and verified these rollouts, and how many         what the manifest reads
 
 The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
 where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
@@ -50,7 +50,7 @@ SELECT dataset, policy, engine, model, verifier, verifier_version, run_id, count
 FROM staging.used
 GROUP BY ALL
 """
-"""Who made and judged these rollouts."""
+"""Who made and verified these rollouts."""
 
 LINEAGE = f"""
 SELECT split, row, role, {KEY}, attempt_id, reward
@@ -78,25 +78,25 @@ CREATE OR REPLACE VIEW lines AS {PARTS};
 """Lines are numbered without sorting them once more: they are staged in order."""
 
 
-def stage(con: sql.Connection, step: Step, asked: BuildOptions, where: str) -> None:
+def stage(con: sql.Connection, step: Step, options: BuildOptions, where: str) -> None:
     """Run the step, which is bound, once; makes the views over its lines."""
     require_line(con, step)
     # The share is a number in [0, 1): the first 60 bits of the hash.
-    share = f"('0x' || md5(split_key || ':' || {asked.seed})[1:15])::BIGINT / 1152921504606846976.0"
+    share = f"('0x' || md5(split_key || ':' || {options.seed})[1:15])::BIGINT / 1152921504606846976.0"
     split = f"""CASE
-            WHEN {share} < {asked.validation} THEN 'validation'
-            WHEN {share} < {asked.validation + asked.test} THEN 'test'
+            WHEN {share} < {options.validation} THEN 'validation'
+            WHEN {share} < {options.validation + options.test} THEN 'test'
             ELSE 'train'
         END"""
-    if len(asked.splits) == 1:
+    if len(options.splits) == 1:
         split = "'train'"
     shape = "''"
-    if asked.format == "parquet":
+    if options.format == "parquet":
         shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
     ordered = f"""
-        SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {asked.seed}) AS place, sort_key, split_key,
+        SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {options.seed}) AS place, sort_key, split_key,
             keys, json::VARCHAR AS json
-        FROM (\n{_grouped(con, step.query, asked, where)}\n)
+        FROM (\n{_grouped(con, step.query, options, where)}\n)
         ORDER BY {ORDER}
     """
     # The lines of an earlier build make room first.
@@ -111,26 +111,28 @@ def drop_lines(con: sql.Connection, faulty: str) -> None:
     sql.run(con, f"CREATE OR REPLACE TABLE staging.made AS {kept}")
 
 
-def _grouped(con: sql.Connection, query: str, asked: BuildOptions, where: str) -> str:
+def _grouped(con: sql.Connection, query: str, options: BuildOptions, where: str) -> str:
     """The step's query, its split_key being the column that the recipe splits by; where that is NULL, the step's."""
-    if asked.split_by == PROMPT:
+    if options.split_by == PROMPT:
         return query
     return f"""
         SELECT made.* REPLACE (coalesce('by ' || g.value, split_key) AS split_key)
         FROM (\n{query}\n) AS made
-        LEFT JOIN ({_values(con, asked, where)}) AS g
+        LEFT JOIN ({_values(con, options, where)}) AS g
             ON g.dataset = keys[1].dataset AND g.task_id = keys[1].task_id
             AND g.policy = keys[1].policy AND g.rollout_index = keys[1].rollout_index
     """
 
 
-def _values(con: sql.Connection, asked: BuildOptions, where: str) -> str:
+def _values(con: sql.Connection, options: BuildOptions, where: str) -> str:
     """The value of the column that the recipe splits by, of each rollout."""
     known = sql.columns(con, "FROM selected")
-    if asked.split_by not in known:
-        hint = did_you_mean(asked.split_by, [PROMPT, *known]) or "; a filter that finds near duplicates adds `cluster`"
-        raise UsageError(f"{where} split_by = {asked.split_by!r}: the selection has no such column{hint}")
-    column = '"' + asked.split_by.replace('"', '""') + '"'
+    if options.split_by not in known:
+        hint = (
+            did_you_mean(options.split_by, [PROMPT, *known]) or "; a filter that finds near duplicates adds `cluster`"
+        )
+        raise UsageError(f"{where} split_by = {options.split_by!r}: the selection has no such column{hint}")
+    column = '"' + options.split_by.replace('"', '""') + '"'
     return f"SELECT {KEY}, min({column}::VARCHAR) AS value FROM selected GROUP BY {KEY}"
 
 
@@ -160,13 +162,13 @@ def check_rows(con: sql.Connection, step: Step, where: str) -> None:
             )
 
 
-def refuse_leaks(con: sql.Connection, asked: BuildOptions, where: str) -> None:
-    """No prompt, and no value of the column that the recipe splits by, may lie in two splits."""
-    if len(asked.splits) == 1:
+def refuse_leaks(con: sql.Connection, options: BuildOptions, where: str) -> None:
+    """No prompt, and no value of the column that the recipe splits by, may are in two splits."""
+    if len(options.splits) == 1:
         return
     asks = {"prompt": f"SELECT {KEY}, prompt_hash AS value FROM selection.rollouts"}
-    if asked.split_by != PROMPT:
-        asks[asked.split_by] = _values(con, asked, where)
+    if options.split_by != PROMPT:
+        asks[options.split_by] = _values(con, options, where)
     for name, values in asks.items():
         leaks = sql.rows(
             con,
@@ -179,7 +181,7 @@ def refuse_leaks(con: sql.Connection, asked: BuildOptions, where: str) -> None:
         )
         if leaks:
             raise StepError(
-                f"{where} {count(len(leaks), name)} would lie in two splits, as that of task "
+                f"{where} {count(len(leaks), name)} would are in two splits, as that of task "
                 f"{leaks[0][1]} in {leaks[0][2]}: the lines of one {name} must share their split_key"
             )
 

@@ -82,20 +82,20 @@ def _manifest_of(file: Path) -> dict[str, Any]:
     content = manifest.read(file.parent)
     known = [one["name"] for one in content.get("files", ()) if "split" in one]
     if not content or not known:
-        raise InputError(f"{file} is of no build: no {manifest.NAME} lies beside it that names it")
+        raise InputError(f"{file} is not part of a build: no {manifest.NAME} next to it lists it")
     if file.name not in known:
-        raise InputError(f"{file} is no data file of the build in its folder; those are: {', '.join(known)}")
+        raise InputError(f"{file} is not a data file of this build; its data files: {', '.join(known)}")
     _refuse_changed(file, content)
     return content
 
 
 def _refuse_changed(file: Path, content: Mapping[str, Any]) -> None:
     """A file whose bytes are not those that the build wrote has rows that its lineage does not know."""
-    told = next((one["sha256"] for one in content["files"] if one["name"] == file.name), None)
+    reported = next((one["sha256"] for one in content["files"] if one["name"] == file.name), None)
     if not file.is_file():
         raise InputError(f"{file} is gone: build again")
     with file.open("rb") as opened:
-        if hashlib.file_digest(opened, "sha256").hexdigest() != told:
+        if hashlib.file_digest(opened, "sha256").hexdigest() != reported:
             raise InputError(f"{file} was changed since it was built ({manifest.NAME} has another sha256): build again")
 
 
@@ -113,7 +113,7 @@ def _place(file: Path, row: int, content: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _workspace_of(file: Path, content: Mapping[str, Any], data: Path | None) -> Workspace:
-    """The workspace asked for, else the one that the file lies in, else the one that the recipe named."""
+    """The workspace asked for, else the one that the file is in, else the one that the recipe named."""
     if data is not None:
         return open_workspace(data)
     for folder in file.absolute().parents:
@@ -132,10 +132,10 @@ def _rollouts(
     con = connect(workspace)
     where = {"lineage": sql.literal(str(lineage)), "split": sql.literal(split), "row": place}
     runs = {run["run_id"]: run for run in sql.records(con, f"{RUNS} WHERE event = 'start'")}
-    judged: dict[str, list[dict[str, Any]]] = {}
+    verified: dict[str, list[dict[str, Any]]] = {}
     for verdict in sql.records(con, VERDICTS.format(**where)):
         verdict["metrics"] = json.loads(verdict["metrics"] or "{}")
-        judged.setdefault(verdict["attempt_id"], []).append(verdict)
+        verified.setdefault(verdict["attempt_id"], []).append(verdict)
     found = []
     for row in sql.records(con, ORIGINS.format(**where)):
         versions = {
@@ -144,7 +144,7 @@ def _rollouts(
             for name in one.get("verdict_versions") or [one["verifier_version"]]
             if (one["dataset"], one["policy"]) == (row["dataset"], row["policy"])
         }
-        verdicts = judged.get(row["attempt_id"], [])
+        verdicts = verified.get(row["attempt_id"], [])
         counts = [one for one in verdicts if (one["verifier"], one["verifier_version"]) in versions]
         row["request"] = json.loads(row["request"]) if row["request"] else None
         row["task"] = json.loads(row["task"]) if row["task"] else None

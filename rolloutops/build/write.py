@@ -2,7 +2,7 @@
 
 JSON lines are the staged texts, byte for byte. Parquet columns get the types that the step's header names, else those
 that the values of the file have together; rows whose tools have another type go to another file, because a struct takes
-the union of all keys and fills it with nulls, which changes what trainers tokenise.
+the union of all keys and fills it with nulls, which changes what trainers tokenize.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Data:
     sha256: str
 
 
-def write_data(con: sql.Connection, step: Step, folder: Path, asked: BuildOptions, where: str) -> list[Data]:
+def write_data(con: sql.Connection, step: Step, folder: Path, options: BuildOptions, where: str) -> list[Data]:
     """Write the staged lines, in their order: at least one file for each split. con: has the view `result`."""
-    shards = {split: _Shards(folder, split, asked) for split in asked.splits}
+    shards = {split: _Shards(folder, split, options) for split in options.splits}
     try:
         for split, shape in sql.rows(con, GROUPS):
             group = GROUP.format(split=sql.literal(split), shape=sql.literal(shape))
-            structure = _structure(con, step, group, where) if asked.format == "parquet" else ""
+            structure = _structure(con, step, group, where) if options.format == "parquet" else ""
             for batch in sql.stream(con, f"{LINES} {group}"):
                 for piece, size, full in shards[split].pieces(batch.column(0)):
                     shards[split].add(_typed(con, piece, structure) if structure else piece, size)
@@ -56,7 +56,7 @@ def write_data(con: sql.Connection, step: Step, folder: Path, asked: BuildOption
                         shards[split].close()
             if structure:
                 shards[split].close()
-        return [data for split in asked.splits for data in shards[split].named()]
+        return [data for split in options.splits for data in shards[split].finish()]
     finally:
         for one in shards.values():
             one.close()
@@ -68,7 +68,7 @@ class _Shards:
 
     folder: Path
     split: str
-    asked: BuildOptions
+    options: BuildOptions
     done: list[int] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
@@ -79,7 +79,7 @@ class _Shards:
 
         A line that is larger than a file may be gets one of its own.
         """
-        most_rows, most_bytes = self.asked.max_shard_rows, self.asked.max_shard_bytes
+        most_rows, most_bytes = self.options.max_shard_rows, self.options.max_shard_bytes
         if most_rows is None and most_bytes is None:
             yield batch, 0, False
             return
@@ -98,12 +98,12 @@ class _Shards:
         self.bytes += size
         if isinstance(piece, pa.Table):
             if self.file is None:
-                codec = {"none": "none", "zstd": "zstd", "gzip": "gzip"}[self.asked.compression]
+                codec = {"none": "none", "zstd": "zstd", "gzip": "gzip"}[self.options.compression]
                 self.file = pq.ParquetWriter(self._path, piece.schema, compression=codec)
             self.file.write_table(piece)
         elif len(piece):
             if self.file is None:
-                self.file = _opened(self._path, self.asked.compression)
+                self.file = _opened(self._path, self.options.compression)
             places = _places(piece)
             self.file.write(memoryview(piece.buffers()[2])[places[0] : places[-1]])
 
@@ -115,18 +115,18 @@ class _Shards:
             self.done.append(self.rows)
         self.rows, self.bytes = 0, 0
 
-    def named(self) -> list[Data]:
+    def finish(self) -> list[Data]:
         """Give all files their names: train.jsonl, or train-00000-of-00002.jsonl and so on."""
         self.close()
         if not self.done:  # a split without a line has a file without a line
-            _opened(self._path, self.asked.compression if self.asked.format == "jsonl" else "none").close()
-            if self.asked.format == "parquet":
+            _opened(self._path, self.options.compression if self.options.format == "jsonl" else "none").close()
+            if self.options.format == "parquet":
                 pq.write_table(pa.table({}), self._path)
             self.done.append(0)
         files = []
         for number, rows in enumerate(self.done):
             of = f"-{number:05d}-of-{len(self.done):05d}" if len(self.done) > 1 else ""
-            path = self._unnamed(number).rename(self.folder / f"{self.split}{of}{self.asked.ending}")
+            path = self._unnamed(number).rename(self.folder / f"{self.split}{of}{self.options.ending}")
             files.append(Data(path.name, self.split, rows, sha256(path)))
         return files
 

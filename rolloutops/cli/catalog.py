@@ -46,8 +46,8 @@ def page(name: str, commands: Sequence[str]) -> str:
         if (found := text(name)) is not None:
             return found
     known = [*commands, *dict.fromkeys(entry.name for find_all in kinds().values() for entry in find_all())]
-    near = did_you_mean_one_of(name, known)
-    raise UsageError(f"nothing is named {name!r}{near or '.'} rolloutops list shows what there is")
+    hint = did_you_mean_one_of(name, known)
+    raise UsageError(f"nothing is named {name!r}{hint or '.'} rolloutops list shows what there is")
 
 
 def module_doc(plugin: Plugin) -> str:

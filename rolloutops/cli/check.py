@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rolloutops.build.explain import tried
+from rolloutops.build.explain import bind_steps
 from rolloutops.collect.verify import Verifier, make_verifiers
 from rolloutops.config.plan import EngineJob, Plan
 from rolloutops.errors import RolloutopsError
@@ -37,7 +37,7 @@ def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
 
     deep: also read every part file of the workspace; if one is damaged, that is all.
     """
-    yield Finding(True, f"recipe {plan.path or '(from flags)'} read: {', '.join(plan.datasets) or 'no data set'}")
+    yield Finding(True, f"recipe {plan.path or '(from flags)'} read: {', '.join(plan.datasets) or 'no dataset'}")
     yield _workspace(plan.data)
     if deep:
         broken = [str(damaged(path, why)) for path, why in find_all(plan.data)]
@@ -53,18 +53,18 @@ def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
             yield Finding(False, f"{name}: {error}")
     yield from _steps(plan)
     try:
-        judges = make_verifiers(plan)
+        verifiers = make_verifiers(plan)
     except RolloutopsError as error:
         yield Finding(False, str(error))
     else:
-        for name, verifier in judges.items():
+        for name, verifier in verifiers.items():
             yield from _gold(plan, name, verifier)
-            for what, asked in (
+            for what, settings in (
                 ("the judge's engine", getattr(verifier.environment, "engine", None)),
                 (f"environment {verifier.name}", verifier.environment),
             ):
-                if hasattr(asked, "ready"):
-                    yield _ready(f"{name}: {what}", asked)
+                if hasattr(settings, "ready"):
+                    yield _ready(f"{name}: {what}", settings)
     try:
         for job in plan.jobs:
             yield _engine(job)
@@ -76,9 +76,9 @@ def _steps(plan: Plan) -> Iterator[Finding]:
     """Each step as `run --dry_run` binds it. The shipped metrics steps that a recipe does not name say nothing."""
     try:
         rows = plan.rows
-    except RolloutopsError:  # an environment that is not there is found below; steps are bound all the same
+    except RolloutopsError:  # an environment that is not there is found below; steps are bound anyway
         rows = []
-    for use, outcome in tried(plan, rows):
+    for use, outcome in bind_steps(plan, rows):
         if isinstance(outcome, RolloutopsError):
             yield Finding(False, str(outcome))
         elif use.kind != "metrics" or plan.metrics:
@@ -102,7 +102,9 @@ def _gold(plan: Plan, name: str, verifier: Verifier) -> Iterator[Finding]:
         return
     gold = getattr(verifier.environment, "gold", None)
     if gold is None or not (plan.data / "tasks" / name).is_dir():
-        what = "it knows no gold answers" if gold is None else "chunk first, and its gold answers are scored here"
+        what = (
+            "it knows no gold answers" if gold is None else "run chunk first, then check also scores its gold answers"
+        )
         yield Finding(True, f"{name}: environment {verifier.name}; {what}")
         return
     con = connect(open_workspace(plan.data))
@@ -124,7 +126,7 @@ async def _score_gold(verifier: Verifier, tasks: list[Task]) -> tuple[int, list[
         if text is None:
             continue
         scored += 1
-        verdict = await verifier.judge(task, Rollout([{"role": "assistant", "content": text}], text, "stop"))
+        verdict = await verifier.verify(task, Rollout([{"role": "assistant", "content": text}], text, "stop"))
         if verdict.reward != 1.0:
             why = verdict.error_message or f"scores {verdict.reward}"
             broken.append(f"{task.dataset}: the gold answer of task {task.task_id} {why}")

@@ -101,20 +101,20 @@ def takes(flag: Flag, kind: type) -> bool:
     return any(plain(member) is kind for member in members(flag.type))
 
 
-def read(flag: Flag, text: str, shown: str) -> Any:
+def read(flag: Flag, text: str, label: str) -> Any:
     """The value of a flag's text; of several allowed types the narrowest that fits.
 
-    `shown` names the flag in the UsageError that tells what was expected.
+    `label` names the flag in the UsageError that tells what was expected.
     """
     for member in members(flag.type):
         try:
-            value = _read_as(member, text, shown)
+            value = _read_as(member, text, label)
         except ValueError:
             continue
         items = value if isinstance(value, list) else [value]
         if not flag.choices or all(item in flag.choices for item in items if isinstance(item, str)):
             return value
-    raise UsageError(f"{shown} expects {expected(flag)}, got {quoted(text)}{did_you_mean(text, flag.choices)}")
+    raise UsageError(f"{label} expects {expected(flag)}, got {quoted(text)}{did_you_mean(text, flag.choices)}")
 
 
 def expected(flag: Flag) -> str:
@@ -125,11 +125,11 @@ def expected(flag: Flag) -> str:
     return " or ".join(words[plain(member)] for member in members(flag.type))
 
 
-def json_or_text(text: str, shown: str) -> Any:
+def json_or_text(text: str, label: str) -> Any:
     """The value of an override: JSON where the text is JSON, else the text itself. NaN and infinities: UsageError."""
 
     def refuse(number: str) -> float:
-        raise UsageError(f"{shown} expects JSON or text, and {number} is no JSON number (as text: '\"{number}\"')")
+        raise UsageError(f"{label} expects JSON or text, and {number} is not JSON number (as text: '\"{number}\"')")
 
     def finite(number: str) -> float:
         value = float(number)
@@ -146,11 +146,11 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _read_as(kind: Any, text: str, shown: str) -> Any:
+def _read_as(kind: Any, text: str, label: str) -> Any:
     """The text as one type; ValueError where it is not of that type."""
     if plain(kind) is list:
         (item_kind,) = get_args(kind) or (str,)
-        return [_read_as(item_kind, item, shown) for item in _items(text)]
+        return [_read_as(item_kind, item, label) for item in _items(text)]
     if kind is int and re.fullmatch(r"[+-]?[0-9]+", text):
         return int(text)
     if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
@@ -160,7 +160,7 @@ def _read_as(kind: Any, text: str, shown: str) -> Any:
         return TRUTHS[text.lower()]
     elif kind is NoneType and text.lower() in ("null", "none"):
         return None
-    elif plain(kind) is dict and isinstance(value := json_or_text(text, shown), dict):
+    elif plain(kind) is dict and isinstance(value := json_or_text(text, label), dict):
         return value
     elif kind is str:
         return text

@@ -1,4 +1,4 @@
-"""The help of the program and of each command, as plain text: wrapped at 100 columns, no pager, no colours."""
+"""The help of the program and of each command, as plain text: wrapped at 100 columns, no pager, no colors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def help_text(command: Command, program: str) -> str:
         _prose(command.summary),
         _columns("Arguments", [(flag.name.upper(), _meaning(flag)) for flag in command.positionals]),
         *_flags(command),
-        _columns("Any key of these tables (a value is JSON, else text)", tables),
+        _columns("Recipe keys settable as flags (values are parsed as JSON, otherwise as text)", tables),
         _columns("Other names", [(f"--{other}", f"the same as --{name}") for other, name in command.aliases.items()]),
         _prose(command.about),
     )
@@ -65,13 +65,13 @@ def _flags(command: Command) -> Iterator[str]:
     left = {flag.name: flag for flag in command.flags}
     groups = {heading: [left.pop(name) for name in names if name in left] for heading, names in command.groups.items()}
     groups["Other flags" if groups else "Flags"] = list(left.values())
-    heads = [len(_left(flag)) for flag in command.flags]
+    heads = [len(_spelling(flag)) for flag in command.flags]
     widest = max((head for head in heads if head <= LEFT), default=0)
     for heading, flags in groups.items():
-        yield _columns(heading, [(_left(flag), _meaning(flag)) for flag in flags], widest)
+        yield _columns(heading, [(_spelling(flag), _meaning(flag)) for flag in flags], widest)
 
 
-def _left(flag: Flag) -> str:
+def _spelling(flag: Flag) -> str:
     """`--limit=N|null`, `--engine=vllm|openai`, `--[no-]dry_run`."""
     kinds = [plain(member) for member in members(flag.type)]
     if kinds == [bool]:
@@ -90,13 +90,13 @@ def _meaning(flag: Flag) -> str:
     if flag.choices and (takes(flag, list) or len(chosen) > 24):
         notes.append(f"one of {', '.join(flag.choices)}")
     if flag.default is not False and flag.default not in (None, "", (), []):
-        notes.append(f"default: {_shown(flag.default)}")
+        notes.append(f"default: {_default(flag.default)}")
     return flag.help + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _shown(value: Any) -> str:
+def _default(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ",".join(_shown(item) for item in value)
+        return ",".join(_default(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

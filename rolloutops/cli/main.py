@@ -33,7 +33,7 @@ from rolloutops.cli.commands import (
 from rolloutops.cli.run import Command
 from rolloutops.cli.run import main as dispatch
 
-ABOUT = "Rollouts are rows: collect them at scale with exact resume, and build SFT, DPO and RL files with SQL."
+ABOUT = "Generate LLM rollouts at scale with exact resume; build SFT, DPO and RL files with SQL."
 
 COMMANDS: tuple[Command, ...] = (
     chunk.COMMAND,

@@ -36,8 +36,8 @@ def sort_words(command: Command, words: Iterable[str]) -> tuple[list[str], dict[
             break
         if word.startswith("--"):
             typed, equals, text = word[2:].partition("=")
-            target, text = _named(command, typed, text if equals else None, waiting)
-        elif (assigned := ASSIGNMENT.fullmatch(word)) and _is_meant(command, *assigned.groups()):
+            target, text = _resolve_flag(command, typed, text if equals else None, waiting)
+        elif (assigned := ASSIGNMENT.fullmatch(word)) and _is_assignment(command, *assigned.groups()):
             target, text = _resolve(command, assigned[2]) or _unknown(command, assigned[2]), assigned[3]
         elif _is_dashed(word):
             _unknown(command, word.lstrip("-–—").partition("=")[0], word.partition("=")[0])
@@ -83,7 +83,7 @@ def _resolve(command: Command, typed: str) -> Flag | str | None:
     return None
 
 
-def _named(command: Command, typed: str, text: str | None, waiting: deque[str]) -> tuple[Flag | str, str]:
+def _resolve_flag(command: Command, typed: str, text: str | None, waiting: deque[str]) -> tuple[Flag | str, str]:
     """What `--typed` sets, and to what: the text after `=`, `true` or `false`, or the next word."""
     target = _resolve(command, typed)
     if target is None:
@@ -107,9 +107,9 @@ def _named(command: Command, typed: str, text: str | None, waiting: deque[str]) 
     return target, waiting.popleft()
 
 
-def _is_meant(command: Command, plus: str, key: str, text: str) -> bool:
+def _is_assignment(command: Command, plus: str, key: str, text: str) -> bool:
     """Is `key=text` an assignment? Without a plus only where the key is a flag, or nearly: `run=a/x` is a path."""
-    return bool(plus) or _resolve(command, key) is not None or ("/" not in text and bool(_near(command, key)))
+    return bool(plus) or _resolve(command, key) is not None or ("/" not in text and bool(_did_you_mean(command, key)))
 
 
 def _is_dashed(word: str) -> bool:
@@ -117,7 +117,7 @@ def _is_dashed(word: str) -> bool:
     return word.startswith(("-", "–", "—")) and len(word) > 1 and not NEGATIVE_NUMBER.fullmatch(word)
 
 
-def _near(command: Command, typed: str) -> str:
+def _did_you_mean(command: Command, typed: str) -> str:
     """`, did you mean '--rows'?` for a mistyped or shortened name, else an empty string."""
     name, keys = typed.replace("-", "_"), typed.split(".")
     known = [*(flag.name for flag in command.flags), *command.aliases]
@@ -131,17 +131,17 @@ def _near(command: Command, typed: str) -> str:
     return f", did you mean {' or '.join(longer)}?" if 0 < len(longer) < 4 else ""
 
 
-def _unknown(command: Command, typed: str, shown: str = "") -> NoReturn:
+def _unknown(command: Command, typed: str, label: str = "") -> NoReturn:
     """Say that there is no such flag, and what was probably meant."""
-    hint = _near(command, typed)
+    hint = _did_you_mean(command, typed)
     if not hint and typed in [flag.name for flag in command.positionals]:
         hint = f"; {typed.upper()} is given without a name"
-    elif not hint and not shown and command.open_tables:
+    elif not hint and not label and command.open_tables:
         table = command.name if command.name in command.open_tables else command.open_tables[0]
         written = command.key.replace("KEY", typed.rpartition(".")[2])
         hint = f"; the key of a table is written --{table}.{written}"
-    dashes = ": a flag begins with two hyphens" if shown else ""
-    raise UsageError(f"no flag {shown or '--' + typed}{dashes}{hint or '; --help lists the flags'}")
+    dashes = ": a flag begins with two hyphens" if label else ""
+    raise UsageError(f"no flag {label or '--' + typed}{dashes}{hint or '; --help lists the flags'}")
 
 
 def _one_text(flag: Flag, texts: list[str]) -> str:

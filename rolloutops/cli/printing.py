@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rolloutops.config.redact import shown, tell
+from rolloutops.config.redact import for_screen, tell
 from rolloutops.visible import ascii_json, visible, visible_json
 
 
@@ -20,7 +20,7 @@ def say(*lines: str) -> int:
 
 def show(*lines: str) -> None:
     """Print tables and sentences, the result of a command."""
-    print(*map(shown, lines), sep="\n")
+    print(*map(for_screen, lines), sep="\n")
 
 
 def show_json(text: str) -> None:

@@ -21,7 +21,7 @@ from rolloutops.cli.flags import Command, Flag, Parsed, quoted
 from rolloutops.cli.help import help_text, overview
 from rolloutops.cli.parse import bind, sort_words
 from rolloutops.cli.streams import prepare
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import for_screen
 from rolloutops.errors import RolloutopsError, UsageError, did_you_mean
 from rolloutops.visible import visible
 
@@ -87,15 +87,15 @@ def _page(argv: list[str], commands: Sequence[Command], program: str, version: s
     """The page that the command line asks for; None where it asks for a command to be run."""
     before = argv[: argv.index("--")] if "--" in argv else argv
     names = [word for word in before if word not in HELP]
-    asked = len(names) < len(before)
+    requested = len(names) < len(before)
     known = {command.name for command in commands}
     if names[:1] == ["help"] and (len(names) == 1 or names[1] in known or "help" not in known):
-        names, asked = names[1:], True  # of what is no command, the command `help` tells
+        names, requested = names[1:], True  # of what is no command, the command `help` tells
     if names[:1] == ["--version"]:
         return f"{program} {version}\n"
-    if not argv or (asked and not names):
+    if not argv or (requested and not names):
         return overview(commands, program, about)
-    return help_text(_find(names[0], commands), program) if asked else None
+    return help_text(_find(names[0], commands), program) if requested else None
 
 
 def _find(name: str, commands: Sequence[Command]) -> Command:
@@ -152,26 +152,28 @@ def _report(error: BaseException, speaker: str, release: str) -> int:
     """Say on stderr what ended the command, and return the exit code."""
     code, said = 2, ""
     if isinstance(error, KeyboardInterrupt):
-        code, said = 130, "interrupted; the same command goes on from here"
+        code, said = 130, "interrupted; rerun the same command to continue"
     elif isinstance(error, RolloutopsError):
         code, said = error.exit_code, str(error)
     elif isinstance(error, MemoryError):
-        said = "out of memory; take less at once, and give the same command again"
+        said = "out of memory: reduce concurrency or batch size, then rerun"
     elif isinstance(error, OSError) and error.errno in HINDRANCES:
         place = error.filename2 or error.filename
         said = HINDRANCES[error.errno] + (f": {place}" if place else "")
         _give_up(sys.stdout)
     elif isinstance(error, UnicodeEncodeError) and not _is_utf8(error.object):
-        said = f"{visible(error.object)[:200]} is not UTF-8 text: rename what it names, or what it lies in"
+        said = f"{visible(error.object)[:200]} is not UTF-8 text: rename what it names, or what it is in"
     else:
         code, said = 1, f"this is a bug in {release}, not your mistake: please report it with the lines above"
         trace = traceback.TracebackException.from_exception(error)
         ours = [depth for depth, frame in enumerate(trace.stack) if frame.filename == __file__]
         below = trace.stack[ours[-1] + 1 :]  # neither this file's frames nor Fire's
         trace.stack = traceback.StackSummary.from_list(below[-6:] or trace.stack)
-        sys.stderr.write(shown("".join(trace.format())))
+        sys.stderr.write(for_screen("".join(trace.format())))
     notes = getattr(error, "__notes__", []) if isinstance(error, RolloutopsError) else []
-    sys.stderr.write("\n".join([shown(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")), *map(shown, notes)]) + "\n")
+    sys.stderr.write(
+        "\n".join([for_screen(re.sub(r"\s*[\r\n]\s*", " ", f"{speaker}: {said}")), *map(for_screen, notes)]) + "\n"
+    )
     return code
 
 

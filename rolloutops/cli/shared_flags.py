@@ -19,11 +19,11 @@ def keys(kind: type) -> tuple[Flag, ...]:
     return tuple(Flag(f.name, hints[f.name], f.metadata["about"], f.default) for f in fields)
 
 
-RECIPE = Flag("recipe", str, "a recipe file, or the name of a shipped one (default: the workspace's last)")
+RECIPE = Flag("recipe", str, "recipe file or shipped recipe name (default: the one last used with this workspace)")
 DATA = Flag("data", str, "the workspace (default: the recipe's)")
-DATASET = Flag("dataset", str, "only these data sets, separated by commas; without a recipe, the data set's name")
+DATASET = Flag("dataset", str, "only these datasets, separated by commas; without a recipe, the dataset's name")
 JSON = Flag("json", bool, "print JSON")
-ENVIRONMENT = Flag("environment", str, "how rollouts are judged, where no recipe says it")
+ENVIRONMENT = Flag("environment", str, "how rollouts are verified, if no recipe is given")
 SOURCE = (
     DATA,
     DATASET,
@@ -37,7 +37,7 @@ COLLECTING = (
     Flag("agent_name", str, "NeMo Gym's word: with --engine=gym the agent of each row, else the same as --environment"),
     Flag("skip_bad_lines", bool, "leave out, and count, input lines that are not tasks"),
     Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
-    Flag("unsafe_code", bool, "without a sandbox, run model-written code all the same, with your own rights"),
+    Flag("unsafe_code", bool, "run model-written code without a sandbox, with your permissions"),
 )
 COLLECTING_GROUPS = {
     "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
@@ -60,7 +60,7 @@ VERDICT_VERSION = Flag(
     "use the verdicts of this earlier version of the verifier, all of them; of several datasets, DATASET=VERSION, "
     "separated by commas",
 )
-ONLY = Flag("only", str, "only this one")
+ONLY = Flag("only", str, "build only [build.NAME]; with explain, show only this step")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
 SAMPLING: dict[str, Any] = {
     "open_tables": ("responses_create_params", "engine_args"),

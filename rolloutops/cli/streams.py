@@ -31,13 +31,13 @@ def prepare() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-    codecs.register_error("rolloutops", _written_otherwise)
+    codecs.register_error("rolloutops", _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rolloutops")
 
 
-def _written_otherwise(error: UnicodeError) -> tuple[str, int]:
+def _escape(error: UnicodeError) -> tuple[str, int]:
     """The codec error handler: a character that the encoding lacks in ASCII, or escaped."""
     if not isinstance(error, UnicodeEncodeError):
         raise error

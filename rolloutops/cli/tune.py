@@ -15,7 +15,7 @@ BAR = 30
 """Characters of the longest bar."""
 
 
-def told(points: Sequence[Point], why: str) -> Iterator[str]:
+def sweep_table(points: Sequence[Point], why: str) -> Iterator[str]:
     """A table with a bar for each step, and what it means."""
     best, found = max((point.per_second for point in points), default=0.0), knee(points)
     if found is None:
@@ -24,10 +24,11 @@ def told(points: Sequence[Point], why: str) -> Iterator[str]:
     rows = []
     for point in points:
         bar = "█" * max(1, round(BAR * point.per_second / best)) if point.per_second else ""
-        told = [point.in_flight, round(point.per_second, 2), round(point.tokens_per_second), round(point.seconds, 3)]
-        rows.append([*told, point.failed, bar + (" ← the knee" if point is found else "")])
+        row = [point.in_flight, round(point.per_second, 2), round(point.tokens_per_second), round(point.seconds, 3)]
+        rows.append([*row, point.failed, bar + (" ← the knee" if point is found else "")])
     yield table(("in flight", "rollouts/s", "tokens/s", "seconds each", "failed", ""), rows)
-    yield f"{why}; the least that brings 90 % of the most: --num_samples_in_parallel={found.in_flight}"
+    best_flag = f"--num_samples_in_parallel={found.in_flight}"
+    yield f"{why}; lowest concurrency with at least 90 % of peak throughput: {best_flag}"
     if points[-1].refused:
         yield f"what the endpoint allows is near {best:,.1f} rollouts/s; num_samples_in_parallel=auto keeps to it"
 

@@ -22,11 +22,11 @@ LOOKING = ("status", "metrics", "sql", "export", "verify")
 def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
     """Make the plan of a command line, of the recipe named, the one its flags make, or the workspace's last."""
     flags: dict[str, Any] = {**parsed.flags, **parsed.overrides}
-    if not {"data", "input"} & set(flags) and parsed.command in LOOKING and not _named(parsed):
+    if not {"data", "input"} & set(flags) and parsed.command in LOOKING and not _recipe_name(parsed):
         flags["data"] = str(find_here(parsed.command))
     earlier: Mapping[str, Any] = {}
     agent = flags.pop("agent_name", None)
-    if name := _named(parsed):
+    if name := _recipe_name(parsed):
         recipe = load(name)
         if "data" not in flags:
             refuse_twin(recipe.data, recipe.folder)
@@ -51,6 +51,6 @@ def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
     return make_plan(recipe, table, flags, earlier)
 
 
-def _named(parsed: Parsed) -> str | None:
+def _recipe_name(parsed: Parsed) -> str | None:
     """The recipe that a command line names."""
     return parsed.positionals.get("recipe") or parsed.flags.get("recipe")

@@ -25,7 +25,7 @@ Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
 
 LONGEST_WAIT = 86_400.0
 """Seconds that `Retry-After` may ask for: some quotas are a day's. What is more, negative or NaN is a mistake."""
-CUT_OFF = AttemptFailed("timeout", "cut off")
+CUT_OFF = AttemptFailed("timeout", "truncated")
 """What the pace is told of a call that ended with its attempt, or with its engine."""
 
 
@@ -35,7 +35,7 @@ async def attempt(
     environment: Any,
     pace: AnyRateLimit | None = None,
 ) -> Attempt:
-    """Try one rollout. pace: when the endpoint may be asked; waiting for it is no part of the rollout's time.
+    """Try one rollout. pace: when the endpoint may be asked; waiting for it is not part of the rollout's time.
 
     Raises EngineError where the engine died, and what cancels it; every other failure is in what it returns.
     """
@@ -54,9 +54,9 @@ async def attempt(
         failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
     finally:
         if (
-            pending.give_up_at is None and pending.asked.deadline is not None
-        ):  # to wait for a first try is no part of it
-            pending.give_up_at = clock + pending.asked.deadline + trace.waited
+            pending.give_up_at is None and pending.settings.deadline is not None
+        ):  # to wait for a first try is not part of it
+            pending.give_up_at = clock + pending.settings.deadline + trace.waited
     seconds = time.monotonic() - clock - trace.waited
     return Attempt(pending, prompt, new_prompt, tools, started, seconds, trace, failure)
 
@@ -71,16 +71,16 @@ def _refuse_several_answers(params: Mapping[str, Any]) -> None:
 
 def _time_left(pending: PendingRollout, now: float) -> float | None:
     """Seconds that an attempt may take: its own limit, or what is left to the rollout with all its tries."""
-    limit = pending.asked.request_timeout
-    if pending.give_up_at is None and pending.asked.deadline is None:
+    limit = pending.settings.request_timeout
+    if pending.give_up_at is None and pending.settings.deadline is None:
         return limit
-    left = max(0.1, pending.give_up_at - now) if pending.give_up_at is not None else pending.asked.deadline or 0.1
+    left = max(0.1, pending.give_up_at - now) if pending.give_up_at is not None else pending.settings.deadline or 0.1
     return left if limit is None else min(limit, left)
 
 
 def _prompt(pending: PendingRollout) -> tuple[Sequence[Message], bool]:
     """The prompt to send, and whether it is another than the task's own."""
-    prompt, system = pending.task.prompt, pending.asked.system_prompt
+    prompt, system = pending.task.prompt, pending.settings.system_prompt
     if system is None or (prompt and prompt[0]["role"] in ("system", "developer")):
         return prompt, False
     return [{"role": "system", "content": system}, *prompt], True
@@ -100,7 +100,7 @@ async def _converse(
     run_tool = getattr(environment, "call", None)
     state = await _begin(environment, pending.task) if whole is None else None
     spent = 0
-    for turn in range(pending.asked.max_steps):
+    for turn in range(pending.settings.max_steps):
         said = [*prompt, *trace.completion]
         call = ModelCall(
             said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server
@@ -120,7 +120,7 @@ async def _converse(
             return
         for tool_call in wanted:
             trace.completion.append(await _run_tool(run_tool, tool_call, state, trace))
-        if pending.asked.token_budget is not None and spent >= pending.asked.token_budget:
+        if pending.settings.token_budget is not None and spent >= pending.settings.token_budget:
             trace.finish_reason = "token_budget"
             return
     trace.finish_reason = "max_steps"
@@ -146,11 +146,11 @@ async def _ask(
 ) -> Answer:
     """One model call, when the endpoint may be asked; of a fleet's server that died, it goes to another one."""
     for moved in count():
-        ticket = None
+        permit = None
         if pace is not None:
-            ticket = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
-            if ticket.server is not None:
-                call, trace.server = replace(call, server=ticket.server), ticket.server
+            permit = pace.at_once(call) or await _stand_in_line(pace, call, trace, limit)
+            if permit.server is not None:
+                call, trace.server = replace(call, server=permit.server), permit.server
         clock, failed, answer = time.monotonic(), CUT_OFF, None
         try:
             answer = await ask(call)
@@ -166,14 +166,14 @@ async def _ask(
             failed.__cause__ = error
         finally:
             trace.model_seconds += time.monotonic() - clock
-            if pace is not None and ticket is not None:
+            if pace is not None and permit is not None:
                 if answer is not None:
-                    pace.answered(ticket, *_tokens(call, answer), answer.limits)
+                    pace.answered(permit, *_tokens(call, answer), answer.limits)
                 else:
-                    pace.failed(ticket, failed.kind, failed.retry_after, failed.limits)
-                    if pace.has_another(ticket):
+                    pace.failed(permit, failed.kind, failed.retry_after, failed.limits)
+                    if pace.has_another(permit):
                         failed.retry_after = None
-        other = None if pace is None or ticket is None else pace.elsewhere(ticket, failed.kind, moved)
+        other = None if pace is None or permit is None else pace.another_server(permit, failed.kind, moved)
         if other is None:
             raise failed
         call = replace(call, server=other)
@@ -189,18 +189,18 @@ async def _stand_in_line(pace: AnyRateLimit, call: ModelCall, trace: Trace, limi
     limit.reschedule(None)
     try:
         async with asyncio.timeout(None if trace.give_up_at is None else max(0.0, trace.give_up_at - clock)):
-            ticket = await pace.admit(call)
+            permit = await pace.admit(call)
     except TimeoutError:
         held = pace.note() or "the endpoint's limit"
         before = f"; before that: {trace.failed_with}" if trace.failed_with else ""
         why = f"its deadline passed while it waited ({held}){before}"
-        failure = AttemptFailed(pace.held_by, why, final=True)
+        failure = AttemptFailed(pace.hold_reason, why, final=True)
         failure.asked = False
         raise failure from None
     waited = time.monotonic() - clock
     trace.waited += waited
     limit.reschedule(None if until is None else until + waited)
-    return ticket
+    return permit
 
 
 def _tokens(call: ModelCall, answer: ModelAnswer | RolloutAnswer) -> tuple[int, int]:

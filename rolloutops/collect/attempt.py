@@ -29,7 +29,7 @@ class PendingRollout:
     policy: str
     rollout_index: int
     attempt: int
-    asked: Collect
+    settings: Collect
     params: Mapping[str, Any]
     request: str
     tries: int = 0
@@ -56,7 +56,7 @@ def asks_to_stream(row: Mapping[str, Any]) -> bool:
 
 
 def of_repeat(params: Mapping[str, Any], rollout_index: int) -> Mapping[str, Any]:
-    """The parameters of one repeat: a `seed` is moved on by its index, or an endpoint that honours it would answer each
+    """The parameters of one repeat: a `seed` is moved on by its index, or an endpoint that honors it would answer each
     repeat alike. So is one in `extra_body`."""
     moved = {
         name: of_repeat(value, rollout_index) if isinstance(value, Mapping) else value + rollout_index
@@ -107,14 +107,14 @@ class Attempt:
         return None if self.failure is None else self.failure.kind
 
     def rollout(self) -> Rollout:
-        """What a verifier judges, of an attempt that succeeded."""
+        """What a verifier verifies, of an attempt that succeeded."""
         return Rollout(self.trace.completion, text_of(self.trace.completion), self.trace.finish_reason)
 
     def row(self) -> dict[str, Any]:
         """The columns of `attempts` but for attempt_id and run_id."""
         pending, trace, failure, whole = self.pending, self.trace, self.failure, self.trace.whole
-        told: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
-        last = told[-1] if told else None
+        reported: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
+        last = reported[-1] if reported else None
         row: dict[str, Any] = {
             "dataset": pending.task.dataset,
             "task_id": pending.task.task_id,
@@ -123,8 +123,8 @@ class Attempt:
             "rollout_index": pending.rollout_index,
             "attempt": pending.attempt,
             "part": pending.part,
-            "engine": pending.asked.engine,
-            "model": (last.model if last else None) or pending.asked.model,
+            "engine": pending.settings.engine,
+            "model": (last.model if last else None) or pending.settings.model,
             "final": failure.final if failure else True,
             "request": pending.request,
             "prompt": dump(self.prompt) if self.new_prompt else None,
@@ -140,24 +140,26 @@ class Attempt:
             "service_tier": last.service_tier if last else None,
         }
         for name in COUNTS:
-            row[name] = getattr(last, name) if len(told) == 1 else _sum(getattr(answer, name) for answer in told)
+            row[name] = (
+                getattr(last, name) if len(reported) == 1 else _sum(getattr(answer, name) for answer in reported)
+            )
         if failure:
             return row | {"error": failure.kind, "error_message": failure.message, "response": failure.raw}
         if whole is not None and whole.prompt is not None and list(whole.prompt) != list(self.prompt):
             row["prompt"] = dump(whole.prompt)
         row["completion"], row["text"] = dump(trace.completion), text_of(trace.completion)
         row["finish_reason"] = trace.finish_reason
-        if pending.asked.keep_response:
-            row["response"] = "[" + ",".join(answer.raw or "null" for answer in told) + "]"
-        if pending.asked.token_ids:
+        if pending.settings.keep_response:
+            row["response"] = "[" + ",".join(answer.raw or "null" for answer in reported) + "]"
+        if pending.settings.token_ids:
             row["token_turns"] = _token_turns(trace.answers) if whole is None else whole.token_turns
         return row
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
     """Tokens over several model calls; null where no call told."""
-    told = [count for count in counts if count is not None]
-    return sum(told) if told else None
+    reported = [count for count in counts if count is not None]
+    return sum(reported) if reported else None
 
 
 def _token_turns(answers: Sequence[ModelAnswer]) -> list[dict[str, Any]] | None:

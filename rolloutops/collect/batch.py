@@ -1,15 +1,15 @@
-"""Collection by batches: what is owed becomes jobs, and what a provider answers, hours later, becomes attempts.
+"""Collection by batches: what is pending becomes jobs, and what a provider answers, hours later, becomes attempts.
 
-A run puts in order what an earlier one left unfinished, collects the jobs that have ended, submits what is owed as new
-jobs, and ends (or waits). Money is spent in one place, the request that makes a batch. Before it the job's intent and
-its file's id are on the disk, after it the batch's id is. So a run that dies anywhere leaves a job in one of three
+A run puts in order what an earlier one left unfinished, collects the jobs that have ended, submits what is pending as
+new jobs, and ends (or waits). Money is spent in one place, the request that makes a batch. Before it the job's intent
+and its file's id are on the disk, after it the batch's id is. So a run that dies anywhere leaves a job in one of three
 states, and the next run knows what to do:
 
-    intended     no batch was asked for: the job is dropped, and its rollouts are owed again
+    intended     no batch was asked for: the job is dropped, and its rollouts are pending again
     uploaded     a batch may exist: it is looked up in the provider's list, and made only where it is not there
     submitted    the batch is collected, and what was written of it before is not written again
 
-What a provider never tried is owed again; what it tried and failed, or did not get to in time, is a failed attempt.
+What a provider never tried is pending again; what it tried and failed, or did not get to in time, is a failed attempt.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class _State:
     """What one run learns on its way. largest: requests that a batch may hold. no_room: the provider's queue was full.
     stop: why nothing more is submitted, in a sentence. spent: as stop, but it is the budget, and may pass."""
 
-    desk: BatchContext
+    context: BatchContext
     plan: Plan
-    asked: CollectPlan
+    collect_plan: CollectPlan
     largest: int
     no_room: bool = False
     stop: str = ""
@@ -72,29 +72,29 @@ async def collect_batch(
     plan: Plan,
     run: Run,
     journal: Journal,
-    judges: Mapping[str, Verifier],
+    verifiers: Mapping[str, Verifier],
     engine: Engine,
-    asked: CollectPlan,
+    collect_plan: CollectPlan,
     meter: Progress,
 ) -> str:
-    """Collect the jobs that have ended and submit what is owed; with the engine's `wait`, until nothing is under way.
-    Returns why a spend limit let no more be submitted, else an empty text.
+    """Collect the jobs that have ended and submit what is pending; with the engine's `wait`, until nothing is under
+    way. Returns why a spend limit let no more be submitted, else an empty text.
 
     Raises EngineError where the provider cannot be reached or refuses; all that was submitted stays known.
     """
     if not isinstance(engine, BatchEngine):
         raise EngineError(f"{type(engine).__name__} is not the batch engine")
-    allowance(workspace, asked, plan.folder)  # an unknown price is told before anything is spent
+    allowance(workspace, collect_plan, plan.folder)  # an unknown price is told before anything is spent
     journal.flush()
     with try_lock(workspace, "batches") as free:
         if not free:
-            _say("another process is at the batches of this workspace: they are left to it")
+            _say("another process is handling this workspace's batches; skipping them")
             return ""
         seal_orphans(workspace)
-        desk = BatchContext(workspace, run, journal, judges, meter, engine, connect(workspace))
-        state = _State(desk, plan, asked, engine.requests_per_batch)
-        before = sum(job.requests for job in _open(desk))
-        meter.owed += before
+        context = BatchContext(workspace, run, journal, verifiers, meter, engine, connect(workspace))
+        state = _State(context, plan, collect_plan, engine.requests_per_batch)
+        before = sum(job.requests for job in _open(context))
+        meter.pending += before
         meter.done_before -= before
         watch = asyncio.create_task(report(meter))
         await engine.start()
@@ -113,11 +113,11 @@ async def collect_batch(
 async def _rounds(state: _State, engine: BatchEngine) -> None:
     last = ""
     while True:
-        for job in _open(state.desk):
+        for job in _open(state.context):
             await _look_after(state, job)
         if not state.stop:
             await _submit(state)
-        jobs = _open(state.desk)
+        jobs = _open(state.context)
         if not engine.wait or not jobs:
             return
         line = f"batch jobs under way: {len(jobs)}, with {count(sum(job.requests for job in jobs), 'request')}"
@@ -129,25 +129,25 @@ async def _rounds(state: _State, engine: BatchEngine) -> None:
 
 async def _look_after(state: _State, job: Job) -> None:
     """Bring an open job as far as it goes now."""
-    desk = state.desk
+    context = state.context
     if job.state == "intended":
-        _note(desk, job, "dropped", message="the run ended before the batch was asked for")
+        _note(context, job, "dropped", message="the run ended before the batch was asked for")
     elif job.state == "uploaded":
-        await _make(state, job, asked_before=True)
+        await _make(state, job, is_retry=True)
     else:
-        batch = await desk.engine.look(str(job.batch_id))
+        batch = await context.engine.look(str(job.batch_id))
         if batch.status in ENDED:
             counts, message = await _end(state, job, batch)
-            desk.journal.flush()
-            _note(desk, job, "ended", status=batch.status, message=message or None, counts=dump(counts))
+            context.journal.flush()
+            _note(context, job, "ended", status=batch.status, message=message or None, counts=dump(counts))
 
 
 async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str]:
     """Write the attempts of a job that ended. Returns what became of its requests, and why it was refused."""
     if batch.status != "failed":
-        counts, refused = await collect_answers(state.desk, job, batch)
+        counts, refused = await collect_answers(state.context, job, batch)
         if refused:
-            state.stop = f"batch {batch.batch_id}: {refused}; nothing was given up: mend it and run the command again"
+            state.stop = f"batch {batch.batch_id}: {refused}. No rollout was given up; fix the cause and rerun"
         state.no_room = False
         odd = {name: count for name, count in counts.items() if name not in ("completed", "failed")}
         if odd:
@@ -158,48 +158,49 @@ async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str
     if any(refusal.code in NO_ROOM for refusal in why):
         state.no_room = True
         state.largest = min(state.largest, max(1, job.requests // 2))
-        _say(f"{said}; its requests are submitted again, in smaller batches, when others have ended")
+        _say(f"{said}; its requests will be resubmitted in smaller batches once other batches finish")
         return counts, said
     if any(refusal.code in OUT_OF_MONEY for refusal in why):
-        state.stop = f"{said}; nothing was given up: mend it and run the command again"
+        state.stop = f"{said}. No rollout was given up; fix the cause and rerun"
         return counts, said
     named = {r.line - 1: r for r in why if r.line is not None and r.code not in NO_MODEL}
-    told: dict[int, AttemptFailed] = {
+    answers: dict[int, AttemptFailed] = {
         place: AttemptFailed("bad_request", f"batch {batch.batch_id}, line {place + 1}: {r}")
         for place, r in named.items()
         if 0 <= place < job.requests
     }
-    if told:
-        _say(f"{said}; {len(told):,} of its requests {verb(len(told), 'are')} given up, the others are submitted again")
+    if answers:
+        lost = f"{len(answers):,} of its requests {verb(len(answers), 'are')} given up"
+        _say(f"{said}; {lost}, the others are submitted again")
     else:
-        state.stop = f"{said}; mend it and run the command again"
-        told = {place: AttemptFailed("bad_request", said, final=False) for place in range(job.requests)}
-    await write_attempts(state.desk, job, batch, told.__getitem__, told, counts)
-    counts["not_tried"] = job.requests - len(told)
+        state.stop = f"{said}; fix the cause and rerun"
+        answers = {place: AttemptFailed("bad_request", said, final=False) for place in range(job.requests)}
+    await write_attempts(state.context, job, batch, answers.__getitem__, answers, counts)
+    counts["not_tried"] = job.requests - len(answers)
     return +counts, said
 
 
-async def _make(state: _State, job: Job, asked_before: bool) -> None:
-    """Have the provider make a job's batch, once. asked_before: it may be made already."""
-    desk, why = state.desk, ""
+async def _make(state: _State, job: Job, is_retry: bool) -> None:
+    """Have the provider make a job's batch, once. is_retry: it may be made already."""
+    context, why = state.context, ""
     for _ in range(TRIES):
-        batch = await _find(desk.engine, job) if asked_before else None
+        batch = await _find(context.engine, job) if is_retry else None
         if batch is None:
             try:
-                batch = await desk.engine.submit(job.job_id, str(job.file_id), job.endpoint)
+                batch = await context.engine.submit(job.job_id, str(job.file_id), job.endpoint)
             except Unanswered as error:
-                asked_before, why = True, str(error)
+                is_retry, why = True, str(error)
                 continue
             except NotNow as error:
                 state.no_room = True
-                _say(f"no batch for now: {error}")
+                _say(f"cannot submit a batch right now: {error}")
                 return
             except EngineError as error:
-                _note(desk, job, "dropped", message=str(error))
+                _note(context, job, "dropped", message=str(error))
                 raise
-        _note(desk, job, "submitted", batch_id=batch.batch_id)
+        _note(context, job, "submitted", batch_id=batch.batch_id)
         return
-    raise EngineError(f"{desk.engine.url} was asked for a batch and did not answer ({why}); run the command again")
+    raise EngineError(f"{context.engine.url} did not confirm the new batch ({why}); rerun the command")
 
 
 async def _find(engine: BatchEngine, job: Job) -> Batch | None:
@@ -223,35 +224,39 @@ class _Draft:
     tokens: float = 0.0
     cost: float = 0.0
     requests: list[Request] = field(default_factory=list)
-    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     locks: list[Callable[[], None]] = field(default_factory=list)
 
 
 async def _submit(state: _State) -> None:
-    """Submit what is owed, as jobs as large as they may be; where there was no room, one job when no other is left."""
-    desk, one_only = state.desk, state.no_room
-    if state.no_room and _open(desk):
+    """Submit what is pending, as jobs as large as they may be; where there was no room, one job when no other is
+    left."""
+    context, one_only = state.context, state.no_room
+    if state.no_room and _open(context):
         return
     state.no_room, state.spent = False, ""
-    desk.journal.flush()
-    ledger = await asyncio.to_thread(PendingRollouts, desk.workspace, state.plan.rows)
-    budget = await asyncio.to_thread(allowance, desk.workspace, state.asked, state.plan.folder)
-    busy, draft = 0, _new_draft(desk)
+    context.journal.flush()
+    pending = await asyncio.to_thread(PendingRollouts, context.workspace, state.plan.rows)
+    budget = await asyncio.to_thread(allowance, context.workspace, state.collect_plan, state.plan.folder)
+    busy, draft = 0, _new_draft(context)
     try:
-        for part in ledger.parts(state.asked):
-            taken = await asyncio.to_thread(ledger.take, part, state.asked)
+        for part in pending.parts(state.collect_plan):
+            taken = await asyncio.to_thread(pending.take, part, state.collect_plan)
             if taken is None:
                 busy += 1
                 continue
-            owed, release = taken
+            pending_rollout, release = taken
             draft.locks.append(release)
-            for item in owed:
-                body = await body_of(desk, item)
+            for item in pending_rollout:
+                body = await body_of(context, item)
                 if body is None:
                     continue
-                if len(draft.requests) >= state.largest or draft.size + len(body) + 200 > desk.engine.bytes_per_batch:
+                if (
+                    len(draft.requests) >= state.largest
+                    or draft.size + len(body) + 200 > context.engine.bytes_per_batch
+                ):
                     await _send(state, draft)
-                    draft = _new_draft(desk, keep=draft.locks)
+                    draft = _new_draft(context, keep=draft.locks)
                     if state.no_room or one_only:
                         return
                 expected = budget.takes(item, len(body))
@@ -260,7 +265,7 @@ async def _submit(state: _State) -> None:
                     state.spent = budget.why()
                     return
                 draft.tokens, draft.cost = draft.tokens + expected[0], draft.cost + expected[1]
-                _add(desk, draft, item, body)
+                _add(context, draft, item, body)
         await _send(state, draft)
     finally:
         for release in draft.locks:
@@ -273,55 +278,63 @@ async def _submit(state: _State) -> None:
             )
 
 
-def _new_draft(desk: BatchContext, keep: list[Callable[[], None]] | None = None) -> _Draft:
+def _new_draft(context: BatchContext, keep: list[Callable[[], None]] | None = None) -> _Draft:
     """An empty job. keep: locks of the draft before; only the last part's rollouts are not all in a job yet."""
     locks = keep or []
     while len(locks) > 1:
         locks.pop(0)()
-    return _Draft(desk.run.next_id(), tempfile.TemporaryFile(dir=desk.workspace.root), locks=locks)
+    return _Draft(context.run.next_id(), tempfile.TemporaryFile(dir=context.workspace.root), locks=locks)
 
 
-def _add(desk: BatchContext, draft: _Draft, owed: PendingRollout, body: bytes) -> None:
-    line = desk.engine.line(request_id(draft.job_id, len(draft.requests)), body)
+def _add(context: BatchContext, draft: _Draft, pending: PendingRollout, body: bytes) -> None:
+    line = context.engine.line(request_id(draft.job_id, len(draft.requests)), body)
     draft.file.write(line)
     draft.size += len(line)
-    task = owed.task
+    task = pending.task
     draft.requests.append(
-        Request(task.dataset, task.task_id, owed.row_hash, owed.part, owed.policy, owed.rollout_index, owed.attempt)
+        Request(
+            task.dataset,
+            task.task_id,
+            pending.row_hash,
+            pending.part,
+            pending.policy,
+            pending.rollout_index,
+            pending.attempt,
+        )
     )
-    policies = draft.asked.setdefault(task.dataset, {})
-    if owed.policy not in policies:
-        kept = {name: value for name, value in resolved(owed.asked).items() if name in STORED}
-        policies[owed.policy] = {"collect": kept, "tools": tools_of(desk, task.dataset)}
+    policies = draft.policies.setdefault(task.dataset, {})
+    if pending.policy not in policies:
+        kept = {name: value for name, value in resolved(pending.settings).items() if name in STORED}
+        policies[pending.policy] = {"collect": kept, "tools": tools_of(context, task.dataset)}
 
 
 async def _send(state: _State, draft: _Draft) -> None:
     """Submit a draft, unless it is empty: intent, file, batch."""
-    desk, engine = state.desk, state.desk.engine
+    context, engine = state.context, state.context.engine
     if not draft.requests:
         return
     job = Job(draft.job_id, "intended", engine.url, engine.endpoint, engine.inner.model, len(draft.requests))
     requests = [asdict(request) for request in draft.requests]
     expected = dump({"expected_tokens": round(draft.tokens), "expected_cost": draft.cost})
-    _note(desk, job, "intended", asked=dump(draft.asked), requests=requests, counts=expected)
+    _note(context, job, "intended", asked=dump(draft.policies), requests=requests, counts=expected)
     draft.file.seek(0)
     try:
         file_id = await engine.upload(draft.file, f"rolloutops-{draft.job_id}.jsonl")
     except EngineError as error:
-        _note(desk, job, "dropped", message=str(error))
+        _note(context, job, "dropped", message=str(error))
         raise
     finally:
         draft.file.close()
-    job = _note(desk, job, "uploaded", file_id=file_id)
-    await _make(state, job, asked_before=False)
+    job = _note(context, job, "uploaded", file_id=file_id)
+    await _make(state, job, is_retry=False)
 
 
-def _note(desk: BatchContext, job: Job, event: str, **more: Any) -> Job:
-    return record(desk.workspace, desk.run.run_id, job, event, **more)
+def _note(context: BatchContext, job: Job, event: str, **more: Any) -> Job:
+    return record(context.workspace, context.run.run_id, job, event, **more)
 
 
-def _open(desk: BatchContext) -> list[Job]:
-    return open_jobs(desk.workspace, desk.engine.url, desk.con)
+def _open(context: BatchContext) -> list[Job]:
+    return open_jobs(context.workspace, context.engine.url, context.con)
 
 
 def _say(line: str) -> None:

@@ -34,8 +34,8 @@ OUTPUT = "SELECT avg(output_tokens) FROM attempts WHERE error IS NULL"
 
 @dataclass
 class BatchBudget:
-    """What may still be submitted. tokens, cost: what was spent, and is expected of what is under way. prices: by data
-    set and policy; None where one is not known."""
+    """What may still be submitted. tokens, cost: what was spent, and is expected of what is under way. prices: by
+    dataset and policy; None where one is not known."""
 
     spend_limit: SpendLimit
     prices: Mapping[tuple[str, str], Price | None]
@@ -43,12 +43,12 @@ class BatchBudget:
     tokens: float
     cost: float
 
-    def takes(self, owed: PendingRollout, size: int) -> tuple[float, float] | None:
+    def takes(self, pending: PendingRollout, size: int) -> tuple[float, float] | None:
         """The tokens and the cost that a request of `size` bytes is expected to have; None where they exceed what may
         be spent."""
         prompt = size / CHARACTERS
-        output = float(owed.params.get("max_output_tokens") or self.output)
-        price = self.prices.get((owed.task.dataset, owed.policy))
+        output = float(pending.params.get("max_output_tokens") or self.output)
+        price = self.prices.get((pending.task.dataset, pending.policy))
         tokens, cost = prompt + output, price.of(int(prompt), 0, int(output)) if price else 0.0
         most_tokens, most_cost = self.spend_limit.max_tokens, self.spend_limit.max_cost
         if most_tokens is not None and self.tokens + tokens > most_tokens:
@@ -64,21 +64,21 @@ class BatchBudget:
         cost = f", cost {self.cost:,.2f}" if self.spend_limit.max_cost is not None else ""
         both = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
         limits = {name: limit for name, limit in both.items() if limit is not None}
-        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items())
+        answers = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items())
         spent = f"{count(round(self.tokens), 'token')}{cost} spent, or expected of what is under way"
-        return f"no more is submitted: {spent}; {told}: raise {' or '.join(limits)} to submit the rest"
+        return f"no more is submitted: {spent}; {answers}: raise {' or '.join(limits)} to submit the rest"
 
 
-def allowance(workspace: Workspace, asked: CollectPlan, folder: Path) -> BatchBudget:
-    """What the data sets and policies of the batch engine may still spend.
+def allowance(workspace: Workspace, collect_plan: CollectPlan, folder: Path) -> BatchBudget:
+    """What the datasets and policies of the batch engine may still spend.
 
     Raises UsageError where money is limited and a price is not known.
     """
-    spend_limit = open_spend_limit(workspace, asked, folder)
+    spend_limit = open_spend_limit(workspace, collect_plan, folder)
     con = connect(workspace)
     tokens, cost = sql.rows(con, UNDER_WAY)[0]
     output = sql.rows(con, OUTPUT)[0][0]
-    prices = {key: price_of(spend_limit.prices, how.model, tier_of(how)) for key, how in asked.items()}
+    prices = {key: price_of(spend_limit.prices, how.model, tier_of(how)) for key, how in collect_plan.items()}
     return BatchBudget(
         spend_limit, prices, float(output or UNKNOWN), spend_limit.tokens + tokens, (spend_limit.cost or 0.0) + cost
     )

@@ -33,20 +33,20 @@ class _Listener:
         return ModelAnswer({"role": "assistant", "content": ""}, "stop", self.engine.inner.model)
 
 
-async def body_of(desk: BatchContext, owed: PendingRollout) -> bytes | None:
+async def body_of(context: BatchContext, pending: PendingRollout) -> bytes | None:
     """The request that a rollout asks, taken down from the loop that asks for all engines; None where it cannot be
     written, which is a failed attempt."""
-    listener = _Listener(desk.engine)
-    ended = await attempt(owed, listener, Offers(tools_of(desk, owed.task.dataset)))
+    listener = _Listener(context.engine)
+    ended = await attempt(pending, listener, Offers(tools_of(context, pending.task.dataset)))
     if ended.failure is None:
         return listener.body
-    row = {**ended.row(), "attempt_id": desk.run.next_id(), "run_id": desk.run.run_id}
-    desk.journal.append("attempts", row)
-    desk.meter.attempted(row)
+    row = {**ended.row(), "attempt_id": context.run.next_id(), "run_id": context.run.run_id}
+    context.journal.append("attempts", row)
+    context.meter.attempted(row)
     return None
 
 
-def tools_of(desk: BatchContext, dataset: str) -> list[dict[str, Any]]:
-    """The tools that a data set's environment offers."""
-    verifier = desk.judges.get(dataset)
+def tools_of(context: BatchContext, dataset: str) -> list[dict[str, Any]]:
+    """The tools that a dataset's environment offers."""
+    verifier = context.verifiers.get(dataset)
     return list(getattr(verifier.environment, "tools", None) or ()) if verifier else []

@@ -26,7 +26,7 @@ from rolloutops.formats.strict_json import dump
 from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress
 from rolloutops.store import sql
-from rolloutops.store.jobs import Job, Request, intent, request_id, written
+from rolloutops.store.jobs import Job, Request, intent, recorded_requests, request_id
 from rolloutops.store.journal import Journal
 from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
@@ -38,12 +38,12 @@ AT_ONCE = 500
 
 @dataclass(frozen=True)
 class BatchContext:
-    """What collecting a job takes: where to write, who judges, whom to ask. con: knows the workspace's views."""
+    """What collecting a job takes: where to write, who verifies, whom to ask. con: knows the workspace's views."""
 
     workspace: Workspace
     run: Run
     journal: Journal
-    judges: Mapping[str, Verifier]
+    verifiers: Mapping[str, Verifier]
     meter: Progress
     engine: BatchEngine
     con: sql.Connection
@@ -57,7 +57,7 @@ class Offers:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _StoredAnswer:
     """An engine with one answer, which is there already."""
 
     given: ModelAnswer | AttemptFailed
@@ -76,30 +76,30 @@ AdvertisedLimit = Callable[[int], ModelAnswer | AttemptFailed]
 """What became of a request, by its place in the file of requests."""
 
 
-async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> tuple[Counter[str], str]:
+async def collect_answers(context: BatchContext, job: Job, batch: Batch) -> tuple[Counter[str], str]:
     """Write an attempt for each request of a batch that ended. Returns counts of what is odd about its files, and why
-    the key or the account is to blame, where answers say so; those rollouts stay owed.
+    the key or the account is to blame, where answers say so; those rollouts stay pending.
 
     Lines may come in any order. Of two with one custom id the first counts. A request without a line is a failed
-    attempt, which is owed again.
+    attempt, which is pending again.
     """
     counts: Counter[str] = Counter()
     of_the_run: list[str] = []
-    with tempfile.TemporaryFile(dir=desk.workspace.root) as file:
+    with tempfile.TemporaryFile(dir=context.workspace.root) as file:
         for name in batch.files:
             try:
-                await desk.engine.download(name, file)
+                await context.engine.download(name, file)
                 file.write(b"\n")
             except NotThere:
                 counts["files_gone"] += 1
         lines = _places_of_lines(file, job, counts)
 
-        def told(place: int) -> ModelAnswer | AttemptFailed:
+        def answer_of(place: int) -> ModelAnswer | AttemptFailed:
             if place not in lines:
                 kind = "timeout" if batch.status == "expired" else "bad_response"
                 return AttemptFailed(kind, f"batch {batch.batch_id} is {batch.status} without a line for this request")
             file.seek(lines[place])
-            read = desk.engine.read(file.readline(), job.endpoint)
+            read = context.engine.read(file.readline(), job.endpoint)
             # Of refusals alone nobody knows whether they are for the prompts or for the key.
             kinds = ("unauthorized",) if batch.completed else ("unauthorized", "forbidden")
             if isinstance(read, AttemptFailed) and read.kind in kinds:
@@ -108,7 +108,7 @@ async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> tuple[C
             return read
 
         counts["missing"] = job.requests - len(lines)
-        await write_attempts(desk, job, batch, told, range(job.requests), counts)
+        await write_attempts(context, job, batch, answer_of, range(job.requests), counts)
     if not of_the_run:
         return +counts, ""
     many = len(of_the_run)
@@ -116,11 +116,16 @@ async def collect_answers(desk: BatchContext, job: Job, batch: Batch) -> tuple[C
 
 
 async def write_attempts(
-    desk: BatchContext, job: Job, batch: Batch, told: AdvertisedLimit, places: Collection[int], counts: Counter[str]
+    context: BatchContext,
+    job: Job,
+    batch: Batch,
+    answer: AdvertisedLimit,
+    places: Collection[int],
+    counts: Counter[str],
 ) -> None:
     """Write the attempts and verdicts of some requests of a job, but for those that are written already."""
-    asked, requests = intent(desk.workspace, job.job_id, desk.con)
-    before = written(desk.workspace, job.job_id, requests, desk.con)
+    policies, requests = intent(context.workspace, job.job_id, context.con)
+    before = recorded_requests(context.workspace, job.job_id, requests, context.con)
     parts: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
     for place in places:
         if request_id(job.job_id, place) not in before:
@@ -128,43 +133,47 @@ async def write_attempts(
 
     async def one(place: int, task: Task) -> None:
         request = requests[place]
-        how = asked[request.dataset][request.policy]
-        answered = await _attempt(request, task, Collect(**how["collect"]), how["tools"], told(place))
+        how = policies[request.dataset][request.policy]
+        answered = await _attempt(request, task, Collect(**how["collect"]), how["tools"], answer(place))
         row = {
             **answered.row(),
             "attempt_id": request_id(job.job_id, place),
-            "run_id": desk.run.run_id,
+            "run_id": context.run.run_id,
             "started_at": int(batch.created_at * 1e6),
             "seconds": batch.ended_at - batch.created_at,
             "model_seconds": batch.ended_at - batch.created_at,
         }
-        desk.journal.append("attempts", row)
-        desk.journal.check()
-        desk.meter.attempted(row)
+        context.journal.append("attempts", row)
+        context.journal.check()
+        context.meter.attempted(row)
         counts["failed" if row.get("error") else "completed"] += 1
-        verifier = desk.judges.get(request.dataset)
+        verifier = context.verifiers.get(request.dataset)
         if answered.failure is None and verifier is not None and how["collect"].get("verify", "now") == "now":
-            verdict = await verifier.judge(task, answered.rollout())
-            record_verdict(desk.run, desk.journal, verifier, row, row["attempt_id"], verdict)
-            desk.meter.judged(verdict.reward, verdict.error)
+            verdict = await verifier.verify(task, answered.rollout())
+            record_verdict(context.run, context.journal, verifier, row, row["attempt_id"], verdict)
+            context.meter.count_verdict(verdict.reward, verdict.error)
 
     for (dataset, number), within in sorted(parts.items()):
         for start in range(0, len(within), AT_ONCE):
             some = within[start : start + AT_ONCE]
-            tasks = _tasks(desk, dataset, number, [requests[place] for place in some])
+            tasks = _tasks(context, dataset, number, [requests[place] for place in some])
             keyed = [(place, tasks.get((requests[place].task_id, requests[place].row_hash))) for place in some]
             await asyncio.gather(*(one(place, task) for place, task in keyed if task is not None))
             counts["tasks_gone"] += sum(task is None for _, task in keyed)
 
 
 async def _attempt(
-    request: Request, task: Task, asked: Collect, tools: Sequence[dict[str, Any]], told: ModelAnswer | AttemptFailed
+    request: Request,
+    task: Task,
+    settings: Collect,
+    tools: Sequence[dict[str, Any]],
+    answer: ModelAnswer | AttemptFailed,
 ) -> Attempt:
     """The attempt, as made by the loop that makes all, out of an answer that is there already."""
-    params = of_repeat(effective_params(task.row, asked.responses_create_params), request.rollout_index)
+    params = of_repeat(effective_params(task.row, settings.responses_create_params), request.rollout_index)
     place = (request.row_hash, request.part, request.policy, request.rollout_index, request.attempt)
-    owed = PendingRollout(task, *place, asked, params, dump(params))
-    return await attempt(owed, _Given(told), Offers(tools))
+    pending = PendingRollout(task, *place, settings, params, dump(params))
+    return await attempt(pending, _StoredAnswer(answer), Offers(tools))
 
 
 def _places_of_lines(file: IO[bytes], job: Job, counts: Counter[str]) -> dict[int, int]:
@@ -190,14 +199,14 @@ def _places_of_lines(file: IO[bytes], job: Job, counts: Counter[str]) -> dict[in
     return places
 
 
-def _tasks(desk: BatchContext, dataset: str, part: int, requests: Sequence[Request]) -> dict[tuple[str, str], Task]:
+def _tasks(context: BatchContext, dataset: str, part: int, requests: Sequence[Request]) -> dict[tuple[str, str], Task]:
     """(task_id, row_hash) -> the task as it was when it was asked."""
-    path = desk.workspace.root / "tasks" / dataset / f"part-{part:05d}.parquet"
+    path = context.workspace.root / "tasks" / dataset / f"part-{part:05d}.parquet"
     if not path.is_file():
         return {}
     hashes = sql.literal(sorted({request.row_hash for request in requests}))
     found = sql.rows(
-        desk.con,
+        context.con,
         f"""
         SELECT task_id, row_hash, row::VARCHAR, prompt::VARCHAR, tools::VARCHAR, answer
         FROM read_parquet({sql.literal(str(path))})

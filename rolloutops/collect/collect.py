@@ -1,4 +1,4 @@
-"""The collect stage: what is owed becomes attempts, and verdicts unless verification is left for later."""
+"""The collect stage: what is pending becomes attempts, and verdicts unless verification is left for later."""
 
 from __future__ import annotations
 
@@ -80,36 +80,45 @@ class CollectReport:
 
 
 class _Ended(NamedTuple):
-    """judged: verdicts on rollouts of earlier runs. spent: why spend limits let no more be collected."""
+    """verified: verdicts on rollouts of earlier runs. spent: why spend limits let no more be collected."""
 
-    judged: int
+    verified: int
     spent: list[str]
 
 
 def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> CollectReport:
-    """Collect what is owed. tune: only as much of it as it takes to find the best number in flight.
+    """Collect what is pending. tune: only as much of it as it takes to find the best number in flight.
 
     Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
     """
     saved = seal_orphans(workspace)
-    retry = {key: asked.retry for key, asked in plan.policies.items() if asked.retry}
-    ledger = PendingRollouts(workspace, plan.rows, retry, run.run_id)
-    owed, wanted = ledger.count("pending_keys"), ledger.count("wanted")
-    given_up = ledger.count_given_up()
-    meter = Progress("rollouts", owed, done_before=wanted - owed - given_up, given_up=given_up)
+    retry = {key: settings.retry for key, settings in plan.policies.items() if settings.retry}
+    pending = PendingRollouts(workspace, plan.rows, retry, run.run_id)
+    pending_rollout, wanted = pending.count("pending_keys"), pending.count("wanted")
+    given_up = pending.count_given_up()
+    meter = Progress("rollouts", pending_rollout, done_before=wanted - pending_rollout - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        ended = event_loop.run(_collect(workspace, plan, run, ledger, meter, tuning))
-    if ledger.streaming:
+        ended = event_loop.run(_collect(workspace, plan, run, pending, meter, tuning))
+    if pending.streaming:
         tell(
-            f"{', '.join(HOW_SENT)} left out of the rows of {count(ledger.streaming, 'task')}, because replies are "
+            f"{', '.join(HOW_SENT)} left out of the rows of {count(pending.streaming, 'task')}, because replies are "
             "read whole"
         )
-    now, jobs = standing(ledger.con), len(open_jobs(workspace, con=ledger.con))
+    now, jobs = standing(pending.con), len(open_jobs(workspace, con=pending.con))
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
-    losses = find_losses(ledger.con, plan.policies) if now["given_up"] else ()
+    losses = find_losses(pending.con, plan.policies) if now["given_up"] else ()
     return CollectReport(
-        *(wanted, owed, meter.done, now["pending"], now["given_up"], ended.judged, saved, dict(meter.failures)),
+        *(
+            wanted,
+            pending_rollout,
+            meter.done,
+            now["pending"],
+            now["given_up"],
+            ended.verified,
+            saved,
+            dict(meter.failures),
+        ),
         *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent),
     )
 
@@ -127,38 +136,40 @@ async def _collect(
     workspace: Workspace,
     plan: Plan,
     run: Run,
-    ledger: PendingRollouts,
+    pending: PendingRollouts,
     meter: Progress,
     tuning: ConcurrencySweep | None,
 ) -> _Ended:
-    """Run each engine's windows, or with `tuning` the first one, then judge what was left unjudged."""
+    """Run each engine's windows, or with `tuning` the first one, then verify what was left unverified."""
     journal = Journal(workspace, run.run_id)
-    judges = make_verifiers(plan)
+    verifiers = make_verifiers(plan)
     stopping = asyncio.Event()
     spend_limits: dict[str, SpendLimit] = {}
     spent: dict[str, str] = {}  # by limit: one that ended several windows is told once
 
-    def spend_limit_of(asked: CollectPlan) -> SpendLimit:
-        limits = _limits(next(iter(asked.values())))
+    def spend_limit_of(collect_plan: CollectPlan) -> SpendLimit:
+        limits = _limits(next(iter(collect_plan.values())))
         if limits not in spend_limits:
             sharing = {key: how for key, how in plan.policies.items() if _limits(how) == limits}
             spend_limits[limits] = open_shared_spend_limit(workspace, sharing, plan.folder)
         return spend_limits[limits]
 
-    async def run_window(engine: Engine, asked: CollectPlan, parts: Sequence[Part], spend_limit: SpendLimit) -> None:
+    async def run_window(
+        engine: Engine, collect_plan: CollectPlan, parts: Sequence[Part], spend_limit: SpendLimit
+    ) -> None:
         if meter.done or meter.failures:
             journal.flush()  # an earlier window may have had the same parts
-        first = next(iter(asked.values()))
+        first = next(iter(collect_plan.values()))
         meter.start_clock()
         budget = _budget(workspace, first)
         with closing(budget) if budget else nullcontext():
             pace = _pace(first, engine, budget, tuning)
             breaker = CircuitBreaker(first.max_failure_rate)
             recorder = Recorder(run, journal, meter, spend_limit)
-            window = Window(engine, judges, recorder, pace, breaker, first.grace_seconds)
+            window = Window(engine, verifiers, recorder, pace, breaker, first.grace_seconds)
             if tuning is not None:
-                tuning.stop = partial(window.stop, "measured: what is still owed waits for the next run")
-            await window.run(ledger, asked, parts, stopping)
+                tuning.stop = partial(window.stop, "measured: what is still pending waits for the next run")
+            await window.run(pending, collect_plan, parts, stopping)
         if window.stopped and tuning is None:
             spent[_limits(first)] = window.stopped
         elif window.stopped:
@@ -171,12 +182,16 @@ async def _collect(
                     raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
                 from rolloutops.collect.batch import collect_batch
 
-                for asked in job.windows if not stopping.is_set() else ():
+                for settings in job.windows if not stopping.is_set() else ():
                     batches = job.make_engine()
-                    if why := await collect_batch(workspace, plan, run, journal, judges, batches, asked, meter):
-                        spent[_limits(next(iter(asked.values())))] = why
+                    if why := await collect_batch(workspace, plan, run, journal, verifiers, batches, settings, meter):
+                        spent[_limits(next(iter(settings.values())))] = why
                 continue
-            due = [(asked, parts, spend_limit_of(asked)) for asked in job.windows if (parts := ledger.parts(asked))]
+            due = [
+                (settings, parts, spend_limit_of(settings))
+                for settings in job.windows
+                if (parts := pending.parts(settings))
+            ]
             if not due or stopping.is_set():
                 continue
             async with _running(job.make_engine()) as engine:
@@ -188,64 +203,65 @@ async def _collect(
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
-        now = {dataset for (dataset, _), asked in plan.policies.items() if asked.verify == "now"}
-        verifying = {dataset: judge for dataset, judge in judges.items() if dataset in now}
+        now = {dataset for (dataset, _), settings in plan.policies.items() if settings.verify == "now"}
+        verifying = {dataset: verifier for dataset, verifier in verifiers.items() if dataset in now}
         async with await_lock(workspace, *VERIFYING) if verifying else nullcontext():
-            ledger.forget()
-            judged = await verify_unverified(ledger.con, plan, run, journal, verifying)
+            pending.forget()
+            verified = await verify_unverified(pending.con, plan, run, journal, verifying)
             journal.flush()  # before the lock is free: who waited for it looks for what has no verdict
-        return _Ended(judged, list(spent.values()))
+        return _Ended(verified, list(spent.values()))
     finally:
-        for judge in judges.values():
-            await judge.close()
+        for verifier in verifiers.values():
+            await verifier.close()
         journal.close()
         # Whoever begins a counter reads the tables, where all of this run lies now.
         for spend_limit in spend_limits.values():
             spend_limit.close()
 
 
-def _limits(asked: Collect) -> str:
+def _limits(settings: Collect) -> str:
     """What may be spent, as a key."""
-    return json.dumps([getattr(asked, name) for name in LIMITS])
+    return json.dumps([getattr(settings, name) for name in LIMITS])
 
 
 def _pace(
-    asked: Collect, engine: Engine, budget: SharedRate | None, tuning: ConcurrencySweep | None = None
+    settings: Collect, engine: Engine, budget: SharedRate | None, tuning: ConcurrencySweep | None = None
 ) -> AnyRateLimit:
     """One endpoint's pace, or a fleet's: of a fleet, the number asked for is that of all servers together."""
-    asked = _fitting(asked, engine)
-    width, clock = asked.num_samples_in_parallel, asyncio.get_running_loop().time
-    longest = LONGEST_PAUSE if asked.deadline is None else asked.deadline
+    settings = _fitting(settings, engine)
+    count, clock = settings.num_samples_in_parallel, asyncio.get_running_loop().time
+    longest = LONGEST_PAUSE if settings.deadline is None else settings.deadline
     own = [
-        RateLimit(_level(asked, engine), budget, clock, longest_pause=longest) for _ in getattr(engine, "members", ())
+        RateLimit(_concurrency(settings, engine), budget, clock, longest_pause=longest)
+        for _ in getattr(engine, "members", ())
     ]
-    level: Concurrency
+    concurrency: Concurrency
     if tuning is not None:
-        level, tuning.most = tuning, width if isinstance(width, int) else _most(engine)
+        concurrency, tuning.most = tuning, count if isinstance(count, int) else _most(engine)
     elif not own:
-        level = _level(asked, engine)
+        concurrency = _concurrency(settings, engine)
     else:
-        level = ReplicaConcurrency(own) if isinstance(width, str) else ConcurrencyLimit(width or 64 * len(own))
-    pace = ReplicaRateLimit(own, level) if own else RateLimit(level, budget, clock, longest_pause=longest)
+        concurrency = ReplicaConcurrency(own) if isinstance(count, str) else ConcurrencyLimit(count or 64 * len(own))
+    pace = ReplicaRateLimit(own, concurrency) if own else RateLimit(concurrency, budget, clock, longest_pause=longest)
     if tuning is not None:
         tuning.refusals = lambda: pace.refusals
     return pace
 
 
-def _fitting(asked: Collect, engine: Engine) -> Collect:
+def _fitting(settings: Collect, engine: Engine) -> Collect:
     """The same with no more in flight than there may be connections, which is said."""
     members = getattr(engine, "members", ())
-    width = asked.num_samples_in_parallel or (64 * len(members) if members else int(getattr(engine, "parallel", 64)))
-    if isinstance(width, str) or not getattr(engine, "connects", False) or getattr(engine, "max_connections", 0) > 0:
-        return asked
+    count = settings.num_samples_in_parallel or (64 * len(members) if members else int(getattr(engine, "parallel", 64)))
+    if isinstance(count, str) or not getattr(engine, "connects", False) or getattr(engine, "max_connections", 0) > 0:
+        return settings
     most, limit = most_connections()
-    if most is None or width <= most:
-        return asked
+    if most is None or count <= most:
+        return settings
     tell(
-        f"num_samples_in_parallel is {most}, not {width}: this process may have {limit:,} files open, and each request "
+        f"num_samples_in_parallel is {most}, not {count}: this process may have {limit:,} files open, and each request "
         "in flight needs one; raise the limit with ulimit -n"
     )
-    return replace(asked, num_samples_in_parallel=most)
+    return replace(settings, num_samples_in_parallel=most)
 
 
 def _most(engine: Engine) -> int:
@@ -254,20 +270,20 @@ def _most(engine: Engine) -> int:
     return MOST if most is None else min(MOST, most)
 
 
-def _level(asked: Collect, engine: Engine) -> ConcurrencyLimit:
+def _concurrency(settings: Collect, engine: Engine) -> ConcurrencyLimit:
     """How many rollouts are in flight: as asked, else what suits the engine."""
-    width = asked.num_samples_in_parallel
-    if isinstance(width, str):
+    count = settings.num_samples_in_parallel
+    if isinstance(count, str):
         most = max(1, _most(engine) // max(1, len(getattr(engine, "members", ()))))
-        return ConcurrencyLimit(min(FIRST, most), found=True, most=most)
-    return ConcurrencyLimit(width or int(getattr(engine, "parallel", 64)))
+        return ConcurrencyLimit(min(FIRST, most), is_settled=True, most=most)
+    return ConcurrencyLimit(count or int(getattr(engine, "parallel", 64)))
 
 
-def _budget(workspace: Workspace, asked: Collect) -> SharedRate | None:
+def _budget(workspace: Workspace, settings: Collect) -> SharedRate | None:
     """The budget a minute, by endpoint and model, for all processes of the workspace."""
-    if asked.requests_per_minute is None and asked.tokens_per_minute is None:
+    if settings.requests_per_minute is None and settings.tokens_per_minute is None:
         return None
-    name = digest([asked.engine, public(asked.base_url), asked.model])
+    name = digest([settings.engine, public(settings.base_url), settings.model])
     return SharedRate(
-        workspace.root / "locks", f"budget-{name[:16]}", asked.requests_per_minute, asked.tokens_per_minute
+        workspace.root / "locks", f"budget-{name[:16]}", settings.requests_per_minute, settings.tokens_per_minute
     )

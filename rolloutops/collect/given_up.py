@@ -57,7 +57,7 @@ class GivenUp:
         return self.rollouts > round(self.allowed * self.wanted, 6)  # 0.29 * 100 is less than 29
 
 
-def find_losses(con: sql.Connection, asked: CollectPlan) -> list[GivenUp]:
+def find_losses(con: sql.Connection, collect_plan: CollectPlan) -> list[GivenUp]:
     """Find what is given up of each dataset and policy; those of which nothing is are left out."""
     reasons: dict[tuple[str, str], list[Reason]] = {}
     for dataset, policy, kind, rollouts, example in sql.rows(con, REASONS):
@@ -66,6 +66,6 @@ def find_losses(con: sql.Connection, asked: CollectPlan) -> list[GivenUp]:
         return []
     wanted = {(dataset, policy): count for dataset, policy, count in sql.rows(con, WANTED)}
     return [
-        GivenUp(*key, wanted[key], sum(one.rollouts for one in found), asked[key].max_given_up, found)
+        GivenUp(*key, wanted[key], sum(one.rollouts for one in found), collect_plan[key].max_given_up, found)
         for key, found in reasons.items()
     ]

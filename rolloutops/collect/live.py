@@ -93,13 +93,13 @@ def _read(path: os.PathLike[str]) -> dict[str, Any] | None:
         facts = orjson.loads(file.read())
         if not isinstance(facts, dict):
             return None
-        elsewhere = facts.get("host") != socket.gethostname()
-        if _held(file.fileno()) or (elsewhere and time.time() - float(facts.get("updated", 0)) < STALE):
+        in_other_processes = facts.get("host") != socket.gethostname()
+        if _is_locked(file.fileno()) or (in_other_processes and time.time() - float(facts.get("updated", 0)) < STALE):
             return facts
     return None
 
 
-def _held(fd: int) -> bool:
+def _is_locked(fd: int) -> bool:
     """Whether another process holds the lock of an open file."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -114,5 +114,5 @@ def _sweep(workspace: Workspace) -> None:
         path = workspace.root / "locks" / name
         with suppress(OSError, ValueError), path.open("rb") as file:
             text = file.read()
-            if text and orjson.loads(text).get("host") == socket.gethostname() and not _held(file.fileno()):
+            if text and orjson.loads(text).get("host") == socket.gethostname() and not _is_locked(file.fileno()):
                 path.unlink()

@@ -1,7 +1,7 @@
 """Rollouts whose verdicts are of another version of their verifier.
 
-One that costs CPU only judges them again as soon as anything is judged. One that spends (`spends = True` of the
-environment) waits for the command `verify`, and until then nothing is measured or built of what it judges: a table
+One that costs CPU only verifies them again as soon as anything is verified. One that spends (`spends = True` of the
+environment) waits for the command `verify`, and until then nothing is measured or built of what it verifies: a table
 would hold rewards of two versions, or none. With `--verdict_version=OLD` the verdicts of that version count, all of
 them, and no other.
 """
@@ -25,7 +25,7 @@ SPENDING = tuple(f"{SHIPPED}{name}:make" for name in ("llm_judge", "remote"))
 """The shipped environments that spend, known without making them: that may need a key."""
 
 OTHER_VERSIONS = """
--- Whether the data sets that the plan judges have verdicts of another version of their verifier.
+-- Whether the datasets that the plan verifies have verdicts of another version of their verifier.
 SELECT DISTINCT v.dataset
 FROM verdicts AS v
 SEMI JOIN dataset_verifiers AS j ON j.dataset = v.dataset
@@ -56,7 +56,7 @@ ORDER BY dataset, rollouts DESC, before
 """
 
 FOUND = """
--- The versions that have judged, the newest first.
+-- The versions that have verified, the newest first.
 SELECT dataset, verifier, verifier_version, count(*) AS verdicts
 FROM verdicts
 WHERE verifier_version IS NOT NULL
@@ -67,7 +67,7 @@ ORDER BY max(verdict_id) DESC
 
 @dataclass(frozen=True)
 class Outdated:
-    """A data set's outdated rollouts. before: the version of most of their newest verdicts.
+    """A dataset's outdated rollouts. before: the version of most of their newest verdicts.
 
     calls and tokens: what those verdicts took, where a model gave them. cost: by the price table, None where it or a
     model's price is not known.
@@ -92,7 +92,7 @@ class Outdated:
         )
 
     def costs(self) -> str:
-        """Say what judging them again costs, going by their last verdicts."""
+        """Say what verifying them again costs, going by their last verdicts."""
         if not self.calls:
             return "what its verdicts cost is not known here"
         tokens = f"{self.input_tokens:,} input and {count(self.output_tokens, 'output token')}"
@@ -101,9 +101,9 @@ class Outdated:
 
 
 def outdated(con: sql.Connection, plan: Plan) -> list[Outdated]:
-    """List the data sets with outdated rollouts. con: with the views of the recipe's plan."""
+    """List the datasets with outdated rollouts. con: with the views of the recipe's plan."""
     if not sql.rows(con, OTHER_VERSIONS):
-        return []  # nearly always, and cheaper to know than which rollouts are unjudged
+        return []  # nearly always, and cheaper to know than which rollouts are unverified
     by_dataset: dict[str, list[dict[str, object]]] = {}
     for row in sql.records(con, OUTDATED):
         if row["dataset"] in plan.datasets and row["dataset"] not in plan.pins:
@@ -128,7 +128,7 @@ def _of(plan: Plan, dataset: str, rows: Sequence[dict[str, object]]) -> Outdated
 
 
 def spends(plan: Plan, dataset: str) -> bool:
-    """Say whether a data set's verifier spends. One that cannot be made here, say without its extra, does not."""
+    """Say whether a dataset's verifier spends. One that cannot be made here, say without its extra, does not."""
     verifier = plan.verifiers.get(dataset)
     if verifier is None:
         return False
@@ -147,7 +147,7 @@ def waiting_sentence(plan: Plan, waiting: Sequence[Outdated]) -> str:
     names = [one.before if len(waiting) == 1 else f"{one.dataset}={one.before}" for one in waiting]
     versions = ",".join(names)
     return (
-        f"{each}. A verifier that spends judges again only on command: rolloutops verify {shlex.quote(where)}; "
+        f"{each}. A verifier that spends verifies again only on command: rolloutops verify {shlex.quote(where)}; "
         f"or use {'its' if len(waiting) == 1 else 'their'} earlier verdicts, all of them, with "
         f"--verdict_version={versions}"
     )
@@ -191,16 +191,16 @@ def pinned(workspace: Workspace, plan: Plan) -> Plan:
     return plan.with_pins(pins)
 
 
-def _matching(entry: str, found: Sequence[tuple[str, str, str, int]]) -> list[tuple[str, str, str, int]]:
+def _matching(entry: str, rows: Sequence[tuple[str, str, str, int]]) -> list[tuple[str, str, str, int]]:
     """The rows of FOUND that `VERSION` or `DATASET=VERSION` means: by its whole name, else by its beginning."""
     dataset, equals, version = entry.rpartition("=")
-    among = [row for row in found if not equals or row[0] == dataset]
+    among = [row for row in rows if not equals or row[0] == dataset]
     matching = [row for row in among if row[2] == version] or [
         row for row in among if version and row[2].startswith(version)
     ]
     if len({row[2] for row in matching}) == 1:
         return matching
-    listed = "; ".join(f"{name} ({of}: {verifier}, {count(n, 'verdict')})" for of, verifier, name, n in among or found)
+    listed = "; ".join(f"{name} ({of}: {verifier}, {count(n, 'verdict')})" for of, verifier, name, n in among or rows)
     what = "begins the names of several versions" if matching else "is the version of no verdict"
     raise UsageError(
         f"--verdict_version={entry} {what}{f' of {dataset}' if equals else ''}; there are, the newest first: "

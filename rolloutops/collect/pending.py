@@ -1,4 +1,4 @@
-"""What is owed, part by part: the anti-join of wanted and done, and the locks under which parts are worked on."""
+"""What is pending, part by part: the anti-join of wanted and done, and the locks under which parts are worked on."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ FREE = [kind for kind, failure in FAILURES.items() if not failure.counted]
 
 @dataclass(frozen=True)
 class Part:
-    """One partition of a data set with work in it."""
+    """One partition of a dataset with work in it."""
 
     dataset: str
     number: int
-    owed: int
+    pending: int
 
 
 def standing(con: sql.Connection) -> dict[str, int]:
@@ -39,7 +39,7 @@ def standing(con: sql.Connection) -> dict[str, int]:
 
 
 class PendingRollouts:
-    """The keys that were owed when the ledger was opened, and what has been written since, by whomever.
+    """The keys that were pending when the ledger was opened, and what has been written since, by whomever.
 
     The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
     appeared in between, so that two processes on one workspace share the work and repeat none of it. con: its
@@ -53,7 +53,7 @@ class PendingRollouts:
         retry: Mapping[tuple[str, str], Sequence[str]] | None = None,
         run_id: str = "",
     ) -> None:
-        """retry: (data set, policy) -> failures for which what was given up is owed again, its tries counted anew.
+        """retry: (dataset, policy) -> failures for which what was given up is pending again, its tries counted anew.
         run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
         self.workspace, self._run_id = workspace, run_id
         self.streaming = 0
@@ -85,11 +85,11 @@ class PendingRollouts:
         look_again(self.con, self.workspace)
 
     def count(self, view: str) -> int:
-        """Rows of pending_keys, or of a view, over all data sets."""
+        """Rows of pending_keys, or of a view, over all datasets."""
         return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
 
-    def parts(self, asked: CollectPlan) -> list[Part]:
-        """The parts with work for these data sets and policies, data sets in the order given; after them those in which
+    def parts(self, collect_plan: CollectPlan) -> list[Part]:
+        """The parts with work for these datasets and policies, datasets in the order given; after them those in which
         all was answered 403 before."""
         found = sql.rows(
             self.con,
@@ -99,18 +99,18 @@ class PendingRollouts:
         totals: dict[tuple[str, int], int] = {}
         refused: dict[tuple[str, int], bool] = {}
         for dataset, part, policy, count, all_refused in found:
-            if (dataset, policy) in asked:
+            if (dataset, policy) in collect_plan:
                 totals[dataset, part] = totals.get((dataset, part), 0) + count
                 refused[dataset, part] = refused.get((dataset, part), True) and all_refused
-        order = list(dict.fromkeys(dataset for dataset, _ in asked))
-        parts = [Part(dataset, number, owed) for (dataset, number), owed in totals.items()]
+        order = list(dict.fromkeys(dataset for dataset, _ in collect_plan))
+        parts = [Part(dataset, number, pending) for (dataset, number), pending in totals.items()]
         return sorted(
             parts,
             key=lambda part: (refused[part.dataset, part.number], order.index(part.dataset), part.number),
         )
 
-    def take(self, part: Part, asked: CollectPlan) -> tuple[list[PendingRollout], Callable[[], None]] | None:
-        """Lock a part and read what is still owed of it; None where another process works on it.
+    def take(self, part: Part, collect_plan: CollectPlan) -> tuple[list[PendingRollout], Callable[[], None]] | None:
+        """Lock a part and read what is still pending of it; None where another process works on it.
 
         The second item gives the lock back. Repeats of one task are adjacent, so that they share their prefill.
         """
@@ -118,9 +118,9 @@ class PendingRollouts:
             if not stack.enter_context(try_lock(self.workspace, f"{part.dataset}.{part.number}")):
                 return None
             seal_orphans(self.workspace)
-            return self._read(part, asked), stack.pop_all().close
+            return self._read(part, collect_plan), stack.pop_all().close
 
-    def _read(self, part: Part, asked: CollectPlan) -> list[PendingRollout]:
+    def _read(self, part: Part, collect_plan: CollectPlan) -> list[PendingRollout]:
         con = self.con.cursor()
         fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
         still = f"""
@@ -149,9 +149,9 @@ class PendingRollouts:
         query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
         found = _spread(sql.rows(con, query))
         con.close()
-        owed = list(_owed(part, found, asked))
-        self.streaming += len({one.task.task_id for one in owed if asks_to_stream(one.task.row)})
-        return owed
+        pending = list(_pending_rollouts(part, found, collect_plan))
+        self.streaming += len({one.task.task_id for one in pending if asks_to_stream(one.task.row)})
+        return pending
 
     def _task_file(self, part: Part) -> str:
         return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")
@@ -163,13 +163,13 @@ class PendingRollouts:
         return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
 
 
-def _spread(found: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+def _spread(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
     """Rows of a part, those that were answered 403 in an earlier run each behind APART others, as far as there are so
     many: else each run would begin with the same ones, and end."""
-    refused = [row for row in found if row[-1]]
+    refused = [row for row in rows if row[-1]]
     if not refused:
-        return found
-    others = [row for row in found if not row[-1]]
+        return rows
+    others = [row for row in rows if not row[-1]]
     spread: list[tuple[Any, ...]] = []
     for start in range(0, len(others), APART):
         spread += others[start : start + APART]
@@ -177,16 +177,18 @@ def _spread(found: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
     return spread + refused
 
 
-def _owed(part: Part, found: Sequence[tuple[Any, ...]], asked: CollectPlan) -> Iterator[PendingRollout]:
+def _pending_rollouts(
+    part: Part, rows: Sequence[tuple[Any, ...]], collect_plan: CollectPlan
+) -> Iterator[PendingRollout]:
     task: Task | None = None
     plain = {
         policy: effective_params({}, how.responses_create_params)
-        for (dataset, policy), how in asked.items()
+        for (dataset, policy), how in collect_plan.items()
         if dataset == part.dataset
     }
     plain_requests = {policy: dump(params) for policy, params in plain.items()}
-    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer, _ in found:
-        how = asked.get((part.dataset, policy))
+    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer, _ in rows:
+        how = collect_plan.get((part.dataset, policy))
         if how is None or tries >= how.max_attempts:
             continue
         if task is None or task.task_id != task_id:

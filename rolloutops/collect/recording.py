@@ -73,7 +73,7 @@ class Recorder:
         row["attempt_id"], row["run_id"] = self.run.next_id(), self.run.run_id
         self.journal.append("attempts", row)
         self.meter.attempted(row)
-        self.spend_limit.paid(row, pending.params.get("service_tier"), pending.task.prompt)
+        self.spend_limit.count_attempt(row, pending.params.get("service_tier"), pending.task.prompt)
 
     def settle(self, pending: PendingRollout) -> None:
         """A rollout is done or given up. After the last one of a part the part is unlocked, once all is sealed."""
@@ -103,8 +103,8 @@ class Recorder:
                 verdict = verdict_of(whole.returned, 0.0)
                 remote = RemoteVerifier(whole.verifier)
                 record_verdict(self.run, self.journal, remote, row, row["attempt_id"], verdict)
-                self.meter.judged(verdict.reward, verdict.error)
-            if verifier is None or pending.asked.verify != "now":
+                self.meter.count_verdict(verdict.reward, verdict.error)
+            if verifier is None or pending.settings.verify != "now":
                 self.settle(pending)
             else:
                 unverified.append(Unverified(pending, row, attempt.rollout(), verifier))
@@ -117,8 +117,8 @@ class Recorder:
         """Put a verdict into the journal, and into the counts; it settles the rollout."""
         row = rollout.row
         record_verdict(self.run, self.journal, rollout.verifier, row, row["attempt_id"], verdict)
-        self.meter.judged(verdict.reward, verdict.error)
-        self.spend_limit.judged(verdict.metrics, verdict.details)
+        self.meter.count_verdict(verdict.reward, verdict.error)
+        self.spend_limit.count_verdict(verdict.metrics, verdict.details)
         self.settle(rollout.pending)
 
     def hold_forbidden(self, attempt: Attempt) -> None:

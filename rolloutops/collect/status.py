@@ -1,4 +1,4 @@
-"""Where a workspace stands: what is done, owed, failing, how fast, and whether the tables agree with each other."""
+"""Where a workspace stands: what is done, pending, failing, how fast, and whether the tables agree with each other."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ class Status:
     overwritten. imports: rollouts that were made elsewhere. unrewarded: rollouts whose verification failed, or which
     are masked. spending: of each dataset and policy, on rollouts and on verdicts, by model and tier: the tokens, how
     many of them on attempts that failed, and, where the recipe names prices, the cost so far, on failures, and at that
-    rate for what is owed; None where a price is not known. journals: attempts, failures and verdicts that are in
+    rate for what is pending; None where a price is not known. journals: attempts, failures and verdicts that are in
     journals and not yet in the tables, all of them counted above; unsealed: their sum. running: the commands at work.
-    space: bytes of the workspace by table, free on its disk, and expected of what is owed; memory of this process, and
-    of GPUs. faults: rows of the invariant check, none where all is well; doubled: where there are some, the files that
-    hold the same attempts."""
+    space: bytes of the workspace by table, free on its disk, and expected of what is pending; memory of this process,
+    and of GPUs. faults: rows of the invariant check, none where all is well; doubled: where there are some, the files
+    that hold the same attempts."""
 
     progress: Sequence[Mapping[str, Any]]
     accounts: Sequence[Mapping[str, Any]]
@@ -212,15 +212,15 @@ def _space(workspace: Workspace, snapshot: Snapshot, pending: int, attempts: int
 
 
 def _spending(con: sql.Connection, plan: Plan, progress: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What was spent, data set by data set. What is owed is expected to cost as much a rollout as what is done."""
+    """What was spent, dataset by dataset. What is pending is expected to cost as much a rollout as what is done."""
     stands = {(row["dataset"], row["policy"]): row for row in progress}
-    told: list[tuple[Spent, bool]] = []
+    rows: list[tuple[Spent, bool]] = []
     for table, keys in _by_prices(plan, stands).items():
         prices = price_table(plan.settings_of(*keys[0]), plan.folder) if table else {}
-        told += [(one, table != "") for one in spent(con, prices) if (one.dataset, one.policy) in keys and one.tokens]
-    estimated = any(one.estimated_tokens for one, _ in told)
+        rows += [(one, table != "") for one in spent(con, prices) if (one.dataset, one.policy) in keys and one.tokens]
+    estimated = any(one.estimated_tokens for one, _ in rows)
     for one, priced in sorted(
-        told, key=lambda each: (each[0].dataset, each[0].policy, each[0].spent_on, each[0].model or "")
+        rows, key=lambda each: (each[0].dataset, each[0].policy, each[0].spent_on, each[0].model or "")
     ):
         row = asdict(one)
         if not estimated:
@@ -234,7 +234,7 @@ def _spending(con: sql.Connection, plan: Plan, progress: Sequence[Mapping[str, A
 
 
 def _by_prices(plan: Plan, keys: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """The data sets and policies by their price table; under an empty name those that have none."""
+    """The datasets and policies by their price table; under an empty name those that have none."""
     found: dict[str, list[tuple[str, str]]] = {}
     for key in keys:
         found.setdefault(plan.settings_of(*key).prices or "", []).append(key)

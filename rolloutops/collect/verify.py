@@ -1,5 +1,5 @@
-"""The verify stage: what is unjudged becomes verdicts. Changed verifier code makes everything unjudged again; the old
-verdicts stay, to be compared."""
+"""The verify stage: what is unverified becomes verdicts. Changed verifier code makes everything unverified again; the
+old verdicts stay, to be compared."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from rolloutops.types import Rollout, Task
 
 @dataclass(frozen=True)
 class Verifier:
-    """A data set's environment, made, with the judge that runs its verify."""
+    """A dataset's environment, made, with the runner of its verify."""
 
     name: str
     version: str
     environment: Any
-    judge_: VerifierRunner
+    runner: VerifierRunner
 
     def at_once(self, task: Task, rollout: Rollout) -> Verdict | None:
         """A verdict, where it takes no waiting for a process or another server."""
-        return self.judge_.at_once(task, rollout)
+        return self.runner.at_once(task, rollout)
 
-    async def judge(self, task: Task, rollout: Rollout) -> Verdict:
+    async def verify(self, task: Task, rollout: Rollout) -> Verdict:
         """One verdict; never raises for what the verifier does."""
-        return await self.judge_.judge(task, rollout)
+        return await self.runner.verify(task, rollout)
 
     async def close(self) -> None:
         """End the judge's processes."""
-        await self.judge_.close()
+        await self.runner.close()
 
 
 @dataclass(frozen=True)
 class RemoteVerifier:
-    """A verifier that judged where the rollout was made. What version of its code that was, nobody told."""
+    """A verifier that verified where the rollout was made. What version of its code that was, nobody told."""
 
     name: str
     version: None = None
@@ -85,18 +85,18 @@ def make_verifiers(plan: Plan) -> dict[str, Verifier]:
     for dataset, verifier in plan.verifiers.items():
         (name, version, _), plugin, args = verifier.present, verifier.plugin, dict(verifier.args)
         if limits.unsafe_code and "unsafe_code" in plugin.takes():
-            args["unsafe_code"] = True  # where it runs is no part of the verifier's version
+            args["unsafe_code"] = True  # where it runs is not part of the verifier's version
         environment = plugin.make(args)
         refuse_misspelt_hooks(name, environment)
-        judge = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
-        made[dataset] = Verifier(name, version, environment, judge)
+        runner = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
+        made[dataset] = Verifier(name, version, environment, runner)
     return made
 
 
 def verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool = True) -> VerifyReport:
-    """Judge what is unjudged, and, with retry_errors, what failed to be judged.
+    """Verify what is unverified, and, with retry_errors, what failed to be verified.
 
-    on_command: also what verifiers that spend have judged in an earlier version.
+    on_command: also what verifiers that spend have verified in an earlier version.
     Raises UsageError where `against` is the version of no verdict.
     """
     seal_orphans(workspace)
@@ -121,59 +121,59 @@ def _refuse_unknown_version(workspace: Workspace, against: str) -> None:
         known = ", ".join(
             f"{version} ({verifier}, {count(verdicts, 'verdict')})" for version, verifier, verdicts in found
         )
-        raise UsageError(f"no verdict is of the version {against!r}; there are, the newest first: {known or 'none'}")
+        raise UsageError(f"no verdicts with verifier version {against!r}; available, newest first: {known or 'none'}")
 
 
 async def _verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool) -> VerifyReport:
-    judges = make_verifiers(plan)
+    verifiers = make_verifiers(plan)
     async with await_lock(workspace, *VERIFYING):
         journal = Journal(workspace, run.run_id)
         try:
             con = connect(workspace, plan.rows)
-            late = _late(con, plan, judges)
+            late = _late(con, plan, verifiers)
             # What waits in a command `run` is told by its collection, and by what refuses to measure or build.
             waiting = [] if on_command else [one for one in late if one.spends]
             tell(*(_again(one) for one in late if one not in waiting))
-            done = await _judge(con, plan, run, journal, judges, waiting)
+            done = await _verify_rollouts(con, plan, run, journal, verifiers, waiting)
         finally:
-            for judge in judges.values():
-                await judge.close()
+            for verifier in verifiers.values():
+                await verifier.close()
             journal.close()  # before the lock is free: who waited for it looks for what has no verdict
     return replace(done, rest=find_unverified(connect(workspace, plan.rows), plan))
 
 
 async def verify_unverified(
-    con: sql.Connection, plan: Plan, run: Run, journal: Journal, judges: Mapping[str, Verifier]
+    con: sql.Connection, plan: Plan, run: Run, journal: Journal, verifiers: Mapping[str, Verifier]
 ) -> int:
-    """Judge what earlier runs collected and did not live to judge, and what a verifier judged in an earlier version,
-    unless it spends. Returns the number of verdicts.
+    """Verify what earlier runs collected and did not live to verify, and what a verifier verified in an earlier
+    version, unless it spends. Returns the number of verdicts.
 
     con: with the workspace's views as they stand now."""
-    late = _late(con, plan, judges)
+    late = _late(con, plan, verifiers)
     waiting = [one for one in late if one.spends]
     waits = "they wait for the command verify, because it spends"
     tell(*(f"{one.changed()}: {waits}" if one in waiting else _again(one) for one in late))
-    return (await _judge(con, plan, run, journal, judges, waiting)).verified
+    return (await _verify_rollouts(con, plan, run, journal, verifiers, waiting)).verified
 
 
-def _late(con: sql.Connection, plan: Plan, judges: Mapping[str, Verifier]) -> list[Outdated]:
-    return [one for one in outdated(con, plan) if one.dataset in judges]
+def _late(con: sql.Connection, plan: Plan, verifiers: Mapping[str, Verifier]) -> list[Outdated]:
+    return [one for one in outdated(con, plan) if one.dataset in verifiers]
 
 
 def _again(late: Outdated) -> str:
-    return f"{late.changed()}: they are judged again"
+    return f"{late.changed()}: they are verified again"
 
 
-async def _judge(
+async def _verify_rollouts(
     con: sql.Connection,
     plan: Plan,
     run: Run,
     journal: Journal,
-    judges: Mapping[str, Verifier],
+    verifiers: Mapping[str, Verifier],
     waiting: Sequence[Outdated],
 ) -> VerifyReport:
-    """Judge what is due. waiting: datasets whose outdated rollouts are left alone."""
-    judges = {name: judge for name, judge in judges.items() if name not in plan.pins}
+    """Verify what is due. waiting: datasets whose outdated rollouts are left alone."""
+    verifiers = {name: verifier for name, verifier in verifiers.items() if name not in plan.pins}
     query = "SELECT dataset, attempt_id FROM unverified"
     if waiting:
         names = sql.literal([one.dataset for one in waiting])
@@ -186,7 +186,7 @@ async def _judge(
         )
     sql.run(con, f"CREATE TABLE due AS {query}")
     counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
-    wanted = {name: counts[name] for name in judges if name in counts}
+    wanted = {name: counts[name] for name in verifiers if name in counts}
     if not wanted:
         return VerifyReport(0, 0, 0, sum(one.rollouts for one in waiting))
     meter = Progress("verdicts", sum(wanted.values()))
@@ -194,11 +194,11 @@ async def _judge(
         watch = asyncio.create_task(report(meter))
         try:
             for name, count in wanted.items():
-                async for ended in judges[name].judge_.judge_all(_due(con, name), count):
+                async for ended in verifiers[name].runner.verify_all(_due(con, name), count):
                     for row, verdict in ended:
-                        record_verdict(run, journal, judges[name], row, row["attempt_id"], verdict)
+                        record_verdict(run, journal, verifiers[name], row, row["attempt_id"], verdict)
                         meter.done += 1
-                        meter.judged(verdict.reward, verdict.error)
+                        meter.count_verdict(verdict.reward, verdict.error)
                     journal.check()
                     if run.refused is not None:
                         raise run.refused
@@ -206,11 +206,11 @@ async def _judge(
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-    return VerifyReport(meter.owed, meter.done, sum(meter.unrewarded.values()), sum(one.rollouts for one in waiting))
+    return VerifyReport(meter.pending, meter.done, sum(meter.unrewarded.values()), sum(one.rollouts for one in waiting))
 
 
 def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], StoredRollout]]:
-    """The rollouts of a data set that are due: the keys of a verdict, and what a verifier needs."""
+    """The rollouts of a dataset that are due: the keys of a verdict, and what a verifier needs."""
     query = f"""
         SELECT r.task_id, r.policy, r.rollout_index, r.attempt_id, r.row::VARCHAR, r.prompt::VARCHAR,
             r.tools::VARCHAR, r.answer, r.completion::VARCHAR, r.text, r.finish_reason

@@ -67,7 +67,7 @@ class Window:
         self._error: BaseException | None = None
         self._in_flight = 0
         self._workers = 0
-        self._elsewhere = 0  # rollouts that only other processes may work on now
+        self._with_others = 0  # rollouts that only other processes may work on now
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
@@ -114,10 +114,12 @@ class Window:
         meter, spend_limit = self._recorder.meter, self._recorder.spend_limit
         meter.in_flight = lambda: self._in_flight
         meter.notes = [
-            lambda: spend_limit.note(meter.owed - meter.done),
+            lambda: spend_limit.note(meter.pending - meter.done),
             self._rate_limit.note,
             lambda: (
-                f"{self._elsewhere:,} {verb(self._elsewhere, 'wait')} for another process" if self._elsewhere else ""
+                f"{self._with_others:,} {verb(self._with_others, 'wait')} for another process"
+                if self._with_others
+                else ""
             ),
         ]
 
@@ -197,8 +199,8 @@ class Window:
                     busy.append(part)
                 else:
                     await self._enqueue(part, *taken)
-            self._elsewhere = sum(part.owed for part in busy) if len(busy) == len(waiting) else 0
-            if self._elsewhere:
+            self._with_others = sum(part.pending for part in busy) if len(busy) == len(waiting) else 0
+            if self._with_others:
                 if self._recorder.is_settled:  # two processes must not wait for each other's parts
                     self._recorder.settle_forbidden(self._breaker, complete=True, failed=self._error is not None)
                 if not self._recorder.has_parts:
@@ -212,9 +214,9 @@ class Window:
 
     async def _enqueue(self, part: Part, rollouts: Sequence[PendingRollout], unlock: Callable[[], None]) -> None:
         """Queue a part's rollouts, as room allows. unlock: gives the part's lock back."""
-        elsewhere = part.owed - len(rollouts)  # another process has made these since they were counted
-        self._recorder.meter.owed -= elsewhere
-        self._recorder.meter.done_before += elsewhere
+        in_other_processes = part.pending - len(rollouts)  # another process has made these since they were counted
+        self._recorder.meter.pending -= in_other_processes
+        self._recorder.meter.done_before += in_other_processes
         if not rollouts:
             unlock()
             return
@@ -228,14 +230,14 @@ class Window:
 
     def _start_workers(self) -> None:
         """As many as rollouts may be in flight; those that are too many leave by themselves."""
-        while self._workers < self._rate_limit.level.now:
+        while self._workers < self._rate_limit.concurrency.now:
             self._workers += 1
             self._spawn(self._work())
 
     async def _work(self) -> None:
         """Try one rollout after the other, until there are none, or too many workers."""
         try:
-            while self._workers <= self._rate_limit.level.now:
+            while self._workers <= self._rate_limit.concurrency.now:
                 item = await self._queue.get()
                 if item is None or self._closing:  # what came back for another try is left to the next run
                     self._queue.put_nowait(None)  # for the other workers
@@ -254,7 +256,7 @@ class Window:
 
     async def _try(self, pending: PendingRollout) -> None:
         """Make one attempt, and record how it ended."""
-        concurrency, verifier = self._rate_limit.level, self._verifiers.get(pending.task.dataset)
+        concurrency, verifier = self._rate_limit.concurrency, self._verifiers.get(pending.task.dataset)
         environment = verifier.environment if verifier else None
         self._in_flight += 1
         concurrency.started()
@@ -262,7 +264,7 @@ class Window:
             done = await attempt(pending, self._engine, environment, self._rate_limit)
         finally:
             self._in_flight -= 1
-        if concurrency.found:
+        if concurrency.is_settled:
             concurrency.ended(self._in_flight + 1, timed_out=done.kind == "timeout")
             self._start_workers()
         if done.failure is not None:
@@ -277,7 +279,7 @@ class Window:
         pending, kind, recorder = done.pending, failure.kind, self._recorder
         if kind == "unauthorized":
             recorder.write(pending, {**done.row(), "final": False})
-            raise EngineError(f"{failure.message}; nothing was given up: mend it and run the command again")
+            raise EngineError(f"{failure.message}. No rollout was given up; fix the cause and rerun")
         if kind == "forbidden":
             recorder.hold_forbidden(done)
             self._breaker.attempted(kind, failure.message)
@@ -290,7 +292,7 @@ class Window:
         recorder.write(pending, row)
         # What only waited says nothing new of the endpoint: it ends no run.
         self._breaker.attempted(kind if failure.asked else "rate_limited", failure.message)
-        if row["final"] or tries >= pending.asked.max_attempts:
+        if row["final"] or tries >= pending.settings.max_attempts:
             recorder.settle(pending)
             return
         if not self._closing:
@@ -328,7 +330,7 @@ class Window:
     async def _verify(self, one: Unverified) -> None:
         """Verify what takes time, outside of the window."""
         async with self._verifying:
-            self._recorder.write_verdict(one, await one.verifier.judge(one.pending.task, one.rollout))
+            self._recorder.write_verdict(one, await one.verifier.verify(one.pending.task, one.rollout))
 
     async def _seal_now_and_then(self) -> None:
         """Seal what is due. When the disk fails, or another host is at work, let what is in flight end: its answers may
@@ -347,7 +349,7 @@ class Window:
 def _wait(pending: PendingRollout, failure: AttemptFailed) -> float:
     """Seconds before the next try: what the endpoint asked for, but half of what is left until the deadline at most;
     else doubling with full jitter, a minute at most."""
-    doubled = min(60.0, pending.asked.retry_seconds * 2 ** min(pending.attempt - 1, 10))
+    doubled = min(60.0, pending.settings.retry_seconds * 2 ** min(pending.attempt - 1, 10))
     if failure.retry_after is None:
         return random.uniform(0, doubled)
     wait = failure.retry_after + random.uniform(0, min(doubled, max(0.25, failure.retry_after / 4)))

@@ -76,9 +76,9 @@ def _engine_job(windows: Sequence[CollectPlan], folder: Path) -> EngineJob:
 
 
 def _refuse_nonsense(settings: Collect) -> None:
-    width = settings.num_samples_in_parallel
-    if isinstance(width, str) and width != "auto":
-        raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {width!r}")
+    concurrency = settings.num_samples_in_parallel
+    if isinstance(concurrency, str) and concurrency != "auto":
+        raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {concurrency!r}")
     extra = settings.engine_args.get("extra_body")
     if isinstance(extra, dict):
         refuse_bad_extra_body(extra, "engine_args.extra_body")

@@ -9,30 +9,30 @@ from pathlib import Path
 from rolloutops.errors import UsageError
 
 
-def as_path(written: str | Path) -> Path:
+def as_path(text: str | Path) -> Path:
     """The path that is meant: a leading ~ is the home folder, also where no shell has seen it.
 
     Raises UsageError for what no path can be.
     """
-    if not str(written):
-        raise UsageError("a path is empty: name it, or set the variable that stands for it")
-    if "\0" in str(written):
-        raise UsageError(f"{str(written)!r} is no path: it holds a NUL character")
-    return Path(os.path.expanduser(written))
+    if not str(text):
+        raise UsageError("the path is empty; if you passed a shell variable, it is not set")
+    if "\0" in str(text):
+        raise UsageError(f"{str(text)!r} is not a path: it holds a NUL character")
+    return Path(os.path.expanduser(text))
 
 
-def as_output(written: str | Path) -> Path:
+def as_output(text: str | Path) -> Path:
     """The path of a file or folder to be written. Raises UsageError for a URL, which would become a folder's name."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(written)):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)):
         raise UsageError(
-            f"{written} is a URL, and files are only written to this machine's disk: name a path and copy it from there"
+            f"{text} is a URL, and files are only written to this machine's disk: name a path and copy it from there"
         )
-    return as_path(written)
+    return as_path(text)
 
 
-def as_file(written: str | Path) -> Path:
+def as_file(text: str | Path) -> Path:
     """The path of a file to be written. Raises UsageError where it is a folder, before the work is done for it."""
-    path = as_output(written)
+    path = as_output(text)
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file in it")
     return path

@@ -171,7 +171,7 @@ def make_plan(
     flags = flags or {}
     kind: type[Chunk | Collect | Verify] = {"chunk": Chunk, "collect": Collect, "verify": Verify}[table]
     own = settings_of(kind, {k: v for k, v in flags.items() if k in kind.__dataclass_fields__}, "the command line")
-    names = chosen(recipe.datasets, str(flags["dataset"]), "data set") if "dataset" in flags else recipe.datasets
+    names = chosen(recipe.datasets, str(flags["dataset"]), "dataset") if "dataset" in flags else recipe.datasets
     recipe = with_flags(recipe, flags, names)
     collect, policies = dict(earlier or {}), None
     if table == "collect":

@@ -104,7 +104,7 @@ class Plugin:
         check_table(
             *(keys, sent, f"{self._called}: setting "),
             any_name=self.takes_any_name(),
-            unknown=lambda name, near: f"{self._called} has no setting '{name}'{near} ({listed})",
+            unknown=lambda name, hint: f"{self._called} has no setting '{name}'{hint} ({listed})",
             missing=lambda name: f"{self._called} needs the setting '{name}' ({listed})",
         )
         try:
@@ -119,7 +119,7 @@ class Plugin:
     def version(self, settings: Mapping[str, Any]) -> str:
         """Name the version of the verifier that the factory makes with these settings (`versions.py`).
 
-        Where and as whom a server is asked, and how fast, is no part of it: a new key or a moved server makes nothing
+        Where and as whom a server is asked, and how fast, is not part of it: a new key or a moved server makes nothing
         unverified. A secret counts as `***`.
         """
         counts = versions.settings_that_count(public(settings), WHERE, OPERATIONAL)

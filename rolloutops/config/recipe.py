@@ -1,4 +1,4 @@
-"""Recipes: one TOML file that names data sets, policies, steps and outputs.
+"""Recipes: one TOML file that names datasets, policies, steps and outputs.
 
 Flags of a command are the keys of its table, so a command line and a recipe are the same thing said twice; where both
 speak, the command line wins. A command without a recipe takes the one that the workspace last saw.
@@ -21,7 +21,7 @@ from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SOURCE = ("input", "environment", "id")
-"""The flags that say where one data set comes from."""
+"""The flags that say where one dataset comes from."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,12 @@ class Recipe:
     def collect_of(self, dataset: str, policy: str, flags: Mapping[str, Any]) -> Collect:
         """Merge [collect], the policy's table, the dataset's, and the command line's keys of [collect]."""
         own = self.datasets[dataset].collect
-        asked = Collect(**merged(self.collect, self.policies.get(policy, {}), own, flags))
-        if asked.service_tier is None:
-            return asked
+        settings = Collect(**merged(self.collect, self.policies.get(policy, {}), own, flags))
+        if settings.service_tier is None:
+            return settings
         return replace(
-            asked, responses_create_params={**asked.responses_create_params, "service_tier": asked.service_tier}
+            settings,
+            responses_create_params={**settings.responses_create_params, "service_tier": settings.service_tier},
         )
 
     def policy_names(self, flags: Mapping[str, Any]) -> list[str]:
@@ -135,7 +136,7 @@ def from_json(stored: Mapping[str, Any]) -> LastRecipe:
 
 
 def from_flags(flags: Mapping[str, Any]) -> Recipe:
-    """The recipe of a command line without one: one data set, from --input, --dataset, --environment, --id, --data."""
+    """The recipe of a command line without one: one dataset, from --input, --dataset, --environment, --id, --data."""
     inputs = flags.get("input") or []
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(inputs[0]).name.split(".")[0]).strip("_") if inputs else ""
     name = checked_name(flags.get("dataset") or stem or "tasks", "--dataset")
@@ -176,11 +177,11 @@ def with_flags(recipe: Recipe, flags: Mapping[str, Any], datasets: Mapping[str, 
 
 
 def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[str, Dataset]:
-    """The one data set with what the command line says of its source."""
+    """The one dataset with what the command line says of its source."""
     given = {name: flags[name] for name in SOURCE if name in flags}
     if len(datasets) != 1:
         known = ", ".join(datasets) or "none"
-        raise UsageError(f"--{next(iter(given))} is one data set's: name it with --dataset; the recipe has: {known}")
+        raise UsageError(f"--{next(iter(given))} is one dataset's: name it with --dataset; the recipe has: {known}")
     sourced = {name: replace(dataset, **given) for name, dataset in datasets.items()}
     return {  # the arguments of one environment are not for another
         name: dataset if dataset.environment == datasets[name].environment else replace(dataset, environment_args={})
@@ -212,11 +213,11 @@ def _measured(own: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any
     return {**own, **{name: _merged_settings(own.get(name, {}), given) for name, given in flags.items()}}
 
 
-def _merged_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged_settings(own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A step's settings with what was typed over them; a table, as the shares of a mix, is merged key by key."""
-    given = from_json_safe(given)
-    tables = [name for name in given if isinstance(own.get(name), dict) and isinstance(given[name], dict)]
-    return {**own, **given, **{name: {**own[name], **given[name]} for name in tables}}
+    values = from_json_safe(values)
+    tables = [name for name in values if isinstance(own.get(name), dict) and isinstance(values[name], dict)]
+    return {**own, **values, **{name: {**own[name], **values[name]} for name in tables}}
 
 
 def chosen(known: Mapping[str, Any], names: str, noun: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def load(name: str) -> Recipe:
         if "preset" in tables:
             raise UsageError(f"{path}: preset and profile are one key; keep preset")
         tables["preset"] = tables.pop("profile")
-    check_table(TABLES, tables, f"{path}: ", unknown=lambda name, near: f"{path}: no table or key {name!r}{near}")
+    check_table(TABLES, tables, f"{path}: ", unknown=lambda name, hint: f"{path}: no table or key {name!r}{hint}")
     tables = listed(tables, text, path, STEP_KINDS)
     tables["steps"] = _step_list(tables, path)
     tables = _over_preset(tables, path)
@@ -160,7 +160,7 @@ def _metrics(table: Mapping[str, Any], path: Path) -> list[str]:
         {**steps, **METRICS},
         table,
         f"{where}: ",
-        unknown=lambda name, near: f"{where}: no key {name!r}{near or ';'} {holds}",
+        unknown=lambda name, hint: f"{where}: no key {name!r}{hint or ';'} {holds}",
     )
     found: list[str] = own.get("steps", [])
     return found
@@ -189,7 +189,9 @@ def _steps(tables: Sequence[Mapping[str, Any]], path: Path) -> list[StepUse]:
         step = _step(table, path)
         where = f"{path} [{step.kind}.{step.name}]"
         if step.start is not None and step.start not in starts:
-            raise UsageError(f"{where}: from = {step.start!r}: no earlier step keeps rollouts under that name")
+            raise UsageError(
+                f"{where}: from = {step.start!r}: no earlier filter, reward, mix or pair step has that name"
+            )
         if step.name in names:
             raise UsageError(f"{where}: the name {step.name!r} is taken; give each step one of its own")
         names.add(step.name)

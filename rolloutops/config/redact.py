@@ -26,7 +26,7 @@ SHORTEST = 8
 WORD = re.compile(r"[A-Za-z]{1,15}|(?:sk-)?(?i:no|not|none|any|dummy|fake|empty|your|some)(?:[ _-][A-Za-z]{1,10}){1,3}")
 """A placeholder instead of a key, as EMPTY or sk-no-key-required: an answer may well say it."""
 PART = 12
-"""Characters of a key's beginning or end that are a part of it, where a message cut off the rest."""
+"""Characters of a key's beginning or end that are a part of it, where a message truncated the rest."""
 TAIL = rb"(?:[\w.~+/=-]|%[0-9A-Fa-f]{2}|\\+u00[0-9A-Fa-f]{2}|\\+/|&#x?[0-9A-Fa-f]+;?)*"
 BREAK = rb"(?:[ \t\r\n]|\\+[rnt]|%0[AaDd9])*"
 """What a folded header or a wrapped line puts between the characters of a key."""
@@ -93,14 +93,14 @@ def redacted_text(text: str) -> str:
     return text if clean == data else clean.decode("utf-8", "surrogatepass")
 
 
-def shown(text: str) -> str:
+def for_screen(text: str) -> str:
     """Show a table or sentence: no key in use is in it, and nothing that a terminal would obey."""
     return visible(redacted_text(text))
 
 
 def tell(*lines: str) -> None:
     """Write sentences for the person at the terminal, to standard error; nothing else writes there."""
-    sys.stderr.write("".join(f"{shown(line)}\n" for line in lines))
+    sys.stderr.write("".join(f"{for_screen(line)}\n" for line in lines))
 
 
 def without_keys(data: bytes) -> bytes:
@@ -112,7 +112,7 @@ def without_keys(data: bytes) -> bytes:
 
 
 def holds_key(data: bytes) -> bool:
-    """Whether a key stands in these bytes as it is."""
+    """Whether a key is in these bytes as it is."""
     return any(key in data for key in _raw) if len(_raw) > 1 else bool(_raw) and _raw[0] in data
 
 
@@ -128,7 +128,7 @@ def redacted_row(row: Any) -> Any:
 
 
 def _occurs(data: bytes) -> bool:
-    """Whether a part of a key may stand in these bytes, in any spelling."""
+    """Whether a part of a key may are in these bytes, in any spelling."""
     for _ in range(3):  # as often as something may be escaped
         if any(part in data for part in _parts):
             return True

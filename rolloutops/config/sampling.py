@@ -74,8 +74,8 @@ def refuse_bad_parameters(
     check_table(
         *(KEYS, params, f"{table}."),
         any_name=any_name,
-        unknown=lambda name, near: (
-            f"{table}.{name}: OpenAI, vLLM and SGLang have no parameter of this name{near}; "
+        unknown=lambda name, hint: (
+            f"{table}.{name}: OpenAI, vLLM and SGLang have no parameter of this name{hint}; "
             f"if your endpoint has it, put it into extra_body: {table}.extra_body.{name}"
         ),
     )

@@ -1,7 +1,7 @@
 """Secrets among settings: known by their names, wrapped as soon as they are read, taken out where they are sent.
 
 Commands, recipes and builds are recorded, with `***` where a secret stood: a key is said anew with each command, or
-stands in the environment. What endpoints echo is redact.py's matter.
+is in the environment. What endpoints echo is redact.py's matter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALWAYS = re.compile(
     "password|passwd|passphrase|pwd|secret|secrets|apikey|accesskey|secretkey|authkey|privatekey|accesstoken|"
     "authtoken|authorization|auth|credential|credentials|cookie|cookies|bearer|jwt|sas|sig|hmac"
 )
-"""Words that make any value a secret, wherever they stand in its name."""
+"""Words that make any value a secret, wherever they are in its name."""
 KEYS = re.compile("api|access|secret|private|account|subscription|auth|shared|master|client|signing|encryption")
 """Words before `key` that make it a secret."""
 NOT_TOKENS = re.compile(
@@ -57,9 +57,9 @@ class Secret:
 
     __slots__ = ("_value", "shown")
 
-    def __init__(self, value: Any, shown: str = HIDDEN) -> None:
-        self._value, self.shown = value, shown
-        for part in _parts(value) if shown != HIDDEN else [str(value)]:
+    def __init__(self, value: Any, label: str = HIDDEN) -> None:
+        self._value, self.shown = value, label
+        for part in _parts(value) if label != HIDDEN else [str(value)]:
             keep_out(part)
 
     def reveal(self) -> Any:
@@ -162,7 +162,7 @@ def redacted_argv(words: Sequence[str]) -> list[str]:
         if not waits and not equals:
             shown.append(without_keys_in_addresses(word) if not KEY.fullmatch(word) else HIDDEN)
         else:
-            shown.append(f"{'' if waits else f'{without_keys_in_addresses(flag)}='}{_shown_text(flag, text)}")
+            shown.append(f"{'' if waits else f'{without_keys_in_addresses(flag)}='}{_redact_text(flag, text)}")
         before = word
     return shown
 
@@ -170,11 +170,11 @@ def redacted_argv(words: Sequence[str]) -> list[str]:
 def without_keys_in_addresses(text: str) -> str:
     """A text whose addresses have lost user name, password, fragment, and what their queries say under most names."""
     if re.match(SCHEME, text):  # addresses and nothing else, whatever characters are in them
-        return ",".join(map(_shown_address, SEVERAL.split(text)))
-    return ADDRESS.sub(lambda found: _shown_address(found[0]), text) if "://" in text else text
+        return ",".join(map(_redact_address, SEVERAL.split(text)))
+    return ADDRESS.sub(lambda found: _redact_address(found[0]), text) if "://" in text else text
 
 
-def _shown_text(flag: str, text: str) -> str:
+def _redact_text(flag: str, text: str) -> str:
     """The text of a flag, `--engine_args.headers.x`, as it may be recorded."""
     path = [part.replace("-", "_") for part in flag.lstrip("-+").split(".")]
     if path[0] in ("filter", "reward", "mix", "pair", "build", "metrics", "query", "responses_create_params"):
@@ -236,20 +236,20 @@ def _mixed(text: str) -> bool:
     return any(c.islower() for c in text)
 
 
-def _shown_address(text: str) -> str:
+def _redact_address(text: str) -> str:
     head, hashed, _ = text.partition("#")
-    head, asked, query = head.partition("?")
+    head, requested, query = head.partition("?")
     scheme, _, rest = head.partition("://")
     host, slash, path = rest.partition("/")
     _, at, host_alone = host.rpartition("@")
     host = f"{HIDDEN}@{host_alone}" if at else host
     path = "/".join(HIDDEN if KEY.fullmatch(unquote(part)) else part for part in path.split("/"))
     fields = re.split("([&;])", query)
-    shown = "".join(field if field in ("&", ";") else _shown_field(field) for field in fields)
-    return f"{scheme}://{host}{slash}{path}{asked}{shown}{hashed}{HIDDEN if hashed else ''}"
+    shown = "".join(field if field in ("&", ";") else _redact_field(field) for field in fields)
+    return f"{scheme}://{host}{slash}{path}{requested}{shown}{hashed}{HIDDEN if hashed else ''}"
 
 
-def _shown_field(field: str) -> str:
+def _redact_field(field: str) -> str:
     name, equals, value = field.partition("=")
     if not equals:
         return HIDDEN if field else ""

@@ -1,6 +1,6 @@
 """The keys of a recipe's tables, which are also the flags of the commands: one frozen dataclass a table.
 
-What a key means and which values make sense stands beside it, and is checked before anything runs.
+What a key means and which values make sense is next to it, and is checked before anything runs.
 """
 
 from __future__ import annotations
@@ -19,51 +19,57 @@ class Chunk:
     """How input files become tasks: `[chunk]`, and the flags of `chunk`."""
 
     rows_per_part: int = key(1000, "tasks in one partition: the unit that a collect process takes", least=1)
-    skip_bad_lines: bool = key(False, "lines that are no JSON object are counted and left out, and the exit code is 0")
+    skip_bad_lines: bool = key(False, "skip (and count) lines that are not JSON objects; exit with 0")
 
 
 @dataclass(frozen=True)
 class Collect:
-    """How a policy answers: `[collect]`, the flags of `collect`, and what a data set or policy has otherwise."""
+    """How a policy answers: `[collect]`, the flags of `collect`, and what a dataset or policy has otherwise."""
 
     engine: str = key("", "who answers: vllm, openai, batch, gym, scripted, or package.module:attr")
     model: str = key("", "the model's name or folder")
     policy: str | None = key(None, "the policy's name (default: the model's)")
     num_repeats: int = key(1, "rollouts of each task", least=1)
-    limit: int | None = key(None, "only the first N tasks of each data set", least=1)
+    limit: int | None = key(None, "only the first N tasks of each dataset", least=1)
     num_samples_in_parallel: int | str | None = key(
         None,
-        "rollouts in flight at once, or auto: as many as bring more (default: what suits the engine)",
+        "maximum concurrent rollouts, or auto to raise it while throughput grows (default: what suits the engine)",
         least=1,
         one_of="auto",
     )
     responses_create_params: dict[str, Any] = key({}, "sampling parameters, merged over each task's own")
     service_tier: str | None = key(
-        None, "how the provider serves and bills: flex costs about half and may take its time; no part of the policy"
+        None, "provider's service tier, e.g. flex: about half price, slower; not part of the policy"
     )
     system_prompt: str | None = key(None, "put before prompts that have no system message")
     max_steps: int = key(20, "model calls in one rollout, at most", least=1)
     token_budget: int | None = key(None, "generated tokens in one rollout, at most", least=1)
-    max_attempts: int = key(3, "tries at a rollout before it is given up", least=1)
+    max_attempts: int = key(3, "attempts per rollout before giving up", least=1)
     max_given_up: float = key(
         0.05, "exit with 4 if a larger share of a dataset's rollouts by a policy is given up", least=0, most=1
     )
     retry_seconds: float = key(
-        1.0, "the first wait before a further try; it doubles each time, up to a minute", least=0
+        1.0, "longest wait before the first retry, in seconds (randomized); doubles per retry, up to 60", least=0
     )
-    request_timeout: float | None = key(None, "seconds that one rollout may take", above=0)
-    deadline: float | None = key(3600.0, "seconds for a rollout with all its tries; then its failure is final", above=0)
+    request_timeout: float | None = key(
+        None, "timeout of one attempt (all its model and tool calls), in seconds", above=0
+    )
+    deadline: float | None = key(
+        3600.0, "time limit for a rollout with all its attempts, in seconds; after it, a failure is final", above=0
+    )
     retry: list[str] | None = key(
-        None, "owe again what was given up for these failures, as timeout,server_error", one_text=True
+        None, "retry rollouts given up with these errors, e.g. timeout,server_error", one_text=True
     )
-    max_failure_rate: float = key(1.0, "end the run when this share of its last 100 attempts failed", above=0, most=1)
+    max_failure_rate: float = key(
+        1.0, "stop the run when at least this fraction of the last 100 attempts failed", above=0, most=1
+    )
     requests_per_minute: float | None = key(None, "requests a minute, over all processes of the workspace", above=0)
     tokens_per_minute: float | None = key(None, "tokens a minute, over all processes of the workspace", above=0)
-    max_tokens_total: float | None = key(None, "spend no more tokens than this, all runs together", above=0)
+    max_tokens_total: float | None = key(None, "token budget (input + output) of all runs together", above=0)
     max_cost: float | None = key(None, "spend no more money than this, all runs together; needs prices", above=0)
     prices: str | None = key(None, "a TOML file with the price of each model's tokens")
     verify: str = key("now", "now, or later: leave verification to the verify command", one_of="now later")
-    keep_response: bool = key(True, "keep each answer verbatim beside its canonical form")
+    keep_response: bool = key(True, "also store the raw model responses")
     token_ids: bool = key(False, "capture token ids and log-probs")
     base_url: str | list[str] | None = key(
         None, "the endpoint of the openai engine; several are a fleet: a,b", one_text=True
@@ -87,17 +93,17 @@ class Verify:
     processes: int | None = key(None, "processes for verifiers that compute (default: the cores)", least=1)
     timeout: float = key(30.0, "seconds that one verdict may take", above=0)
     memory_mb: int | None = key(4096, "memory of one verifier process", least=1)
-    retry_errors: bool = key(False, "judge again what failed to be judged")
+    retry_errors: bool = key(False, "retry failed verifications")
     against: str | None = key(None, "an earlier version of the verifier: say how far the present one agrees with it")
-    unsafe_code: bool = key(False, "without a sandbox, run model-written code all the same, with your own rights")
+    unsafe_code: bool = key(False, "run model-written code without a sandbox, with your permissions")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set: `[datasets.NAME]`."""
+    """One dataset: `[datasets.NAME]`."""
 
     input: list[str] = key([], "files, globs or folders: JSONL (.gz, .zst), Parquet, CSV, Arrow", one_text=True)
-    environment: str | None = key(None, "how rollouts are judged: a name, package.module:attr, or file.py:attr")
+    environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
@@ -110,9 +116,9 @@ def settings_of(kind: type, values: Mapping[str, Any], where: str) -> dict[str, 
     What may be a key of an endpoint is a Secret from here on.
     """
 
-    def unknown(name: str, near: str) -> str:
+    def unknown(name: str, hint: str) -> str:
         sampling = "; a sampling parameter is a key of responses_create_params" if kind is Collect else ""
-        return f"{where}: no key {name!r}{near or sampling}"
+        return f"{where}: no key {name!r}{hint or sampling}"
 
     made = check_table(keys_of(kind), values, f"{where}: ", unknown=unknown)
     return {name: wrapped(value, name) if name in SECRETIVE else value for name, value in made.items()}

@@ -13,7 +13,7 @@ from rolloutops.errors import UsageError
 
 
 def listed(tables: Mapping[str, Any], text: str, path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """A recipe's tables with those of its steps as a list, `steps`, in the order in which they stand in the text."""
+    """A recipe's tables with those of its steps as a list, `steps`, in the order in which they are in the text."""
     old = {kind: _group(tables[kind], kind, path) for kind in kinds if kind in tables}
     if not old:
         return dict(tables)

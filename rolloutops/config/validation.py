@@ -115,8 +115,8 @@ def check_table(
             continue
         if name in keys:
             raise UsageError(f"{where}{_must_be(name, keys[name], values[name], faults[name])}")
-        near = did_you_mean(name, keys)
-        raise UsageError(unknown(name, near) if unknown else f"{where}no key {name!r}{near}")
+        hint = did_you_mean(name, keys)
+        raise UsageError(unknown(name, hint) if unknown else f"{where}no key {name!r}{hint}")
     name = next(iter(faults))
     about = keys[name].about or words(keys[name])
     raise UsageError(missing(name) if missing else f"{where}{name} is missing: {about}")
@@ -233,10 +233,10 @@ def _must_be(name: str, key: Key, value: Any, faults: Sequence[Mapping[str, Any]
     kinds = {fault["type"]: fault for fault in faults}
     if "value_error" in kinds:
         path, found = kinds["value_error"]["ctx"]["error"].args
-        return f"{name}{path} must be what JSON can hold, not {found}"
+        return f"{name}{path} must be a JSON value (no dates, NaN or infinity), not {found}"
     bounded = key.least is not None or key.above is not None
     if "finite_number" in kinds and not (bounded and math.isnan(value)):
-        return f"{name} must be what JSON can hold, not {value}"
+        return f"{name} must be a JSON value (no dates, NaN or infinity), not {value}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         shown = value if int in key.members else float(value)
         if {"greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number"} & set(kinds):
@@ -247,8 +247,8 @@ def _must_be(name: str, key: Key, value: Any, faults: Sequence[Mapping[str, Any]
         items = key.items or _several(typing.get_args(kind)[1])
         table = f"[{name}]" if key.items else name
         return f"{table} may hold only {items}; found {inside[0]} = {value[inside[0]]!r:.80}"
-    near = did_you_mean(value, key.one_of) if isinstance(value, str) else ""
-    return f"{name} must be {words(key)}, not {value!r:.80}{near}"
+    hint = did_you_mean(value, key.one_of) if isinstance(value, str) else ""
+    return f"{name} must be {words(key)}, not {value!r:.80}{hint}"
 
 
 def _bounds(key: Key, value: float) -> str:

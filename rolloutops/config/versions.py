@@ -1,7 +1,7 @@
 """What names a verifier's version.
 
 A shipped environment has a number that a person raises when its rewards change (`VERSION` of its module), a custom one
-the hash of its syntax tree: docstrings, comments, layout and files that it does not import are no part of it. Settings
+the hash of its syntax tree: docstrings, comments, layout and files that it does not import are not part of it. Settings
 belong to both, and so do the versions of the packages in the module's `PACKAGES`: another math-verify may give another
 reward, and its verdicts are then made again, as after a change of one's own code.
 
@@ -37,7 +37,7 @@ ENGINE_79C45B0 = SERVER_79C45B0.union(
     ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization"),
     ("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds"),
 )
-"""The settings, and those of `engine_args`, that were no part of that commit's hashes."""
+"""The settings, and those of `engine_args`, that were not part of that commit's hashes."""
 
 Sources = Mapping[str, bytes]
 """File name -> bytes: a module and what it imports of its own folder."""
@@ -47,7 +47,7 @@ def version(path: Path, module: str, attr: str, settings: Mapping[str, Any]) -> 
     """Name the version of a verifier: `2-5d41402abc4b` of a shipped one, 12 hex digits of a custom one.
 
     path, module: the module's file and name (empty for a file). attr: the factory in it. settings: those that count.
-    Nothing is imported but the packages that the module lies in.
+    Nothing is imported but the packages that the module is in.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(attr.encode())
@@ -123,8 +123,8 @@ def _in_folder(folder: Path) -> Callable[[str], bytes | None]:
     return read
 
 
-def _sorted(found: Sources) -> list[bytes]:
-    return [code for _, code in sorted(found.items())]
+def _sorted(sources: Sources) -> list[bytes]:
+    return [code for _, code in sorted(sources.items())]
 
 
 @lru_cache
@@ -136,12 +136,12 @@ def _sources_79c45b0(name: str, module: str) -> Sources:
         return sources(name, module, lambda file: archive.read(file) if file in known else None)
 
 
-def _bytes_hash(found: Sources, attr: str, settings: Mapping[str, Any]) -> str:
+def _bytes_hash(sources: Sources, attr: str, settings: Mapping[str, Any]) -> str:
     """The version that commit 79c45b0 gave to these files."""
     counted = settings_that_count(settings, SERVER_79C45B0, ENGINE_79C45B0)
     digest = hashlib.sha256(json.dumps(counted, sort_keys=True, default=str).encode())
     digest.update(attr.encode())
-    for code in _sorted(found):
+    for code in _sorted(sources):
         digest.update(code)
         digest.update(_packages_of(code))
     return digest.hexdigest()[:12]

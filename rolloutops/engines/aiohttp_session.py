@@ -153,34 +153,34 @@ def sendable(body: bytes) -> bytes | io.BytesIO:
     return body if len(body) < LARGE else io.BytesIO(body)
 
 
-def unreached(error: Exception, shown: str, timeouts: Timeouts, text: str = "") -> AttemptFailed:
-    """Name the failure that an error of aiohttp means. shown: the address, as it may be named. text: the error's text,
+def unreached(error: Exception, label: str, timeouts: Timeouts, text: str = "") -> AttemptFailed:
+    """Name the failure that an error of aiohttp means. label: the address, as it may be named. text: the error's text,
     where it may not be shown as it is."""
     if ended := out_of_files(error):
         raise ended
     text = text or str(error) or type(error).__name__
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return AttemptFailed("unreachable", f"no connection to {shown} within {timeouts.connect:g} s")
+        return AttemptFailed("unreachable", f"no connection to {label} within {timeouts.connect:g} s")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = getattr(error.certificate_error, "verify_message", "") or text
         hint = "if an authority of your own signed it, set SSL_CERT_FILE to that authority's certificate"
-        return AttemptFailed("unreachable", f"{shown}: its certificate is refused: {why} ({hint})")
+        return AttemptFailed("unreachable", f"{label}: its certificate is refused: {why} ({hint})")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return AttemptFailed("unreachable", f"{shown}: {text}")
+        return AttemptFailed("unreachable", f"{label}: {text}")
     if isinstance(error, aiohttp.SocketTimeoutError) and timeouts.silence is not None:
-        return AttemptFailed("timeout", f"nothing from {shown} for {timeouts.silence:g} s")
+        return AttemptFailed("timeout", f"nothing from {label} for {timeouts.silence:g} s")
     if isinstance(error, asyncio.TimeoutError):
-        return AttemptFailed("timeout", f"no answer from {shown} within {timeouts.total:g} s")
+        return AttemptFailed("timeout", f"no answer from {label} within {timeouts.total:g} s")
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return AttemptFailed("connection", f"{shown} hung up before the answer was complete")
+        return AttemptFailed("connection", f"{label} closed the connection before the answer was complete")
     cause = error.__cause__
     if isinstance(cause, HttpProcessingError) and "content-encoding" in cause.message:
-        return AttemptFailed("bad_response", f"{shown}: the reply cannot be read: {cause.message}")
+        return AttemptFailed("bad_response", f"{label}: the reply cannot be read: {cause.message}")
     if isinstance(error, aiohttp.ClientResponseError):
-        return AttemptFailed("bad_response", f"{shown} does not speak HTTP: {error.message or text}")
+        return AttemptFailed("bad_response", f"{label} does not speak HTTP: {error.message or text}")
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
-        return AttemptFailed("connection", f"{shown}: {text}")
-    return AttemptFailed("bad_response", f"{shown}: {type(error).__name__}: {text}")
+        return AttemptFailed("connection", f"{label}: {text}")
+    return AttemptFailed("bad_response", f"{label}: {type(error).__name__}: {text}")
 
 
 def _refuse_bad_headers(headers: Mapping[str, str]) -> None:

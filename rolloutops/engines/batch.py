@@ -1,7 +1,7 @@
 """The `batch` engine: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of answers
 comes out within a day, at half the price.
 
-It answers jobs, not calls: `collect/batch.py` makes jobs of what is owed and rollouts of what comes back. Rollouts
+It answers jobs, not calls: `collect/batch.py` makes jobs of what is pending and rollouts of what comes back. Rollouts
 are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
 `tool_calls`), because nobody is there to run them. A file holds 50,000 requests and 200 MB at most, and one model.
 """
@@ -203,7 +203,7 @@ class BatchEngine:
         """Whether the provider can be reached with this key, and has the model."""
         await self.start()
         try:
-            async with self._told("list batches"):
+            async with self._explained("list batches"):
                 await self.client.batches.list(limit=1)
             await self.inner.ready()
         finally:
@@ -217,7 +217,7 @@ class BatchEngine:
 
     async def upload(self, file: IO[bytes], name: str) -> str:
         """Send a file of requests; returns its id. Nothing is paid for it."""
-        async with self._told(f"upload {name}"):
+        async with self._explained(f"upload {name}"):
             return (await self.client.files.create(file=(name, file), purpose="batch")).id
 
     async def submit(self, job_id: str, file_id: str, endpoint: str) -> Batch:
@@ -227,7 +227,7 @@ class BatchEngine:
         """
         from openai import APIConnectionError, APIStatusError
 
-        async with self._told(f"make a batch of {file_id}"):
+        async with self._explained(f"make a batch of {file_id}"):
             try:
                 made = await self.client.with_options(max_retries=0).batches.create(
                     input_file_id=file_id,
@@ -237,18 +237,18 @@ class BatchEngine:
                     extra_headers={"Idempotency-Key": job_id},
                 )
             except APIConnectionError as error:  # also what timed out
-                raise Unanswered(self._said(error)) from None
+                raise Unanswered(self._error_text(error)) from None
             except APIStatusError as error:
                 if error.status_code == 429 and str(error.code) not in OUT_OF_MONEY:
-                    raise NotNow(self._said(error)) from None
+                    raise NotNow(self._error_text(error)) from None
                 if error.status_code in (408, 409) or error.status_code >= 500:
-                    raise Unanswered(self._said(error)) from None
+                    raise Unanswered(self._error_text(error)) from None
                 raise
         return _batch(made)
 
     async def find(self, job_id: str, file_id: str) -> Batch | None:
         """The batch of a job, among all that the provider lists: by its metadata, or by its file of requests."""
-        async with self._told("list batches"):
+        async with self._explained("list batches"):
             async for batch in self.client.batches.list(limit=100):
                 if (batch.metadata or {}).get(JOB) == job_id or batch.input_file_id == file_id:
                     return _batch(batch)
@@ -256,7 +256,7 @@ class BatchEngine:
 
     async def look(self, batch_id: str) -> Batch:
         """How a batch stands."""
-        async with self._told(f"look at batch {batch_id}"):
+        async with self._explained(f"look at batch {batch_id}"):
             return _batch(await self.client.batches.retrieve(batch_id))
 
     async def download(self, file_id: str, into: IO[bytes]) -> None:
@@ -267,7 +267,7 @@ class BatchEngine:
             into.truncate()
             try:
                 async with (
-                    self._told(f"hand out {file_id}"),
+                    self._explained(f"hand out {file_id}"),
                     self.client.files.with_streaming_response.content(file_id) as reply,
                 ):
                     async for chunk in reply.iter_bytes(2**20):
@@ -276,18 +276,18 @@ class BatchEngine:
             except RolloutopsError:
                 raise
             except Exception as error:  # the client raises what its HTTP library raises in mid-body
-                why = self._said(error)
+                why = self._error_text(error)
         raise EngineError(f"{self.url} breaks off {file_id} ({why}); run the command again")
 
     def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed:
         """What one line of an output or error file says became of its request. endpoint: where it was sent to."""
         line = without_keys(line)
         try:
-            told = orjson.loads(line)
-            if told.get("error"):
-                body = orjson.dumps({"error": told["error"]})
-                return failure(STATUS.get(str(told["error"].get("code")), 500), {}, body)
-            status, body = int(told["response"]["status_code"]), body_in(line, told["response"]["body"])
+            reply = orjson.loads(line)
+            if reply.get("error"):
+                body = orjson.dumps({"error": reply["error"]})
+                return failure(STATUS.get(str(reply["error"].get("code")), 500), {}, body)
+            status, body = int(reply["response"]["status_code"]), body_in(line, reply["response"]["body"])
             if not 200 <= status < 300:
                 return failure(status, {}, body)
             read = read_responses if endpoint == "/v1/responses" else read_chat
@@ -299,41 +299,41 @@ class BatchEngine:
             return AttemptFailed("bad_response", what, raw=line[:2048].decode(errors="replace"))
 
     @asynccontextmanager
-    async def _told(self, doing: str) -> AsyncIterator[None]:
+    async def _explained(self, doing: str) -> AsyncIterator[None]:
         """Turn what the client raises into one sentence."""
         from openai import APIStatusError, OpenAIError
 
         try:
             yield
         except APIStatusError as error:
-            said = f"{self.url} refuses to {doing}: {error.status_code}: {self._said(error)}"
+            said = f"{self.url} refuses to {doing}: {error.status_code}: {self._error_text(error)}"
             if error.status_code in (401, 403):
-                said += "; mend the key and run the command again"
+                said += "; fix the key and run the command again"
             raise (NotThere if error.status_code == 404 else EngineError)(said) from None
         except OpenAIError as error:
             await SchemeCheck(URL(self.url), self.url).look(AttemptFailed("unreachable", ""))
-            said = f"{self.url} does not answer to: {doing} ({self._said(error)}); run the command again"
+            said = f"{self.url} does not answer to: {doing} ({self._error_text(error)}); run the command again"
             raise EngineError(said) from None
 
-    def _said(self, error: Exception) -> str:
+    def _error_text(self, error: Exception) -> str:
         """What an error says, without the key."""
         body = getattr(error, "body", None)
         said = redacted_text(str(body["message"]) if isinstance(body, dict) and body.get("message") else str(error))
         return (said or type(error).__name__)[:2048]
 
 
-def _batch(told: Any) -> Batch:
+def _batch(reply: Any) -> Batch:
     """The client's Batch as ours."""
-    counts = told.request_counts
-    ended = told.completed_at or told.expired_at or told.cancelled_at or told.failed_at
-    errors = (told.errors.data if told.errors else None) or ()
+    counts = reply.request_counts
+    ended = reply.completed_at or reply.expired_at or reply.cancelled_at or reply.failed_at
+    errors = (reply.errors.data if reply.errors else None) or ()
     return Batch(
-        batch_id=told.id,
-        status=told.status,
-        created_at=told.created_at,
-        ended_at=ended or told.created_at,
+        batch_id=reply.id,
+        status=reply.status,
+        created_at=reply.created_at,
+        ended_at=ended or reply.created_at,
         completed=counts.completed if counts else 0,
         failed=counts.failed if counts else 0,
-        files=tuple(name for name in (told.output_file_id, told.error_file_id) if name),
+        files=tuple(name for name in (reply.output_file_id, reply.error_file_id) if name),
         refusals=tuple(Refusal(e.code or "", e.message or e.code or "no reason given", e.line) for e in errors),
     )

@@ -1,6 +1,6 @@
 """The `gym` engine: a NeMo Gym environment or agent server answers the whole rollout, reward included.
 
-One `POST /run` a rollout, with the task's row as NeMo Gym materialises it. The server runs the model, the tools and
+One `POST /run` a rollout, with the task's row as NeMo Gym materializes it. The server runs the model, the tools and
 the verifier; which model that is, its own configuration says. Nothing is retried here: each failure is raised as the
 `AttemptFailed` that it means, and the collector decides.
 """

@@ -9,7 +9,7 @@ SHOWN = 5
 """Models that are named in the message."""
 
 
-def refuse_unlisted(model: str, body: bytes, shown: str) -> None:
+def refuse_unlisted(model: str, body: bytes, label: str) -> None:
     """Raise EngineError where a list of models is whole, and a model is not in it. Anything else is not a list.
 
     A name counts also without what stands before its last slash (`models/gemini-2.5-pro`), and without a variant after
@@ -27,5 +27,5 @@ def refuse_unlisted(model: str, body: bytes, shown: str) -> None:
         return
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     raise EngineError(
-        f"{shown} has no model {model!r}{did_you_mean(model, names)}; it has: {', '.join(names[:SHOWN])}{more}"
+        f"{label} has no model {model!r}{did_you_mean(model, names)}; it has: {', '.join(names[:SHOWN])}{more}"
     )

@@ -74,7 +74,7 @@ def make(
     places = [_address(url, endpoint) for url in _urls(base_url)]
     openai_itself = any(_is_openai(host) for _, host in places)
     if not NAME.fullmatch(api_key_env):
-        raise UsageError("api_key_env must name the environment variable that holds the key, and is no such name")
+        raise UsageError("api_key_env must be the name of an environment variable, not the key itself")
     key = os.environ.get(api_key_env, "").strip()
     if not key and (openai_itself if api_key_required is None else api_key_required):
         raise UsageError(f"{api_key_env} is not set: export it, or name another variable with --api_key_env")
@@ -82,9 +82,7 @@ def make(
         raise UsageError(f"{api_key_env} holds more than one line: it must be the key and nothing else")
     sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
     if api_key_header is not None and not HEADER.fullmatch(api_key_header):
-        raise UsageError(
-            "api_key_header must name a header, as api-key; the key itself stands in api_key_env's variable"
-        )
+        raise UsageError("api_key_header must name a header, as api-key; the key itself is in api_key_env's variable")
     if key and api_key_header and api_key_header.lower() != "authorization":
         sent[api_key_header] = key
     elif key:
@@ -115,9 +113,9 @@ def make(
     return Replicas(engines) if len(engines) > 1 else engines[0]
 
 
-def _urls(given: str | Sequence[str]) -> list[str]:
+def _urls(urls: str | Sequence[str]) -> list[str]:
     """The addresses, each once, in the order given."""
-    listed = given.split(",") if isinstance(given, str) else given
+    listed = urls.split(",") if isinstance(urls, str) else urls
     return list(dict.fromkeys(url.strip().rstrip("/") for url in listed))
 
 
@@ -128,7 +126,7 @@ def _address(base_url: str, endpoint: str) -> tuple[str, str]:
         raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
-            f"base_url {without_keys_in_addresses(base_url)!r} is no address of an API: one is like http://localhost:8000/v1"
+            f"base_url {without_keys_in_addresses(base_url)!r} is not an address of an API: one is like http://localhost:8000/v1"
         )
     path = parts.path.rstrip("/") + ("/responses" if endpoint == "responses" else "/chat/completions")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), parts.hostname
@@ -168,7 +166,7 @@ class OpenAIEngine:
         self._permits = asyncio.Semaphore(self.max_connections) if self.max_connections else None
         address = URL(self.url)
         if _proxy(address) is None:  # through one, what fails may be the proxy
-            self._scheme = SchemeCheck(address, self._shown())
+            self._scheme = SchemeCheck(address, self._plain_url())
 
     async def stop(self) -> None:
         """Close the session and its connections."""
@@ -187,15 +185,15 @@ class OpenAIEngine:
                 status, listed = reply.status, await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failed = self._unreached(error)
-            await SchemeCheck(address, self._shown()).look(failed)
+            await SchemeCheck(address, self._plain_url()).look(failed)
             raise EngineError(str(failed)) from None
         if status == 400:  # of a TLS port, to plain http
-            await SchemeCheck(address, self._shown()).look(AttemptFailed("bad_request", "400"))
+            await SchemeCheck(address, self._plain_url()).look(AttemptFailed("bad_request", "400"))
         if status in (401, 403):
-            raise EngineError(f"{self._shown()} refuses the key ({status})")
+            raise EngineError(f"{self._plain_url()} refuses the key ({status})")
         if status == 200:
-            refuse_unlisted(self.model, listed, self._shown())
-        return f"{self._shown()} answers"
+            refuse_unlisted(self.model, listed, self._plain_url())
+        return f"{self._plain_url()} answers"
 
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request, one answer; else AttemptFailed. Raises EngineError where the address speaks the other one of
@@ -246,24 +244,26 @@ class OpenAIEngine:
         body.update(self.extra_body)
         return encode(body)
 
-    def _shown(self) -> str:
+    def _plain_url(self) -> str:
         """The address without its query, which may hold a key."""
         return self.url.partition("?")[0]
 
     def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
         if status < 400:
             where = redacted_text(without_keys_in_addresses(headers.get("location", "another address")))
-            return AttemptFailed("bad_request", f"{status}: {self._shown()} moved to {where}: change base_url")
+            return AttemptFailed("bad_request", f"{status}: {self._plain_url()} moved to {where}: change base_url")
         failed = failure(status, headers, body)
         failed.limits = rate_limits(headers)
         if status in (404, 405):
             other = "chat" if self.endpoint == "responses" else "responses"
-            hint = f"{failed.message} (POST {self._shown()}: is base_url right, or does it need endpoint = {other!r}?)"
+            hint = (
+                f"{failed.message} (POST {self._plain_url()}: is base_url right, or does it need endpoint = {other!r}?)"
+            )
             return AttemptFailed(failed.kind, hint, final=failed.final, raw=failed.raw)
         return failed
 
     def _unreached(self, error: Exception) -> AttemptFailed:
-        return unreached(error, self._shown(), self._timeouts(), redacted_text(str(error)))
+        return unreached(error, self._plain_url(), self._timeouts(), redacted_text(str(error)))
 
 
 def _proxy(address: URL) -> URL | None:

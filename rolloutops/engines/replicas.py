@@ -40,14 +40,14 @@ class Replicas:
     async def ready(self) -> str:
         """Which servers answer, for `check`. Raises EngineError where one of them does not: a fleet that begins
         without a server is smaller than it was meant to be."""
-        told = await asyncio.gather(*(member.ready() for member in self.members), return_exceptions=True)
-        dead = [str(one) for one in told if isinstance(one, EngineError)]
-        for one in told:
+        reported = await asyncio.gather(*(member.ready() for member in self.members), return_exceptions=True)
+        dead = [str(one) for one in reported if isinstance(one, EngineError)]
+        for one in reported:
             if isinstance(one, BaseException) and not isinstance(one, EngineError):
                 raise one
         if dead:
-            raise EngineError(f"{len(dead)} of {len(told)} servers do not answer: {'; '.join(dead)}")
-        return f"{count(len(told), 'server')} {verb(len(told), 'answer')}"
+            raise EngineError(f"{len(dead)} of {len(reported)} servers do not answer: {'; '.join(dead)}")
+        return f"{count(len(reported), 'server')} {verb(len(reported), 'answer')}"
 
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request to one server; its failures as the server's own engine raises them."""

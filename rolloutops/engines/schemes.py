@@ -24,8 +24,8 @@ SUSPECT = frozenset({"connection", "unreachable", "bad_response", "bad_request"}
 class SchemeCheck:
     """Looks once whether an address speaks the other one of http and https. shown: the address, as it may be told."""
 
-    def __init__(self, url: URL, shown: str) -> None:
-        self._url, self._shown = url, shown
+    def __init__(self, url: URL, label: str) -> None:
+        self._url, self._shown = url, label
         self._looking: asyncio.Future[bool] | None = None
         self._answered = False
 
@@ -43,11 +43,11 @@ class SchemeCheck:
             raise EngineError(wrong_scheme(self._url, self._shown))
 
 
-def wrong_scheme(url: URL, shown: str) -> str:
+def wrong_scheme(url: URL, label: str) -> str:
     """The sentence for an address that speaks the other one."""
     other = "http" if url.scheme == "https" else "https"
     kind = "plain http, not https" if url.scheme == "https" else "https, not plain http"
-    return f"{shown}: the server speaks {kind}, at this port: write {other}:// in place of {url.scheme}://"
+    return f"{label}: the server speaks {kind}, at this port: write {other}:// in place of {url.scheme}://"
 
 
 async def speaks_other(url: URL) -> bool:

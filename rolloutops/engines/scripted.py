@@ -112,12 +112,12 @@ class ScriptedEngine:
         said = await found if inspect.isawaitable(found) else found
         if isinstance(said, str):
             said = message("assistant", said)
-        asked, words = [word for each in call.messages for word in _words(each)], _words(said)
+        requested, words = [word for each in call.messages for word in _words(each)], _words(said)
         finish = "tool_calls" if said.get("tool_calls") else "stop"
         tokens: dict[str, Any] = {}
         if self.token_ids:
             tokens = {
-                "prompt_token_ids": [_token(word) for word in asked],
+                "prompt_token_ids": [_token(word) for word in requested],
                 "generation_token_ids": [_token(word) for word in words],
                 "generation_log_probs": [-chance(self.seed, at, word) for at, word in enumerate(words)],
             }
@@ -125,7 +125,7 @@ class ScriptedEngine:
             message=said,
             finish_reason=finish,
             model=self.model,
-            input_tokens=len(asked),
+            input_tokens=len(requested),
             output_tokens=len(words),
             reasoning_tokens=0,
             cached_tokens=0,
@@ -186,10 +186,10 @@ def _gold(call: ModelCall, correct: float, seed: int) -> str | Message:
     return f"{_steps(call, seed)}{_answer(call.row, said)}"
 
 
-def _answer(row: Mapping[str, Any], said: str) -> str:
+def _answer(row: Mapping[str, Any], text: str) -> str:
     """An answer as the row's environment finds it."""
     wants_box = bool(_letters(row)) and not str(row.get("grading_mode") or "").startswith(COLON)
-    return f"Answer: {said}" if PLAIN.fullmatch(said) and not wants_box else f"Answer: \\boxed{{{said}}}"
+    return f"Answer: {text}" if PLAIN.fullmatch(text) and not wants_box else f"Answer: \\boxed{{{text}}}"
 
 
 def _wrong(call: ModelCall, expected: str, seed: int) -> str:
@@ -265,7 +265,7 @@ def _from_file(path: Path) -> Rule:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else error
             raise InputError(
-                f"{path}, line {number} is no answer ({what}): it needs key and text, or message"
+                f"{path}, line {number} is not an answer ({what}): it needs key and text, or message"
             ) from None
 
     def look_up(call: ModelCall) -> Message:
@@ -278,14 +278,14 @@ def _from_file(path: Path) -> Rule:
     return look_up
 
 
-def _faults(given: str | Mapping[str, float] | None) -> tuple[dict[str, float], dict[str, int]]:
+def _faults(values: str | Mapping[str, float] | None) -> tuple[dict[str, float], dict[str, int]]:
     """The schedule as the upper ends of slices of [0, 1), and as every Nth call."""
-    if isinstance(given, str):
-        given = dict(part.strip().partition(":")[::2] for part in given.split(",") if part.strip())  # type: ignore[misc]
+    if isinstance(values, str):
+        values = dict(part.strip().partition(":")[::2] for part in values.split(",") if part.strip())  # type: ignore[misc]
     shares: dict[str, float] = {}
     every: dict[str, int] = {}
     end = 0.0
-    for kind, often in (given or {}).items():
+    for kind, often in (values or {}).items():
         if kind not in FAILURES:
             raise UsageError(
                 f"scripted: no failure {kind!r}{did_you_mean(kind, FAILURES)}; known: {', '.join(FAILURES)}"
@@ -306,22 +306,22 @@ def _faults(given: str | Mapping[str, float] | None) -> tuple[dict[str, float], 
     return shares, every
 
 
-def _delay(given: str | float) -> tuple[float, float]:
+def _delay(value: str | float) -> tuple[float, float]:
     """Least and most seconds."""
-    low, dots, high = str(given).partition("..")
+    low, dots, high = str(value).partition("..")
     try:
         found = (float(low), float(high if dots else low))
     except ValueError:
         found = (-1.0, -1.0)
     if not 0 <= found[0] <= found[1]:
-        raise UsageError(f"scripted: delay is seconds, as 0.2 or 0.1..0.5, not {given!r}")
+        raise UsageError(f"scripted: delay is seconds, as 0.2 or 0.1..0.5, not {value!r}")
     return found
 
 
-def _words(said: Message) -> list[str]:
+def _words(message: Message) -> list[str]:
     """What stands for the tokens of a message: its words, with those of its tool calls."""
-    calls = [call["function"] for call in said.get("tool_calls", ())]
-    return " ".join([text_of(said), *(f"{call['name']} {call['arguments']}" for call in calls)]).split()
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return " ".join([text_of(message), *(f"{call['name']} {call['arguments']}" for call in calls)]).split()
 
 
 def _token(word: str) -> int:

@@ -70,7 +70,7 @@ CHAT_TEMPLATE = r"""
 """.strip()
 """The model's own template, which renders plain chats alone, with tools and tool calls in the Hermes form.
 
-Results stand in `<result>`, not in Hermes' `<tool_response>`: shown that tag, a model this small opens its own calls
+Results are in `<result>`, not in Hermes' `<tool_response>`: shown that tag, a model this small opens its own calls
 with it (2 of 24 rollouts of a worked example called the tool; with `<result>`, all did).
 """
 

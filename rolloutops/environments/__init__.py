@@ -1,4 +1,4 @@
-"""Environments: what is asked of a policy and how the result is judged.
+"""Environments: what is asked of a policy and how the result is verified.
 
 An environment is made by a factory `factory(**settings)`, looked up by name or `package.module:attr` (`plugins.py`).
 Only `verify` is needed; the rest is optional and looked up with `getattr`:
@@ -11,9 +11,9 @@ Only `verify` is needed; the rest is optional and looked up with `getattr`:
     gold(task)     the text of an answer that must score 1.0, or None where the task has none
     cpu_bound      True: verify runs in a process pool, with a time limit; or a function of the task that says so
     pure           True: equal task and rollout give an equal verdict, so it may be taken from a cache
-    spends         True: a verdict costs money or quota. Changed code or settings then judge rollouts again only on the
+    spends         True: a verdict costs money or quota. Changed code or settings then verify rollouts again only on the
                    command `verify`
-    prepare()      called once in each process that judges, before its first verdict: import what is heavy
+    prepare()      called once in each process that verifies, before its first verdict: import what is heavy
     preflight()    called once, before the first verdict: raise RolloutopsError where it cannot judge on this machine
     longest        seconds that verify may take by its own limits: no shorter limit is put on it from outside
     parallel       verdicts of a coroutine verify that run at once; waiting for a turn is not part of its time

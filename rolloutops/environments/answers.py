@@ -1,4 +1,4 @@
-"""Where the final answer stands in a text: shared by the built-in environments."""
+"""Where the final answer is in a text: shared by the built-in environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 TAIL = 10_000
 """Characters at the end of a text that are searched: the answer stands at the end, and 10 MB cost nothing."""
 
-NEAR = 200
+TAIL = 200
 """Characters at the end of a text where a mark is looked for first."""
 
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
@@ -21,7 +21,7 @@ _OPENING = frozenset(left[0] for left, _ in _FENCES)
 
 
 def without_reasoning(text: str) -> str:
-    """A text without inline reasoning: what stands in `<think>` is not an answer, closed or not."""
+    """A text without inline reasoning: what is in `<think>` is not an answer, closed or not."""
     end = text.rfind("</think>")
     text = text[end + len("</think>") :] if end >= 0 else text
     return text.partition("<think>")[0]
@@ -66,7 +66,7 @@ def stated(text: str) -> str | None:
 def _last_mark(text: str) -> re.Match[str] | None:
     """The last mark of an answer. It mostly stands near the end, as one of the words that are looked for first."""
     for word in ("Answer", "answer", "####"):
-        at = text.rfind(word, max(0, len(text) - NEAR))
+        at = text.rfind(word, max(0, len(text) - TAIL))
         mark = _MARK.match(text, at) if at >= 0 else None
         if mark and not _MARK.search(text, mark.end()):
             return mark

@@ -33,7 +33,7 @@ from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
 
 VERSION = 1
-"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+"""Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = ("python", "python3", "py")
@@ -46,7 +46,7 @@ class Tests:
     """A task's tests. mode: `program`, `function` or `asserts`. expected: one output for each; none for asserts."""
 
     mode: str
-    given: Sequence[Any]
+    arguments: Sequence[Any]
     expected: Sequence[Any] = ()
     name: str | None = None
 
@@ -101,7 +101,7 @@ class Code:
         job = {
             "code": program,
             "mode": tests.mode,
-            "tests": tests.given,
+            "tests": tests.arguments,
             "name": tests.name,
             "keep": [2 * len(str(text).encode()) + _SLACK for text in tests.expected],
             "seconds": self.limits["seconds"],
@@ -123,7 +123,7 @@ def make(
 ) -> Code:
     """An environment that runs programs against tests, in bubblewrap: without network, on a read-only system.
 
-    unsafe_code: without bubblewrap, run them all the same: limits hold, but they can read and write what you can.
+    unsafe_code: without bubblewrap, run them anyway: limits hold, but they can read and write what you can.
     seconds: for all tests of a rollout. test_seconds: CPU seconds for one test, or for all asserts. memory_mb: what a
     program may take. output_kb: what it may print, or write into one file. partial: the reward is the share of tests
     passed, not 1.0 for all of them.
@@ -145,7 +145,7 @@ def _program(text: str) -> str:
 
 
 def _without_running(program: str, tests: Tests) -> list[dict[str, Any]] | None:
-    """The results of what is no program at all."""
+    """The results of what is not a program at all."""
     why = ""
     try:
         compile(program, "solution.py", "exec", dont_inherit=True)
@@ -153,7 +153,7 @@ def _without_running(program: str, tests: Tests) -> list[dict[str, Any]] | None:
         why = f"{type(error).__name__}: {error}"[:500]
     if not program.strip():
         why = "the rollout holds no program"
-    return [{"status": "no_program", "message": why}] * len(tests.given) if why else None
+    return [{"status": "no_program", "message": why}] * len(tests.arguments) if why else None
 
 
 def _compared(tests: Tests, n: int, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,8 +167,8 @@ def _compared(tests: Tests, n: int, result: Mapping[str, Any]) -> dict[str, Any]
     return {"status": "passed" if good else "wrong_answer", "message": "" if good else f"it gave {given[:200]!r}"}
 
 
-def _equal_texts(given: str, wanted: str) -> bool:
-    lines, wanted_lines = given.strip().splitlines(), wanted.strip().splitlines()
+def _equal_texts(value: str, wanted: str) -> bool:
+    lines, wanted_lines = value.strip().splitlines(), wanted.strip().splitlines()
     if len(lines) != len(wanted_lines):
         return False
     for line, other in zip(lines, wanted_lines, strict=True):
@@ -180,9 +180,9 @@ def _equal_texts(given: str, wanted: str) -> bool:
     return True
 
 
-def _equal_values(given: str, wanted: Any) -> bool:
+def _equal_values(value: str, wanted: Any) -> bool:
     try:
-        return bool(json.loads(given) == (json.loads(wanted) if isinstance(wanted, str) else wanted))
+        return bool(json.loads(value) == (json.loads(wanted) if isinstance(wanted, str) else wanted))
     except ValueError:
         return False
 

@@ -65,10 +65,10 @@ def run_each(job: dict[str, Any], guard: Any, ends: float) -> list[dict[str, Any
 def run_asserts(job: dict[str, Any], guard: Any, ends: float) -> list[dict[str, Any]]:
     """Asserts: one child runs the code and then each of them; it reports one line for each."""
     one = child(job, guard, ends, lambda report: asserts(job, report), b"", 2**20)
-    told = [json.loads(line) for line in one["output"].splitlines()][: len(job["tests"])]
-    results = [{"status": "error" if why else "ok", "output": "", "message": why} for why in told]
+    reported = [json.loads(line) for line in one["output"].splitlines()][: len(job["tests"])]
+    results = [{"status": "error" if why else "ok", "output": "", "message": why} for why in reported]
     for n in range(len(results), len(job["tests"])):
-        first = n == len(told)
+        first = n == len(reported)
         ended = "error" if one["status"] == "ok" else one["status"]  # it ended before its tests did
         message = one["message"] or "the program ended before its tests"
         results.append({"status": ended if first else "not_run", "output": "", "message": message if first else ""})
@@ -80,7 +80,7 @@ def program(job: dict[str, Any]) -> None:
     exec(compile(job["code"], "solution.py", "exec"), {"__name__": "__main__"})
 
 
-def call(job: dict[str, Any], given: Any, report: int) -> None:
+def call(job: dict[str, Any], value: Any, report: int) -> None:
     """Call the function that the task names, and report what it returns, as JSON."""
     scope: dict[str, Any] = {"__name__": "solution"}
     exec(compile(job["code"], "solution.py", "exec"), scope)
@@ -88,7 +88,7 @@ def call(job: dict[str, Any], given: Any, report: int) -> None:
     function = getattr(holder, job["name"], None) or scope.get(job["name"])
     if function is None:
         raise NameError(f"the program has no function {job['name']!r}")
-    arguments = [json.loads(line) for line in given.split("\n") if line.strip()] if isinstance(given, str) else given
+    arguments = [json.loads(line) for line in value.split("\n") if line.strip()] if isinstance(value, str) else value
     write(report, json.dumps(function(*arguments), default=repr))
 
 
@@ -103,7 +103,11 @@ def asserts(job: dict[str, Any], report: int) -> None:
         except MemoryError:
             raise
         except BaseException as error:
-            why = said(error) if not isinstance(error, AssertionError) or error.args else f"not true: {test.strip()}"
+            why = (
+                error_text(error)
+                if not isinstance(error, AssertionError) or error.args
+                else f"not true: {test.strip()}"
+            )
         write(report, json.dumps(why[:500]) + "\n")
 
 
@@ -177,10 +181,10 @@ def live(job: dict[str, Any], guard: Any, body: Any, files: list[int]) -> None:
 def tell(error: BaseException) -> None:
     """Write an error to standard error, if that is still there."""
     with contextlib.suppress(BaseException):
-        os.write(2, said(error).encode(errors="replace")[:1500])
+        os.write(2, error_text(error).encode(errors="replace")[:1500])
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An error in one line: where in the program, what."""
     line, at = 0, error.__traceback__
     while at is not None:
@@ -240,11 +244,11 @@ def seccomp(calls: dict[str, Any] | None) -> Any:
     for number in calls["refused"]:
         code += [(equal, 0, 1, number), (end, 0, 0, refuse)]
 
-    def by_argument(number: int, argument: int, values: list[int], found: int, other: int) -> None:
+    def by_argument(number: int, argument: int, values: list[int], count: int, other: int) -> None:
         """What becomes of a call by the low half of an argument."""
         code.extend([(equal, 0, len(values) + 3, number), (load, 0, 0, 16 + 8 * argument)])
         code.extend((equal, len(values) - place, 0, value) for place, value in enumerate(values))
-        code.extend([(end, 0, 0, other), (end, 0, 0, found)])
+        code.extend([(end, 0, 0, other), (end, 0, 0, count)])
 
     for number, values in calls["second"]:
         by_argument(number, 1, values, refuse, allow)

@@ -14,7 +14,7 @@ from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
 
 VERSION = 1
-"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+"""Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
 
 
 class ExactMatch:
@@ -78,7 +78,7 @@ def make(strip: bool = True, ignore_case: bool = False, extract: str = "final") 
     """An environment that compares the final answer with the task's.
 
     strip: white space around both does not count. ignore_case: nor does upper and lower case.
-    extract: `final` (what follows the last `Answer:` or `####`, or stands in the last `\\boxed{}`, whichever comes
+    extract: `final` (what follows the last `Answer:` or `####`, or is in the last `\\boxed{}`, whichever comes
     last; without any the whole text), `last_line`, `whole`, or a regular expression: its last match, group 1 if any.
     """
     return ExactMatch(strip, ignore_case, extract)

@@ -25,7 +25,7 @@ VALUES: dict[str, type | tuple[type, ...]] = {
 }
 """Hooks that are read, and what they are; `cpu_bound` may be a method as well."""
 
-NEAR, NEARER = 0.8, 0.9
+SIMILAR, MORE_SIMILAR = 0.8, 0.9
 """How like a hook (difflib's ratio) a name is that is taken for a misspelt one: with the same first letter, and with
 another, so that a helper named `recall` is not taken for `call`."""
 
@@ -47,7 +47,7 @@ def refuse_misspelt_hooks(name: str, environment: Any) -> None:
 def _alike(attribute: str, hook: str) -> bool:
     plain = attribute.lower().replace("_", "")
     ratio = difflib.SequenceMatcher(None, plain, hook.replace("_", "")).ratio()
-    return ratio >= (NEAR if plain[:1] == hook[0] else NEARER)
+    return ratio >= (SIMILAR if plain[:1] == hook[0] else MORE_SIMILAR)
 
 
 def _is_of_kind(value: Any, hook: str) -> bool:

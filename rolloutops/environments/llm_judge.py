@@ -111,22 +111,22 @@ class LLMJudge:
         return {**nearest, "reward": middle, **spread, **spent}
 
     async def _sample(
-        self, task: Task, messages: Sequence[dict[str, Any]], sample: int, spent: dict[str, Any]
+        self, task: Task, messages: Sequence[dict[str, Any]], sample: int, spending: dict[str, Any]
     ) -> dict[str, Any] | str:
-        """One verdict, or why there is none. What its calls took is added to `spent`."""
+        """One verdict, or why there is none. What its calls took is added to `spending`."""
         key = f"judge/{task.dataset}/{task.task_id}" + (f"/{sample}" if sample else "")
         params = dict(self.params)
         if sample and isinstance(params.get("seed"), int):
             params["seed"] += sample  # with one seed all samples would be one
         why = ""
         for attempt in count(1):
-            spent["judge_calls"] += 1
+            spending["judge_calls"] += 1
             try:
                 answer = await self.engine.answer(ModelCall(messages, None, params, key, 0, attempt, task.row))
                 for name in TOKENS:
-                    spent[name] += getattr(answer, name.removeprefix("judge_")) or 0
+                    spending[name] += getattr(answer, name.removeprefix("judge_")) or 0
                 self._forbidden, self._proven = 0, True
-                spent |= {"judge_model": answer.model, "judge_service_tier": answer.service_tier}
+                spending |= {"judge_model": answer.model, "judge_service_tier": answer.service_tier}
                 return verdict_in(text_of([answer.message]))
             except AttemptFailed as failed:
                 self._forbidden += failed.kind == "forbidden"

@@ -1,4 +1,4 @@
-"""Mathematics: the rollout's answer is mathematically equal to the task's, as judged by math-verify.
+"""Mathematics: the rollout's answer is mathematically equal to the task's, as verified by math-verify.
 
 Rows are those of NeMo Gym's math environments: `expected_answer` is text or LaTeX, with or without `$`. The answer is
 what the last box of the rollout holds; without a box, what math-verify takes for the last expression.
@@ -21,7 +21,7 @@ from rolloutops.errors import MissingExtra
 from rolloutops.types import Rollout, Task
 
 VERSION = 1
-"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+"""Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
 
 PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy")
 """Their versions are part of the verifier's version."""
@@ -55,7 +55,7 @@ class Math:
         if found == expected:
             return {"reward": 1.0, "extracted": found, "answered": True}
         if one is not None and other is not None:  # math-verify would take 1e400 for 1
-            return {"reward": float(_near(one, other, self.digits)), "extracted": found, "answered": True}
+            return {"reward": float(_equal_to_digits(one, other, self.digits)), "extracted": found, "answered": True}
         return self._compared(expected, f"\\boxed{{{boxed[-1]}}}" if boxed else text, found if boxed else None)
 
     def gold(self, task: Task) -> str | None:
@@ -90,7 +90,7 @@ def _expected(task: Task) -> str | None:
     return bare(boxed[-1] if boxed else expected)
 
 
-def _near(one: Decimal, other: Decimal, digits: int) -> bool:
+def _equal_to_digits(one: Decimal, other: Decimal, digits: int) -> bool:
     """Equal to `digits` decimal places."""
     try:
         return abs(one - other) <= Decimal(5).scaleb(-digits - 1)

@@ -7,7 +7,7 @@ Rows and rules are those of NeMo Gym's `mcqa` (resources_servers/mcqa/app.py of 
     grading_mode     where the answer must stand, `strict_single_letter_boxed` where a row has none:
         strict_single_letter_boxed   in the last \\boxed{}: one capital letter (`B`, `(B)`, `\\text{B}`), or one with a
                                      mark and more behind it (`B: its text`, `B) ...`)
-        lenient_boxed                the same, or the text of exactly one option stands in that box
+        lenient_boxed                the same, or the text of exactly one option is in that box
         lenient_answer_colon         behind the first `Answer:`, up to the line's end: the letter, in any case, or an
                                      option's whole text, and nothing else; a box counts for nothing
         lenient_answer_colon_md      behind the last `Answer:` that names a letter, also with Markdown around either
@@ -32,7 +32,7 @@ from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.types import Rollout, Task
 
 VERSION = 2
-"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+"""Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
 
 STRICT = "strict_single_letter_boxed"
 MODES = (STRICT, "lenient_boxed", "lenient_answer_colon", "lenient_answer_colon_md")
@@ -136,7 +136,7 @@ def _expected(task: Task, options: Mapping[str, str]) -> str | None:
     text = str(given if given is not None else task.answer or "").strip()
     if len(text) == 1 and text.isalpha():
         return text.upper()
-    return _option_named(text, options)
+    return _option_by_text(text, options)
 
 
 def _patterns(row: Mapping[str, Any]) -> Sequence[str]:
@@ -163,14 +163,14 @@ def _matched(pattern: str, text: str, options: Mapping[str, str]) -> str | None:
         return None
     last = matches[-1]
     found = ((last[1] or "") if last.re.groups else last[0]).strip().translate(_LETTERS).strip().upper()
-    return found if len(found) == 1 and found.isalpha() else _option_named(found, options)
+    return found if len(found) == 1 and found.isalpha() else _option_by_text(found, options)
 
 
 def _letter_or_text(text: str, options: Mapping[str, str]) -> str | None:
     """The option whose letter, in any case, or whole text this is."""
     if len(text) == 1 and text.upper() in options:
         return text.upper()
-    return _option_named(text, options)
+    return _option_by_text(text, options)
 
 
 def _letter_in(stated: str, options: Mapping[str, str]) -> str | None:
@@ -210,13 +210,13 @@ def _boxed_letter(inner: str, options: Mapping[str, str]) -> str | None:
 
 
 def _one_option_in(inner: str, options: Mapping[str, str]) -> str | None:
-    """The only option whose text stands in a box."""
+    """The only option whose text is in a box."""
     text = _plain(inner)
     found = [letter for letter, option in options.items() if (plain := _plain(option)) and plain in text]
     return found[0] if len(found) == 1 else None
 
 
-def _option_named(text: str, options: Mapping[str, str]) -> str | None:
+def _option_by_text(text: str, options: Mapping[str, str]) -> str | None:
     """The first option whose whole text this is."""
     plain = _plain(text)
     return next((letter for letter, option in options.items() if plain and _plain(option) == plain), None)

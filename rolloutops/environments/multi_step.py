@@ -24,7 +24,7 @@ from rolloutops.errors import UsageError
 from rolloutops.types import Rollout, Task
 
 VERSION = 1
-"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+"""Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
 
 TOOL = "search_document"
 _WORD = re.compile(r"\w+")
@@ -163,11 +163,11 @@ def _facts(task: Task) -> list[list[str]]:
     """Each fact as its acceptable texts."""
     given = task.row.get("expected_answer", task.answer)
     given = given if isinstance(given, list) else [given]
-    facts = [[str(text) for text in (fact if isinstance(fact, list) else [fact]) if _given(text)] for fact in given]
+    facts = [[str(text) for text in (fact if isinstance(fact, list) else [fact]) if _has_text(text)] for fact in given]
     return [fact for fact in facts if fact]
 
 
-def _given(text: Any) -> bool:
+def _has_text(text: Any) -> bool:
     return text is not None and str(text).strip() != ""
 
 
@@ -179,7 +179,7 @@ def _normal(text: str) -> str:
 
 
 def _stands_in(fact: str, answer: str) -> bool:
-    """Whether a fact stands in a normal text as whole words: `12` does not stand in `2012` nor in `12.5`."""
+    """Whether a fact is in a normal text as whole words: `12` does not are in `2012` nor in `12.5`."""
     return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(_normal(fact))}(?!\w)(?![.,]\d)", answer) is not None
 
 

@@ -1,13 +1,13 @@
-"""Reasoning Gym: each task is scored by the scorer of the data set it comes from.
+"""Reasoning Gym: each task is scored by the scorer of the dataset it comes from.
 
 Rows are as reasoning_gym makes them, also with NeMo Gym's `responses_create_params` beside, and the rules are those of
 NeMo Gym's `reasoning_gym` (resources_servers/reasoning_gym/app.py of NVIDIA-NeMo/Gym, commit 07d6b0d):
 
     question   the puzzle (else the task's prompt stands for it)
-    answer     one right answer; many data sets accept others
+    answer     one right answer; many datasets accept others
     metadata   {"source_dataset": "knights_knaves", ...}, which the scorer reads
 
-The answer is what stands in the last `<answer>` tag, else in the first `\\boxed{}` up to its first closing brace, else
+The answer is what is in the last `<answer>` tag, else in the first `\\boxed{}` up to its first closing brace, else
 the whole text. Otherwise than there, inline reasoning (`<think>`) is not searched, grids of `arc_agi` and `rearc` are
 compared although JSON made lists of them, and a scorer that raises is an error, never a reward of 0.
 """
@@ -26,7 +26,7 @@ from rolloutops.errors import MissingExtra, did_you_mean
 from rolloutops.types import Rollout, Task
 
 VERSION = 2
-"""Raised by whoever changes a reward: rollouts that an earlier version judged are then judged again."""
+"""Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
 
 PACKAGES = ("reasoning-gym",)
 """Its version is part of the verifier's version."""
@@ -45,7 +45,7 @@ class ReasoningGym:
         import reasoning_gym  # noqa: F401
 
     def verify(self, task: Task, rollout: Rollout) -> dict[str, Any]:
-        """{"reward": the data set's score, "extracted": the answer found, "answered": bool, "task_name": data set}."""
+        """{"reward": the dataset's score, "extracted": the answer found, "answered": bool, "task_name": dataset}."""
         metadata = _metadata(task.row)
         name = metadata.get("source_dataset")
         if not isinstance(name, str):
@@ -57,13 +57,13 @@ class ReasoningGym:
         return {"reward": reward, "extracted": found or None, "answered": bool(found), "task_name": name}
 
     def gold(self, task: Task) -> str | None:
-        """The row's answer in its tag; None where the data set has no single one."""
+        """The row's answer in its tag; None where the dataset has no single one."""
         answer = task.row.get("answer", task.answer)
         return None if answer is None else f"<answer>{answer}</answer>"
 
 
 def make() -> ReasoningGym:
-    """An environment for the data sets of reasoning_gym. It takes no settings: each row names its own scorer."""
+    """An environment for the datasets of reasoning_gym. It takes no settings: each row names its own scorer."""
     if find_spec("reasoning_gym") is None:
         raise MissingExtra("environment 'reasoning_gym'", "tasks")
     return ReasoningGym()
@@ -102,12 +102,12 @@ def _last_tag(text: str) -> str | None:
     return found
 
 
-def _score(scorer: Callable[..., Any], found: str, entry: Mapping[str, Any]) -> float:
-    """The data set's score. No answer at all may be what a scorer cannot read: then it is wrong."""
+def _score(scorer: Callable[..., Any], answer: str, entry: Mapping[str, Any]) -> float:
+    """The dataset's score. No answer at all may be what a scorer cannot read: then it is wrong."""
     try:
-        return float(scorer(answer=found, entry=entry))
+        return float(scorer(answer=answer, entry=entry))
     except Exception:
-        if found:
+        if answer:
             raise
         return 0.0
 
@@ -118,6 +118,6 @@ def _scorer(name: str) -> Callable[..., Any]:
     from reasoning_gym.factory import DATASETS
 
     if name not in DATASETS:
-        raise ValueError(f"reasoning_gym has no data set '{name}'{did_you_mean(name, DATASETS)}")
+        raise ValueError(f"reasoning_gym has no dataset '{name}'{did_you_mean(name, DATASETS)}")
     scorer: Callable[..., Any] = reasoning_gym.get_score_answer_fn(name)
     return scorer

@@ -126,7 +126,7 @@ def make(
 
     url: the server, as in http://localhost:8000. seed_session: begin each verdict with `POST /seed_session`.
     headers: more headers for each request. parallel: requests at the same time. version: any text, to be changed with
-    the server's code, which cannot be seen from here: then everything is unjudged again.
+    the server's code, which cannot be seen from here: then everything is unverified again.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

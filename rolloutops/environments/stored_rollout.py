@@ -1,4 +1,4 @@
-"""A rollout as the tables hold it, to be judged."""
+"""A rollout as the tables hold it, to be verified."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rolloutops.types import Rollout, Task
 
 
 class StoredRollout(NamedTuple):
-    """A task and its rollout as the tables hold them; their JSON is read only where they are judged."""
+    """A task and its rollout as the tables hold them; their JSON is read only where they are verified."""
 
     dataset: str
     task_id: str

@@ -98,7 +98,7 @@ def _json(value: Any) -> Any:
 
 
 def failed(message: str, seconds: float = 0.0) -> Verdict:
-    """The verdict on a rollout that could not be judged."""
+    """The verdict on a rollout that could not be verified."""
     return Verdict(None, error="verifier_error", error_message=message[:2048], seconds=seconds)
 
 

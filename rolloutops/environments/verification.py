@@ -1,9 +1,9 @@
-"""Judging: an environment's verify, run so that whatever it does becomes a verdict.
+"""Verifying: an environment's verify, run so that whatever it does becomes a verdict.
 
 Where it runs is the environment's choice. A plain verify runs here, in microseconds (one that turns out slow goes to
-threads, or, where many stored rollouts are judged, to the workers); a coroutine is awaited with a time limit; one that
-computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs, takes all memory or
-ends its process has failed for this one rollout: an error in the verdict, never a reward of 0.
+threads, or, where many stored rollouts are verified, to the workers); a coroutine is awaited with a time limit; one
+that computes (`cpu_bound`) runs in worker processes that can be stopped. A verifier that raises, hangs, takes all
+memory or ends its process has failed for this one rollout: an error in the verdict, never a reward of 0.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ class VerifierRunner:
         """The verdict of a plain verify; None where it takes time, and `judge` is to be awaited."""
         if not self.is_plain or self._preflight is not None:
             return None
-        verdict = _judged(self._verify, task, rollout)
+        verdict = _verify_here(self._verify, task, rollout)
         if verdict.seconds >= SLOW:
             self._slow(verdict.seconds)
         return verdict
 
-    async def judge(self, task: Task, rollout: Rollout) -> Verdict:
-        """One verdict. Raises RolloutopsError where no rollout can be judged: no worker process starts, the machine has
-        no sandbox, the key of a judge is refused. Nothing else."""
+    async def verify(self, task: Task, rollout: Rollout) -> Verdict:
+        """One verdict. Raises RolloutopsError where no rollout can be verified: no worker process starts, the machine
+        has no sandbox, the key of a judge is refused. Nothing else."""
         verdict = self.at_once(task, rollout)
         if verdict is not None:
             return verdict
@@ -111,7 +111,7 @@ class VerifierRunner:
             self.is_plain = False
             self._threads = ThreadPoolExecutor(int(getattr(self.environment, "parallel", None) or THREADS))
 
-    async def judge_all(
+    async def verify_all(
         self, stored: Iterable[tuple[Key, StoredRollout]], count: int
     ) -> AsyncIterator[list[tuple[Key, Verdict]]]:
         """The verdicts of many stored rollouts, each with its key, in lists, as they end.
@@ -122,13 +122,13 @@ class VerifierRunner:
         ended: list[tuple[Key, Verdict | asyncio.Future[Verdict]]] = []
         flying, wake, here = 0, asyncio.Event(), 0.0
 
-        def landed(key: Key, verdict: asyncio.Future[Verdict]) -> None:
+        def on_verdict(key: Key, verdict: asyncio.Future[Verdict]) -> None:
             nonlocal flying
             flying -= 1
             ended.append((key, verdict))
             wake.set()
 
-        def taken() -> list[tuple[Key, Verdict]]:
+        def take() -> list[tuple[Key, Verdict]]:
             said = [(key, each if isinstance(each, Verdict) else self._unless_dead(each)) for key, each in ended]
             ended.clear()
             return [(key, verdict) for key, verdict in said if verdict is not None]
@@ -144,19 +144,19 @@ class VerifierRunner:
                     self.is_plain, self._always_pooled = False, True
             else:
                 flying += 1
-                started.add_done_callback(partial(landed, key))
+                started.add_done_callback(partial(on_verdict, key))
             while flying >= WINDOW:
                 wake.clear()
                 await wake.wait()
             if n % BATCH == 0:
                 await asyncio.sleep(0)
             if ended and (n % BATCH == 0 or flying >= WINDOW - 1):
-                yield taken()
+                yield take()
         while flying:
             wake.clear()
             await wake.wait()
-            yield taken()
-        yield taken()
+            yield take()
+        yield take()
         if self._died is not None:
             raise self._died
 
@@ -188,9 +188,9 @@ class VerifierRunner:
             return self._once(pair, lambda: asyncio.ensure_future(self._awaited(task, rollout)))
         if self._threads is not None:
             loop, threads = asyncio.get_running_loop(), self._threads
-            return self._once(pair, lambda: loop.run_in_executor(threads, _judged, self._verify, task, rollout))
+            return self._once(pair, lambda: loop.run_in_executor(threads, _verify_here, self._verify, task, rollout))
         # Not looked up in the cache: that takes longer than most plain verifiers.
-        return _judged(self._verify, task, rollout)
+        return _verify_here(self._verify, task, rollout)
 
     def _once(
         self, item: tuple[Task, Rollout] | StoredRollout, start: Callable[[], Verdict | asyncio.Future[Verdict]]
@@ -250,12 +250,12 @@ class VerifierRunner:
         return None if isinstance(error, RolloutopsError) else done.result()
 
     def _forget(self, key: bytes, done: asyncio.Future[Verdict]) -> None:
-        """A failure may have been the machine's: the next equal rollout is judged anew."""
+        """A failure may have been the machine's: the next equal rollout is verified again."""
         if self._cache is not None and (done.cancelled() or done.exception() or done.result().error):
             self._cache.pop(key, None)
 
 
-def _judged(verify: Any, task: Task, rollout: Rollout) -> Verdict:
+def _verify_here(verify: Any, task: Task, rollout: Rollout) -> Verdict:
     """One verdict, here and now."""
     clock, cpu = time.perf_counter(), time.thread_time()
     try:
@@ -275,7 +275,7 @@ def _prepare(environment: Any) -> None:
 
 
 def _worker(setup: tuple[Plugin, dict[str, Any]]) -> Any:
-    """In a worker process: make the environment, and give the function that judges one rollout."""
+    """In a worker process: make the environment, and give the function that verifies one rollout."""
     plugin, settings = setup
     environment = plugin.make(settings)
     _prepare(environment)
@@ -314,7 +314,7 @@ def _answer(run: Callable[[Task, Rollout], Any], item: tuple[Task, Rollout] | St
 
 
 def _key(item: tuple[Task, Rollout] | StoredRollout) -> bytes | None:
-    """A hash of all that verify sees; None for what orjson cannot write, which is then judged each time."""
+    """A hash of all that verify sees; None for what orjson cannot write, which is then verified each time."""
     import orjson
 
     seen: Any = item

@@ -130,7 +130,7 @@ class WorkerPool:
             self._hand_out_soon()
             return
         if kind == "broken":
-            self._lost(worker, answer)
+            self._on_exit(worker, answer)
             return
         item = worker.outstanding.popleft()
         worker.answered += 1
@@ -148,7 +148,7 @@ class WorkerPool:
             self._resolve(item, answer)
         self._hand_out_soon()
 
-    def _lost(self, worker: _Worker, reason: str | None = None) -> None:
+    def _on_exit(self, worker: _Worker, reason: str | None = None) -> None:
         """A worker's end that was not asked for: the item that it had in hand has failed, the others go back."""
         if worker not in self.workers:
             return
@@ -201,7 +201,7 @@ class WorkerPool:
                 code = process.wait(0.2)
         self.gone = [gone for gone in [*self.gone, process] if gone.poll() is None]
         if code is None:
-            return "its process hung up"
+            return "its process closed the connection"
         return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with exit status {code}"
 
 
@@ -258,7 +258,7 @@ class _Worker(asyncio.Protocol):
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no instance of it
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is not an instance of it
         self.transport.write(self.pool.setup)
 
     def data_received(self, data: bytes) -> None:
@@ -275,7 +275,7 @@ class _Worker(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.hung_up = True
-        self.pool._lost(self)
+        self.pool._on_exit(self)
 
     def _check(self) -> None:
         """One timer for a worker, not one for an item: it looks when the item in hand is due and sets itself anew."""

@@ -41,7 +41,7 @@ def from_chat(messages: Sequence[Any]) -> list[Message]:
     Understands null content, lists of content parts, `reasoning_content`, `reasoning` and `thinking`, tool calls with
     arguments as text or object, with or without ids, the old `function_call` and role `function`, and ShareGPT's
     `from` and `value`. Keys without a place in the canonical form are left out.
-    Raises ValueError, with the message's number from 0, for what is no message.
+    Raises ValueError, with the message's number from 0, for what is not a message.
     """
     found = []
     for number, item in enumerate(messages):
@@ -80,7 +80,7 @@ def tools_from(tools: Any) -> list[Tool] | None:
 
     Takes flat Responses tools, nested chat tools, bare `{name, description, parameters | input_schema}`, each as
     object or JSON text, one or a list. A built-in tool of another type stays as it is. `strict` is kept where it is
-    true: false and null are Chat's default. Raises ValueError for what is no tool.
+    true: false and null are Chat's default. Raises ValueError for what is not a tool.
     """
     tools = _parsed(tools, "tools")
     if not tools:

@@ -55,7 +55,7 @@ def finish_of_response(response: Mapping[str, Any], called: bool) -> str:
 
 
 def is_cut_off(reason: str | None) -> bool:
-    """Whether an answer was cut off, or may have been: by any reason but FINISHED's, where one is said."""
+    """Whether an answer was truncated, or may have been: by any reason but FINISHED's, where one is said."""
     return reason is not None and reason not in FINISHED
 
 

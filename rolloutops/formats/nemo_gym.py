@@ -191,12 +191,12 @@ def refused(reply: Mapping[str, Any]) -> AttemptFailed | None:
     return _failed(named, said, final)
 
 
-def rollout_files(found: Sequence[Path]) -> tuple[list[tuple[Path, str, str]], list[Path]]:
+def rollout_files(paths: Sequence[Path]) -> tuple[list[tuple[Path, str, str]], list[Path]]:
     """(file, what it is, the rollout file that it belongs to) with companions found and failures last, and the files
     that are none of these."""
-    skipped = [path for path in found if REPORTS.search(path.name)]
+    skipped = [path for path in paths if REPORTS.search(path.name)]
     wanted: dict[Path, tuple[str, str]] = {}
-    for path in found:
+    for path in paths:
         match = COMPANION.match(path.name)
         if path in skipped:
             continue
@@ -222,9 +222,9 @@ def class_of(kind: str) -> str:
     return "agent_request_failed" if kind in ("unreachable", "connection", "rate_limited") else "agent_run_error"
 
 
-def _failed(named: str, said: str, final: bool | None) -> AttemptFailed:
-    kind = named if named in FAILURES else KINDS.get(named, "server_error")
-    return AttemptFailed(kind, f"{named}: {said}" if named else said, final=final)
+def _failed(name: str, text: str, final: bool | None) -> AttemptFailed:
+    kind = name if name in FAILURES else KINDS.get(name, "server_error")
+    return AttemptFailed(kind, f"{name}: {text}" if name else text, final=final)
 
 
 def _finish_reason(response: Mapping[str, Any], completion: Sequence[Mapping[str, Any]]) -> str | None:

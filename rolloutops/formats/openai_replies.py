@@ -60,8 +60,8 @@ def read_chat(body: bytes, *, model: str = "", token_ids: bool = False, limits: 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
     """The failure that a status other than 2xx means. headers: looked up in lower case or case-insensitively."""
-    asked = headers.get("x-should-retry")
-    final = {"false": True, "true": False}.get(asked.lower()) if asked else None
+    requested = headers.get("x-should-retry")
+    final = {"false": True, "true": False}.get(requested.lower()) if requested else None
     raw = body[:KEPT].decode(errors="replace") or None
     said, pause = read_body(body), retry_after(headers)
     if is_loading(status, said.text, " ".join(said.codes)):

@@ -143,7 +143,7 @@ def read_error(error: Any) -> Refusal:
     """What an error says, as parsed from JSON: an object, a list, a text."""
     found = Refusal()
     if isinstance(error, Mapping) and isinstance(error.get("error"), Mapping | list | str) and error["error"]:
-        _read(error["error"], found, 0)  # what stands beside it comes after it
+        _read(error["error"], found, 0)  # what is next to it comes after it
     _read(error, found, 0)
     if not found.reasons and error not in (None, {}, []):
         found.reasons.append(error if isinstance(error, str) else orjson.dumps(error, default=str).decode()[:KEPT])
@@ -153,28 +153,28 @@ def read_error(error: Any) -> Refusal:
 
 
 def refused(
-    status: int, said: Refusal, *, raw: str | None = None, final: bool | None = None, pause: float | None = None
+    status: int, refusal: Refusal, *, raw: str | None = None, final: bool | None = None, pause: float | None = None
 ) -> AttemptFailed:
     """The failure that a refusal means. status: as HTTP has it; 200 for an error inside an answer whose code says
     nothing. pause: the one in its headers, which is exact. final: what its headers say."""
-    kind = _kind(status, said)
+    kind = _kind(status, refusal)
     if kind in ("unauthorized", "content_filter", "forbidden"):
         final = None
-    text, code = said.text, said.code
+    text, code = refusal.text, refusal.code
     shown = f"{status} {code}: {text}" if code and code != str(status) else f"{status}: {text}"
-    wait = said.pause if pause is None else pause
+    wait = refusal.pause if pause is None else pause
     return AttemptFailed(kind, shown, final=final, retry_after=wait, raw=raw)
 
 
-def _kind(status: int, said: Refusal) -> str:
-    text, codes = said.text, [code.lower() for code in said.codes]
-    if status in (401, 402) or said.out_of_money:
+def _kind(status: int, refusal: Refusal) -> str:
+    text, codes = refusal.text, [code.lower() for code in refusal.codes]
+    if status in (401, 402) or refusal.out_of_money:
         return "unauthorized"
     if status in (400, 403, 429) and NO_MONEY.search(text):
         return "unauthorized"
     if status == 429 or (status == 403 and any("rate_limit" in code or "ratelimit" in code for code in codes)):
         return "rate_limited"
-    if said.filtered:
+    if refusal.filtered:
         return "content_filter"
     if status in (400, 403, 422, 451) and FILTERED_WORDS.search(text) and not OF_THE_ACCOUNT.search(text):
         return "content_filter"
@@ -190,35 +190,35 @@ def _kind(status: int, said: Refusal) -> str:
     return "bad_response"
 
 
-def _read(value: Any, found: Refusal, depth: int) -> None:
+def _read(value: Any, refusal: Refusal, depth: int) -> None:
     """Take in what a value says. Each is read once, where it stands first."""
     if depth > DEPTH:
         return
     if isinstance(value, str):
-        _read_text(value, found, depth)
+        _read_text(value, refusal, depth)
     elif isinstance(value, list):
         for each in value[:20]:
-            _read(each, found, depth + 1)
+            _read(each, refusal, depth + 1)
     elif isinstance(value, Mapping):
         for key in CODES:
             inner = value.get(key)
             for code in inner if isinstance(inner, list) else [inner]:
                 if isinstance(code, str | int) and not isinstance(code, bool) and code != "":
-                    _add(found.codes, str(code))
+                    _add(refusal.codes, str(code))
         for key, inner in value.items():
-            found.flagged |= key in FLAGGED and bool(inner)
-            if found.pause is None and key.lower() in DELAYS:
-                found.pause = _seconds(inner, DELAYS[key.lower()])
+            refusal.flagged |= key in FLAGGED and bool(inner)
+            if refusal.pause is None and key.lower() in DELAYS:
+                refusal.pause = _seconds(inner, DELAYS[key.lower()])
         if "msg" in value and "loc" in value:  # FastAPI
             place = ".".join(map(str, value["loc"])) if isinstance(value["loc"], list) else str(value["loc"])
-            _add(found.reasons, f"{place}: {value['msg']}")
+            _add(refusal.reasons, f"{place}: {value['msg']}")
             return
         for key in REASONS:
             if key in value:
-                _read(value[key], found, depth + 1)
+                _read(value[key], refusal, depth + 1)
 
 
-def _read_text(text: str, found: Refusal, depth: int) -> None:
+def _read_text(text: str, refusal: Refusal, depth: int) -> None:
     """A reason; or JSON as text, which holds one."""
     text = text.strip()
     if text[:1] in ("{", "["):
@@ -227,10 +227,10 @@ def _read_text(text: str, found: Refusal, depth: int) -> None:
         except orjson.JSONDecodeError:
             inner = None
         if inner:
-            _read(inner, found, depth + 1)
+            _read(inner, refusal, depth + 1)
             return
     if text:
-        _add(found.reasons, _page(text) if text[:1] == "<" else text[:KEPT])
+        _add(refusal.reasons, _page(text) if text[:1] == "<" else text[:KEPT])
 
 
 def _add(to: list[str], text: str) -> None:

@@ -140,15 +140,19 @@ def _message(item: Item) -> Message:
     given = item if item.get("role") else {**item, "role": "assistant"}
     try:
         return message_of(given)
-    except ValueError:  # Chat's tool_calls in it, as text that is no JSON
+    except ValueError:  # Chat's tool_calls in it, as text that is not JSON
         return message_of({**given, "tool_calls": None})
 
 
-def _with_reasoning(said: Message, text: str) -> Message:
+def _with_reasoning(message: Message, text: str) -> Message:
     """The message with this reasoning before its own, and its keys in their order."""
-    texts = [text, said.get("reasoning_content")]
-    head = {"role": said["role"], "content": said["content"], "reasoning_content": "\n\n".join(filter(None, texts))}
-    return head | {key: value for key, value in said.items() if key not in head}
+    texts = [text, message.get("reasoning_content")]
+    head = {
+        "role": message["role"],
+        "content": message["content"],
+        "reasoning_content": "\n\n".join(filter(None, texts)),
+    }
+    return head | {key: value for key, value in message.items() if key not in head}
 
 
 def _reasoning(item: Item) -> str:

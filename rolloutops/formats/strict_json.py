@@ -67,7 +67,7 @@ def dump(value: Any) -> str:
     """
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # an integer beyond 64 bits, half a surrogate pair, a key that is no string, or no JSON at all
+    except TypeError:  # an integer beyond 64 bits, half a surrogate pair, a key that is not a string, or no JSON at all
         try:
             text = json.dumps(
                 _mapped(value, _null_for_infinite), ensure_ascii=False, separators=(",", ":"), allow_nan=False

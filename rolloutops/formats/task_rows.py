@@ -130,7 +130,7 @@ def _from_value(value: Any, key: str) -> list[Message]:
             return from_chat([{"role": "user", "content": value}])
         value = _parsed(value, key)
     if not isinstance(value, list):
-        raise ValueError(f"{key} is no list of messages")
+        raise ValueError(f"{key} is not a list of messages")
     try:
         return from_chat(value)
     except ValueError as error:

@@ -41,7 +41,7 @@ STAGED = pa.schema(
 
 @dataclass(frozen=True)
 class ChunkReport:
-    """What became of one data set's input. Rows read = tasks of this input + duplicates + rejected."""
+    """What became of one dataset's input. Rows read = tasks of this input + duplicates + rejected."""
 
     dataset: str
     read: int
@@ -57,7 +57,7 @@ class ChunkReport:
 
 
 def chunk(workspace: Workspace, plan: Plan, run_id: str) -> list[ChunkReport]:
-    """Bring each data set's tasks up to its input files.
+    """Bring each dataset's tasks up to its input files.
 
     Raises InputError for files that cannot be read, or where two different rows have one id (nothing is written then).
     """
@@ -65,17 +65,17 @@ def chunk(workspace: Workspace, plan: Plan, run_id: str) -> list[ChunkReport]:
 
 
 def find_sources(plan: Plan) -> dict[str, list[Path]]:
-    """data set -> its input files; a data set without any, whose tasks were imported, is not among them.
+    """dataset -> its input files; a dataset without any, whose tasks were imported, is not among them.
 
     Raises UsageError or InputError where one has none, before anything is written.
     """
     if not plan.datasets:
-        raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
+        raise UsageError("the recipe names no dataset: add [datasets.NAME] with input = …, or give --input=FILE")
     imported = {name for name in plan.datasets if (plan.data / "tasks" / name).is_dir()}
     for name, dataset in plan.datasets.items():
         if not dataset.input and name not in imported:
             raise UsageError(
-                f"data set {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE"
+                f"dataset {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE"
             )
     return {n: find_inputs(dataset.input, *plan.places) for n, dataset in plan.datasets.items() if dataset.input}
 
@@ -98,7 +98,7 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], r
 
 
 def changing_tasks(workspace: Workspace, name: str) -> AbstractContextManager[None]:
-    """Hold the lock under which a data set's tasks are changed, after waiting for who has it."""
+    """Hold the lock under which a dataset's tasks are changed, after waiting for who has it."""
     return wait_for_lock(workspace, f"{name}.chunk", f"reads the input of {name}")
 
 

@@ -70,11 +70,11 @@ MATERIALIZED, FAILURES = "_materialized_inputs", "_failures"
 """What NeMo Gym adds to a rollout file's name for the files beside it."""
 
 
-def export(workspace: Workspace, plan: Plan, output: Path, companions: bool = False, only_wanted: bool = False) -> int:
-    """Write every rollout of the recipe's data sets to a JSONL file, atomically. Returns the number of lines.
+def export(workspace: Workspace, plan: Plan, output: Path, sidecars: bool = False, only_wanted: bool = False) -> int:
+    """Write every rollout of the recipe's datasets to a JSONL file, atomically. Returns the number of lines.
 
     only_wanted: write only those that the recipe asks for: of its policies, within limit and num_repeats.
-    companions: also write the materialized inputs and the failed attempts, to the files beside it that NeMo Gym names
+    sidecars: also write the materialized inputs and the failed attempts, to the files beside it that NeMo Gym names
     so.
     """
     con = connect(workspace, plan.rows)
@@ -82,14 +82,14 @@ def export(workspace: Workspace, plan: Plan, output: Path, companions: bool = Fa
     if only_wanted:
         keys = " AND ".join(f"w.{key} = a.{key}" for key in ("dataset", "task_id", "policy", "rollout_index"))
         wanted = f"EXISTS (SELECT 1 FROM wanted AS w WHERE {keys})"
-    sql.run(con, KEYS.format(wanted=wanted, failures="true" if companions else "false"))
-    if companions:
-        _written(con, output.with_stem(output.stem + MATERIALIZED), "false", _materialized)
-        _written(con, output.with_stem(output.stem + FAILURES), "true", _failure)
-    return _written(con, output, "false", _rollout)
+    sql.run(con, KEYS.format(wanted=wanted, failures="true" if sidecars else "false"))
+    if sidecars:
+        _write(con, output.with_stem(output.stem + MATERIALIZED), "false", _materialized)
+        _write(con, output.with_stem(output.stem + FAILURES), "true", _failure)
+    return _write(con, output, "false", _rollout)
 
 
-def _written(con: sql.Connection, output: Path, failures: str, line_of: Callable[[Mapping[str, Any]], str]) -> int:
+def _write(con: sql.Connection, output: Path, failures: str, line_of: Callable[[Mapping[str, Any]], str]) -> int:
     count = 0
     with replacing_file(output) as path, path.open("w", encoding="utf-8") as file:
         for row in _rows(con, failures):

@@ -6,7 +6,7 @@ it back; the canonical columns beside it are read from it. `verdicts.details` ho
 Whose rollouts they are is decided by identity, never by position:
 
 - A task that the workspace already has, with the same row, or as the only one with the same prompt and no other
-  answer, is the rollouts' task; so import into a data set that was chunked continues it.
+  answer, is the rollouts' task; so import into a dataset that was chunked continues it.
 - Else the task's row is the materialized input beside the file, found by `_ng_task_index` and `_ng_rollout_index`, or
   for a batch the request with the `custom_id`.
 - Else it is the part of the rollout row that is known to be input. Equal prompt, expected answer, agent and
@@ -152,7 +152,7 @@ def import_stage(
     """Import files into a workspace, which is made where there is none, and record the run.
 
     data: the workspace (default: the recipe's, else data/<dataset>). dataset: (default: the recipe's only one, else the
-    first file's name). recipe: (default: the workspace's last; the data set is added where no policy collects).
+    first file's name). recipe: (default: the workspace's last; the dataset is added where no policy collects).
     """
     made = _from_files(paths, dataset, recipe)
     name = next(iter(made.datasets))
@@ -196,7 +196,7 @@ def import_rollouts(
     rows_per_part: int = 1000,
     bases: Sequence[Path] = (Path(),),
 ) -> ImportReport:
-    """Import rollout files into a data set.
+    """Import rollout files into a dataset.
 
     paths: files, globs or folders; what NeMo Gym wrote beside a rollout file is found by its name. policy: the policy's
     name (default: the model that each row names, without its folder). Raises InputError for files that cannot be read,
@@ -244,22 +244,22 @@ def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, st
             for row in open_rows(path):
                 ordinal, reason = staged.read, row.reason
                 staged.read += 1
-                asked = ended = None
+                requested = ended = None
                 raw = row.raw.decode("utf-8", "replace")
                 if row.value is not None:
                     try:
-                        asked, ended = reader.read(row.value, raw, source, kind == "materialized_inputs")
+                        requested, ended = reader.read(row.value, raw, source, kind == "materialized_inputs")
                     except ValueError as error:
                         reason = str(error)
-                if asked is None and ended is None:
+                if requested is None and ended is None:
                     staged.reject(str(path), row.line, reason or "nothing to import", raw)
                     continue
                 place = {"origin": str(path), "line": row.line}
-                if asked is not None and (ended is None or asked["ident"] not in seen):
+                if requested is not None and (ended is None or requested["ident"] not in seen):
                     if len(seen) >= SEEN:
                         seen.clear()
-                    seen.add(asked["ident"])
-                    asked_rows.append({**asked, **place, "place": (asked.get("place", 0) << 40) + ordinal})
+                    seen.add(requested["ident"])
+                    asked_rows.append({**requested, **place, "place": (requested.get("place", 0) << 40) + ordinal})
                 if ended is not None:
                     ended_rows.append({**ended, **place, "ordinal": ordinal})
                 staged.asked += ended is None
@@ -319,13 +319,13 @@ def _write(workspace: Workspace, con: sql.Connection, dataset: str, run_id: str,
 
 def _append(workspace: Workspace, dataset: str, name: str, batches: Sequence[pa.RecordBatch]) -> None:
     rows = pa.Table.from_batches(batches)
-    judged = rows.filter(pc.is_valid(rows["verifier"]))
-    if len(judged):
+    verified = rows.filter(pc.is_valid(rows["verifier"]))
+    if len(verified):
         names = {"verdict_error": "error", "verdict_error_message": "error_message"}
-        judged = judged.drop_columns(list(names.values())).rename_columns(
-            [names.get(column, column) for column in judged.column_names if column not in names.values()]
+        verified = verified.drop_columns(list(names.values())).rename_columns(
+            [names.get(column, column) for column in verified.column_names if column not in names.values()]
         )
-        write_part(workspace, "verdicts", dataset, name, _conformed(judged, schema.VERDICTS))
+        write_part(workspace, "verdicts", dataset, name, _conformed(verified, schema.VERDICTS))
     write_part(workspace, "attempts", dataset, name, _conformed(rows, schema.ATTEMPTS))
 
 

@@ -67,7 +67,7 @@ def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = Fa
     if not found:
         raise InputError("no input: name a file, a folder, or a glob such as data/*.jsonl")
     if empty:
-        raise InputError(f"{empty} is empty: write it again, or take it out of the input")
+        raise InputError(f"{empty} is empty: regenerate it, or remove it from the input")
     return list(found)
 
 
@@ -263,7 +263,7 @@ def _unpacked(path: Path, file: BinaryIO | FileIO) -> Iterator[bytes]:
             if fresh:
                 unpacker = new()
     if not fresh:
-        raise InputError(f"{path} ends in the middle: it is truncated; copy or write it again")
+        raise InputError(f"{path} is truncated: copy or generate it again")
 
 
 def _unpacker(path: Path) -> tuple[Callable[[], Any], type[Exception]]:

@@ -119,42 +119,42 @@ class Reader:
     def _input(self, row: Mapping[str, Any], source: str) -> Record:
         task = {key: value for key, value in row.items() if key not in PER_ROLLOUT}
         number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX) or 0
-        asked = self._asked(task)
+        requested = self._request_columns(task)
         if number is None:
-            return asked
-        return asked | {
+            return requested
+        return requested | {
             "ident": digest(["input", source, number]),
             "input_key": f"{source}/{number}/{rollout}",
             "place": rollout,
         }
 
     def _rollout(self, row: Mapping[str, Any], raw: str, source: str) -> tuple[Record, Record]:
-        asked = self._asked(_own_task(row))
+        requested = self._request_columns(_own_task(row))
         answer = read_rollout(row, raw)
-        ended = self._gym(row, source, asked) | self._answered(answer) | {"engine": "import:gym"}
+        ended = self._gym(row, source, requested) | self._answered(answer) | {"engine": "import:gym"}
         response = row.get("response")
         created = response.get("created_at") if isinstance(response, Mapping) else None
-        return asked, ended | {"digest": digest(row), "started_at": _time(created)}
+        return requested, ended | {"digest": digest(row), "started_at": _time(created)}
 
     def _failure(
         self, row: Mapping[str, Any], raw: str, source: str, failed: AttemptFailed
     ) -> tuple[Record | None, Record]:
         known = isinstance(row.get("responses_create_params"), Mapping)
-        asked = self._asked(_own_task(row)) if known else None
-        ended = self._gym(row, source, asked) | _failed(failed, raw) | {"engine": "import:gym"}
-        return asked, ended | {"digest": digest(row), "policy": self.policy, "needs_input": not known}
+        requested = self._request_columns(_own_task(row)) if known else None
+        ended = self._gym(row, source, requested) | _failed(failed, raw) | {"engine": "import:gym"}
+        return requested, ended | {"digest": digest(row), "policy": self.policy, "needs_input": not known}
 
     def _chat_log(self, row: Mapping[str, Any], raw: str, key: str) -> tuple[Record, Record]:
         given = parse(row[key]) if isinstance(row[key], str) else row[key]
         if not isinstance(given, list):
-            raise ValueError(f"{key} is no list of messages")
+            raise ValueError(f"{key} is not a list of messages")
         messages = from_chat(given)
         end = max((n for n, said in enumerate(messages, 1) if said["role"] not in ("assistant", "tool")), default=0)
         completion = messages[end:]
         if not any(said["role"] == "assistant" for said in completion):
             raise ValueError("the conversation does not end with an answer")
         task = {k: row[k] for k in (*INPUT_KEYS, "tools", "answer") if row.get(k) is not None}
-        asked = self._asked({"messages": messages[:end], **task})
+        requested = self._request_columns({"messages": messages[:end], **task})
         model = row.get("model")
         last, said = completion[-1], row.get("finish_reason")
         answer = RolloutAnswer(
@@ -168,7 +168,7 @@ class Reader:
             tool_names=[call["function"]["name"] for said in completion for call in said.get("tool_calls", ())],
         )
         ended = self._answered(answer)
-        return asked, ended | {"engine": "import:chat", "digest": digest(row), "ident": asked["ident"]}
+        return requested, ended | {"engine": "import:chat", "digest": digest(row), "ident": requested["ident"]}
 
     def _batch_request(self, row: Mapping[str, Any]) -> Record:
         body = row["body"]
@@ -180,11 +180,11 @@ class Reader:
             task = {"responses_create_params": {key: body[key] for key in ASKED_PARAMS if body.get(key) is not None}}
         prompt_of_row(task)  # raises where there is none
         params = {key: value for key, value in body.items() if key != "messages" and key not in ASKED_PARAMS}
-        return self._asked(task) | {"input_key": f"batch/{row['custom_id']}", "params": dump(params)}
+        return self._request_columns(task) | {"input_key": f"batch/{row['custom_id']}", "params": dump(params)}
 
     def _batch_answer(self, row: Mapping[str, Any], raw: str) -> Record:
-        told: Record = {"engine": "import:batch", "digest": digest(row), "input_key": f"batch/{row['custom_id']}"}
-        told |= {"needs_input": True}
+        reported: Record = {"engine": "import:batch", "digest": digest(row), "input_key": f"batch/{row['custom_id']}"}
+        reported |= {"needs_input": True}
         response = row.get("response")
         try:
             if row.get("error") or not isinstance(response, Mapping):
@@ -195,10 +195,10 @@ class Reader:
             chat = isinstance(response.get("body"), Mapping) and "choices" in response["body"]
             answer = (read_chat if chat else read_responses)(body, token_ids=True)
         except AttemptFailed as failed:
-            return told | _failed(failed, raw) | {"policy": self.policy}
-        return told | self._answered(_one_turn(answer, raw))
+            return reported | _failed(failed, raw) | {"policy": self.policy}
+        return reported | self._answered(_one_turn(answer, raw))
 
-    def _asked(self, task: Mapping[str, Any]) -> Record:
+    def _request_columns(self, task: Mapping[str, Any]) -> Record:
         """The staged columns of a task's row."""
         columns = task_columns(self.dataset, BY_RULE, dict(task))
         empty = columns["prompt"] == "[]"
@@ -212,7 +212,7 @@ class Reader:
             **{name: columns[name] for name in ("row_hash", "prompt", "tools", "prompt_hash", "answer", "agent")},
         }
 
-    def _gym(self, row: Mapping[str, Any], source: str, asked: Record | None) -> Record:
+    def _gym(self, row: Mapping[str, Any], source: str, request: Record | None) -> Record:
         """The staged columns of a Gym row's identity and of what it was asked."""
         number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX)
         params = row.get("responses_create_params")
@@ -220,13 +220,13 @@ class Reader:
         named = number is not None and rollout is not None
         return {
             "source": source,
-            "ident": asked["ident"] if asked else None,
+            "ident": request["ident"] if request else None,
             "input_key": f"{source}/{number}/{rollout}" if named else None,
             "ng_task": number,
             "ng_rollout": rollout,
             "ng_attempt": index_of(row, ATTEMPT_INDEX),
             "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
-            **({k: asked[k] for k in ("prompt", "tools", "prompt_hash")} if asked and not asked["empty"] else {}),
+            **({k: request[k] for k in ("prompt", "tools", "prompt_hash")} if request and not request["empty"] else {}),
         }
 
     def _answered(self, answer: RolloutAnswer) -> Record:
@@ -237,7 +237,7 @@ class Reader:
             verdict = {"verifier": answer.verifier, "reward": made.reward, "metrics": list(made.metrics.items())}
             verdict |= {"details": dump(made.details or answer.returned)}
             verdict |= {"verdict_error": made.error, "verdict_error_message": made.error_message}
-        told = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens", "token_turns", "service_tier")
+        reported = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens", "token_turns", "service_tier")
         return {
             "policy": self.policy or (answer.model.rstrip("/").rpartition("/")[2] if answer.model else None),
             "model": answer.model,
@@ -249,7 +249,7 @@ class Reader:
             "turns": answer.turns,
             "tool_calls": len(answer.tool_names),
             "tool_names": list(answer.tool_names),
-            **{name: getattr(answer, name) for name in told},
+            **{name: getattr(answer, name) for name in reported},
             **verdict,
         }
 
@@ -260,9 +260,9 @@ def _own_task(row: Mapping[str, Any]) -> Record:
     params = row.get("responses_create_params")
     task: Record = {key: row[key] for key in INPUT_KEYS if row.get(key) is not None}
     if isinstance(params, Mapping):
-        asked = {key: params[key] for key in ASKED_PARAMS if params.get(key) is not None and params[key] != []}
-        if asked.get("input") or TASK_INDEX in row:
-            return {"responses_create_params": {"input": params.get("input"), **asked}, **task}
+        requested = {key: params[key] for key in ASKED_PARAMS if params.get(key) is not None and params[key] != []}
+        if requested.get("input") or TASK_INDEX in row:
+            return {"responses_create_params": {"input": params.get("input"), **requested}, **task}
     return {key: value for key, value in row.items() if key not in ("response", "reward", *PER_ROLLOUT)}
 
 

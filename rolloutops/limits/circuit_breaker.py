@@ -84,5 +84,5 @@ class CircuitBreaker:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(filter(None, self._latest)).most_common())
         return (
             f"{failed} of the last {len(self._latest)} attempts failed ({kinds or 'rate_limited'}), the last one with: "
-            f"{self._message}; the rest was not tried and stays owed: mend it and run the command again"
+            f"{self._message}; the rest is still pending: fix the cause and rerun"
         )

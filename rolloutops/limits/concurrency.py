@@ -40,7 +40,7 @@ class Concurrency(Protocol):
     def now(self) -> int: ...
 
     @property
-    def found(self) -> bool: ...
+    def is_settled(self) -> bool: ...
 
     def held_back(self) -> None: ...
 
@@ -55,10 +55,11 @@ class Concurrency(Protocol):
 
 @dataclass(slots=True)
 class ConcurrencyLimit:
-    """now: rollouts that may be in flight. found: the number adapts. A round is as many answers as are in flight."""
+    """now: rollouts that may be in flight. is_settled: the number adapts. A round is as many answers as are in
+    flight."""
 
     now: int
-    found: bool = False
+    is_settled: bool = False
     most: int = MOST
     clock: Callable[[], float] = loop_time
     _doubling: bool = True
@@ -82,12 +83,12 @@ class ConcurrencyLimit:
 
     def started(self) -> None:
         """A rollout starts."""
-        if self._began is None and self.found:
+        if self._began is None and self.is_settled:
             self._begin()
 
     def ended(self, in_flight: int, timed_out: bool = False) -> None:
         """A rollout ended while so many were in flight, itself included."""
-        if not self.found:
+        if not self.is_settled:
             return
         self._ended += 1
         self._timeouts += timed_out
@@ -100,7 +101,7 @@ class ConcurrencyLimit:
         of the same burst. Where the limit held requests back already, it is the limit that was too high."""
         if not again:
             self._cutting = not self._held
-        if not self.found or not self._cutting:
+        if not self.is_settled or not self._cutting:
             return
         self.keep_empty(0)
         if not again:
@@ -111,7 +112,7 @@ class ConcurrencyLimit:
 
     def keep_empty(self, places: int) -> None:
         """Start nothing in so many places of refused requests: in a burst, others in their place are refused too."""
-        if self.found:
+        if self.is_settled:
             places = min(places, self.now + self._empty - 1)
             self.now, self._empty = self.now + self._empty - places, places
 

@@ -1,4 +1,4 @@
-"""Measuring what an endpoint bears: throughput at rising concurrency, with owed tasks, and the knee of that curve.
+"""Measuring what an endpoint bears: throughput at rising concurrency, with pending tasks, and the knee of that curve.
 
 The number in flight doubles from step to step. At each step as many answers as are in flight are awaited first, since
 they belong to the step before in part; the following ones are measured. The knee is the least number in flight that
@@ -25,7 +25,7 @@ GAIN = 1.1
 """So many times the throughput a doubling must bring, or it brought nothing."""
 FLAT = 2
 """Doublings in a row that bring nothing, after which the knee lies behind."""
-NO_MORE = "nothing more was owed, so more in flight were not tried"
+NO_MORE = "no more rollouts were pending, so higher concurrency was not measured"
 """Why it ended, unless it came to an end of its own."""
 KNEE = 0.9
 """Share of the best throughput that the knee has at least."""
@@ -63,7 +63,7 @@ class ConcurrencySweep:
     meter: Progress
     most: int = MOST
     now: int = FIRST
-    found: bool = True
+    is_settled: bool = True
     clock: Callable[[], float] = loop_time
     refusals: Callable[[], int] = lambda: 0
     stop: Callable[[], None] = lambda: None
@@ -127,5 +127,5 @@ class ConcurrencySweep:
             return f"with {self.now:,} in flight most attempts failed"
         rates = [point.per_second for point in self.points]
         if len(rates) > FLAT and all(rate < GAIN * max(rates[:-FLAT]) for rate in rates[-FLAT:]):
-            return "more in flight bring no more"
+            return "throughput stopped increasing"
         return ""

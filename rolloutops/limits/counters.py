@@ -1,6 +1,6 @@
 """Counters that the processes of a workspace share: one SQLite file in its `locks` folder.
 
-They say what running commands spend before it stands in the tables; nothing that is done or pending depends on them. A
+They say what running commands spend before it is in the tables; nothing that is done or pending depends on them. A
 transaction takes some 60 us. It is whole after a kill at any moment, and is not synced to the disk: after a power cut
 nothing runs that needs it. No write-ahead log, whose shared memory does not reach other hosts, as file locks may.
 """

@@ -42,8 +42,8 @@ DOUBT = 0.2
 """Share of that evidence at which the rate is not raised for now."""
 MANY = 0.015
 FEW = 0.01
-"""A stray share at which one refusal ends a look at a rate that is NEAR the learned one."""
-NEAR = 1.25
+"""A stray share at which one refusal ends a look at a rate that is CLOSE the learned one."""
+CLOSE = 1.25
 """Of the learned rate: up to this it is kept, and not learned anew, where more is refused."""
 OBVIOUS = 0.3
 """A share of refusals that is hardly stray."""
@@ -173,7 +173,7 @@ class LearnedLimit:
 
     def _step_back(self) -> None:
         """Go back to the learned rate at the first refusal above it, where next to none are stray."""
-        if self.rate is not None and self._calm < FEW and self.rate < self._present() < NEAR * self.rate:
+        if self.rate is not None and self._calm < FEW and self.rate < self._present() < CLOSE * self.rate:
             self._used, self._hold = 0.0, self._longer_hold()
             self._close_refused -= 1  # the look brought it about: it is not stray
 

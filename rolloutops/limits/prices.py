@@ -38,7 +38,7 @@ RATES: Keys = {
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 
 SPENT = """
--- What each data set and policy has spent on rollouts, and on verdicts that a model gave, by model and service tier;
+-- What each dataset and policy has spent on rollouts, and on verdicts that a model gave, by model and service tier;
 -- and what of it on attempts that failed.
 -- Answers without usage count as token_estimate.py estimates them; imported ones cost nothing here.
 WITH untold AS (
@@ -108,7 +108,7 @@ Prices = Mapping[tuple[str, str], Price]
 
 @dataclass(frozen=True)
 class Spent:
-    """What a data set and policy has spent with one model at one tier. spent_on: rollouts, or verdicts, where a model
+    """What a dataset and policy has spent with one model at one tier. spent_on: rollouts, or verdicts, where a model
     judges; attempts then are its calls. failed_tokens: of attempts that failed. estimated_tokens: of answers that
     did not tell theirs. cost and cost_failed are None where no price is known."""
 

@@ -25,7 +25,7 @@ class Progress:
     nothing to say. in_flight: how many are at work. publish: shows the counts to other processes, each second."""
 
     noun: str
-    owed: int
+    pending: int
     done_before: int = 0
     given_up: int = 0
     done: int = 0
@@ -47,7 +47,7 @@ class Progress:
             self.done += 1
         self.tokens += row.get("output_tokens") or 0
 
-    def judged(self, reward: float | None, error: str | None) -> None:
+    def count_verdict(self, reward: float | None, error: str | None) -> None:
         """Count a verdict."""
         if error:
             self.unrewarded[error] += 1
@@ -56,7 +56,7 @@ class Progress:
             self.rewarded += 1
 
     def start_clock(self) -> None:
-        """Count time from now on, where nothing has been counted yet: loading a model is no part of the pace."""
+        """Count time from now on, where nothing has been counted yet: loading a model is not part of the pace."""
         if not self.done and not self.failures:
             self.began = time.monotonic()
 
@@ -89,7 +89,7 @@ class Progress:
 
     def _parts(self) -> Iterator[_Part]:
         seconds, rate = max(time.monotonic() - self.began, 1e-9), self.pace()
-        total, done = self.owed + self.done_before + self.given_up, self.done + self.done_before
+        total, done = self.pending + self.done_before + self.given_up, self.done + self.done_before
         noun = self.noun.removesuffix("s") if total == 1 else self.noun
         yield _Part(f"{done:,}/{total:,} {noun}", [])
         yield _Part(f"{rate:,.1f}/s", [(2, "")])
@@ -101,8 +101,8 @@ class Progress:
             yield _kinds("failed attempts", self.failures)
         if self.unrewarded:
             yield _kinds("without a reward", self.unrewarded)
-        if self.done and self.done < self.owed:
-            yield _Part(f"{duration((self.owed - self.done) / rate)} left", [(1, "")])
+        if self.done and self.done < self.pending:
+            yield _Part(f"{duration((self.pending - self.done) / rate)} left", [(1, "")])
         for text in filter(None, (note() for note in self.notes)):
             yield _Part(visible(text), [(4, "")])
 

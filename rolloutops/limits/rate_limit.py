@@ -51,7 +51,7 @@ class RateLimit:
     endpoint, so this one is taken for down only when nothing else is heard from it. longest_pause: seconds, of what
     `Retry-After` may ask for; a rollout does not wait for longer than its deadline either."""
 
-    level: Concurrency
+    concurrency: Concurrency
     budget: SharedRate | None = None
     clock: Callable[[], float] = loop_time
     lone: bool = True
@@ -82,7 +82,7 @@ class RateLimit:
         return self._down_in_a_row >= DOWN_AFTER
 
     @property
-    def held_by(self) -> str:
+    def hold_reason(self) -> str:
         """The kind of failure that holds requests up: that of an endpoint that is down, else its limit."""
         return self._down_kind if self.is_down else "rate_limited"
 
@@ -95,11 +95,11 @@ class RateLimit:
     def _paused_until(self) -> float:
         return max(self._refused_until, self._down_until)
 
-    def elsewhere(self, ticket: Permit, kind: str, moved: int) -> int | None:
+    def another_server(self, permit: Permit, kind: str, moved: int) -> int | None:
         """Another server that a request that failed may go to at once: there is none. See `Fleet`."""
         return None
 
-    def has_another(self, ticket: Permit) -> bool:
+    def has_another(self, permit: Permit) -> bool:
         """Whether another server may be asked now: there is none. See `Fleet`."""
         return False
 
@@ -121,7 +121,7 @@ class RateLimit:
 
     async def admit(self, call: ModelCall | None = None) -> Permit:
         """Wait until a request may be sent, first come, first served."""
-        self.level.held_back()
+        self.concurrency.held_back()
         async with self._door:
             estimate = self._estimate(call)
             while (wait := self._wait(estimate)) > 0:
@@ -138,39 +138,39 @@ class RateLimit:
         finally:
             timer.cancel()
 
-    def answered(self, ticket: Permit, prompt: int, output: int, limits: Limits | None) -> None:
+    def answered(self, permit: Permit, prompt: int, output: int, limits: Limits | None) -> None:
         """The endpoint answered: the tokens of the prompt and of the answer."""
         now = self.clock()
         self._open -= 1
         if self.is_down:
             self._down_until = now
         self._down_in_a_row = 0
-        if not self._row or ticket.requests > self._row_began:
+        if not self._row or permit.requests > self._row_began:
             if self._refused_until > now and self._lifted is not None:
                 _wake(self._lifted)
             self._proven, self._row, self._pauses, self._refused_until = True, 0, 0, now
-            self.level.keep_empty(0)
-        self._learned.answered(ticket.requests, now)
+            self.concurrency.keep_empty(0)
+        self._learned.answered(permit.requests, now)
         self._output += (output - self._output) / 50
-        if ticket.estimate:
-            self._settle(ticket, prompt + output)
+        if permit.estimate:
+            self._settle(permit, prompt + output)
         if limits is not None:
-            self._hear(ticket, limits)
+            self._hear(permit, limits)
 
-    def failed(self, ticket: Permit, kind: str, retry_after: float | None, limits: Limits | None) -> None:
+    def failed(self, permit: Permit, kind: str, retry_after: float | None, limits: Limits | None) -> None:
         """The request failed. An endpoint that is down holds up everyone, and so do refusals in a row."""
         now = self.clock()
         self._open -= 1
         if limits is not None:
-            self._hear(ticket, limits)
-        if ticket.estimate:
-            self._settle(ticket, 0)
+            self._hear(permit, limits)
+        if permit.estimate:
+            self._settle(permit, 0)
         if kind == "rate_limited" or retry_after is not None:
-            self._hold_up(ticket, now, retry_after)
+            self._hold_up(permit, now, retry_after)
         if kind == "rate_limited":
-            self._refuse(ticket, now)
+            self._refuse(permit, now)
         elif kind in DOWN or (kind == "timeout" and not self.lone):
-            self._count_down(ticket, kind, now)
+            self._count_down(permit, kind, now)
 
     def note(self) -> str:
         """What holds requests up, for the line of progress; empty where nothing does."""
@@ -203,19 +203,19 @@ class RateLimit:
         self._sent_tokens += estimate
         return Permit(now, self._sent, self._sent_tokens, estimate)
 
-    def _refuse(self, ticket: Permit, now: float) -> None:
+    def _refuse(self, permit: Permit, now: float) -> None:
         self.refusals += 1
-        shown = self._learned.refused(ticket.requests, now)
+        shown = self._learned.refused(permit.requests, now)
         if shown is not False:
-            self.level.refused(self._open, again=shown is None)
+            self.concurrency.refused(self._open, again=shown is None)
         elif self._learned.rate is None:
-            self.level.keep_empty(self._row)
+            self.concurrency.keep_empty(self._row)
 
-    def _hold_up(self, ticket: Permit, now: float, retry_after: float | None) -> None:
+    def _hold_up(self, permit: Permit, now: float, retry_after: float | None) -> None:
         """Pause for all requests, if the refusal is not one of a few. What was sent after the first of a row and is not
         refused yet counts as let through."""
         if not self._row:
-            self._row_began = ticket.requests
+            self._row_began = permit.requests
         self._row += 1
         since = self._sent - self._row_began + 1
         if self._proven and (self._row < IN_A_ROW or self._row < MOSTLY * since):
@@ -225,14 +225,14 @@ class RateLimit:
             retry_after = min(PROBE_SECONDS, 0.25 * 2 ** min(self._pauses, 10))
         self._refused_until = max(self._refused_until, now + min(retry_after, self.longest_pause))
 
-    def _hear(self, ticket: Permit, limits: Limits) -> None:
-        now, sent, tokens = self.clock(), self._sent - ticket.requests, self._sent_tokens - ticket.tokens
-        self._requests.hear(limits.requests, limits.requests_left, ticket.at, now, sent)
-        self._tokens.hear(limits.tokens, limits.tokens_left, ticket.at, now, tokens)
+    def _hear(self, permit: Permit, limits: Limits) -> None:
+        now, sent, tokens = self.clock(), self._sent - permit.requests, self._sent_tokens - permit.tokens
+        self._requests.hear(limits.requests, limits.requests_left, permit.at, now, sent)
+        self._tokens.hear(limits.tokens, limits.tokens_left, permit.at, now, tokens)
 
-    def _count_down(self, ticket: Permit, kind: str, now: float) -> None:
+    def _count_down(self, permit: Permit, kind: str, now: float) -> None:
         """One more sign that the endpoint is down; once it is, only what was sent since tells anything new."""
-        if self.is_down and ticket.at < self._down_since:
+        if self.is_down and permit.at < self._down_since:
             return
         was_down = self.is_down
         self._down_in_a_row += 1
@@ -253,12 +253,12 @@ class RateLimit:
         characters = sum(len(str(message.get("content") or "")) for message in call.messages)
         return characters / CHARACTERS + self._output
 
-    def _settle(self, ticket: Permit, tokens: int) -> None:
+    def _settle(self, permit: Permit, tokens: int) -> None:
         """Give back what was estimated too much, take what was estimated too little."""
-        self._sent_tokens += tokens - ticket.estimate
-        self._tokens.left -= tokens - ticket.estimate
+        self._sent_tokens += tokens - permit.estimate
+        self._tokens.left -= tokens - permit.estimate
         if self.budget is not None:
-            self.budget.settle(ticket.estimate, tokens)
+            self.budget.settle(permit.estimate, tokens)
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:

@@ -102,7 +102,7 @@ class SharedCounter:
         except Exception as error:
             self._failure = error
 
-    def spent(self) -> Spending:
+    def total(self) -> Spending:
         """What all have spent by now. Raises OSError if something that was spent could not be written."""
         if self._unwritten != NOTHING:
             self.flush()

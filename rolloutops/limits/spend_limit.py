@@ -59,7 +59,7 @@ class SpendLimit:
         if self.max_tokens is None and self.max_cost is None:
             return ""
         if self.counter is not None:
-            self._take(self.counter.spent())
+            self._take(self.counter.total())
         grown = 1 + (in_flight + 1) / max(self.attempts, 1)
         if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
             return "max_tokens_total"
@@ -67,7 +67,7 @@ class SpendLimit:
             return "max_cost"
         return ""
 
-    def paid(self, row: Mapping[str, Any], tier: str | None, prompt: Sequence[Mapping[str, Any]] = ()) -> None:
+    def count_attempt(self, row: Mapping[str, Any], tier: str | None, prompt: Sequence[Mapping[str, Any]] = ()) -> None:
         """Count an attempt's row; tokens that it does not tell are estimated. tier: the one asked for; the one that the
         answer names goes before it. prompt: the task's own."""
         missing = row.get("input_tokens") is None or row.get("output_tokens") is None
@@ -78,7 +78,7 @@ class SpendLimit:
                 tell("", NO_USAGE)
         self._count(row, tier, 1)
 
-    def judged(self, metrics: Mapping[str, float], details: Mapping[str, Any]) -> None:
+    def count_verdict(self, metrics: Mapping[str, float], details: Mapping[str, Any]) -> None:
         """Count what a model took to judge, where a verdict tells."""
         if metrics.get("judge_calls"):
             row = {f"{kind}_tokens": int(metrics.get(f"judge_{kind}_tokens", 0)) for kind in KINDS}
@@ -136,43 +136,43 @@ class SpendLimit:
     def why(self, in_flight: int = 0) -> str:
         """Why no more may be spent, and which key to raise."""
         if self.max_cost is not None and self.cost is None:
-            return "max_cost is set, and what was spent is not known: add the prices of all models that answered"
+            return "max_cost needs a price for every model used so far: add them to the price table"
         cost = f", cost {self.cost:,.2f}" if self.max_cost is not None and self.cost is not None else ""
         limits = {"max_tokens_total": self.max_tokens, "max_cost": self.max_cost}
-        told = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
+        rows = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items() if limit is not None)
         key = self.reached(in_flight) or next(name for name, limit in limits.items() if limit is not None)
-        return f"the budget is spent ({count(self.tokens, 'token')}{cost}; {told}): raise {key} to collect the rest"
+        return f"the budget is spent ({count(self.tokens, 'token')}{cost}; {rows}): raise {key} to collect the rest"
 
 
 def _estimated(row: Mapping[str, Any], prompt: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The tokens of an attempt's row, estimated where it does not tell them."""
     completion = estimate(row["completion"])
     sent = estimate_prompts(estimate(row.get("prompt") or prompt), completion, row.get("turns") or 1)
-    told = {"input_tokens": sent, "output_tokens": completion}
-    return {name: guess if row.get(name) is None else row[name] for name, guess in told.items()}
+    rows = {"input_tokens": sent, "output_tokens": completion}
+    return {name: guess if row.get(name) is None else row[name] for name, guess in rows.items()}
 
 
-def price_table(asked: Collect, folder: Path) -> Prices:
+def price_table(settings: Collect, folder: Path) -> Prices:
     """The prices that [collect] names, none where it names none. folder: where a relative path is looked for too."""
-    if asked.prices is None:
+    if settings.prices is None:
         return {}
-    path = as_path(asked.prices)
+    path = as_path(settings.prices)
     return load(path if path.exists() else folder / path)
 
 
-def tier_of(asked: Collect) -> str | None:
+def tier_of(settings: Collect) -> str | None:
     """The service tier that is asked for; what goes through the batch engine is billed as `batch`."""
-    return "batch" if asked.engine == "batch" else asked.responses_create_params.get("service_tier")
+    return "batch" if settings.engine == "batch" else settings.responses_create_params.get("service_tier")
 
 
-def open_shared_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> SpendLimit:
+def open_shared_spend_limit(workspace: Workspace, collect_plan: CollectPlan, folder: Path) -> SpendLimit:
     """The spend limit of datasets and policies that several processes may collect at once; to be closed."""
-    first = next(iter(asked.values()))
+    first = next(iter(collect_plan.values()))
     if first.max_tokens_total is None and first.max_cost is None:
-        return open_spend_limit(workspace, asked, folder)
-    counter = SharedCounter(workspace.root / "locks", f"spent-{digest(sorted(map(list, asked)))[:16]}")
+        return open_spend_limit(workspace, collect_plan, folder)
+    counter = SharedCounter(workspace.root / "locks", f"spent-{digest(sorted(map(list, collect_plan)))[:16]}")
     try:
-        spend_limit = open_spend_limit(workspace, asked, folder)
+        spend_limit = open_spend_limit(workspace, collect_plan, folder)
         counter.begin(spend_limit.spending)
     except BaseException:
         counter.close()
@@ -181,26 +181,26 @@ def open_shared_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Pa
     return spend_limit
 
 
-def open_spend_limit(workspace: Workspace, asked: CollectPlan, folder: Path) -> SpendLimit:
+def open_spend_limit(workspace: Workspace, collect_plan: CollectPlan, folder: Path) -> SpendLimit:
     """The spend limit of one engine's datasets and policies. folder: where a relative price table is looked for too.
 
     Raises UsageError where money is limited and a price is not known.
     """
-    first = next(iter(asked.values()))
+    first = next(iter(collect_plan.values()))
     prices = price_table(first, folder)
     limited = first.max_tokens_total is not None or first.max_cost is not None
     before = spent(connect(workspace), prices) if limited or prices else []
     spend_limit = SpendLimit(first.max_tokens_total, first.max_cost, prices)
-    spend_limit.must_say = any(getattr(how, name) is not None for how in asked.values() for name in COUNTED)
+    spend_limit.must_say = any(getattr(how, name) is not None for how in collect_plan.values() for name in COUNTED)
     for one in before:
-        if (one.dataset, one.policy) in asked:
+        if (one.dataset, one.policy) in collect_plan:
             spend_limit.tokens += one.tokens
             spend_limit.attempts += one.attempts if one.spent_on == "rollouts" else 0
             if prices and one.tokens and spend_limit.cost is not None:
                 spend_limit.cost = None if one.cost is None else spend_limit.cost + one.cost
                 spend_limit.cost_failed += one.cost_failed or 0.0
     if first.max_cost is not None:
-        for how in asked.values():
+        for how in collect_plan.values():
             tier = tier_of(how)
             if price_of(prices, how.model, tier) is None:
                 named = f"{how.model!r}" + (f" at the tier {tier!r}" if tier else "")

@@ -16,9 +16,9 @@ CHARACTERS = 4
 """of text that make a token."""
 
 
-def estimate(said: Any) -> int:
+def estimate(content: Any) -> int:
     """Tokens of a message, or of several."""
-    return -(-len(said if isinstance(said, str) else dump(said)) // CHARACTERS)
+    return -(-len(content if isinstance(content, str) else dump(content)) // CHARACTERS)
 
 
 def estimate_prompts(prompt: int, completion: int, turns: int) -> int:

@@ -1,7 +1,7 @@
 """Measuring: which metrics steps a command or a recipe asks for, and their tables.
 
 Each step reads the view `rollouts`, which finds the one good attempt and verdict of each rollout anew. So the columns
-that several steps name are read once, into a table that stands in the view's place while they run.
+that several steps name are read once, into a table that is in the view's place while they run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEFAULT = tuple(
 COMPARING = ("metrics/compare", "metrics/compare_tasks")
 
 
-def asked(
+def metrics_steps(
     names: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
     folder: Path = Path(),

@@ -1,4 +1,4 @@
-"""A step's parameters before there is a rollout: the data sets that they name, and the checks that read only them."""
+"""A step's parameters before there is a rollout: the datasets that they name, and the checks that read only them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rolloutops.store.definitions import define
 
 
 def known_datasets(plan: Plan) -> list[str]:
-    """The data sets that a recipe names, also those that the command line left aside, and those of its workspace."""
+    """The datasets that a recipe names, also those that the command line left aside, and those of its workspace."""
     held = [folder.name for folder in sorted((plan.data / "tasks").glob("*")) if folder.is_dir()]
     return list(dict.fromkeys([*plan.datasets, *plan.known_datasets, *held]))
 
 
 def refuse_unknown_datasets(step: Step, use: StepUse, known: Collection[str]) -> None:
-    """Raise UsageError where a parameter of data sets, as its header says it is, names one that is not there.
+    """Raise UsageError where a parameter of datasets, as its header says it is, names one that is not there.
 
     known: none at all where nothing is known yet.
     """
@@ -30,7 +30,7 @@ def refuse_unknown_datasets(step: Step, use: StepUse, known: Collection[str]) ->
         for name in _names(use.settings.get(parameter, ())):
             if known and name not in known:
                 raise UsageError(
-                    f"[{use.kind}.{use.name}] {parameter}: no data set {name!r}{did_you_mean_one_of(name, known)}; "
+                    f"[{use.kind}.{use.name}] {parameter}: no dataset {name!r}{did_you_mean_one_of(name, known)}; "
                     f"there are: {', '.join(known)}"
                 )
 

@@ -54,27 +54,27 @@ SMALL = ("metrics", *MEASURED)
 """Payload that is read once for all steps where one of them needs it."""
 
 
-def prepare(con: sql.Connection, kept: Collection[str] = ()) -> None:
+def prepare(con: sql.Connection, columns: Collection[str] = ()) -> None:
     """Read every rollout's key and small columns once, into `selection.rollouts`.
 
-    kept: those of SMALL that it has too; completion_hash is that of the last text where no other rollout has it.
+    columns: those of SMALL that it has too; completion_hash is that of the last text where no other rollout has it.
     """
-    sql.run(con, f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, LOGGED)}")
+    sql.run(con, f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(columns, LOGGED)}")
     if sql.rows(con, TWICE)[0][0]:
-        sql.run(con, _table(kept, "rollouts"))
-    if "completion_hash" in kept:
+        sql.run(con, _table(columns, "rollouts"))
+    if "completion_hash" in columns:
         sql.run(con, SAME_TEXT)
 
 
-def preparation(kept: Collection[str]) -> str:
+def preparation(columns: Collection[str]) -> str:
     """What `prepare` runs, for any DuckDB shell and any log."""
-    same = SAME_TEXT if "completion_hash" in kept else ""
-    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(kept, 'rollouts')}{same}"
+    same = SAME_TEXT if "completion_hash" in columns else ""
+    return f"CREATE SCHEMA IF NOT EXISTS selection;\n{_table(columns, 'rollouts')}{same}"
 
 
-def _table(kept: Collection[str], source: str) -> str:
-    left_out = ", ".join(column for column in PAYLOAD if column not in kept)
-    said = " REPLACE (text_hash AS completion_hash)" if "completion_hash" in kept else ""
+def _table(columns: Collection[str], source: str) -> str:
+    left_out = ", ".join(column for column in PAYLOAD if column not in columns)
+    said = " REPLACE (text_hash AS completion_hash)" if "completion_hash" in columns else ""
     return f"CREATE OR REPLACE TABLE selection.rollouts AS SELECT * EXCLUDE ({left_out}){said} FROM {source};"
 
 

@@ -5,7 +5,7 @@ a mix repeats a rollout). What it returns is stored as keys, with the columns th
 step may change), never with payload; `selected` is then bound to those keys. So a selection of a million rollouts is
 small, and what was kept and dropped is counted by one query for all steps.
 
-A step says why it drops rows by returning them all the same, with the reason in a column `dropped`: rows where it is
+A step says why it drops rows by returning them anyway, with the reason in a column `dropped`: rows where it is
 not NULL go no further, and are counted by reason.
 
 A pair step returns two rows a pair, with the columns `pair` (its name), `role` (chosen or rejected) and `margin`. A
@@ -40,7 +40,7 @@ WRITTEN = ("reward", "margin", "advantage")
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What a step kept of one data set. rows: rows that went on, more than kept where a mix repeats rollouts.
+    """What a step kept of one dataset. rows: rows that went on, more than kept where a mix repeats rollouts.
 
     reasons: why rows were dropped and how many, the most frequent first; only of steps that say it.
     """
@@ -59,7 +59,7 @@ class DatasetStats:
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one step did: to each data set, and with which SQL and parameters. reports: the rows of its reports."""
+    """What one step did: to each dataset, and with which SQL and parameters. reports: the rows of its reports."""
 
     step: str
     kind: str
@@ -101,19 +101,19 @@ def select(con: sql.Connection, steps: Sequence[StepUse], folder: Path) -> list[
     measured = comparing or any(use.kind == "pair" for use in steps)
     named = any("metrics" in step.names.columns for step in checked)
     prepare(con, [*(MEASURED if measured else ()), *(["metrics"] if named else [])])
-    funnels: list[StepStats] = []
+    stats: list[StepStats] = []
     for use, step in zip(steps, checked, strict=True):
-        start = start_of(use, funnels)
-        funnels.append(_apply(con, use, step, start))
-    bind(con, funnels[-1].step if funnels else ALL)
-    return funnels
+        start = start_of(use, stats)
+        stats.append(_apply(con, use, step, start))
+    bind(con, stats[-1].step if stats else ALL)
+    return stats
 
 
-def start_of(use: StepUse, funnels: Sequence[StepStats]) -> str:
+def start_of(use: StepUse, step_stats: Sequence[StepStats]) -> str:
     """The selection that a step starts from: the one it names, else that of the step before it."""
     if use.start is None:
-        return funnels[-1].step if funnels else ALL
-    known = [ALL, *(funnel.step for funnel in funnels)]
+        return step_stats[-1].step if step_stats else ALL
+    known = [ALL, *(stats.step for stats in step_stats)]
     if use.start not in known:
         raise StepError(
             f"[{use.kind}.{use.name}] from = {use.start!r}: no earlier step has that name"
@@ -122,9 +122,9 @@ def start_of(use: StepUse, funnels: Sequence[StepStats]) -> str:
     return use.start
 
 
-def chain(funnels: Sequence[StepStats], start: str) -> list[StepStats]:
+def chain(step_stats: Sequence[StepStats], start: str) -> list[StepStats]:
     """The steps that led to a selection, first to last."""
-    by_name = {funnel.step: funnel for funnel in funnels}
+    by_name = {stats.step: stats for stats in step_stats}
     path: list[StepStats] = []
     while start != ALL:
         path.insert(0, by_name[start])
@@ -137,7 +137,7 @@ def _apply(con: sql.Connection, use: StepUse, step: Step, start: str) -> StepSta
     bind_step(con, start, step, use.kind, where)
     if use.kind == "pair" and "pair" in sql.columns(con, "FROM selected"):
         raise StepError(
-            f"{where} starts from pairs, those of {start!r}: say from = the step before them, or 'rollouts'"
+            f"{where} cannot start from pairs (those of {start!r}): set from to an earlier step, or 'rollouts'"
         )
     with bound(con, step, use.settings, where):
         columns = stored(con, step, start, where, use.kind)
@@ -168,7 +168,9 @@ def stored(con: sql.Connection, step: Step, start: str, where: str, kind: str) -
     lower = [name.lower() for name in made]  # SQL's names are the same in any case
     missing = [key for key in KEYS if key not in lower]
     if kind == "pair" and not missing and (lacking := [column for column in PAIR if column not in lower]):
-        raise StepError(f"{where} {step.path} does not return {', '.join(lacking)}, which make rollouts pairs")
+        raise StepError(
+            f"{where} {step.path} must return the columns pair, role and margin; missing: {', '.join(lacking)}"
+        )
     if missing:
         raise StepError(
             f"{where} {step.path} does not return {', '.join(missing)}: begin it with SELECT s.* FROM selected AS s"
@@ -205,7 +207,7 @@ def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None
     ):
         rows = sql.records(con, f"{query} LIMIT 1")
         if rows:
-            raise StepError(f"{where} {step.path} {fault}, as {_told(rows[0])}")
+            raise StepError(f"{where} {step.path} {fault}, as {_row_text(rows[0])}")
 
 
 def _check_numbers(con: sql.Connection, table: str, where: str, step: Step) -> None:
@@ -216,10 +218,10 @@ def _check_numbers(con: sql.Connection, table: str, where: str, step: Step) -> N
         rows = sql.records(con, f"SELECT {name}, {', '.join(KEYS)} FROM {table} WHERE NOT isfinite({name}) LIMIT 1")
         if rows:
             hint = "divide by nullif(…, 0), or leave these rollouts out"
-            raise StepError(f"{where} {step.path} makes numbers that JSON cannot hold, as {_told(rows[0])}; {hint}")
+            raise StepError(f"{where} {step.path} returns NaN or infinity, e.g. {_row_text(rows[0])}; {hint}")
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _row_text(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{column} {value}" for column, value in row.items())
 
 
@@ -243,11 +245,11 @@ def _check_pairs(con: sql.Connection, table: str, where: str, step: Step) -> Non
         """,
     )
     if rows:
-        raise StepError(f"{where} {step.path} leaves pairs that are none: {rows[0]['pair']} has {rows[0]['fault']}")
+        raise StepError(f"{where} {step.path} returns an invalid pair: {rows[0]['pair']} has {rows[0]['fault']}")
 
 
 def _take_out(con: sql.Connection, table: str) -> dict[str, dict[str, int]]:
-    """Leave out of a step's result the rows that it gives a reason to drop. Returns data set -> reason -> rows."""
+    """Leave out of a step's result the rows that it gives a reason to drop. Returns dataset -> reason -> rows."""
     if DROPPED not in sql.columns(con, f"FROM {table}"):
         return {}
     found: dict[str, dict[str, int]] = {}
@@ -260,7 +262,7 @@ def _take_out(con: sql.Connection, table: str) -> dict[str, dict[str, int]]:
 
 
 def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Mapping[str, int]]) -> list[DatasetStats]:
-    """Rows in, kept and out, for each data set, of the step between `selected` and its result."""
+    """Rows in, kept and out, for each dataset, of the step between `selected` and its result."""
     key = KEYS if kind == "pair" else (*KEYS, "copy")
     rows = sql.rows(
         con,
@@ -277,4 +279,4 @@ def _counts(con: sql.Connection, table: str, kind: str, reasons: Mapping[str, Ma
         ORDER BY dataset
         """,
     )
-    return [DatasetStats(name, asked, kept, made, reasons.get(name, {})) for name, asked, kept, made in rows]
+    return [DatasetStats(name, requested, kept, made, reasons.get(name, {})) for name, requested, kept, made in rows]

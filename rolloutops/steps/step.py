@@ -9,7 +9,7 @@
     -- format: parquet                       of a build, the format where the recipe names none
     -- columns: NAME TYPE, NAME TYPE ...     of a build, types of columns in Parquet; others come from their values
     -- dataset_info: {...}                   of a build, its entry in LLaMA-Factory's dataset_info.json
-    -- datasets: NAME, NAME ...              the parameters that name data sets: a misspelt one is refused
+    -- datasets: NAME, NAME ...              the parameters that name datasets: a misspelt one is refused
     SELECT s.* FROM selected AS s ...
 
 Each of these but a parameter goes on in comment lines that are indented by three spaces or more. A parameter without a
@@ -131,9 +131,9 @@ def find_step(use: str, folder: Path = Path(), where: str = "") -> Step:
             return read_step(use, path)
     known = available(folder)
     kind = [name for name in known if name.startswith(use.split("/")[0] + "/")]
-    near = did_you_mean_one_of(use, kind) or did_you_mean_one_of(use, known)
-    rest = "rolloutops list steps shows all of them" if near else f"there are: {', '.join(kind or known)}"
-    raise UsageError(f"{_at(where)}no step {use!r}{near}; {rest}")
+    hint = did_you_mean_one_of(use, kind) or did_you_mean_one_of(use, known)
+    rest = "rolloutops list steps shows all of them" if hint else f"there are: {', '.join(kind or known)}"
+    raise UsageError(f"{_at(where)}no step {use!r}{hint}; {rest}")
 
 
 def read_step(name: str, path: Path) -> Step:
@@ -143,9 +143,9 @@ def read_step(name: str, path: Path) -> Step:
     params: dict[str, Param] = {}
     named: list[tuple[str, list[str]]] = []
     for number, line in enumerate(source.splitlines(), 1):
-        asked, declared = NAMED.fullmatch(line), PARAM.fullmatch(line.rstrip())
-        if asked:
-            named.append((asked[1], [asked[2]]))
+        requested, declared = NAMED.fullmatch(line), PARAM.fullmatch(line.rstrip())
+        if requested:
+            named.append((requested[1], [requested[2]]))
         elif named and re.match(r"--\s{3,}\S", line):
             named[-1][1].append(line[2:].strip())
         elif declared:
@@ -173,7 +173,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
     lint(con, step)
     keys = keys_of_step(step, use.kind)
     takes = f"; {use.use} takes: {', '.join(keys) or 'none'}"
-    check_table(keys, use.settings, f"{where} ", unknown=lambda name, near: f"{where} no key {name!r}{near}{takes}")
+    check_table(keys, use.settings, f"{where} ", unknown=lambda name, hint: f"{where} no key {name!r}{hint}{takes}")
     for name, value in use.settings.items():
         if name in step.params:
             _require_castable(con, f"{where} {name}", value, step.params[name].kind)
@@ -313,9 +313,9 @@ def run_checks(con: sql.Connection, step: Step, where: str, checks: Sequence[str
             )
 
 
-def _listed(rows: list[dict[str, Any]], found: int) -> str:
+def _listed(rows: list[dict[str, Any]], number: int) -> str:
     shown = "; ".join(", ".join(f"{k} {v}" for k, v in row.items()) for row in rows[:3])
-    return shown + ("; …" if found > 3 else "")
+    return shown + ("; …" if number > 3 else "")
 
 
 def _literal(value: Any) -> str:

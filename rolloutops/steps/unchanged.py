@@ -32,13 +32,13 @@ def stored_columns(con: sql.Connection) -> set[str]:
     return {*sql.columns(con, "FROM selection.rollouts"), *PAYLOAD}
 
 
-def refuse_names(made: Sequence[str], stored: set[str], step: Step, where: str) -> None:
+def refuse_names(query: Sequence[str], stored: set[str], step: Step, where: str) -> None:
     """Raise StepError where a step returns two columns of one name, of which DuckDB takes the first.
 
-    made: the names that it returns, in order; no name differs by its case alone. A key may be there twice, as after a
+    query: the names that it returns, in order; no name differs by its case alone. A key may be there twice, as after a
     join. stored: those of rollouts.
     """
-    lower = [name.lower() for name in made]
+    lower = [name.lower() for name in query]
     for name in dict.fromkeys(lower):
         if lower.count(name) == 1 or name in KEYS:
             continue

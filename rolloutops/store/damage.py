@@ -81,12 +81,12 @@ def _of_attempts(path: Path) -> tuple[int | None, int | None]:
     else:
         names, rollouts = set(), _rows(path)
     root, dataset = path.parents[2], path.parent.name
-    judged = {row["attempt_id"] for part in _neighbors(root, "verdicts", dataset) for row in _column(part) or ()}
+    verified = {row["attempt_id"] for part in _neighbors(root, "verdicts", dataset) for row in _column(part) or ()}
     if own is None:  # the attempts that have a verdict and are in no other part
         known = {r["attempt_id"] for p in _neighbors(root, "attempts", dataset) if p != path for r in _column(p) or ()}
-        names = judged - known
+        names = verified - known
         rollouts = rollouts if rollouts is not None else len(names) or None
-    return rollouts, len(names & judged)
+    return rollouts, len(names & verified)
 
 
 def _neighbors(root: Path, table: str, dataset: str) -> list[Path]:

@@ -18,7 +18,7 @@ UNMADE: WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, str]] = WeakKeyDi
 """Connection -> the statements of what it was given and nothing has named yet."""
 
 
-def named(texts: Iterable[str], known: Mapping[str, str]) -> list[str]:
+def names_in(texts: Iterable[str], known: Mapping[str, str]) -> list[str]:
     """The names among `known` that texts name, and those that the statements of these name, in the order of `known`.
 
     Every word counts, also in texts, as 'rollouts' does in answers('rollouts'): one too many makes a view too many.
@@ -40,7 +40,7 @@ def define(con: duckdb.DuckDBPyConnection, script: str) -> None:
 def make_named(con: duckdb.DuckDBPyConnection, query: str) -> None:
     """Make what a query names and what this is made of, in the schema where the connection is."""
     unmade = UNMADE.get(con)
-    if unmade and (names := named([query], unmade)):
+    if unmade and (names := names_in([query], unmade)):
         con.execute("\n".join(unmade[name] for name in names))
         for name in names:  # only now: what could not be bound here, as where a table hides a view, is made by the next
             del unmade[name]

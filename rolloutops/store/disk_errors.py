@@ -57,9 +57,9 @@ def write_failed(root: Path, error: OSError) -> WorkspaceError:
     )
 
 
-def _inside(root: Path, named: object) -> bool:
-    """Whether an error's file lies in the workspace; a file descriptor may."""
-    if not isinstance(named, str | bytes | os.PathLike):
+def _inside(root: Path, name: object) -> bool:
+    """Whether an error's file is in the workspace; a file descriptor may."""
+    if not isinstance(name, str | bytes | os.PathLike):
         return True
-    path = Path(os.fsdecode(named)).absolute()
+    path = Path(os.fsdecode(name)).absolute()
     return path == root.absolute() or root.absolute() in path.parents

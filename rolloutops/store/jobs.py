@@ -75,14 +75,14 @@ def open_jobs(workspace: Workspace, url: str | None = None, con: sql.Connection 
 def intent(
     workspace: Workspace, job_id: str, con: sql.Connection | None = None
 ) -> tuple[Mapping[str, Any], Sequence[Request]]:
-    """What a job was asked: {data set: {policy: ...}} as recorded, and its requests in the order of its file. con: a
+    """What a job was asked: {dataset: {policy: ...}} as recorded, and its requests in the order of its file. con: a
     connection with the workspace's views, where there is one."""
     query = f"SELECT asked::VARCHAR, requests FROM jobs WHERE event = 'intended' AND job_id = {sql.literal(job_id)}"
-    asked, requests = sql.rows(_fresh(con, workspace), query)[0]
-    return json.loads(asked), [Request(**request) for request in requests]
+    requested, requests = sql.rows(_fresh(con, workspace), query)[0]
+    return json.loads(requested), [Request(**request) for request in requests]
 
 
-def written(
+def recorded_requests(
     workspace: Workspace, job_id: str, requests: Sequence[Request], con: sql.Connection | None = None
 ) -> set[str]:
     """The ids of a job's attempts that are in the tables."""

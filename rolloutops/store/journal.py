@@ -1,7 +1,7 @@
 """The journal: what has ended is on disk at once, and becomes part files later.
 
 Each finished attempt or verdict is one line; what ends in one turn of the event loop is written with one `write`. So a
-killed process loses nothing that had ended before. A journal is sealed into one part file for each table and data set,
+killed process loses nothing that had ended before. A journal is sealed into one part file for each table and dataset,
 named after the journal, and then removed: sealing the same journal twice writes the same files twice. It is locked by
 its writer for as long as the writer lives; one that is not locked is an orphan, and the next command seals it.
 
@@ -125,7 +125,7 @@ class Journal:
         failpoint("journal-after-line")
 
     def when_sealed(self, action: Callable[[], None]) -> None:
-        """Call `action`, in another thread, when all that was appended so far lies in part files."""
+        """Call `action`, in another thread, when all that was appended so far is in part files."""
         (self._segment or self._open()).after.append(action)
 
     def flush_if_due(self, seconds: float | None = None) -> None:
@@ -233,15 +233,15 @@ class Journal:
                 self._fail(error)
 
 
-_TOLD: set[Path] = set()
+_REPORTED: set[Path] = set()
 """Journals of which this process has said that they cannot be read: they are met again at each part that is taken."""
 
 
 def seal_orphans(workspace: Workspace) -> int:
     """Seal the journals of writers that are no more. Returns how many attempts and verdicts were saved so.
 
-    A torn line, the last of a killed writer, is left out: its rollout is owed again. Lines that are not rows of a table
-    are kept in `rejected/`, counted and told; a journal that cannot be opened is told, and left where it is.
+    A torn line, the last of a killed writer, is left out: its rollout is pending again. Lines that are not rows of a
+    table are kept in `rejected/`, counted and told; a journal that cannot be opened is told, and left where it is.
     """
     saved = 0
     for path in sorted((workspace.root / "journals").glob("*.jsonl")):
@@ -252,7 +252,7 @@ def seal_orphans(workspace: Workspace) -> int:
             try:
                 with os.fdopen(os.dup(fd), "rb") as file:
                     aside = list(read_lines(file, rows))
-            except OSError as error:  # a bad sector must not stand in the way of all other rows
+            except OSError as error:  # a bad sector must not are in the way of all other rows
                 _tell(path, error)
                 continue
             failpoint("orphan-before")
@@ -289,8 +289,8 @@ def _orphan(path: Path) -> Iterator[int | None]:
 
 def _tell(journal: Path, error: OSError) -> None:
     """Say once that a journal cannot be read; it stays where it is."""
-    if journal not in _TOLD:
-        _TOLD.add(journal)
+    if journal not in _REPORTED:
+        _REPORTED.add(journal)
         why = (error.strerror or str(error)).lower()
         tell(f"{journal} cannot be read ({why}): the rows that it may hold do not count until it can")
 
@@ -308,5 +308,5 @@ def _keep(workspace: Workspace, journal: Path, aside: list[SetAside]) -> None:
     what = f"{count(len(aside), 'line')} {verb(len(aside), 'are')} not {'a row' if len(aside) == 1 else 'rows'}"
     tell(
         f"{what} of a table in the journal of an interrupted run, and kept in {path} "
-        f"(line {aside[0].number}: {aside[0].reason}); what they held is owed again"
+        f"(line {aside[0].number}: {aside[0].reason}); what they held is pending again"
     )

@@ -21,7 +21,7 @@ from rolloutops.store.failpoints import failpoint
 from rolloutops.store.workspace import Workspace, is_folder_name, sync, write_part
 
 CHUNK = 256
-"""Rows that Python holds at most before Arrow does: so few still lie in the processor's caches, and soon make room."""
+"""Rows that Python holds at most before Arrow does: so few still are in the processor's caches, and soon make room."""
 
 NAMES = {
     "attempts": ("dataset", "task_id", "row_hash", "policy", "rollout_index", "attempt", "attempt_id"),
@@ -39,7 +39,7 @@ class SetAside(NamedTuple):
 
 
 class Rows:
-    """The rows of a journal, by the part files that they will be: (table, data set)."""
+    """The rows of a journal, by the part files that they will be: (table, dataset)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -89,7 +89,7 @@ def _stays(path: Path, rows: int) -> bool:
 def read_lines(lines: Iterable[bytes], rows: Rows) -> Iterator[SetAside]:
     """Add a journal's lines to `rows`, and yield those that are not rows of a table.
 
-    A last line without its line end that is not whole is what a kill tears: it is left out, and its rollout is owed.
+    A last line without its line end that is not whole is what a kill tears: it is left out, and its rollout is pending.
     """
     held: list[tuple[int, bytes, str, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
@@ -135,13 +135,13 @@ def _require_json(name: str, text: Any) -> None:
         raise ValueError(f"{name} is not JSON") from error
 
 
-def _add(held: Sequence[tuple[int, bytes, str, dict[str, Any]]], rows: Rows) -> Iterator[SetAside]:
+def _add(lines: Sequence[tuple[int, bytes, str, dict[str, Any]]], rows: Rows) -> Iterator[SetAside]:
     """Add rows that Arrow takes; if one is of a wrong type, each is tried separately."""
-    if all(_fault(table, [row for *_, kind, row in held if kind == table]) is None for table in NAMES):
-        for _, _, table, row in held:
+    if all(_fault(table, [row for *_, kind, row in lines if kind == table]) is None for table in NAMES):
+        for _, _, table, row in lines:
             rows.add(table, row)
         return
-    for number, line, table, row in held:
+    for number, line, table, row in lines:
         if fault := _fault(table, [row]):
             yield SetAside(line, number, fault)
         else:

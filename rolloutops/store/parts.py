@@ -89,19 +89,21 @@ def _copies(sizes: Mapping[str, int]) -> Iterable[str]:
 
 
 def _written_again(sizes: Mapping[str, int], left_out: set[str], column: str) -> list[str]:
-    """The files of other names whose rows all lie in other files of their folder. column: the name of each row."""
+    """The files of other names whose rows all are in other files of their folder. column: the name of each row."""
     found: list[str] = []
     others = [file for file in sizes if file not in left_out and not OWN_NAME.fullmatch(Path(file).stem)]
     for file in sorted(others, key=lambda file: (len(file), file), reverse=True):
         ids = _ids(file, column)
         runs = tuple({f"{name.rpartition('-')[0]}-" for name in ids})
-        near = (
+        candidates = (
             other
             for other in sizes
             if other != file and other not in left_out and os.path.dirname(other) == os.path.dirname(file)
         )
         held = (
-            _ids(other, column) for other in near if other in others or os.path.basename(other).startswith(runs or "/")
+            _ids(other, column)
+            for other in candidates
+            if other in others or os.path.basename(other).startswith(runs or "/")
         )
         if ids and ids <= set[str]().union(*held):
             found.append(file)

@@ -104,6 +104,6 @@ def _ids_of_part(path: str) -> Iterator[str]:
         for number in range(about.num_row_groups):
             group = about.row_group(number)
             for column in map(group.column, range(group.num_columns)):
-                told = column.statistics
-                if column.path_in_schema == "run_id" and told is not None and told.has_min_max:
-                    yield _id(str(told.max))
+                reported = column.statistics
+                if column.path_in_schema == "run_id" and reported is not None and reported.has_min_max:
+                    yield _id(str(reported.max))

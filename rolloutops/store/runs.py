@@ -38,7 +38,7 @@ SHOWN = 160
 LATER = ("environment",)
 """Entries of fingerprints that workspaces of earlier versions lack."""
 PLACES = ("folder", "path")
-"""What of a recorded recipe says where it lies, and is no part of what it is."""
+"""What of a recorded recipe says where it lies, and is not part of what it is."""
 
 
 @dataclass
@@ -117,7 +117,7 @@ def last_recipe(workspace: Workspace) -> LastRecipe:
         con, "SELECT recipe::VARCHAR FROM runs WHERE recipe IS NOT NULL ORDER BY run_id DESC, event LIMIT 1"
     )
     if not found:
-        raise WorkspaceError(f"{workspace.root} has seen no recipe yet: name one, as in `collect recipe.toml`")
+        raise WorkspaceError(f"no recipe has been used with {workspace.root} yet: pass one, e.g. collect recipe.toml")
     try:
         return from_json(json.loads(found[0][0]))
     except (KeyError, TypeError) as error:
@@ -127,7 +127,7 @@ def last_recipe(workspace: Workspace) -> LastRecipe:
 
 
 def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Mapping[str, Any]]) -> None:
-    """Stop where a policy's name already stands, for a data set, for rollouts made with other parameters."""
+    """Stop where a policy's name already stands, for a dataset, for rollouts made with other parameters."""
     files = patterns(workspace)
     if files["attempts"] is None and files["jobs"] is None:
         return

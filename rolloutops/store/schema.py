@@ -1,7 +1,7 @@
 """The tables of a workspace: one Arrow schema each, every column with a line that says what it holds.
 
 JSON that rolloutops does not own travels as text: a struct would take the union of all rows' keys and fill it
-with nulls, which changes what trainers tokenise.
+with nulls, which changes what trainers tokenize.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
 
 
 TASKS = _schema(
-    ("dataset", TEXT, "the data set, as the recipe names it"),
+    ("dataset", TEXT, "the dataset, as the recipe names it"),
     ("task_id", TEXT, "the row's own id where the recipe names an id field, else the hash of its canonical JSON"),
     ("row_hash", TEXT, "hash of the row's canonical JSON: an edited row has another"),
     ("version", INT, "0 for the first row under this id, one more for each edit, removal or return"),
@@ -42,12 +42,12 @@ TASKS = _schema(
 )
 
 ATTEMPTS = _schema(
-    ("dataset", TEXT, "the task's data set"),
+    ("dataset", TEXT, "the task's dataset"),
     ("task_id", TEXT, "the task"),
-    ("row_hash", TEXT, "the task's row as it was when it was tried"),
+    ("row_hash", TEXT, "hash of the task's row at the time of the attempt"),
     ("policy", TEXT, "the policy that answered"),
     ("rollout_index", INT, "which of the repeats, from 0"),
-    ("attempt", INT, "which try at it, from 1"),
+    ("attempt", INT, "which attempt at it, from 1"),
     ("attempt_id", TEXT, "names this attempt: the run's id and a counter"),
     ("part", INT, "the task's partition"),
     ("run_id", TEXT, "the run that tried"),
@@ -55,7 +55,7 @@ ATTEMPTS = _schema(
     ("model", TEXT, "the model that answered, as it calls itself"),
     ("error", TEXT, "how it failed (a name of errors.FAILURES); null where it succeeded"),
     ("error_message", TEXT, "what the failure said, 2 KB at most"),
-    ("final", BOOL, "do not try again: it succeeded, or cannot succeed"),
+    ("final", BOOL, "true if no further attempt is made: success or permanent failure"),
     ("request", JSON, "the effective parameters"),
     ("response", TEXT, "the answers, verbatim: a JSON array, one item a model call; of a whole rollout its one reply"),
     ("prompt", JSON, "the prompt that was sent, only where it is not the task's own"),
@@ -84,8 +84,8 @@ ATTEMPTS = _schema(
 )
 
 VERDICTS = _schema(
-    ("verdict_id", TEXT, "names this verdict: the judging run's id and a counter, so that ids sort by time"),
-    ("dataset", TEXT, "the task's data set"),
+    ("verdict_id", TEXT, "names this verdict: the verifying run's id and a counter, so that ids sort by time"),
+    ("dataset", TEXT, "the task's dataset"),
     ("task_id", TEXT, "the task"),
     ("policy", TEXT, "the policy"),
     ("rollout_index", INT, "which of the repeats"),
@@ -98,7 +98,7 @@ VERDICTS = _schema(
     ("error", TEXT, "how verification failed: verifier_error, verifier_timeout, or masked (mask_sample was true)"),
     ("error_message", TEXT, "what the failure said"),
     ("seconds", REAL, "how long it took"),
-    ("cached", BOOL, "the verdict was taken from an equal one"),
+    ("cached", BOOL, "true if copied from an identical rollout's verdict (pure verifiers)"),
     ("run_id", TEXT, "the run that judged"),
     ("cpu_seconds", REAL, "of seconds, how long it computed; null where that was not measured"),
 )
@@ -111,7 +111,7 @@ RUNS = _schema(
     ("argv", pa.list_(TEXT), "the command line"),
     ("recipe", JSON, "the recipe as resolved"),
     ("recipe_hash", TEXT, "its hash"),
-    ("fingerprints", JSON, "{data set: {policy: engine, model and parameters}} of a collect"),
+    ("fingerprints", JSON, "{dataset: {policy: engine, model and parameters}} of a collect"),
     ("versions", JSON, "rolloutops, Python and the packages that matter"),
     ("git_commit", TEXT, "commit of the folder the command ran in, where it is a checkout"),
     ("host", TEXT, "the machine"),
@@ -146,7 +146,7 @@ JOBS = _schema(
     ("status", TEXT, "how the batch ended: completed, failed, expired or cancelled"),
     ("message", TEXT, "why it was refused or dropped"),
     ("counts", JSON, "what became of its requests; of an intent: the tokens and the cost that were expected"),
-    ("asked", JSON, "of an intent: {data set: {policy: how it is collected, and the environment's tools}}"),
+    ("asked", JSON, "of an intent: {dataset: {policy: how it is collected, and the environment's tools}}"),
     ("requests", pa.list_(JOB_REQUEST), "of an intent: the rollouts that the job covers, in the order of its file"),
 )
 
@@ -159,7 +159,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 FLAT = ("runs", "jobs")
-"""The tables without a folder for each data set."""
+"""The tables without a folder for each dataset."""
 
 
 def about(schema: pa.Schema, column: str) -> str:

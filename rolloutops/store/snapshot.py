@@ -1,4 +1,4 @@
-"""A workspace at one moment: its part files, and the rows that lie in journals.
+"""A workspace at one moment: its part files, and the rows that are in journals.
 
 A journal becomes part files of its name and is then removed. So journals are read first and files are listed after
 them: a row that moves in between is in both, and counts as the journal's; none is in neither. Where nothing moved
@@ -22,14 +22,14 @@ from rolloutops.store.parts import Parts, find_parts
 from rolloutops.store.workspace import Workspace, spill_folder
 
 LOOKS = 5
-"""Looks at a workspace whose files keep moving; the last one counts rows once all the same."""
+"""Looks at a workspace whose files keep moving; the last one counts rows once anyway."""
 PAYLOAD = {"request", "response", "prompt", "tools", "completion", "text", "token_turns", "details"}
 """Columns that are not read from journals: nothing counts by them."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """parts: of each table. journals: rows by table that lie in journals alone, without payload. journal_files: how
+    """parts: of each table. journals: rows by table that are in journals alone, without payload. journal_files: how
     many journals, and journal_bytes their size."""
 
     parts: Mapping[str, Parts]

@@ -36,7 +36,7 @@ PLAN_COLUMNS = {
     "verifier_version": "VARCHAR",
     "equal_versions": "VARCHAR[]",
 }
-"""The columns of `plan`: what a recipe asks of each data set and policy."""
+"""The columns of `plan`: what a recipe asks of each dataset and policy."""
 
 
 CORRUPT = re.compile(
@@ -48,7 +48,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.
 
 
 @contextmanager
-def _damage_named(con: Connection) -> Iterator[None]:
+def _name_damage(con: Connection) -> Iterator[None]:
     """A Parquet file that is not whole is a WorkspaceError that names it; what the disk refuses is an OSError."""
     try:
         yield
@@ -64,17 +64,17 @@ def _damage_named(con: Connection) -> Iterator[None]:
         raise
 
 
-def _raise_if_disk(error: Exception, said: str) -> None:
+def _raise_if_disk(error: Exception, text: str) -> None:
     """Raise what DuckDB met on the disk, also of what it spills there, as Python's own error."""
     if isinstance(error, duckdb.OutOfMemoryException):
-        if "offload" in said or "max_temp_directory_size" in said:
+        if "offload" in text or "max_temp_directory_size" in text:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise MemoryError(said) from error
+        raise MemoryError(text) from error
     if not isinstance(error, duckdb.IOException):
         return
     for number in DISK:
-        if os.strerror(number) in said:
-            file = re.search(r"""[Ff]ile \\?["']([^"'\\\n]+)""", said)
+        if os.strerror(number) in text:
+            file = re.search(r"""[Ff]ile \\?["']([^"'\\\n]+)""", text)
             raise OSError(number, os.strerror(number), *([file[1]] if file else [])) from error
 
 
@@ -105,7 +105,7 @@ def connect(threads: int | None = None, memory_limit: str | None = None, spill: 
 def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
-        with _damage_named(con):
+        with _name_damage(con):
             make_named(con, script)
             con.execute(script).fetchall()
 
@@ -123,7 +123,7 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
 
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
-    with _damage_named(con):
+    with _name_damage(con):
         make_named(con, query)
         result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
         return [name for name, *_ in result.description or ()], result.fetchall()
@@ -141,7 +141,7 @@ def names(con: Connection, query: str) -> list[str]:
 
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
-    with _damage_named(con):
+    with _name_damage(con):
         make_named(con, query)
         return con.sql(query).to_arrow_table()
 
@@ -153,7 +153,7 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     """
     cursor = con.cursor()
     try:
-        with _damage_named(con):
+        with _name_damage(con):
             make_named(con, query)
             yield from cursor.sql(query).to_arrow_reader(batch_rows)
     finally:
@@ -287,5 +287,5 @@ def views_script(
 
 
 def read(path: Path) -> str:
-    """A SQL file's text, without a final semicolon, so that it can stand in parentheses."""
+    """A SQL file's text, without a final semicolon, so that it can are in parentheses."""
     return path.read_text(encoding="utf-8").strip().rstrip(";")

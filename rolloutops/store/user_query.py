@@ -50,8 +50,8 @@ def query_error(error: Exception) -> UsageError:
     sentence, *place = EXCERPT.split(str(error).strip(), maxsplit=1)
     if missing := NO_TABLE.search(sentence):
         name = missing[1].strip('"')
-        near = did_you_mean_one_of(name, dict(tables()[1]))
-        sentence = f"there is no view {name!r}{near or '.'} SHOW TABLES lists them"
+        hint = did_you_mean_one_of(name, dict(tables()[1]))
+        sentence = f"there is no view {name!r}{hint or '.'} SHOW TABLES lists them"
     found = UsageError(f"the query does not run: {sentence.strip()}")
     if place:
         number = int(place[0]) - 1

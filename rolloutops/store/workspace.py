@@ -116,12 +116,12 @@ def spill_folder(workspace: Workspace) -> Path:
 
 
 def chunked_datasets(workspace: Workspace) -> list[str]:
-    """The data sets that have tasks, in the order of their names."""
+    """The datasets that have tasks, in the order of their names."""
     return sorted(folder.name for folder in (workspace.root / "tasks").glob("*") if any(folder.glob("*.parquet")))
 
 
 def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:
-    """Raise WorkspaceError where a data set has never been chunked: that nothing of it is owed would mislead."""
+    """Raise WorkspaceError where a dataset has never been chunked: that nothing of it is pending would mislead."""
     held = chunked_datasets(workspace)
     for name in datasets:
         if name not in held:
@@ -134,7 +134,7 @@ def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:
 def write_part(workspace: Workspace, table: str, dataset: str | None, name: str, rows: pa.Table) -> Path:
     """Write one part file: hidden name, sync, rename. Returns its path. An equal name is replaced as a whole."""
     if dataset is not None and not is_folder_name(dataset):
-        raise WorkspaceError(f"data set {dataset!r} cannot be a name: nothing is written outside {workspace.root}")
+        raise WorkspaceError(f"dataset {dataset!r} cannot be a name: nothing is written outside {workspace.root}")
     folder = workspace.root / table / dataset if dataset else workspace.root / table
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
@@ -156,7 +156,7 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
 
 
 def _locked(path: Path) -> BinaryIO:
-    """A new file, open and locked by this process. What another one has under that name is not cut off."""
+    """A new file, open and locked by this process. What another one has under that name is not truncated."""
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
         if lock_file(file.fileno()) and path.exists():
@@ -188,7 +188,7 @@ def writing(workspace: Workspace) -> Iterator[None]:
 
 
 def is_folder_name(name: object) -> bool:
-    """Whether a data set's name is that of a folder in the workspace, and of nothing outside of it."""
+    """Whether a dataset's name is that of a folder in the workspace, and of nothing outside of it."""
     return isinstance(name, str) and 0 < len(name) < 200 and name[0] != "." and not set("/\\\0") & set(name)
 
 

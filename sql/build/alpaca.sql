@@ -1,5 +1,5 @@
 -- Supervised fine-tuning on plain text: {"instruction", "output", "system", "history": [[question, answer], ...]}.
--- For LLaMA-Factory; dataset_info.json lies beside it. The instruction is the last question, and the history what was
+-- For LLaMA-Factory; dataset_info.json is next to it. The instruction is the last question, and the history what was
 -- said before it.
 -- target: alpaca
 -- dataset_info: {"formatting": "alpaca",

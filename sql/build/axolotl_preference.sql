@@ -1,7 +1,7 @@
 -- Preference pairs of one answer each: {"messages": [...], "chosen": {"role", "content"}, "rejected": {...}}.
--- For Axolotl's DPO (type: chat_template.default), which reads nothing but role and content of a message: reasoning stands
--- in <think> tags, a developer is the system, and tools have no place. White space around an answer is taken off, as
--- Axolotl looks for the answer in what a template makes of it, and templates take it off.
+-- For Axolotl's DPO (type: chat_template.default), which reads nothing but role and content of a message: reasoning
+-- stands in <think> tags, a developer is the system, and tools have no place. White space around an answer is taken
+-- off, as Axolotl looks for the answer in what a template makes of it, and templates take it off.
 -- reads: pairs
 -- target: axolotl_preference
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it

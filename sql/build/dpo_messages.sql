@@ -5,10 +5,10 @@
 -- param arguments VARCHAR = 'text'   arguments of tool calls: text, as received, or object
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
--- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    -- What is no pair becomes {}, which the check finds.
+    -- What is not a pair becomes {}, which the check finds.
     CASE
         WHEN NOT comparable THEN '{}'
         ELSE concat(

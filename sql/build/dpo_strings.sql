@@ -6,11 +6,11 @@
 --     'more than plain text in one turn: use build/dpo_messages; or set drop_invalid = true' AS fault
 --     FROM result
 --     WHERE json <> '{}'
---         AND list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])], true)
--- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
+--         AND list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])],
+-- true) check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    -- What is no pair becomes {}, and what is not plain text becomes null: the checks find both.
+    -- What is not a pair becomes {}, and what is not plain text becomes null: the checks find both.
     CASE
         WHEN NOT comparable THEN '{}'
         ELSE json_object(

@@ -1,8 +1,8 @@
 -- Single answers with a verdict, in turns: {"conversations": [{"from", "value"}, ...], "kto_tag": true or false,
--- "system", "tools": JSON text}. For LLaMA-Factory's KTO; dataset_info.json lies beside it. Turns are those of
+-- "system", "tools": JSON text}. For LLaMA-Factory's KTO; dataset_info.json is next to it. Turns are those of
 -- build/sharegpt; the verdict is on the last one, and what an agent did before it is taken for prompt.
--- An answer is desirable where its reward is `min_reward` or more; what is between `max_undesirable` and that is neither,
--- and left out. LLaMA-Factory calls the reported weights kto_chosen_weight and kto_rejected_weight.
+-- An answer is desirable where its reward is `min_reward` or more; what is between `max_undesirable` and that is
+-- neither, and left out. LLaMA-Factory calls the reported weights kto_chosen_weight and kto_rejected_weight.
 -- target: llamafactory_preference
 -- dataset_info: {"formatting": "sharegpt",
 --     "columns": {"messages": "conversations", "kto_tag": "kto_tag", "system": "system", "tools": "tools"}}

@@ -1,6 +1,6 @@
--- Supervised fine-tuning: {"messages": [...], "tools": JSON text}, with the roles system, user, assistant, tool_call and
--- tool_response. For ms-swift. Reasoning stands in <think> tags in the content, as ms-swift drops reasoning_content without
--- a word; the assistant's messages of the prompt have "loss": false.
+-- Supervised fine-tuning: {"messages": [...], "tools": JSON text}, with the roles system, user, assistant, tool_call
+-- and tool_response. For ms-swift. Reasoning is in <think> tags in the content, as ms-swift drops reasoning_content
+-- without a word; the assistant's messages of the prompt have "loss": false.
 -- target: ms_swift
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 SELECT

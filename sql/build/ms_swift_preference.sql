@@ -1,8 +1,8 @@
 -- Preference pairs: {"messages": [..., the chosen answer], "rejected_messages": [..., the rejected one], "margin",
--- "tools": JSON text}. For ms-swift's DPO, ORPO, SimPO and reward models. Reasoning stands in <think> tags.
+-- "tools": JSON text}. For ms-swift's DPO, ORPO, SimPO and reward models. Reasoning is in <think> tags.
 -- reads: pairs
 -- target: ms_swift
--- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable

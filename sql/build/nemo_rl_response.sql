@@ -1,6 +1,6 @@
--- Prompts for reinforcement learning as plain text, one line for each selected task: {"input": text, "output": the expected
--- answer}. For NeMo RL's ResponseDataset with math_hf_data_processor. The input is the task's own user text; system texts
--- are left to the trainer's prompt file.
+-- Prompts for reinforcement learning as plain text, one line for each selected task: {"input": text, "output": the
+-- expected answer}. For NeMo RL's ResponseDataset with math_hf_data_processor. The input is the task's own user text;
+-- system texts are left to the trainer's prompt file.
 -- target: nemo_rl_response
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS task,

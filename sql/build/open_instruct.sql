@@ -1,10 +1,10 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"messages": [...], "ground_truth", "dataset":
--- the verifier's name, "tools": [...]}. For open-instruct's RLVR, ms-swift's GRPO (its own reward functions read a column
--- solution: --columns '{"ground_truth": "solution"}') and OpenAI's reinforcement fine-tuning (graders read
+-- the verifier's name, "tools": [...]}. For open-instruct's RLVR, ms-swift's GRPO (its own reward functions read a
+-- column solution: --columns '{"ground_truth": "solution"}') and OpenAI's reinforcement fine-tuning (graders read
 -- {{item.ground_truth}}).
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: open_instruct
--- param verifier   VARCHAR = NULL      open-instruct's verifier, as `gsm8k`; without it, the data set's name
+-- param verifier   VARCHAR = NULL      open-instruct's verifier, as `gsm8k`; without it, the dataset's name
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS task,
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault

@@ -1,6 +1,6 @@
 -- Preference pairs of one message: {"input": {"messages": [...], "tools": [...], "parallel_tool_calls": true},
--- "preferred_output": [...], "non_preferred_output": [...]}. For OpenAI's and Azure OpenAI's DPO. Only the keys that they
--- know: reasoning is left out, and a developer is the system.
+-- "preferred_output": [...], "non_preferred_output": [...]}. For OpenAI's and Azure OpenAI's DPO. Only the keys that
+-- they know: reasoning is left out, and a developer is the system.
 -- reads: pairs
 -- target: openai_preference
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it

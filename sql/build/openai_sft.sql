@@ -1,7 +1,7 @@
--- Supervised fine-tuning by a provider: {"messages": [...], "tools": [...]}, with "weight": 0 on the assistant's messages
--- of the prompt, so that only the rollout is trained.
--- For OpenAI, Azure OpenAI, Fireworks and Together. Only the keys that they know: reasoning is left out, and a developer
--- is the system.
+-- Supervised fine-tuning by a provider: {"messages": [...], "tools": [...]}, with "weight": 0 on the assistant's
+-- messages of the prompt, so that only the rollout is trained.
+-- For OpenAI, Azure OpenAI, Fireworks and Together. Only the keys that they know: reasoning is left out, and a
+-- developer is the system.
 -- target: openai_sft
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 SELECT

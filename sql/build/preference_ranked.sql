@@ -5,10 +5,10 @@
 -- check: SELECT sort_key AS pair,
 --     'this format has no place for tools: use build/dpo_messages; or set drop_invalid = true' AS fault
 --     FROM result WHERE json = '{"tools":true}'
--- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    -- What is no pair becomes {}, which the check finds; so are tools, by the other one.
+    -- What is not a pair becomes {}, which the check finds; so are tools, by the other one.
     CASE
         WHEN NOT comparable THEN '{}'
         WHEN tools::VARCHAR <> '[]' THEN '{"tools":true}'

@@ -1,5 +1,5 @@
--- Supervised fine-tuning on the very tokens that the policy saw and wrote: {"input_ids", "attention_mask", "labels"}, in
--- which -100 is not trained. For TRL and Axolotl; with mask = "loss_mask" {"input_ids", "loss_mask"} for SkyRL.
+-- Supervised fine-tuning on the very tokens that the policy saw and wrote: {"input_ids", "attention_mask", "labels"},
+-- in which -100 is not trained. For TRL and Axolotl; with mask = "loss_mask" {"input_ids", "loss_mask"} for SkyRL.
 -- One line for each branch of a rollout, as in build/trajectories. Only what the policy wrote is trained.
 -- target: pretokenized
 -- columns: input_ids INTEGER[], attention_mask UTINYINT[], loss_mask UTINYINT[], labels INTEGER[]

@@ -1,12 +1,12 @@
 -- Preference pairs as whole conversations: {"chosen": [...], "rejected": [...], "margin", "chosen_rating",
--- "rejected_rating", "tools": [...]}. For TRL's RewardTrainer, OpenRLHF's reward models and open-instruct. margin is the
--- difference of the ratings, which are the two rewards; pairs that do not go by rewards have neither.
+-- "rejected_rating", "tools": [...]}. For TRL's RewardTrainer, OpenRLHF's reward models and open-instruct. margin is
+-- the difference of the ratings, which are the two rewards; pairs that do not go by rewards have neither.
 -- reads: pairs
 -- target: reward_model
 -- param arguments VARCHAR = 'text'   arguments of tool calls: text, as received, or object
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
--- check: SELECT sort_key AS pair, 'its sides were not asked the same, or said the same' AS fault
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable

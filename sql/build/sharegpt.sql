@@ -1,6 +1,6 @@
 -- Supervised fine-tuning in turns: {"conversations": [{"from", "value"}, ...], "system", "tools": JSON text}.
--- For LLaMA-Factory; dataset_info.json lies beside it. Tool calls are JSON text of {"name", "arguments"}, reasoning
--- stands in <think> tags before the answer or call, and the answers of several tools in a row are one turn.
+-- For LLaMA-Factory; dataset_info.json is next to it. Tool calls are JSON text of {"name", "arguments"}, reasoning
+-- is in <think> tags before the answer or call, and the answers of several tools in a row are one turn.
 -- target: sharegpt
 -- dataset_info: {"formatting": "sharegpt",
 --     "columns": {"messages": "conversations", "system": "system", "tools": "tools"}}

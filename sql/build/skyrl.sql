@@ -3,7 +3,7 @@
 -- For SkyRL's PromptDataset, which hands all keys but prompt and env_class to the environment.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: skyrl
--- param env_class  VARCHAR = NULL      SkyRL's environment, as `gsm8k`; without it, the data set's name
+-- param env_class  VARCHAR = NULL      SkyRL's environment, as `gsm8k`; without it, the dataset's name
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS task,
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault

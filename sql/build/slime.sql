@@ -1,7 +1,7 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"prompt": [...], "label", "tools": [...],
 -- "metadata": {"index", "data_source", "solve_rate"}, "datasource"}.
--- For slime (--input-key prompt --label-key label --metadata-key metadata --tool-key tools) and OpenRLHF's PromptDataset
--- (--data.input_key prompt --data.label_key label), which reads neither tools nor metadata.
+-- For slime (--input-key prompt --label-key label --metadata-key metadata --tool-key tools) and OpenRLHF's
+-- PromptDataset (--data.input_key prompt --data.label_key label), which reads neither tools nor metadata.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: slime
 SELECT

@@ -1,9 +1,9 @@
--- Token-level trajectories for offline and asynchronous reinforcement learning: {"trajectory_id", "group_id", "task_id",
--- "branch", "token_ids", "loss_mask", "logprobs", "reward", "advantage", "finish_reason", "policy", "model",
+-- Token-level trajectories for offline and asynchronous reinforcement learning: {"trajectory_id", "group_id",
+-- "task_id", "branch", "token_ids", "loss_mask", "logprobs", "reward", "advantage", "finish_reason", "policy", "model",
 -- "temperature"}. Its columns map to those of prime-rl, SkyRL, slime, TRL, Tinker, open-instruct and verifiers.
--- One line for each branch of a rollout: a call whose prompt does not begin with the tokens of the call before it, as where
--- a chat template drops earlier reasoning, begins another branch. Generated tokens have loss_mask 1; logprobs are 0 where it
--- is 0, and absent where they were not captured. advantage is there where a reward step added it.
+-- One line for each branch of a rollout: a call whose prompt does not begin with the tokens of the call before it, as
+-- where a chat template drops earlier reasoning, begins another branch. Generated tokens have loss_mask 1; logprobs are
+-- 0 where it is 0, and absent where they were not captured. advantage is there where a reward step added it.
 -- target: trajectories
 -- columns: token_ids INTEGER[], loss_mask UTINYINT[], logprobs FLOAT[], reward DOUBLE, advantage DOUBLE,
 --     temperature DOUBLE

@@ -5,7 +5,7 @@
 -- target: verl
 -- format: parquet
 -- columns: data_source VARCHAR, ability VARCHAR
--- param ability    VARCHAR = NULL      what the tasks ask for, as `math`; without it, the data set's name
+-- param ability    VARCHAR = NULL      what the tasks ask for, as `math`; without it, the dataset's name
 -- param agent_name VARCHAR = NULL      verl's agent loop, as `tool_agent`; without it, that of its config
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS task,

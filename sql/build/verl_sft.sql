@@ -1,7 +1,7 @@
 -- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
--- For verl's MultiTurnSFTDataset, in Parquet. Tools are real lists, and rollouts with different tools lie in different
--- files, as one file would fill them up with nulls; name them all in data.train_files. Where some rollouts have tools, the
--- others have an empty list, as verl stops at rows without one.
+-- For verl's MultiTurnSFTDataset, in Parquet. Tools are real lists, and rollouts with different tools are in different
+-- files, as one file would fill them up with nulls; name them all in data.train_files. Where some rollouts have tools,
+-- the others have an empty list, as verl stops at rows without one.
 -- target: verl
 -- format: parquet
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well

@@ -3,7 +3,7 @@
 -- that one task shares with one benchmark text cover more than `threshold` of that text's words (Tulu 3,
 -- open-instruct). Texts of fewer than n words cannot be found; the report counts them.
 -- param files     VARCHAR[]                  the benchmark's files or globs: JSONL (.gz and .zst too), Parquet, CSV, TSV
--- param field     VARCHAR = '$.question'     where the text stands in each row, as a JSON path
+-- param field     VARCHAR = '$.question'     where the text is in each row, as a JSON path
 -- param rule      VARCHAR = 'any'            any or coverage
 -- param n         INTEGER = 8                words in a row that are compared
 -- param threshold DOUBLE = 0.5               rule coverage: the largest share of a text that may be covered

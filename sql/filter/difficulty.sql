@@ -1,5 +1,5 @@
 -- Sort the tasks into pools by their mean reward, hard, normal and easy, and keep a share of each pool (prime-rl's
--- pools and weights). Adds the column `pool`. A task is judged for each policy by itself; which tasks are kept is
+-- pools and weights). Adds the column `pool`. A task is verified for each policy by itself; which tasks are kept is
 -- decided by a hash of their key and the seed, one by one, so that more tasks change nothing for those that are there,
 -- and a share is met on average. Rollouts without a reward are dropped.
 -- param hard_to   DOUBLE = 0.25   highest mean reward of a hard task

@@ -1,6 +1,6 @@
--- Drop the rollouts that say the same as another one: the same prompt and the same completion. A policy's own system
--- prompt, or what an environment adds to a prompt, makes it another one. The first rollout is kept, by data set, task,
--- policy and index. Copies that a mix made count as they are.
+-- Drop rollouts with the same prompt and completion as an earlier one: the same prompt and the same completion. A
+-- policy's own system prompt, or what an environment adds to a prompt, makes it another one. The first rollout is kept,
+-- by dataset, task, policy and index. Copies that a mix made count as they are.
 -- param per     VARCHAR = 'prompt'       where the same is looked for: prompt (in all tasks that have it) or task
 -- param compare VARCHAR = 'completion'   what must be equal: completion (with reasoning and tool calls) or text
 -- check: SELECT getvariable('per') AS per, 'prompt, task' AS must_be_one_of

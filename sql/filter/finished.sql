@@ -1,4 +1,4 @@
--- Keep the rollouts that ended by themselves, not those that were cut off at a limit of tokens or steps.
+-- Keep the rollouts that ended by themselves, not those that were truncated at a limit of tokens or steps.
 -- param finish_reasons VARCHAR[] = ['stop']   the reasons kept
 SELECT s.*, CASE
     WHEN s.finish_reason IS NULL THEN 'no finish_reason'

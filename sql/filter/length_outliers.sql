@@ -1,5 +1,5 @@
 -- Drop the rollouts whose length is far from that of the others: below one quantile or above another of the lengths of
--- the same data set and policy. A rollout at a bound is kept, and so are all where the lengths are equal.
+-- the same dataset and policy. A rollout at a bound is kept, and so are all where the lengths are equal.
 -- param unit VARCHAR = 'tokens'   what is counted: tokens (generated) or characters (of the last message)
 -- param low  DOUBLE = 0.01        lowest quantile kept
 -- param high DOUBLE = 0.99        highest quantile kept

@@ -1,7 +1,7 @@
 -- Keep the tasks on whose answer the policy agrees with itself: enough rollouts of a task give the same answer, the one
 -- that its verifier extracted (NeMo-Skills' MajorityFilter). The share is of all rollouts of the task, also those
 -- without an answer.
--- param field         VARCHAR = '$.extracted'   where the answer stands in the verifier's details, as a JSON path
+-- param field         VARCHAR = '$.extracted'   where the answer is in the verifier's details, as a JSON path
 -- param min_votes     BIGINT = 1                fewest rollouts that must agree
 -- param min_share     DOUBLE = 0.5              smallest share of the rollouts that must agree
 -- param only_majority BOOLEAN = false           also drop the rollouts that give another answer than the majority

@@ -86,7 +86,7 @@ edges AS MATERIALIZED (
     SELECT first AS a, node AS b FROM pairs
 ),
 
--- Connected components: every node takes its neighbours' smallest label, until none changes.
+-- Connected components: every node takes its neighbors' smallest label, until none changes.
 labels (node, label) USING KEY (node) AS (
     SELECT a, least(a, min(b)) FROM edges GROUP BY a
     UNION

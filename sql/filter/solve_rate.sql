@@ -1,5 +1,5 @@
 -- Keep the tasks that the policy solves sometimes: those whose mean reward lies between two bounds.
--- A task is judged for each policy by itself, over its rollouts that have a reward. Rollouts without one are dropped.
+-- A task is verified for each policy by itself, over its rollouts that have a reward. Rollouts without one are dropped.
 -- param low    DOUBLE = 0.1        lowest mean reward kept
 -- param high   DOUBLE = 0.9        highest mean reward kept
 -- param strict BOOLEAN = false     leave out the bounds themselves

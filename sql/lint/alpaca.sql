@@ -7,17 +7,17 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         any_holds([type_of(json, key) <> 'VARCHAR' FOR key IN ['instruction', 'input', 'system']]),
-        'instruction, input or system is no text: LLaMA-Factory stops with a TypeError; write text'
+        'instruction, input or system is not a text: LLaMA-Factory stops with a TypeError; write text'
     ),
     error_if(
         type_of(json, 'output') IS DISTINCT FROM 'VARCHAR',
-        'output is no text: LLaMA-Factory takes the row for one without an answer and skips it; write text'
+        'output is not a text: LLaMA-Factory takes the row for one without an answer and skips it; write text'
     ),
     error_if(text_at(json, '$.output') = '', 'output is empty: the model is trained to say nothing; drop the row'),
     error_if(
         any_holds([json_array_length(turn) IS DISTINCT FROM 2 FOR turn IN json_extract(json, '$.history[*]')])
         OR type_of(json, 'history') <> 'ARRAY',
-        'history is no list of [question, answer]: LLaMA-Factory stops with a ValueError; write pairs of text'
+        'history is not a list of [question, answer]: LLaMA-Factory stops with a ValueError; write pairs of text'
     )
 ]), recursive := true)
 FROM lines

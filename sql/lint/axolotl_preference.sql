@@ -22,11 +22,11 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             has_reasoning(talk),
-            'reasoning_content: Axolotl drops it without a word; write it into content, in <think> tags'
+            'reasoning_content: Axolotl drops it silently; write it into content, in <think> tags'
         ),
         error_if(
             any_holds([len(m.tool_calls) > 0 FOR m IN talk]),
-            'tool calls: Axolotl drops them without a word, and trains an empty turn; drop the row'
+            'tool calls: Axolotl drops them silently, and trains an empty turn; drop the row'
         ),
         error_if(
             any_holds([regexp_matches(text_at(content, '$'), '^\s|\s$') FOR content IN contents]),

@@ -17,7 +17,7 @@ WITH looked AS MATERIALIZED (
             ),
             error_if(ends_empty(line.chosen), 'the chosen answer is empty: the model is trained to say nothing; drop the row'),
             warning_if(
-                ends_empty(line.rejected), 'the rejected answer is empty: the pair teaches no more than to say something'
+                ends_empty(line.rejected), 'the rejected answer is empty: the pair only teaches the model to answer at all'
             ),
             warning_if(
                 contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'

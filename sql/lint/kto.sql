@@ -9,7 +9,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             prompt <> completion,
-            'prompt and completion have two forms: TRL goes by one of them and fails on the other; write both as messages'
+            'prompt and completion differ in type (text vs. messages), which TRL cannot read and fails on the other; write both as messages'
         ),
         error_if(
             type_of(json, 'label') IS DISTINCT FROM 'BOOLEAN',

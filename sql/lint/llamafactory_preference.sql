@@ -3,7 +3,7 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(line.conversations), 0) = 0,
-        'conversations is no list of turns: LLaMA-Factory stops at the row; write [{"from", "value"}]'
+        'conversations is not a list of turns: LLaMA-Factory stops at the row; write [{"from", "value"}]'
     ),
     error_if(
         NOT is_kto AND NOT regexp_full_match(
@@ -38,7 +38,7 @@ SELECT split, row, unnest(found([
             [turn.value FOR turn IN line.conversations] || CASE WHEN is_kto THEN [] ELSE
             [line.chosen.value, line.rejected.value] END
         ], true),
-        'a value is no text: the templates of LLaMA-Factory fail on it; write text'
+        'a value is not a text: the templates of LLaMA-Factory fail on it; write text'
     ),
     error_if(
         line.chosen.value::VARCHAR = line.rejected.value::VARCHAR,
@@ -50,11 +50,11 @@ SELECT split, row, unnest(found([
     ),
     error_if(line.chosen.value::VARCHAR = '""', 'chosen is empty: the model is trained to say nothing; drop the row'),
     error_if(
-        type_of(json, 'system') <> 'VARCHAR', 'system is no text: the templates of LLaMA-Factory fail on it; write text'
+        type_of(json, 'system') <> 'VARCHAR', 'system is not a text: the templates of LLaMA-Factory fail on it; write text'
     ),
     error_if(
         type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),
-        'tools is no JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
+        'tools is not JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
     )
 ]), recursive := true)
 FROM (

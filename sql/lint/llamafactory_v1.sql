@@ -3,17 +3,17 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(talk), 0) = 0,
-        'messages is no list of {"role", "content"}: LLaMA-Factory stops at the row; write such a list'
+        'messages is not a list of {"role", "content"}: LLaMA-Factory stops at the row; write such a list'
     ),
     error_if(
         any_holds([coalesce(m.role, '?') NOT IN ('system', 'user', 'assistant', 'tool') FOR m IN talk]),
         'a role is none of system, user, assistant and tool, as developer: LLaMA-Factory leaves the message out '
-        || 'without a word; call it system'
+        || 'silently; call it system'
     ),
     error_if(
         any_holds([json_type(m.content) IS DISTINCT FROM 'ARRAY' FOR m IN talk])
         OR any_holds([json_type(part, '$.value') IS DISTINCT FROM 'VARCHAR' FOR part IN parts]),
-        'content is no list of {"type", "value"} with text: LLaMA-Factory stops with a TypeError; write such parts'
+        'content is not a list of {"type", "value"} with text: LLaMA-Factory stops with a TypeError; write such parts'
     ),
     error_if(
         any_holds([
@@ -34,7 +34,7 @@ SELECT split, row, unnest(found([
         any_holds([
             NOT is_call_text(json_extract(part, '$.value')) FOR part IN parts IF text_at(part, '$.type') = 'tool_call'
         ]),
-        'a tool_call is no JSON text of {"name", "arguments"}: LLaMA-Factory stops with a ValueError; write it so'
+        'a tool_call is not JSON text of {"name", "arguments"}: LLaMA-Factory stops with a ValueError; write it so'
     ),
     error_if(
         any_holds([m.loss_weight IS NULL FOR m IN talk]) AND any_holds([m.loss_weight IS NOT NULL FOR m IN talk]),
@@ -50,11 +50,11 @@ SELECT split, row, unnest(found([
             text_at(part, '$.type') <> 'reasoning' AND text_at(part, '$.value') <> ''
             FOR part IN json_extract(talk[-1].content, '$[*]')
         ]),
-        'the last answer is empty: the model is trained to say nothing; drop the row'
+        'the last answer is empty, so the model learns to return nothing; drop the row'
     ),
     error_if(
         type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),
-        'tools is no JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
+        'tools is not JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
     )
 ]), recursive := true)
 FROM (

@@ -11,12 +11,12 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             has_reasoning(line.messages),
-            'reasoning_content: ms-swift drops it without a word, and the model learns not to think; '
+            'reasoning_content: ms-swift drops it silently, and the model learns not to think; '
             || 'write it into content, in <think> tags'
         ),
         error_if(
             ends_empty(line.messages) AND json_extract(json, '$.label') IS DISTINCT FROM 'false'::JSON,
-            'the last answer is empty: the model is trained to say nothing; drop the row'
+            'the last answer is empty, so the model learns to return nothing; drop the row'
         ),
         warning_if(
             line.messages[-1].role NOT IN ('assistant', 'tool_call') AND NOT json_exists(json, '$.solution'),

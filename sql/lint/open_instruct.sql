@@ -6,7 +6,7 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             NOT is_pair AND coalesce(len(line.messages), 0) = 0,
-            'messages is no list of chat messages: open-instruct stops with an AssertionError; write such a list'
+            'messages is not a list of chat messages: open-instruct stops with an AssertionError; write such a list'
         ),
         error_if(
             NOT is_pair AND coalesce(truth_type, '') NOT IN ('VARCHAR', 'ARRAY'),
@@ -32,7 +32,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             is_pair AND (coalesce(len(line.chosen), 0) = 0 OR coalesce(len(line.rejected), 0) = 0),
-            'chosen or rejected is no list of chat messages: open-instruct stops with a ValueError; write such lists'
+            'chosen or rejected is not a list of chat messages: open-instruct stops with a ValueError; write such lists'
         ),
         error_if(
             line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',

@@ -25,7 +25,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             has_reasoning(talk),
-            'reasoning_content is no key of this format: the upload is rejected; leave it out'
+            'reasoning_content is not a key of this format: the upload is rejected; leave it out'
         ),
         error_if(
             object_arguments(talk),

@@ -24,7 +24,7 @@ SELECT split, row, unnest(list_concat(
             line.messages[-1].role <> 'assistant',
             'the last turn is not the assistant''s: the upload is rejected, or the row trains nothing; drop it'
         ),
-        error_if(ends_empty(line.messages), 'the last answer is empty: the model is trained to say nothing; drop the row'),
+        error_if(ends_empty(line.messages), 'the last answer is empty, so the model learns to return nothing; drop the row'),
         error_if(
             object_arguments(line.messages),
             'the arguments of a tool call are an object: the upload is rejected; write them as JSON text'

@@ -24,11 +24,11 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             starts_with(line.margin::VARCHAR, '"'),
-            'margin is no number: the loss fails on it; write a number, or leave it out'
+            'margin is not a number: the loss fails on it; write a number, or leave it out'
         ),
         error_if(
             ends_empty(line.chosen) OR ends_empty(line.messages),
-            'the last answer is empty: the model is trained to say nothing; drop the row'
+            'the last answer is empty, so the model learns to return nothing; drop the row'
         ),
         warning_if(
             line.tools IS NOT NULL,

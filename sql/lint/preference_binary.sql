@@ -10,7 +10,7 @@ SELECT split, row, unnest(list_concat(
             any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['chosen', 'rejected']]),
             'chosen or rejected is missing or no text: NeMo RL stops with a KeyError; use build/preference_ranked'
         ),
-        warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair teaches no more than to say something'),
+        warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair only teaches the model to answer at all'),
         warning_if(
             json_exists(json, '$.tools'), 'tools: NeMo RL does not read them here; use build/dpo_messages'
         )

@@ -19,7 +19,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             any_holds([coalesce(len(c.completion), 0) = 0 FOR c IN line.completions]),
-            'a completion is no list of chat messages: NeMo RL stops at the row; write such a list'
+            'a completion is not a list of chat messages: NeMo RL stops at the row; write such a list'
         ),
         error_if(
             any_holds([c.completion[-1].role <> 'assistant' FOR c IN line.completions]),

@@ -3,7 +3,7 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(line.input_ids), 0) = 0 OR list_contains([i IS NULL OR i < 0 FOR i IN line.input_ids], true),
-        'input_ids is no list of token ids: the loader stops at the row; write whole numbers from 0'
+        'input_ids is not a list of token ids: the loader stops at the row; write whole numbers from 0'
     ),
     error_if(
         list_contains([len(mask) <> len(line.input_ids) FOR mask IN [

@@ -26,7 +26,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             line.margin IS NOT NULL AND TRY_CAST(line.margin::VARCHAR AS DOUBLE) IS NULL,
-            'margin is no number: the loss fails on it; write a number, or leave it out'
+            'margin is not a number: the loss fails on it; write a number, or leave it out'
         ),
         error_if(
             TRY_CAST(text_at(line.margin, '$') AS DOUBLE) < 0,

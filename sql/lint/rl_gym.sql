@@ -16,7 +16,7 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         type_of(json, '$.responses_create_params.tools') <> 'ARRAY',
-        'responses_create_params.tools is no list: NeMo Gym answers with 422; write a list'
+        'responses_create_params.tools is not a list: NeMo Gym answers with 422; write a list'
     ),
     error_if(
         len(json_extract(json, '$.responses_create_params.tools[*].function')) > 0,

@@ -2,11 +2,11 @@
 SELECT split, row, unnest(found([
     error_if(
         type_of(json, 'input') IS DISTINCT FROM 'VARCHAR',
-        'input is no text: NeMo RL puts it into a user message as it is, and the template fails; write text'
+        'input is not a text: NeMo RL puts it into a user message as it is, and the template fails; write text'
     ),
     error_if(
         type_of(json, 'output') IS DISTINCT FROM 'VARCHAR',
-        'output is no text: NeMo RL puts it into the assistant''s message as it is, and the template fails; write text'
+        'output is not a text: NeMo RL puts it into the assistant''s message as it is, and the template fails; write text'
     ),
     error_if(text_at(json, '$.output') = '', 'output is empty: the model is trained to say nothing; drop the row'),
     warning_if(
@@ -15,7 +15,7 @@ SELECT split, row, unnest(found([
     ),
     warning_if(
         len(other_keys(json, ['input', 'output', 'messages'])) > 0,
-        'further keys: NeMo RL drops them without a word, tools and system prompts too'
+        'further keys: NeMo RL drops them silently, tools and system prompts too'
     )
 ]), recursive := true)
 FROM lines

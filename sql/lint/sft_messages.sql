@@ -11,11 +11,11 @@ WITH looked AS MATERIALIZED (
             ),
             error_if(
                 ends_empty(line.messages),
-                'the last answer is empty: the model is trained to say nothing; drop the row'
+                'the last answer is empty, so the model learns to return nothing; drop the row'
             ),
             warning_if(
                 contains(roles(line.messages), ' user user '),
-                'two user turns in a row: TRL, verl and NeMo RL take them, LLaMA-Factory skips the row; join them'
+                'consecutive user turns: accepted by TRL, verl and NeMo RL, LLaMA-Factory skips the row; join them'
             ),
             warning_if(
                 contains(roles(line.messages), ' developer '),

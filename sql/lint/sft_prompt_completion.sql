@@ -13,7 +13,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             prompt <> completion,
-            'prompt and completion have two forms: TRL goes by one of them and fails on the other; write both as messages'
+            'prompt and completion differ in type (text vs. messages), which TRL cannot read and fails on the other; write both as messages'
         ),
         error_if(
             completion = 'ARRAY' AND line.completion[-1].role IS DISTINCT FROM 'assistant',
@@ -25,7 +25,7 @@ SELECT split, row, unnest(list_concat(
         ),
         warning_if(
             contains(roles(line.prompt || line.completion), ' developer '),
-            'role developer: many chat templates leave it out without a word; call it system'
+            'role developer: many chat templates leave it out silently; call it system'
         ),
         warning_if(
             line.prompt[-1].role = 'assistant',

@@ -10,11 +10,11 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             type_of(json, 'env_class') IS NOT NULL AND type_of(json, 'env_class') <> 'VARCHAR',
-            'env_class is no text: SkyRL knows no such environment and stops; write the name of a registered one'
+            'env_class is not a text: SkyRL knows no such environment and stops; write the name of a registered one'
         ),
         warning_if(
             type_of(json, 'env_class') IS NULL,
-            'no env_class: SkyRL takes the environment of its config for every row; write it where data sets are mixed'
+            'no env_class: SkyRL takes the environment of its config for every row; write it where datasets are mixed'
         ),
         error_if(
             coalesce(text_at(json, '$.reward_spec.method'), '') NOT IN ('rule', 'reward_model'),

@@ -5,7 +5,7 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             type_of(json, 'metadata') <> 'OBJECT',
-            'metadata is no object: slime stops with a TypeError; write an object'
+            'metadata is not an object: slime stops with a TypeError; write an object'
         ),
         warning_if(
             line.prompt[-1].role = 'assistant',

@@ -23,7 +23,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             has_reasoning(spoken),
-            'reasoning_content: Tinker''s renderers drop it without a word; write it into content as a part of type '
+            'reasoning_content: Tinker''s renderers drop it silently; write it into content as a part of type '
             || 'thinking'
         ),
         error_if(

@@ -3,7 +3,7 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(line.token_ids), 0) = 0 OR any_holds([id IS NULL OR id < 0 FOR id IN line.token_ids]),
-        'token_ids is no list of token ids: the trainer stops at the row; write whole numbers from 0'
+        'token_ids is not a list of token ids: the trainer stops at the row; write whole numbers from 0'
     ),
     error_if(
         len(line.loss_mask) IS DISTINCT FROM len(line.token_ids),

@@ -5,11 +5,11 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             NOT is_sft AND coalesce(len(line.prompt), 0) = 0,
-            'prompt is no list of chat messages: verl stops with a TypeError; write messages, not text'
+            'prompt is not a list of chat messages: verl stops with a TypeError; write messages, not text'
         ),
         error_if(
             is_sft AND coalesce(len(line.messages), 0) = 0,
-            'messages is no list of chat messages: verl stops at the row; write a list, not JSON text'
+            'messages is not a list of chat messages: verl stops at the row; write a list, not JSON text'
         ),
         error_if(
             NOT is_sft AND line.prompt[-1].role = 'assistant',
@@ -25,7 +25,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             NOT is_sft AND extra_type <> 'OBJECT',
-            'extra_info is no object: verl stops with an AttributeError; write an object'
+            'extra_info is not an object: verl stops with an AttributeError; write an object'
         ),
         error_if(
             is_sft AND line.messages[-1].role <> 'assistant',
@@ -33,7 +33,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             is_sft AND ends_empty(line.messages),
-            'the last answer is empty: the model is trained to say nothing; drop the row'
+            'the last answer is empty, so the model learns to return nothing; drop the row'
         ),
         error_if(
             is_sft AND starts_with(line.tools::VARCHAR, '"'),
@@ -46,7 +46,7 @@ SELECT split, row, unnest(list_concat(
         warning_if(
             is_sft AND line.tools::VARCHAR = '[]'
             AND (SELECT bool_or(json_array_length(json, '$.tools') > 0 AND json_exists(json, '$.messages')) FROM lines),
-            'no tools, where other rows have some: the chat templates of Llama 3 announce tools all the same; '
+            'no tools, where other rows have some: the chat templates of Llama 3 announce tools anyway; '
             || 'train such rows apart'
         ),
         warning_if(

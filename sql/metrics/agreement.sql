@@ -1,4 +1,4 @@
--- How far two versions of a verifier agree, by data set: over the rollouts that both have given a reward, the share of
+-- How far two versions of a verifier agree, by dataset: over the rollouts that both have given a reward, the share of
 -- equal rewards, their mean difference (now - before), the four ways in which success and failure can meet, and
 -- Cohen's kappa (1 is full agreement, 0 what chance would give; Cohen 1960). "Now" is the version that the recipe
 -- asks for, else the newest.

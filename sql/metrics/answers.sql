@@ -1,4 +1,4 @@
--- The texts of the last messages, by data set and policy: their lengths in characters, how many are empty, and how many
+-- The texts of the last messages, by dataset and policy: their lengths in characters, how many are empty, and how many
 -- repeat another answer to the same task to the letter. one_answer: tasks of several rollouts that all say the same.
 WITH told AS (
     SELECT dataset, policy, task_id, len(coalesce(text, '')) AS characters, md5(coalesce(text, '')) AS hash

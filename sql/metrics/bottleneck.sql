@@ -1,11 +1,11 @@
 -- Where the time of each run went, what held it up, and what to do about it. Shares are of the time that rollouts
--- spent with the model, in tools, in verification (of the same run; not what `verify` judged later) and elsewhere (an
+-- spent with the model, in tools, in verification (of the same run; not what `verify` verified later) and elsewhere (an
 -- environment's begin, waiting for this process). in_flight: rollouts at work at once, on average; verifying: verdicts.
 -- verify_cpu_share: of the verdicts' time, the share in which they computed; null where no verdict measured it.
 -- A verifier that waits for a network, a disk or another process needs more verdicts at once; one that computes needs
--- more cores: it computes for half of its time, or, where it has to wait for the CPU, for a tenth, and keeps half a core
--- busy all the same. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most likely), and
--- short ones that together take half a core or more are called compute.
+-- more cores: it computes for half of its time, or, where it has to wait for the CPU, for a tenth, and keeps half a
+-- core busy anyway. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most
+-- likely), and short ones that together take half a core or more are called compute.
 -- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
 WITH verdict AS (
     SELECT v.dataset, v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds,

@@ -1,5 +1,5 @@
--- Two policies on the tasks that both have judged rollouts of, by data set: difference = mean of b - mean of a, where a
--- task counts by the mean of its rewards. low and high bound the difference: a bootstrap over tasks, paired, as in
+-- Two policies on the tasks that both have verified rollouts of, by dataset: difference = mean of b - mean of a, where
+-- a task counts by the mean of its rewards. low and high bound the difference: a bootstrap over tasks, paired, as in
 -- metrics/confidence. p_sign_flip: how often the difference is as large in either direction when each task's sign is a
 -- coin's toss, (1 + as large) / (1 + resamples) (Fisher's randomization test; Phipson and Smyth 2010 for the 1).
 -- p_sign_test: the exact two-sided binomial test of better against worse tasks, ties left out: the smaller of 1 and

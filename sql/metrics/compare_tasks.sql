@@ -1,7 +1,7 @@
--- The tasks on which two policies differ most, by data set: a task's mean reward under each, and b - a.
+-- The tasks on which two policies differ most, by dataset: a task's mean reward under each, and b - a.
 -- param a    VARCHAR        the policy that is compared with
 -- param b    VARCHAR        the policy that is compared
--- param most INTEGER = 10   tasks of each data set and direction, at most
+-- param most INTEGER = 10   tasks of each dataset and direction, at most
 WITH tasks_of AS (
     SELECT dataset, task_id, count(*) FILTER (policy = getvariable('a')) AS rollouts_a,
         count(*) FILTER (policy = getvariable('b')) AS rollouts_b,

@@ -1,4 +1,4 @@
--- Confidence intervals of the mean reward and of pass@k, by data set and policy, by a bootstrap over tasks: the rollouts
+-- Confidence intervals of the mean reward and of pass@k, by dataset and policy, by a bootstrap over tasks: the rollouts
 -- of one task depend on each other, so tasks are drawn, never rollouts. Each resample gives every task a weight from
 -- Poisson(1) (Chamandy et al. 2012, "Estimating uncertainty for massive data streams") and takes the weighted mean;
 -- low and high are the percentiles of the resamples, se is their standard deviation. Beyond `groups` tasks, tasks are

@@ -1,4 +1,4 @@
--- Failed attempts by data set, policy and kind: how many, their share of all attempts, how many rollouts came all the
+-- Failed attempts by dataset, policy and kind: how many, their share of all attempts, how many rollouts came all the
 -- same in a later try, and what one of them said.
 WITH tried AS (
     SELECT dataset, policy, count(*) AS attempts FROM attempts GROUP BY dataset, policy

@@ -1,4 +1,4 @@
--- Every number and truth value of the rollouts, by data set and policy, and by one thing more if asked: reward, tokens,
+-- Every number and truth value of the rollouts, by dataset and policy, and by one thing more if asked: reward, tokens,
 -- turns, tool calls, seconds, and what the verifier returned. Mean, extremes, median, standard deviation (n - 1), and
 -- the share of rollouts that have it. source: 'rollout', or 'verifier' for what the verifier returned.
 -- param group_by VARCHAR = ''   agent, task, finish_reason, model, engine, run, verifier or tools ('used', 'not used')

@@ -1,4 +1,4 @@
--- How long a rollout takes and what of it, by data set and policy: seconds in all, with the model, in tools, and of its
+-- How long a rollout takes and what of it, by dataset and policy: seconds in all, with the model, in tools, and of its
 -- verifier. share: of the seconds of all rollouts; the verifier's seconds come on top of them.
 WITH times AS (
     SELECT dataset, policy, seconds AS total, unnest(['rollout', 'model', 'tools', 'verifier']) AS spent,

@@ -1,7 +1,7 @@
--- What voting over the first k rollouts of each task earns (majority@k), by data set and policy. Votes are cast for
+-- What voting over the first k rollouts of each task earns (majority@k), by dataset and policy. Votes are cast for
 -- (answer, reward), by the rollouts that have an answer; among the most frequent the rewards are averaged, and a task
 -- without any answer earns 0 (NeMo Gym's rule). no_answer: the share of those rollouts that have none. Tasks with fewer
--- than k judged rollouts are left out, and so are data sets whose verifier tells no answer.
+-- than k verified rollouts are left out, and so are datasets whose verifier tells no answer.
 -- param answer VARCHAR[] = ['extracted', 'extracted_answer', 'final_answer']   what the verifier calls the answer
 -- param k      INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
 WITH judged AS (

@@ -1,4 +1,4 @@
--- The chance that one of k rollouts of a task succeeds (pass@k), and the mean of their best reward (max@k), by data set
+-- The chance that one of k rollouts of a task succeeds (pass@k), and the mean of their best reward (max@k), by dataset
 -- and policy. Both are unbiased over all n rollouts of a task; tasks with fewer than k are left out.
 -- pass@k = 1 - C(n - c, k) / C(n, k) with c successes (Chen et al. 2021, arXiv 2107.03374);
 -- max@k = the sum over the rewards in rising order, i = 1..n, of reward(i) * C(i - 1, k - 1) / C(n, k).

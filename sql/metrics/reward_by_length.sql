@@ -1,4 +1,4 @@
--- Whether longer answers earn more, by data set and policy. The line `(all)` has the rank correlation of reward and
+-- Whether longer answers earn more, by dataset and policy. The line `(all)` has the rank correlation of reward and
 -- length (Spearman's, ties by their mean rank), between -1 and 1; the other lines part the rollouts by length into bins
 -- of about the same number.
 -- param length VARCHAR = 'output_tokens'   what is measured: output_tokens, or characters (of the last message)
@@ -13,7 +13,7 @@ WITH measured AS (
     WHERE reward IS NOT NULL
 ),
 
--- Equal lengths lie in one bin and share a rank, and so do equal rewards: values are counted first, and ranked then.
+-- Equal lengths are in one bin and share a rank, and so do equal rewards: values are counted first, and ranked then.
 lengths AS (
     SELECT dataset, policy, length, sum(count(*)) OVER same AS upto, sum(count(*)) OVER whole AS n,
         sum(count(*)) OVER same - (count(*) - 1) / 2 AS rank

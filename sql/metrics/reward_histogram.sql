@@ -1,4 +1,4 @@
--- How the rewards are spread, by data set and policy. Bins hold their lower edge and not their upper one, but the last
+-- How the rewards are spread, by dataset and policy. Bins hold their lower edge and not their upper one, but the last
 -- holds both, so that a reward of 1 is in it; what lies outside the edges, and rollouts that have no reward, have lines
 -- of their own.
 -- param edges DOUBLE[] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]   where bins begin and end, rising

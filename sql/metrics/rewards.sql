@@ -1,4 +1,4 @@
--- The reward and every number that the verifier returned, by data set and policy: mean, extremes, median, standard
+-- The reward and every number that the verifier returned, by dataset and policy: mean, extremes, median, standard
 -- deviation (n - 1), and the share of rollouts that have it.
 WITH returned AS (
     SELECT dataset, policy, unnest(map_keys(metrics)) AS metric, unnest(map_values(metrics)) AS number FROM rollouts

@@ -1,4 +1,4 @@
--- How many tasks are solved how often, by data set and policy. A task's solve rate is the share of its judged rollouts
+-- How many tasks are solved how often, by dataset and policy. A task's solve rate is the share of its verified rollouts
 -- that succeed; tasks that are never and always solved teach a policy nothing, and have lines of their own.
 -- param success DOUBLE   = 1.0                 the reward from which a rollout is a success
 -- param edges   DOUBLE[] = [0.25, 0.5, 0.75]   where the rates between 0 and 1 are parted, rising; a bin holds its upper

@@ -1,4 +1,4 @@
--- How fast rollouts came as time went on, by data set, policy and run: attempts that ended in each stretch of time, a
+-- How fast rollouts came as time went on, by dataset, policy and run: attempts that ended in each stretch of time, a
 -- second and what they generated. Stretches in which nothing ended are left out.
 -- param stretch DOUBLE = NULL   seconds of a stretch; without it so many that a run has 24 stretches at most
 WITH ended AS (

@@ -1,8 +1,8 @@
--- Whether the captured tokens can be trained on, by data set and policy: rollouts with and without them, model calls,
+-- Whether the captured tokens can be trained on, by dataset and policy: rollouts with and without them, model calls,
 -- and whether each call's prompt goes on from what was seen before: prompt[:len(seen)] == seen, where seen is the
--- prompt and the answer of the call before. Where it does not, the conversation was tokenised anew (a chat template
--- that drops reasoning, a tool's result rewritten): such a rollout is no single sequence, and filter/contiguous drops it.
--- An empty list of ids is an absent one.
+-- prompt and the answer of the call before. Where it does not, the conversation was tokenized anew (a chat template
+-- that drops reasoning, a tool's result rewritten): such a rollout is not a single sequence, and filter/contiguous
+-- drops it. An empty list of ids is an absent one.
 WITH captured AS (
     SELECT dataset, policy, attempt_id, turns,
         list_filter(coalesce(token_turns, []), lambda t: len(t.generation_token_ids) > 0) AS calls

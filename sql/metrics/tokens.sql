@@ -1,4 +1,4 @@
--- Tokens and turns by data set and policy, and the share of rollouts that were cut off.
+-- Tokens and turns by dataset and policy, and the share of rollouts that were truncated.
 SELECT dataset, policy, count(*) AS rollouts,
     sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
     sum(reasoning_tokens) AS reasoning_tokens, sum(cached_tokens) AS cached_tokens,

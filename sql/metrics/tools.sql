@@ -1,4 +1,4 @@
--- Tool calls by data set, policy and tool: how many, in how many rollouts, the mean reward of those, and the share of
+-- Tool calls by dataset, policy and tool: how many, in how many rollouts, the mean reward of those, and the share of
 -- calls that failed, where the engine tells. The row `(any)` stands for all tools together, `(none)` for rollouts
 -- without a call. Which tool failed is read in the conversations that count failures: a result that begins `Error: `.
 WITH used AS (

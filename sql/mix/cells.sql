@@ -1,4 +1,4 @@
--- At most so many rows of each cell of a data set, such as of each task, or of each agent at each difficulty. Which
+-- At most so many rows of each cell of a dataset, such as of each task, or of each agent at each difficulty. Which
 -- rows of a cell are taken is decided by a hash of their key and the seed.
 -- param cells    VARCHAR[] = ['task_id']   the columns whose values make a cell, also those that a step before it made
 -- param per_cell BIGINT = 1                rows of one cell, at most

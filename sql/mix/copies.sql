@@ -1,6 +1,6 @@
--- Sample data sets up or down: 3.5 copies are each row three times, and half of the rows, chosen by seed, once more.
--- Data sets that are not named are left out.
--- param copies MAP(VARCHAR, DOUBLE)   how often each data set is taken
+-- Sample datasets up or down: 3.5 copies are each row three times, and half of the rows, chosen by seed, once more.
+-- Datasets that are not named are left out.
+-- param copies MAP(VARCHAR, DOUBLE)   how often each dataset is taken
 -- param seed   BIGINT = 42            seed of the choice
 -- datasets: copies
 -- check: SELECT dataset, value AS copies, 'must be above 0' AS fault

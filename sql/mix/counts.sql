@@ -1,6 +1,6 @@
--- Mix data sets by a number of rows of each; which rows are taken is decided by a hash of their key and the seed. Data
--- sets without a number are left out.
--- param counts      MAP(VARCHAR, BIGINT)   rows of each data set
+-- Mix datasets by a number of rows of each; which rows are taken is decided by a hash of their key and the seed. 
+-- Datasets without a number are left out.
+-- param counts      MAP(VARCHAR, BIGINT)   rows of each dataset
 -- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (it gives what it has), repeat (its rows)
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur
 -- param seed        BIGINT = 42            seed of the choice

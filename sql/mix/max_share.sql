@@ -1,6 +1,6 @@
--- Mix all data sets so that none is more than a share of the rows: the largest ones give fewer. Which rows they give is
+-- Mix all datasets so that none is more than a share of the rows: the largest ones give fewer. Which rows they give is
 -- decided by a hash of their key and the seed.
--- param max_share DOUBLE = 0.5   largest share of one data set
+-- param max_share DOUBLE = 0.5   largest share of one dataset
 -- param seed      BIGINT = 42    seed of the choice
 -- check: SELECT count(*) AS data_sets,
 --     format('cannot each be {} of the rows or less', getvariable('max_share')) AS fault

@@ -1,6 +1,6 @@
--- Mix data sets by their shares of a number of rows. Counts are rounded by largest remainder, so that the total is
--- exact; which rows are taken is decided by a hash of their key and the seed. Data sets without a share are left out.
--- param shares      MAP(VARCHAR, DOUBLE)   each data set's share; together 1
+-- Mix datasets by their shares of a number of rows. Counts are rounded by largest remainder, so that the total is
+-- exact; which rows are taken is decided by a hash of their key and the seed. Datasets without a share are left out.
+-- param shares      MAP(VARCHAR, DOUBLE)   each dataset's share; together 1
 -- param rows        BIGINT = NULL          rows in all; without it, as many as the shares allow
 -- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (all of them), repeat (its rows)
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur

@@ -1,8 +1,8 @@
--- Mix all data sets in proportion to size^(1/T): 1 keeps the sizes, a higher temperature lifts the small ones
+-- Mix all datasets in proportion to size^(1/T): 1 keeps the sizes, a higher temperature lifts the small ones
 -- (T5, seqio's mixing_rate_num_examples). Rows are chosen by a hash of their key and the seed.
--- param rows        BIGINT = NULL          rows in all; without it, as many as no data set runs short of
+-- param rows        BIGINT = NULL          rows in all; without it, as many as no dataset runs short of
 -- param temperature DOUBLE = 2             T
--- param max_size    BIGINT = NULL          a data set counts as no larger than this
+-- param max_size    BIGINT = NULL          a dataset counts as no larger than this
 -- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (all of them), repeat (its rows)
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur
 -- param seed        BIGINT = 42            seed of the choice

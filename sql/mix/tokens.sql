@@ -1,6 +1,6 @@
--- Mix data sets by budgets of generated tokens: rows are taken in an order that the seed decides, while they fit into
--- the budget. So a data set falls short of it by less than one row. Data sets without a budget are left out.
--- param tokens      MAP(VARCHAR, BIGINT)   generated tokens (output_tokens) of each data set
+-- Mix datasets by budgets of generated tokens: rows are taken in an order that the seed decides, while they fit into
+-- the budget. So a dataset falls short of it by less than one row. Datasets without a budget are left out.
+-- param tokens      MAP(VARCHAR, BIGINT)   generated tokens (output_tokens) of each dataset
 -- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (it gives what it has), repeat (its rows)
 -- param max_copies  INTEGER = 4            with repeat: how often one row may occur
 -- param seed        BIGINT = 42            seed of the choice
@@ -41,7 +41,7 @@ running AS (
     FROM drawn('selected', getvariable('seed'))
 ),
 
--- The n-th time that the data set is gone through begins when all its tokens have been taken n times.
+-- The n-th time that the dataset is gone through begins when all its tokens have been taken n times.
 taken AS (
     SELECT r.dataset, r.task_id, r.policy, r.rollout_index, r.copy,
         (r.copy + n.n * (SELECT max(copy) + 1 FROM selected))::INTEGER AS new_copy

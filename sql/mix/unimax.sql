@@ -1,7 +1,7 @@
--- Mix all data sets evenly, none for more than so many epochs: what a small one cannot give is shared among the larger
+-- Mix all datasets evenly, none for more than so many epochs: what a small one cannot give is shared among the larger
 -- ones (UniMax, Chung et al. 2023). Where all reach their epochs the mix is smaller than asked; the report tells.
 -- param rows       BIGINT = NULL   rows in all; without it, as many as there are
--- param max_epochs DOUBLE = 4      how often a data set may be repeated
+-- param max_epochs DOUBLE = 4      how often a dataset may be repeated
 -- param seed       BIGINT = 42     seed of the choice
 -- check: SELECT getvariable('rows') AS rows, 'must be above 0' AS fault WHERE getvariable('rows') <= 0
 -- check: SELECT getvariable('max_epochs') AS max_epochs, 'must be above 0' AS fault

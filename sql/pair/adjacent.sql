@@ -1,5 +1,5 @@
--- Pairs of neighbours: for each reward of a task one answer, against one with the next lower reward.
--- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
+-- Pairs of neighbors: for each reward of a task one answer, against one with the next lower reward.
+-- Both sides were asked the same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
 -- param pairs_per_task      INTEGER = NULL     pairs of one task and prompt, at most, the best first; else all
 -- param min_margin          DOUBLE = 0         least difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
@@ -20,7 +20,7 @@ WITH levels AS (
     GROUP BY dataset, task_id, context_hash, pool, reward
 ),
 
-neighbours AS (
+neighbors AS (
     SELECT dataset, task_id, context_hash, pool, answer AS chosen,
         lead(answer) OVER (PARTITION BY dataset, task_id, context_hash, pool ORDER BY reward DESC) AS rejected
     FROM levels
@@ -28,7 +28,7 @@ neighbours AS (
 
 pairs AS (
     SELECT dataset, task_id, chosen, rejected
-    FROM neighbours
+    FROM neighbors
     WHERE makes_pair(
         chosen, rejected, getvariable('min_margin'), getvariable('min_chosen_reward'),
         getvariable('max_rejected_reward'), getvariable('max_length_gap')

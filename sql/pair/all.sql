@@ -1,5 +1,5 @@
 -- Pairs of every better answer of a task and every worse one; with bounds, of all good ones and all bad ones.
--- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
+-- Both sides were asked the same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
 -- param pairs_per_task      INTEGER = NULL     pairs of one task and prompt, at most, chosen by seed; else all
 -- param min_margin          DOUBLE = 0         least difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer

@@ -1,5 +1,5 @@
 -- Pairs of each task's best rollout and any worse one, drawn by seed (the rule of UltraFeedback and Tulu 3).
--- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
+-- Both sides were asked the same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
 -- param pairs_per_task      INTEGER = 1        pairs of one task and prompt, at most
 -- param min_margin          DOUBLE = 0         least difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer

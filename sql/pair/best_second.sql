@@ -1,5 +1,5 @@
 -- Pairs of each task's best rollout and the best of those with a lower reward: a hard choice rather than a plain one.
--- Both sides were asked the very same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
+-- Both sides were asked the same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
 -- param min_margin          DOUBLE = 0         least difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
 -- param max_rejected_reward DOUBLE = 'inf'     highest reward of a rejected answer

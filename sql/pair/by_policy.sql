@@ -1,5 +1,5 @@
 -- Pairs of two policies, a strong one against a weak one, whatever their rewards (delta learning, as in OLMo 3). Both
--- were asked the very same: prompt, tools and history. Rewards count where min_margin is given. Equal answers make no
+-- were asked the same: prompt, tools and history. Rewards count where min_margin is given. Equal answers make no
 -- pair.
 -- param chosen_policy   VARCHAR             the strong policy
 -- param rejected_policy VARCHAR             the weak policy

@@ -1,5 +1,5 @@
--- Lines, rollouts and generated tokens of each data set in the files, and how many different rollouts those are. No tokens
--- where nobody counted any.
+-- Lines, rollouts and generated tokens of each dataset in the files, and how many different rollouts those are. No
+-- tokens where nobody counted any.
 WITH of_line AS (
     SELECT split, row, min(dataset) AS dataset, sum(output_tokens) AS tokens FROM used GROUP BY split, row
 ),

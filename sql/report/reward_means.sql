@@ -1,4 +1,4 @@
--- The mean reward of each data set, of all its rollouts and of those in the files.
+-- The mean reward of each dataset, of all its rollouts and of those in the files.
 WITH rewards AS (
     SELECT dataset, 'all rollouts' AS part, reward FROM rollouts WHERE isfinite(reward)
     UNION ALL

@@ -1,5 +1,5 @@
--- How rewards are spread, before the selection and in the files: by value where there are at most 12, else in at most 20
--- bins of a round width.
+-- How rewards are spread, before the selection and in the files: by value where there are at most 12, else in at most
+-- 20 bins of a round width.
 WITH rewards AS (
     SELECT 'all rollouts' AS part, reward FROM rollouts WHERE isfinite(reward)
     UNION ALL

@@ -5,7 +5,7 @@
 -- param penalty    DOUBLE = 1       the whole penalty
 -- check: SELECT getvariable('buffer') AS buffer, 'must be from 1 to max_tokens' AS fault
 --     WHERE NOT getvariable('buffer') BETWEEN 1 AND getvariable('max_tokens')
--- report: SELECT dataset, count(*) AS rollouts, count(*) FILTER (overlong_penalty < 0) AS penalised,
+-- report: SELECT dataset, count(*) AS rollouts, count(*) FILTER (overlong_penalty < 0) AS penalized,
 --     min(overlong_penalty) AS lowest_penalty FROM result GROUP BY dataset ORDER BY dataset
 WITH penalties AS (
     SELECT dataset, task_id, policy, rollout_index, copy, least(

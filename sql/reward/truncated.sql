@@ -1,4 +1,4 @@
--- Multiply the reward of rollouts that were cut off (NeMo RL's stop_properly_penalty_coef): with 0 they get none.
+-- Multiply the reward of rollouts that were truncated (NeMo RL's stop_properly_penalty_coef): with 0 they get none.
 -- param coefficient    DOUBLE = 0                 what their reward is multiplied with
 -- param finish_reasons VARCHAR[] = NULL           how they ended (null: in any way but stop and tool_calls)
 -- report: SELECT r.dataset, count(*) AS rollouts,

@@ -48,9 +48,9 @@ def rollouts(plain: bool) -> list[dict[str, Any]]:
             row["token_turns"] = [ids]
             if task % 2 and not plain:
                 call = {"name": f"f{task}", "arguments": json.dumps({f"a{task}": odd})}
-                asked = {"role": "assistant", "content": "", "reasoning_content": f"so {odd}"}
-                asked["tool_calls"] = [{"id": "c1", "type": "function", "function": call}]
-                row["completion"] = dump([asked, {"role": "tool", "tool_call_id": "c1", "content": odd}, answer])
+                requested = {"role": "assistant", "content": "", "reasoning_content": f"so {odd}"}
+                requested["tool_calls"] = [{"id": "c1", "type": "function", "function": call}]
+                row["completion"] = dump([requested, {"role": "tool", "tool_call_id": "c1", "content": odd}, answer])
                 row["tools"] = dump([tool(f"f{task}", f"a{task}")])
             made.append(row)
     return made

@@ -45,8 +45,8 @@ def rollouts() -> list[dict[str, Any]]:
                 "text": f"{odd[task % len(odd)]} {index}",
             }
             if task % 3 == 0:
-                told = [*CALL, {"role": "tool", "tool_call_id": "c", "content": "2"}]
-                row["completion"] = dump([*told, {"role": "assistant", "content": row["text"]}])
+                reported = [*CALL, {"role": "tool", "tool_call_id": "c", "content": "2"}]
+                row["completion"] = dump([*reported, {"role": "assistant", "content": row["text"]}])
                 row["tools"] = dump(TOOLS)
             made.append(row)
     return made
@@ -92,5 +92,5 @@ def test_the_hub_reads_the_card_and_datasets_the_folder(
     infos = card.data.dataset_info
     for info in infos if isinstance(infos, list) else [infos]:
         loaded = datasets.load_dataset(str(folder), info["config_name"], cache_dir=str(tmp_path / "cache"))
-        told = {one["name"]: one["num_examples"] for one in info["splits"]}
-        assert {split: len(rows) for split, rows in loaded.items()} == told
+        reported = {one["name"]: one["num_examples"] for one in info["splits"]}
+        assert {split: len(rows) for split, rows in loaded.items()} == reported

@@ -37,10 +37,10 @@ def load(path: Path, cache: Path) -> Any:
 def test_verl_rl(tmp_path: Path) -> None:
     module, config = needed("verl.utils.dataset.rl_dataset"), needed("omegaconf").OmegaConf
     (path,) = built("verl", tmp_path)
-    asked = config.create(
+    requested = config.create(
         {"max_prompt_length": 20_000, "filter_overlong_prompts_workers": 1, "cache_dir": str(tmp_path / "cache")}
     )
-    made = module.RLHFDataset([str(path)], tokenizer(), asked)
+    made = module.RLHFDataset([str(path)], tokenizer(), requested)
     assert len(made) == GOOD
     assert sorted(made[i]["index"] for i in range(GOOD)) == [f"t{i}" for i in range(GOOD)]
     assert all(made[i]["reward_model"]["ground_truth"] == "4" for i in range(GOOD))
@@ -50,9 +50,9 @@ def test_verl_sft_sees_no_padded_tools(tmp_path: Path) -> None:
     """One file for each list of tools, and one for lines without; the tokens are those of the JSON lines."""
     module, config = needed("verl.utils.dataset.multiturn_sft_dataset"), needed("omegaconf").OmegaConf
     paths = [str(path) for path in built("verl_sft", tmp_path)]
-    asked = config.create({"max_length": 30_000, "truncation": "error", "pad_mode": "no_padding"})
+    requested = config.create({"max_length": 30_000, "truncation": "error", "pad_mode": "no_padding"})
     assert len(paths) == 3
-    made = list(module.MultiTurnSFTDataset(paths, tokenizer(), asked))
+    made = list(module.MultiTurnSFTDataset(paths, tokenizer(), requested))
     lines = read(built("sft_messages", tmp_path / "lines")[0])
     wanted = [
         len(tokenizer().apply_chat_template(one["messages"], tools=one.get("tools"), return_dict=True)["input_ids"])
@@ -159,7 +159,7 @@ def test_axolotl_chat_template(tmp_path: Path) -> None:
 
 
 def strategy(**keys: Any) -> Any:
-    """What OpenRLHF's data sets ask of a trainer."""
+    """What OpenRLHF's datasets ask of a trainer."""
     data = SimpleNamespace(apply_chat_template=True, tokenizer_chat_template=None, **keys)
     return SimpleNamespace(args=SimpleNamespace(data=data), is_rank_0=lambda: False)
 
@@ -168,12 +168,12 @@ def test_openrlhf(tmp_path: Path) -> None:
     module = needed("openrlhf.datasets")
     cache = tmp_path / "cache"
     talks = load(built("sft_messages", tmp_path, plain=True)[0], cache)
-    asked = strategy(input_key="messages", output_key=None)
-    made = module.SFTDataset(talks, tokenizer(), 30_000, asked, num_processors=1, multiturn=True)
+    requested = strategy(input_key="messages", output_key=None)
+    made = module.SFTDataset(talks, tokenizer(), 30_000, requested, num_processors=1, multiturn=True)
     assert len(made) == GOOD
     pairs = load(built("openrlhf", tmp_path, plain=True)[0], cache)
-    asked = strategy(prompt_key="prompt", chosen_key="chosen", rejected_key="rejected")
-    made = module.RewardDataset(pairs, tokenizer(), 30_000, asked, is_dpo=True, num_processors=1)
+    requested = strategy(prompt_key="prompt", chosen_key="chosen", rejected_key="rejected")
+    made = module.RewardDataset(pairs, tokenizer(), 30_000, requested, is_dpo=True, num_processors=1)
     assert len(made) == GOOD
     prompts = load(built("slime", tmp_path, plain=True)[0], cache)
     made = module.PromptDataset(prompts, tokenizer(), strategy(input_key="prompt", label_key="label"))

@@ -14,11 +14,11 @@ def test_solve_rate_and_pairs(gsm8k: sql.Connection, tmp_path: Path) -> None:
     """432 problems that no model solves and 156 that all solve go; of each of the 731 others comes one pair."""
     solvable = StepUse("filter", "solvable", "filter/solve_rate")
     for start in (None, "rollouts"):
-        funnels = select(gsm8k, [solvable, StepUse("pair", "best", "pair/best_worst", {}, start)], Path())
-        assert (funnels[0].rows_in, funnels[0].kept, funnels[0].dropped) == (5276, 2924, 2352)
+        stats = select(gsm8k, [solvable, StepUse("pair", "best", "pair/best_worst", {}, start)], Path())
+        assert (stats[0].rows_in, stats[0].kept, stats[0].dropped) == (5276, 2924, 2352)
         build_ = StepUse("build", "dpo", "build/dpo_messages")
-        report = build(gsm8k, build_, Path(), tmp_path / "dpo", funnels)
-        assert (funnels[1].kept, report.files["train"][0]) == (2 * 731, 731)
+        report = build(gsm8k, build_, Path(), tmp_path / "dpo", stats)
+        assert (stats[1].kept, report.files["train"][0]) == (2 * 731, 731)
 
 
 def test_split_by_prompt(gsm8k: sql.Connection, tmp_path: Path) -> None:

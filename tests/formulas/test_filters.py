@@ -29,9 +29,9 @@ def tasks(con: Any, where: str = "true") -> int:
     return int(sql.rows(con, f"SELECT count(DISTINCT task_id) FROM selected WHERE {where}")[0][0])
 
 
-def reasons(funnel: StepStats) -> dict[str, int]:
+def reasons(stats: StepStats) -> dict[str, int]:
     """Why rows went."""
-    return {reason: rows for kept in funnel.datasets for reason, rows in kept.reasons.items()}
+    return {reason: rows for kept in stats.datasets for reason, rows in kept.reasons.items()}
 
 
 # Groups: FORMULAS 2.2
@@ -39,9 +39,9 @@ def reasons(funnel: StepStats) -> dict[str, int]:
 
 def test_zero_variance(gsm8k: Any) -> None:
     """432 problems that no answer solves and 156 that all solve; 731 others, 2,924 rollouts."""
-    funnel = run(gsm8k, "zero_variance")
-    assert (funnel.rows_in, funnel.kept, tasks(gsm8k)) == (5276, 2924, 731)
-    assert reasons(funnel) == {
+    stats = run(gsm8k, "zero_variance")
+    assert (stats.rows_in, stats.kept, tasks(gsm8k)) == (5276, 2924, 731)
+    assert reasons(stats) == {
         "all of the group have reward 0.0": 4 * 432,
         "all of the group have reward 1.0": 4 * 156,
     }
@@ -138,16 +138,16 @@ def train() -> Any:
     ],
 )
 def test_decontamination(train: Any, settings: dict[str, Any], train_rows: int, test_rows: int) -> None:
-    funnel = run(train, "decontaminate", files=[str(GSM8K / "test.jsonl")], **settings)
-    assert (funnel.rows_in, funnel.dropped) == (7473, train_rows)
-    report = funnel.reports[0][0]
+    stats = run(train, "decontaminate", files=[str(GSM8K / "test.jsonl")], **settings)
+    assert (stats.rows_in, stats.dropped) == (7473, train_rows)
+    report = stats.reports[0][0]
     assert (report["texts"], report["found"]) == (1319, test_rows)
 
 
 def test_near_duplicates_of_the_training_problems(train: Any) -> None:
     """Exact and near duplicates alone meet: each pair in a cluster shares more words than not."""
-    funnel = run(train, "near_duplicates", keep_all=True)
-    assert funnel.kept == 7473
+    stats = run(train, "near_duplicates", keep_all=True)
+    assert stats.kept == 7473
     rows = sql.rows(train, "SELECT cluster, list(prompt_hash) FROM selected GROUP BY cluster HAVING count(*) > 1")
     assert 0 < len(rows) < 40
     for _, questions in rows:
@@ -187,11 +187,11 @@ def test_split_by_prompt(gsm8k: Any, tmp_path: Path) -> None:
 def test_split_by_cluster(train: Any, tmp_path: Path) -> None:
     """Without clusters some training problem has its near duplicate in validation, with them none has."""
     steps = [StepUse("filter", "near", "filter/near_duplicates", {"keep_all": True})]
-    funnels = select(train, steps, Path())
+    stats = select(train, steps, Path())
     shared = "SELECT count(*) FROM (SELECT cluster FROM selected JOIN '{}' USING (task_id) GROUP BY cluster HAVING {})"
     for split_by, leaks in (("prompt", True), ("cluster", False)):
         settings = {"validation": 0.5, "seed": 7, "split_by": split_by, "report": False}
         step = StepUse("build", split_by, "build/rl_prompts", settings)
-        report = build(train, step, Path(), tmp_path / split_by, funnels)
+        report = build(train, step, Path(), tmp_path / split_by, stats)
         query = shared.format(report.output / "lineage.parquet", "count(DISTINCT split) > 1")
         assert (sql.rows(train, query)[0][0] > 0) is leaks

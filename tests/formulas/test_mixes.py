@@ -1,4 +1,4 @@
-"""Mixes: how many rows of each data set, against the tables of those who published the rules."""
+"""Mixes: how many rows of each dataset, against the tables of those who published the rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"small": 10, "middle": 100, "large": 1000}
 
 @pytest.fixture(scope="module")
 def con() -> sql.Connection:
-    """Three data sets, each ten times as large as the one before."""
+    """Three datasets, each ten times as large as the one before."""
     return given.workspace(
         {"dataset": name, "task_id": f"{name}-{number}", "output_tokens": 1 + number % 5}
         for name, size in SIZES.items()
@@ -55,9 +55,9 @@ def test_temperature(con: sql.Connection, temperature: float, rates: tuple[float
     [(4, (40, 400, 760), 0), (1, (10, 100, 1000), 90)],  # UniMax with a budget of 1,200
 )
 def test_unimax(con: sql.Connection, epochs: int, rows: tuple[int, ...], short: int) -> None:
-    funnel = mixed(con, "mix/unimax", rows=1200, max_epochs=epochs)
+    stats = mixed(con, "mix/unimax", rows=1200, max_epochs=epochs)
     assert tuple(rows_of(con).values()) == rows
-    everything = funnel.reports[0][-1]
+    everything = stats.reports[0][-1]
     assert (everything["dataset"], everything["target_rows"], everything["short_rows"]) == ("all", 1200, short)
 
 
@@ -76,22 +76,22 @@ def test_unimax(con: sql.Connection, epochs: int, rows: tuple[int, ...], short: 
 def test_rows_of_each(con: sql.Connection, use: str, settings: dict[str, Any], rows: tuple[int | None, ...]) -> None:
     mixed(con, use, **settings)
     found = rows_of(con).values()
-    assert [there for there, asked in zip(found, rows, strict=True) if asked is not None] == [
-        asked for asked in rows if asked is not None
+    assert [there for there, requested in zip(found, rows, strict=True) if requested is not None] == [
+        requested for requested in rows if requested is not None
     ]
 
 
 def test_what_is_short_is_reported(con: sql.Connection) -> None:
     counts = {"small": 25, "middle": 50}
-    funnel = mixed(con, "mix/counts", counts=counts, on_shortage="shrink")
-    told = [(row["dataset"], row["target_rows"], row["rows"], row["short_rows"]) for row in funnel.reports[0]]
-    assert told == [("large", None, 0, 0), ("middle", 50, 50, 0), ("small", 25, 10, 15), ("all", 75, 60, 15)]
-    funnel = mixed(con, "mix/counts", counts=counts, on_shortage="repeat")
-    told = [(row["dataset"], row["target_epochs"], row["epochs"], row["tokens"]) for row in funnel.reports[0]]
+    stats = mixed(con, "mix/counts", counts=counts, on_shortage="shrink")
+    reported = [(row["dataset"], row["target_rows"], row["rows"], row["short_rows"]) for row in stats.reports[0]]
+    assert reported == [("large", None, 0, 0), ("middle", 50, 50, 0), ("small", 25, 10, 15), ("all", 75, 60, 15)]
+    stats = mixed(con, "mix/counts", counts=counts, on_shortage="repeat")
+    reported = [(row["dataset"], row["target_epochs"], row["epochs"], row["tokens"]) for row in stats.reports[0]]
     tokens = dict(
         sql.rows(con, "SELECT dataset, sum(output_tokens)::BIGINT FROM selected GROUP BY dataset"),
     )
-    assert told == [
+    assert reported == [
         ("large", None, 0.0, 0),
         ("middle", 0.5, 0.5, tokens["middle"]),
         ("small", 2.5, 2.5, tokens["small"]),
@@ -109,8 +109,8 @@ def test_what_is_short_is_reported(con: sql.Connection) -> None:
 )
 def test_what_was_asked_is_whole_rows_that_add_up(use: str, settings: dict[str, Any]) -> None:
     even = given.workspace({"dataset": name, "task_id": f"{name}-{number}"} for name in "abcd" for number in range(5))
-    told = mixed(even, use, rows=10, **settings).reports[0]
-    assert [(row["target_rows"], row["rows"], row["short_rows"]) for row in told] == [
+    reported = mixed(even, use, rows=10, **settings).reports[0]
+    assert [(row["target_rows"], row["rows"], row["short_rows"]) for row in reported] == [
         *((3, 3, 0), (3, 3, 0), (2, 2, 0), (2, 2, 0)),
         (10, 10, 0),
     ]
@@ -122,8 +122,8 @@ def test_tokens_that_nobody_counted_are_not_none() -> None:
     known = given.workspace(
         {"dataset": name, "task_id": name, "output_tokens": n} for name, n in (("a", 3), ("b", None))
     )
-    told = mixed(known, "mix/counts", counts={"a": 1, "b": 1}).reports[0]
-    assert [(row["dataset"], row["target_tokens"], row["tokens"], row["share_of_tokens"]) for row in told] == [
+    reported = mixed(known, "mix/counts", counts={"a": 1, "b": 1}).reports[0]
+    assert [(row["dataset"], row["target_tokens"], row["tokens"], row["share_of_tokens"]) for row in reported] == [
         ("a", 3, 3, 1.0),
         ("b", None, None, None),
         ("all", 3, 3, 1.0),
@@ -131,8 +131,8 @@ def test_tokens_that_nobody_counted_are_not_none() -> None:
 
 
 def test_a_token_budget_is_kept_to_a_row(con: sql.Connection) -> None:
-    funnel = mixed(con, "mix/tokens", tokens={"small": 95, "large": 1500}, on_shortage="repeat")
-    for row in funnel.reports[0][:-1]:
+    stats = mixed(con, "mix/tokens", tokens={"small": 95, "large": 1500}, on_shortage="repeat")
+    for row in stats.reports[0][:-1]:
         assert row["target_tokens"] is None or 0 <= row["short_tokens"] < 5
     assert rows_of(con)["small"] > 30, "three whole rounds, and some of a fourth"
 

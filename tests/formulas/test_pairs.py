@@ -71,9 +71,9 @@ def test_one_policy_against_another(tmp_path: Path) -> None:
     """The larger model against the smaller, on each problem where they do not say the same, whoever is right."""
     con = gsm8k_by_policy()
     models = {"chosen_policy": "175b_verification", "rejected_policy": "6b_finetuning"}
-    told = "count(*) FILTER (b.text <> s.text), count(*) FILTER (b.reward > s.reward)"
+    reported = "count(*) FILTER (b.text <> s.text), count(*) FILTER (b.reward > s.reward)"
     sides = "FROM rollouts AS b JOIN rollouts AS s USING (task_id) WHERE b.policy = '175b_verification'"
-    [(different, better)] = sql.rows(con, f"SELECT {told} {sides} AND s.policy = '6b_finetuning'")
+    [(different, better)] = sql.rows(con, f"SELECT {reported} {sides} AND s.policy = '6b_finetuning'")
     assert paired(con, "pair/by_policy", **models).reports[0][0]["pairs"] == different
     assert sql.rows(con, "SELECT DISTINCT policy, role, margin FROM selected ORDER BY ALL") == [
         ("175b_verification", "chosen", None),
@@ -90,12 +90,12 @@ def test_a_side_is_rated_where_pairs_go_by_rewards(tmp_path: Path, asked: dict[s
         for task, policy, reward in (("a", "big", 1.0), ("a", "small", 0.0), ("b", "big", 0.0), ("b", "small", 1.0))
     )
     models = {"chosen_policy": "big", "rejected_policy": "small"}
-    funnels = select(con, [StepUse("pair", "made", "pair/by_policy", {**models, **asked})], Path())
-    build(con, StepUse("build", "it", "build/reward_model"), Path(), tmp_path / "out", funnels)
+    stats = select(con, [StepUse("pair", "made", "pair/by_policy", {**models, **asked})], Path())
+    build(con, StepUse("build", "it", "build/reward_model"), Path(), tmp_path / "out", stats)
     lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text("utf-8").splitlines()]
-    told = {"margin": 1.0, "chosen_rating": 1.0, "rejected_rating": 0.0} if rated else {}
+    reported = {"margin": 1.0, "chosen_rating": 1.0, "rejected_rating": 0.0} if rated else {}
     assert [{key: line[key] for key in line if key not in ("chosen", "rejected")} for line in lines] == (
-        [told] if rated else [told, told]
+        [reported] if rated else [reported, reported]
     )
 
 
@@ -114,8 +114,8 @@ def test_a_mix_does_not_make_more_pairs() -> None:
     """Repeated rollouts are one answer each; a rollout in several pairs has a copy number for each."""
     con = given.workspace(ROWS)
     twice = StepUse("mix", "m", "mix/shares", {"shares": {"d": 1.0}, "rows": 10, "on_shortage": "repeat"})
-    funnel = paired(con, "pair/all", twice)
-    assert (funnel.rows_in, funnel.kept, funnel.rows) == (10, 10, 8)
+    stats = paired(con, "pair/all", twice)
+    assert (stats.rows_in, stats.kept, stats.rows) == (10, 10, 8)
     found = sql.rows(
         con, "SELECT task_id, rollout_index, list(copy ORDER BY copy) FROM selected GROUP BY ALL ORDER BY ALL"
     )
@@ -128,12 +128,12 @@ def test_a_mix_does_not_make_more_pairs() -> None:
         ("SELECT s.*, 'x' AS pair, 'chosen' AS role FROM selected AS s", "does not return margin, which make"),
         (
             "SELECT *, task_id AS pair, if(reward = 1, 'chosen', 'rejected') AS role, 1 AS margin FROM selected",
-            "leaves pairs that are none: a has not one rollout as chosen and one as rejected",
+            "returns an invalid pair: a has not one rollout as chosen and one as rejected",
         ),
         (
             "SELECT *, 'x' AS pair, if(task_id = 'a', 'chosen', 'rejected') AS role, 1 AS margin FROM selected "
             "WHERE reward = 1",
-            "leaves pairs that are none: x has rollouts of two tasks",
+            "returns an invalid pair: x has rollouts of two tasks",
         ),
     ],
 )
@@ -148,9 +148,9 @@ def test_pairs_stay_whole() -> None:
     """A filter after a pair step keeps both sides or none, and pairs are not made of pairs."""
     con = given.workspace(ROWS)
     best = StepUse("pair", "best", "pair/best_worst")
-    with pytest.raises(StepError, match=r"\[filter.good\] .* leaves pairs that are none: d/a/p/2/p/0 has not one"):
+    with pytest.raises(StepError, match=r"\[filter.good\] .* returns an invalid pair: d/a/p/2/p/0 has not one"):
         select(con, [best, StepUse("filter", "good", "filter/reward", {"min_reward": 0.8})], Path())
-    with pytest.raises(StepError, match=r"\[pair.more\] starts from pairs, those of 'best'"):
+    with pytest.raises(StepError, match=r"\[pair.more\] cannot start from pairs 'best'"):
         select(con, [best, StepUse("pair", "more", "pair/all")], Path())
     select(con, [best, StepUse("pair", "more", "pair/all", {}, "rollouts")], Path())
     assert sql.rows(con, "SELECT count(*) FROM selected") == [(8,)]

@@ -25,12 +25,12 @@ from tests import given
     ],
 )
 def test_advantages(gsm8k: Any, formula: str, sum_of_squares: float, lowest: float, highest: float) -> None:
-    funnel = select(gsm8k, [StepUse("reward", "adv", "reward/advantage", {"formula": formula})], Path())[0]
-    told = funnel.reports[0][0]
-    assert told["sum_of_squares"] == pytest.approx(sum_of_squares, abs=1e-5 if formula == "open_instruct" else 1e-7)
-    assert (told["lowest"], told["highest"]) == pytest.approx((lowest, highest), abs=1e-8)
-    assert told["rollouts"] == 5276
-    assert told["zero"] == 4 * (432 + 156), "groups of equal rewards"
+    stats = select(gsm8k, [StepUse("reward", "adv", "reward/advantage", {"formula": formula})], Path())[0]
+    reported = stats.reports[0][0]
+    assert reported["sum_of_squares"] == pytest.approx(sum_of_squares, abs=1e-5 if formula == "open_instruct" else 1e-7)
+    assert (reported["lowest"], reported["highest"]) == pytest.approx((lowest, highest), abs=1e-8)
+    assert reported["rollouts"] == 5276
+    assert reported["zero"] == 4 * (432 + 156), "groups of equal rewards"
 
 
 @pytest.mark.parametrize("formula", ["grpo", "grpo_verl", "open_instruct", "dr_grpo", "rloo", "maxrl", "grpo_passk"])
@@ -42,7 +42,7 @@ def test_each_formula_in_plain_python(gsm8k: Any, formula: str) -> None:
         assert advantages == pytest.approx(PLAIN[formula](rewards), abs=1e-9)
 
 
-def normalised(std: Any, epsilon: float) -> Any:
+def normalized(std: Any, epsilon: float) -> Any:
     return lambda r: [(x - statistics.mean(r)) / (std(r) + epsilon) for x in r]
 
 
@@ -53,9 +53,9 @@ def best_only(rewards: list[float]) -> list[float]:
 
 
 PLAIN = {
-    "grpo": normalised(statistics.stdev, 1e-4),
-    "grpo_verl": normalised(statistics.stdev, 1e-6),
-    "open_instruct": normalised(statistics.pstdev, 1e-8),
+    "grpo": normalized(statistics.stdev, 1e-4),
+    "grpo_verl": normalized(statistics.stdev, 1e-6),
+    "open_instruct": normalized(statistics.pstdev, 1e-8),
     "dr_grpo": lambda r: [x - statistics.mean(r) for x in r],
     "rloo": lambda r: [x - (sum(r) - x) / (len(r) - 1) for x in r],
     "maxrl": lambda r: [(x - statistics.mean(r)) / statistics.mean(r) if any(r) else 0.0 for x in r],

@@ -86,8 +86,8 @@ def storm(
 ) -> Storm:
     """Collect, kill at random, go on, until `kills` collectors were killed; then let one finish, and count."""
     began, rng = time.monotonic(), random.Random(seed)
-    asked = tasks(range(wanted))
-    write_jsonl(folder / "tasks.jsonl", asked)
+    requested = tasks(range(wanted))
+    write_jsonl(folder / "tasks.jsonl", requested)
     killed: dict[str, float] = {}
     with serving(latency=0.15, spread=0.3, keep_bodies=False) as server:
         (folder / "recipe.toml").write_text(RECIPE.format(url=server.url, width=WIDTH, part=max(50, wanted // 20)))
@@ -107,8 +107,8 @@ def storm(
             killed[f"Bearer {name}"] = time.monotonic()
             victim.communicate()
             if change and number == kills // 2:
-                asked = _changed(asked, change, rng)
-                write_jsonl(folder / "tasks.jsonl", asked)
+                requested = _changed(requested, change, rng)
+                write_jsonl(folder / "tasks.jsonl", requested)
                 rolloutops("chunk", "recipe.toml", cwd=folder)
             lives[at] = _begin(folder, began_lives)
             began_lives += 1
@@ -116,7 +116,7 @@ def storm(
             _, err = life.communicate(timeout=1800)
             assert life.returncode == 0, err
         rolloutops("collect", "recipe.toml", cwd=folder)
-    return _counted(folder, len(asked), killed, server.exchanges, time.monotonic() - began)
+    return _counted(folder, len(requested), killed, server.exchanges, time.monotonic() - began)
 
 
 def _begin(folder: Path, number: int) -> tuple[str, subprocess.Popen[str]]:
@@ -134,11 +134,11 @@ def _begin(folder: Path, number: int) -> tuple[str, subprocess.Popen[str]]:
     return name, process
 
 
-def _changed(asked: list[dict[str, Any]], change: str, rng: random.Random) -> list[dict[str, Any]]:
+def _changed(requested: list[dict[str, Any]], change: str, rng: random.Random) -> list[dict[str, Any]]:
     if change == "reversed":
-        return asked[::-1]
-    changed = list(asked)
-    for row in tasks(range(10**6, 10**6 + len(asked) // 10)):
+        return requested[::-1]
+    changed = list(requested)
+    for row in tasks(range(10**6, 10**6 + len(requested) // 10)):
         changed.insert(rng.randrange(len(changed)), row)
     return changed
 
@@ -154,7 +154,7 @@ def _counted(folder: Path, wanted: int, killed: dict[str, float], exchanges: lis
     by_key: dict[str, list[Exchange]] = defaultdict(list)
     for exchange in exchanges:
         by_key[exchange.key].append(exchange)
-    repeated = [exchange for asked in by_key.values() for exchange in sorted(asked, key=lambda e: e.asked)[:-1]]
+    repeated = [exchange for requested in by_key.values() for exchange in sorted(requested, key=lambda e: e.asked)[:-1]]
     ages = [killed[e.who] - e.over for e in repeated if e.status == 200 and e.who in killed]
     return Storm(
         wanted=wanted,
@@ -176,13 +176,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=20)
-    told = parser.parse_args()
+    reported = parser.parse_args()
     print("| storm | rollouts | twice | lost | sent again, of those in flight | oldest answer lost | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name, how in KINDS.items():
-        for run in range(told.runs):
+        for run in range(reported.runs):
             with tempfile.TemporaryDirectory() as folder:
-                found = storm(Path(folder), told.tasks, told.kills, **how, seed=run)  # type: ignore[arg-type]
+                found = storm(Path(folder), reported.tasks, reported.kills, **how, seed=run)  # type: ignore[arg-type]
             print(
                 f"| {name} | {found.rollouts:,} of {found.wanted:,} | {found.twice} | {found.lost} "
                 f"| {found.again} of {found.in_flight} | {found.oldest * 1000:.0f} ms | {found.seconds:.0f} |",

@@ -1,6 +1,6 @@
 """Any life of a workspace: inputs that change, collections that end well, fail, are killed or interrupted, verifiers
-that change, files that are torn or deleted. After each step every wanted rollout is exactly one of done, owed, in
-flight and given up, each key is there once, and nothing that was written is lost.
+that change, files that are torn or deleted. After each step every wanted rollout is exactly one of done, pending,
+submitted and given up, each key is there once, and nothing that was written is lost.
 
 ROLLOUTOPS_FULL=1 makes it long.
 """
@@ -100,8 +100,8 @@ class Life(RuleBasedStateMachine):
         return run(self.folder, words[0], "recipe.toml", *words[1:], **how)
 
     def asked(self, faults: dict[str, float]) -> list[str]:
-        told = ",".join(f"{kind}:{share}" for kind, share in faults.items())
-        return ["collect", "recipe.toml", f"--engine_args.faults={told}"]
+        reported = ",".join(f"{kind}:{share}" for kind, share in faults.items())
+        return ["collect", "recipe.toml", f"--engine_args.faults={reported}"]
 
     @rule(edits=EDITS)
     def the_input_changes(self, edits: list[tuple[int, str]]) -> None:
@@ -159,12 +159,12 @@ class Life(RuleBasedStateMachine):
     @rule(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3, unique=True))
     def retry(self, kinds: list[str]) -> None:
         con = self.connected()
-        told = dict(sql.rows(con, "SELECT (task_id, rollout_index), last_error FROM given_up"))
+        reported = dict(sql.rows(con, "SELECT (task_id, rollout_index), last_error FROM given_up"))
         con.close()
         self.do("collect", f"--retry={','.join(kinds)}")
         con = self.connected()
         left = {key for (key,) in sql.rows(con, "SELECT (task_id, rollout_index) FROM given_up")}
-        assert left == {key for key, error in told.items() if error not in kinds}
+        assert left == {key for key, error in reported.items() if error not in kinds}
         con.close()
 
     @rule(place=st.integers(0, 99), table=st.sampled_from(["attempts", "verdicts"]))

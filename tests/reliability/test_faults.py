@@ -139,6 +139,6 @@ def test_while_one_of_two_stands_still_the_other_goes_on_and_takes_nothing_from_
         for process in (first, second):
             _, err = process.communicate(timeout=600)
             assert process.returncode == 0, err
-        asked = Counter(exchange.key for exchange in server.exchanges)
+        requested = Counter(exchange.key for exchange in server.exchanges)
     assert_settled(tmp_path / "w", wanted)
-    assert set(asked.values()) == {1}, "nothing was asked for twice"
+    assert set(requested.values()) == {1}, "nothing was asked for twice"

@@ -35,7 +35,7 @@ class Figure:
 
 
 def figures(con: sql.Connection, targets: Mapping[str, float]) -> Iterator[Figure]:
-    """Every figure, in the order of the page. targets: data set -> the share that a mix was asked for."""
+    """Every figure, in the order of the page. targets: dataset -> the share that a mix was asked for."""
     yield rewards(query(con, "rewards"))
     yield reward_means(query(con, "reward_means"))
     yield solve_rates(query(con, "solve_rates"))
@@ -75,8 +75,8 @@ def rewards(rows: Rows) -> Figure:
 
 
 def reward_means(rows: Rows) -> Figure:
-    """The mean reward of each data set, before and after."""
-    title = "Mean reward by data set"
+    """The mean reward of each dataset, before and after."""
+    title = "Mean reward by dataset"
     parts = [part for part in PARTS if any(row["part"] == part for row in rows)]
     if len(parts) < 2:
         return Figure(title, "there is no selection to compare with")
@@ -86,12 +86,12 @@ def reward_means(rows: Rows) -> Figure:
     shown = [(name, [mean.get((name, part)) for part in parts]) for name in names[:MOST]]
     axis = Axis(min(0, *mean.values()), max(1, *mean.values()), "mean reward")
     kinds = [(part, plots.GREY if part == ALL else PARTS[part]) for part in parts]
-    svg = plots.changes(shown, kinds, "Mean reward by data set", axis)
-    return Figure(title, f"The verifier's mean reward.{_left_out(names, 'data sets')}", svg, rows)
+    svg = plots.changes(shown, kinds, "Mean reward by dataset", axis)
+    return Figure(title, f"The verifier's mean reward.{_left_out(names, 'datasets')}", svg, rows)
 
 
 def solve_rates(rows: Rows) -> Figure:
-    """Tasks by how often they are solved; never and always in colours of their own."""
+    """Tasks by how often they are solved; never and always in colors of their own."""
     title = "Solve rate by task"
     if not rows:
         return Figure(title, "no task has two rollouts with a reward")
@@ -100,8 +100,8 @@ def solve_rates(rows: Rows) -> Figure:
     kinds = {"never": plots.RED, "sometimes": plots.BLUE, "always": plots.GREEN}
     of_place = {0: "never", 11: "always"}
     series = [
-        Series(kind, [(r["place"], r["tasks"]) for r in rows if of_place.get(r["place"], "sometimes") == kind], colour)
-        for kind, colour in kinds.items()
+        Series(kind, [(r["place"], r["tasks"]) for r in rows if of_place.get(r["place"], "sometimes") == kind], color)
+        for kind, color in kinds.items()
     ]
     if any(row["used"] for row in rows):
         series.append(Series(USED, [(row["place"], row["used"]) for row in rows], plots.BLACK, slot=1))
@@ -164,8 +164,8 @@ def pair_lengths(rows: Rows) -> Figure:
         f"{number(round(abs(more), 1))} {row['unit']} "
         f"{'longer' if more >= 0 else 'shorter'}."
     )
-    told = {name: row[name] for name in ("pairs", "unit", "share_chosen_longer", "share_chosen_shorter")}
-    return Figure(title, caption, svg, [told | {"chosen_longer_by": more}])
+    reported = {name: row[name] for name in ("pairs", "unit", "share_chosen_longer", "share_chosen_shorter")}
+    return Figure(title, caption, svg, [reported | {"chosen_longer_by": more}])
 
 
 def pair_differences(rows: Rows) -> Figure:
@@ -181,24 +181,24 @@ def pair_differences(rows: Rows) -> Figure:
         ("chosen is as long or longer", plots.BLUE, range(10)),
     )
     series = [
-        Series(name, [(place + 10, pairs[place]) for place in places if place in pairs], colour)
-        for name, colour, places in halves
+        Series(name, [(place + 10, pairs[place]) for place in places if place in pairs], color)
+        for name, color, places in halves
     ]
     height = _counts(max(pairs.values()))
     svg = plots.columns(labels, series, "Pairs by difference in length", height, f"{unit} more, from")
     return Figure(title, "Pairs by the length of the chosen answer less that of the rejected one.", svg, rows)
 
 
-def mix(rows: Rows, asked: Mapping[str, float]) -> Figure:
-    """Rows and tokens of each data set, against what was asked."""
+def mix(rows: Rows, shares: Mapping[str, float]) -> Figure:
+    """Rows and tokens of each dataset, against what was asked."""
     title = "Mix"
-    if len(rows) < 2 and not asked:
-        return Figure(title, "the lines are of one data set" if rows else "nothing is built yet")
+    if len(rows) < 2 and not shares:
+        return Figure(title, "the lines are of one dataset" if rows else "nothing is built yet")
     total, tokens = sum(row["rows"] for row in rows), sum(row["tokens"] or 0 for row in rows)
     rows = sorted(rows, key=lambda row: (-row["rows"], row["dataset"]))
     bars = []
     for row in rows[:MOST]:
-        share, target = row["rows"] / total, asked.get(row["dataset"])
+        share, target = row["rows"] / total, shares.get(row["dataset"])
         note = f"{number(row['rows'])} rows, {percent(share)}"
         note += f" (asked {percent(target)})" if target is not None else ""
         bars.append(Bar(row["dataset"], share, note, plots.BLUE, target))
@@ -207,10 +207,10 @@ def mix(rows: Rows, asked: Mapping[str, float]) -> Figure:
         elif tokens:
             of_tokens = row["tokens"] / tokens
             bars.append(Bar("", of_tokens, f"{number(row['tokens'])} tokens, {percent(of_tokens)}", plots.SKY))
-    told = [{**row, "target": asked.get(row["dataset"])} for row in rows]
-    caption = "Shares of the lines (dark) and of the generated tokens behind them (light) of each data set"
-    caption += "; the stroke is what the recipe asked for." if asked else "."
-    return Figure(title, caption + _left_out(rows, "data sets"), plots.bars(bars, "Mix of data sets", None), told)
+    reported = [{**row, "target": shares.get(row["dataset"])} for row in rows]
+    caption = "Shares of the lines (dark) and of the generated tokens behind them (light) of each dataset"
+    caption += "; the stroke is what the recipe asked for." if shares else "."
+    return Figure(title, caption + _left_out(rows, "datasets"), plots.bars(bars, "Mix of datasets", None), reported)
 
 
 def finish_reasons(rows: Rows) -> Figure:
@@ -239,7 +239,7 @@ def tool_errors(rows: Rows) -> Figure:
     """How many tool calls failed."""
     title = "Failed tool calls"
     if not rows:
-        return Figure(title, "no tool was called, or the engine does not tell which calls failed")
+        return Figure(title, "no tool calls, or the engine does not report failures")
     rows = sorted(rows, key=lambda row: (row["series"] == OTHERS, row["series"]))
     notes = [f"{percent(row['share'])} of {number(row['calls'])} calls" for row in rows]
     bars = [Bar(row["series"], row["share"], note, plots.RED) for row, note in zip(rows, notes, strict=True)]
@@ -265,18 +265,18 @@ def throughput(rows: Rows) -> Figure:
 
 SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
 MOST = 16
-"""Data sets that one figure shows at most."""
+"""Datasets that one figure shows at most."""
 
 
 def _series(rows: Rows, x: str, y: str) -> list[Series]:
     """A line for each series, with the bands low and high."""
     names = _names(rows)
-    colours = {**dict(zip(names, plots.COLOURS, strict=False)), OTHERS: plots.GREY}
+    colors = {**dict(zip(names, plots.COLOURS, strict=False)), OTHERS: plots.GREY}
     made = []
     for name in names:
         own = [row for row in rows if row["series"] == name]
         bands = [(row["low"], row["high"]) for row in own]
-        made.append(Series(name, [(row[x], row[y]) for row in own], colours[name], bands))
+        made.append(Series(name, [(row[x], row[y]) for row in own], colors[name], bands))
     return made
 
 

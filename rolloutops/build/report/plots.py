@@ -1,7 +1,7 @@
 """Plots as SVG text, made of aggregates: a few marks each, whatever the number of rollouts.
 
-Every function returns one `<svg>` that needs no script, no style sheet and no font of its own. Colours are those of
-Okabe and Ito (2008), which people with any kind of colour blindness tell apart. Names are cut to the room that there
+Every function returns one `<svg>` that needs no script, no style sheet and no font of its own. Colors are those of
+Okabe and Ito (2008), which people with any kind of color blindness tell apart. Names are cut to the room that there
 is, and stay whole in the mark's `<title>`, which a browser shows under the pointer.
 """
 
@@ -65,10 +65,10 @@ def cut(text: str, width: float, size: float = FONT) -> str:
     return _ends(text, kept)
 
 
-def _ends(text: str, kept: int) -> str:
+def _ends(text: str, count: int) -> str:
     """A text's first and last characters, twice as many of the first."""
-    last = kept // 3
-    return text[: kept - last] + "…" + text[len(text) - last :]
+    last = count // 3
+    return text[: count - last] + "…" + text[len(text) - last :]
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -126,7 +126,7 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: str = BLUE
+    color: str = BLUE
     bands: Sequence[tuple[float, float]] = field(default_factory=tuple)
     slot: int = 0
 
@@ -138,7 +138,7 @@ class Bar:
     label: str
     value: float
     note: str = ""
-    colour: str = BLUE
+    color: str = BLUE
     mark: float | None = None
 
 
@@ -155,7 +155,7 @@ def bars(rows: Sequence[Bar], about: str, most: float | None = None) -> str:
         at = left + length
         parts.append(f"<g><title>{escape(f'{row.label}: {row.note}')}</title>")
         parts.append(_text(cut(row.label, left - 10), left - 8, top + 14, "end"))
-        parts.append(_rect(left, top, length, 18, row.colour))
+        parts.append(_rect(left, top, length, 18, row.color))
         if row.mark is not None:
             x = left + room * min(row.mark / full, 1.0)
             parts.append(_line(x, top - 3, x, top + 21, BLACK, 2))
@@ -169,7 +169,7 @@ def columns(labels: Sequence[str], series: Sequence[Series], about: str, axis: A
 
     axis: of the heights. below: what the labels are. A label that has no room is left out.
     """
-    head, legend = _legend([(one.name, one.colour) for one in series] if len(series) > 1 else [])
+    head, legend = _legend([(one.name, one.color) for one in series] if len(series) > 1 else [])
     left, top, height = _margin(axis), head + 10.0, 170.0
     room = WIDTH - left - 8
     slot = room / max(len(labels), 1)
@@ -181,9 +181,7 @@ def columns(labels: Sequence[str], series: Sequence[Series], about: str, axis: A
             tall = height * axis.place(value)
             x = left + (place + 0.5) * slot + (one.slot - side_by_side / 2) * thick
             said = f"{labels[int(place)]}: {one.name} {axis.form(value)}"
-            parts.append(
-                f"<g><title>{escape(said)}</title>{_rect(x, top + height - tall, thick, tall, one.colour)}</g>"
-            )
+            parts.append(f"<g><title>{escape(said)}</title>{_rect(x, top + height - tall, thick, tall, one.color)}</g>")
     step = max(1, math.ceil(max((width_of(label) for label in labels), default=0) / slot + 0.2)) if labels else 1
     if step > 2 and len(labels) <= 12:  # names rather than numbers: cut them
         step = 1
@@ -196,8 +194,8 @@ def columns(labels: Sequence[str], series: Sequence[Series], about: str, axis: A
 
 
 def lines(series: Sequence[Series], about: str, x: Axis, y: Axis, dots: bool = True, filled: bool = False) -> str:
-    """Lines over a grid, each with its band of uncertainty. filled: down to the axis. Every point lies in the frame."""
-    head, legend = _legend([(one.name, one.colour) for one in series] if len(series) > 1 else [])
+    """Lines over a grid, each with its band of uncertainty. filled: down to the axis. Every point is in the frame."""
+    head, legend = _legend([(one.name, one.color) for one in series] if len(series) > 1 else [])
     left, top, height = _margin(y), head + 10.0, 180.0
     room = WIDTH - left - 16
 
@@ -210,17 +208,17 @@ def lines(series: Sequence[Series], about: str, x: Axis, y: Axis, dots: bool = T
             xs = [point[0] for point in one.points]
             edge = [(a, band[1]) for a, band in zip(xs, one.bands, strict=True)]
             edge += [(a, band[0]) for a, band in reversed(list(zip(xs, one.bands, strict=True)))]
-            parts.append(f'<polygon points="{_points(map(at, edge))}" fill="{one.colour}" fill-opacity="0.16"/>')
+            parts.append(f'<polygon points="{_points(map(at, edge))}" fill="{one.color}" fill-opacity="0.16"/>')
     for one in series:
         if filled and one.points:
             ground = [(one.points[0][0], y.low), *one.points, (one.points[-1][0], y.low)]
-            parts.append(f'<polygon points="{_points(map(at, ground))}" fill="{one.colour}" fill-opacity="0.25"/>')
+            parts.append(f'<polygon points="{_points(map(at, ground))}" fill="{one.color}" fill-opacity="0.25"/>')
         path = _points(map(at, one.points))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{one.colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{one.color}" stroke-width="2"/>')
         for point in one.points if dots else ():
             said = escape(f"{one.name}: {x.form(point[0])}, {y.form(point[1])}")
             cx, cy = at(point)
-            dot = f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.2" fill="{one.colour}"><title>{said}</title></circle>'
+            dot = f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.2" fill="{one.color}"><title>{said}</title></circle>'
             parts.append(dot)
     parts.append(_line(left, top + height, WIDTH - 16, top + height, GREY))
     parts += [_text(x.form(v), left + room * x.place(v), top + height + 16, "middle") for v in x.ticks(6)]
@@ -229,7 +227,7 @@ def lines(series: Sequence[Series], about: str, x: Axis, y: Axis, dots: bool = T
 
 
 def stacked(rows: Sequence[tuple[str, Sequence[float]]], kinds: Sequence[tuple[str, str]], about: str) -> str:
-    """Horizontal bars of shares that add up to 1. rows: (name, share of each kind). kinds: (name, colour)."""
+    """Horizontal bars of shares that add up to 1. rows: (name, share of each kind). kinds: (name, color)."""
     head, legend = _legend(kinds)
     left = min(max((width_of(name) for name, _ in rows), default=0) + 12, WIDTH * 0.36)
     room = WIDTH - left - 4
@@ -237,12 +235,12 @@ def stacked(rows: Sequence[tuple[str, Sequence[float]]], kinds: Sequence[tuple[s
     for place, (name, shares) in enumerate(rows):
         top, x = head + 6 + place * 26, left
         parts.append(f"<g><title>{escape(name)}</title>{_text(cut(name, left - 10), left - 8, top + 14, 'end')}</g>")
-        for (kind, colour), share in zip(kinds, shares, strict=True):
+        for (kind, color), share in zip(kinds, shares, strict=True):
             wide = room * share
             said = escape(f"{name}: {kind} {percent(share)}")
-            parts.append(f"<g><title>{said}</title>{_rect(x, top, wide, 18, colour)}")
+            parts.append(f"<g><title>{said}</title>{_rect(x, top, wide, 18, color)}")
             if wide > width_of(percent(share)) + 8:
-                parts.append(_text(percent(share), x + wide / 2, top + 14, "middle", _ink(colour)))
+                parts.append(_text(percent(share), x + wide / 2, top + 14, "middle", _ink(color)))
             parts.append("</g>")
             x += wide
     return _svg(parts, head + 26 * len(rows) + 8, about)
@@ -267,11 +265,11 @@ def changes(
         parts.append(f"<g><title>{escape(name)}</title>{_text(cut(name, names - 10), names - 8, y + 4, 'end')}</g>")
         if there:
             parts.append(_line(min(there), y, max(there), y, PALE, 3))
-        for (kind, colour), dot in zip(kinds, values, strict=True):
+        for (kind, color), dot in zip(kinds, values, strict=True):
             if dot is not None:
                 said = escape(f"{name}: {kind} {x.form(dot)}")
                 at = left + room * x.place(dot)
-                parts.append(f'<circle cx="{at:.1f}" cy="{y:.1f}" r="6" fill="{colour}"><title>{said}</title></circle>')
+                parts.append(f'<circle cx="{at:.1f}" cy="{y:.1f}" r="6" fill="{color}"><title>{said}</title></circle>')
     parts += _below(x.label, left, head + height + 38)
     return _svg(parts, head + height + (46 if x.label else 28), about)
 
@@ -303,35 +301,35 @@ def _below(label: str, left: float, y: float) -> list[str]:
 def _legend(kinds: Sequence[tuple[str, str]]) -> tuple[float, list[str]]:
     """Its height, and its parts: as many lines as the names need."""
     parts, x, y = [], 0.0, 14.0
-    for name, colour in kinds:
+    for name, color in kinds:
         shown = cut(name, WIDTH * 0.6)
         wide = width_of(shown) + 30
         if x and x + wide > WIDTH:
             x, y = 0.0, y + 20
-        parts.append(f"<g><title>{escape(name)}</title>{_rect(x, y - 10, 12, 12, colour)}{_text(shown, x + 17, y)}</g>")
+        parts.append(f"<g><title>{escape(name)}</title>{_rect(x, y - 10, 12, 12, color)}{_text(shown, x + 17, y)}</g>")
         x += wide
     return (y + 8 if kinds else 0.0), parts
 
 
-def _text(text: str, x: float, y: float, anchor: str = "start", colour: str = BLACK) -> str:
+def _text(text: str, x: float, y: float, anchor: str = "start", color: str = BLACK) -> str:
     where = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}"{where} fill="{colour}">{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}"{where} fill="{color}">{escape(text)}</text>'
 
 
-def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
+def _rect(x: float, y: float, width: float, height: float, color: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}"/>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> str:
+def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: float = 1) -> str:
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
+    return f'<line {ends} stroke="{color}" stroke-width="{width}"/>'
 
 
 def _points(pairs: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
 
 
-def _ink(colour: str) -> str:
-    """White or black, whichever reads better on a colour."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _ink(color: str) -> str:
+    """White or black, whichever reads better on a color."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#222222"

@@ -1,7 +1,7 @@
 """What the queries in sql/report stand on, and how they are run.
 
 They see two relations in the schema `report`: `rollouts`, every rollout of the workspace without its payload, and
-`used`, one row for each rollout behind each line of a build. `series` names a data set, a policy, or both, whichever
+`used`, one row for each rollout behind each line of a build. `series` names a dataset, a policy, or both, whichever
 tells them apart; beyond seven, the small ones are lumped together.
 """
 
@@ -55,8 +55,8 @@ WHERE a.dataset = u.dataset AND a.attempt_id = u.attempt_id
 def prepare(con: sql.Connection, used: str = NOTHING) -> None:
     """Make the relations that the figures read. con: has `selection.rollouts`. used: a build's staging.used."""
     sql.run(con, VIEWS.replace("{used}", used))
-    asked = "part = 'chosen' AND coalesce(output_tokens, 0) = 0"
-    if sql.rows(con, f"SELECT 1 FROM report.used WHERE {asked} LIMIT 1"):
+    options = "part = 'chosen' AND coalesce(output_tokens, 0) = 0"
+    if sql.rows(con, f"SELECT 1 FROM report.used WHERE {options} LIMIT 1"):
         sql.run(con, CHARACTERS)
 
 

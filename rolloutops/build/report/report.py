@@ -86,7 +86,7 @@ class Page:
     source: str
     tiles: Sequence[tuple[str, str]]
     warnings: Sequence[str]
-    funnel: Sequence[Bar] = ()
+    steps: Sequence[Bar] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=tuple)
 
@@ -94,8 +94,8 @@ class Page:
 def build_page(con: sql.Connection, content: Mapping[str, Any]) -> str:
     """The page of a build. con: `aggregates.prepare` ran on it. content: the build's manifest."""
     build, totals = content["build"], query(con, "totals")[0]
-    asked = targets(content)
-    drawn = list(figures(con, asked))
+    options = targets(content)
+    drawn = list(figures(con, options))
     lines = {split: sum(rows.values()) for split, rows in content["splits"].items()}
     tiles = [
         (f"{sum(lines.values()):,}", "lines: " + ", ".join(f"{n:,} {split}" for split, n in lines.items())),
@@ -108,18 +108,18 @@ def build_page(con: sql.Connection, content: Mapping[str, Any]) -> str:
     page = Page(
         build["step"],
         f"{build['about']}",
-        f"Built with {build['use']} from {_listed(datasets, 'data set', 'data sets')}, "
+        f"Built with {build['use']} from {_listed(datasets, 'dataset', 'datasets')}, "
         f"{_listed(sorted({row['policy'] for row in content['policies']}), 'policy', 'policies')}.",
         tiles,
-        warnings_of(content, totals, drawn, asked),
-        funnel(content),
+        warnings_of(content, totals, drawn, options),
+        step_bars(content),
         drawn,
         [
             ("Steps", STEPS, _steps(content)),
             *_reports(content),
             (
                 "Policies and verifiers",
-                ("data set", "policy", "engine", "model", "verifier", "version", "rollouts"),
+                ("dataset", "policy", "engine", "model", "verifier", "version", "rollouts"),
                 [[row[name] for name in POLICY] for row in content["policies"]],
             ),
             (
@@ -145,46 +145,46 @@ def workspace_page(
         *_tokens(totals["tokens"], "generated tokens"),
         *_change(totals),
     ]
-    source = f"{_listed(names, 'data set', 'data sets')}, {_listed(who, 'policy', 'policies')}."
-    about = "Rollouts as they lie in the workspace; nothing is selected yet."
+    source = f"{_listed(names, 'dataset', 'datasets')}, {_listed(who, 'policy', 'policies')}."
+    about = "All rollouts in the workspace, before any selection."
     drawn = list(figures(con, {}))
     return render(Page(title, about, source, tiles, list(amiss(totals)), (), drawn, tables))
 
 
-def funnel(content: Mapping[str, Any]) -> list[Bar]:
+def step_bars(content: Mapping[str, Any]) -> list[Bar]:
     """How many rows went into each step and came out of it, down to the lines of the files."""
     steps, lines = content["steps"], sum(sum(rows.values()) for rows in content["splits"].values())
     first = steps[0]["rows_in"] if steps else content["rollouts"]["in"]
     rows = [Bar("all rollouts", first, number(first), plots.GREY)]
     for step in steps:
         more = f", {number(step['rows'] - step['kept'])} repeated" if step["rows"] > step["kept"] else ""
-        note = f"{number(step['rows'])}{_lost(step['dropped'], step['rows_in'])}{more}"
+        note = f"{number(step['rows'])}{_dropped(step['dropped'], step['rows_in'])}{more}"
         rows.append(Bar(step["step"], step["rows"], note, plots.SKY))
     read, used = content["rollouts"]["in"], content["rollouts"]["used"]
     if used != read or not steps:
-        rows.append(Bar("used by the build", used, f"{number(used)}{_lost(read - used, read)}", plots.SKY))
+        rows.append(Bar("used by the build", used, f"{number(used)}{_dropped(read - used, read)}", plots.SKY))
     rows.append(Bar("lines", lines, number(lines), plots.BLUE))
     return rows
 
 
-def _lost(rows: int, of: int) -> str:
+def _dropped(rows: int, of: int) -> str:
     return f", {number(rows)} dropped ({percent(rows / of)})" if rows > 0 else ""
 
 
 def targets(content: Mapping[str, Any]) -> dict[str, float]:
-    """Data set -> the share of the lines that the last mix on the way was asked for, as far as it says so."""
+    """Dataset -> the share of the lines that the last mix on the way was asked for, as far as it says so."""
     mixes = [step for step in content["steps"] if step["kind"] == "mix"]
     if not mixes:
         return {}
-    asked = mixes[-1]["parameters"].get("shares")
+    options = mixes[-1]["parameters"].get("shares")
     rows = [row for rows in mixes[-1]["reports"] for row in rows if row.get("target_rows") is not None]
-    if not asked and rows:
+    if not options and rows:
         own = rows[:-1] if len(rows) > 1 and rows[-1]["dataset"] == "all" else rows  # the last line is the sum
-        asked = {row["dataset"]: row["target_rows"] for row in own}
-    if not isinstance(asked, Mapping) or not all(isinstance(share, int | float) for share in asked.values()):
+        options = {row["dataset"]: row["target_rows"] for row in own}
+    if not isinstance(options, Mapping) or not all(isinstance(share, int | float) for share in options.values()):
         return {}
-    total = sum(asked.values())
-    return {name: share / total for name, share in asked.items()} if total else {}
+    total = sum(options.values())
+    return {name: share / total for name, share in options.items()} if total else {}
 
 
 def render(page: Page) -> str:
@@ -194,8 +194,8 @@ def render(page: Page) -> str:
     look = [f'<p class="look">{escape(text)}</p>' for text in page.warnings]
     look = look or ['<p class="look fine">Nothing stands out.</p>']
     first = [f"<h2>What to look at</h2>{''.join(look)}"]
-    if page.funnel:
-        drawn = plots.bars(page.funnel, "Rows after each step")
+    if page.steps:
+        drawn = plots.bars(page.steps, "Rows after each step")
         first.insert(0, f"<h2>From rollouts to lines</h2>{drawn}")
     parts = [
         f'<h1>{escape(page.title)}</h1><p class="about">{escape(page.about)}</p>',
@@ -310,6 +310,6 @@ def _change(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _listed(names: Sequence[str], one: str, many: str) -> str:
-    """`2 data sets (a, b)`; of many names the first ones."""
+    """`2 datasets (a, b)`; of many names the first ones."""
     shown = ", ".join(plots.cut(name, 260) for name in names[:6]) + (", …" if len(names) > 6 else "")
     return f"{len(names):,} {one if len(names) == 1 else many}" + (f" ({shown})" if names else "")

@@ -13,7 +13,7 @@ from rolloutops.layout import count, verb
 FEW = 100
 """Lines below which a page says that there are few."""
 DRIFT = 0.02
-"""How far a data set's share of the lines may lie from what the mix was asked for."""
+"""How far a dataset's share of the lines may lie from what the mix was asked for."""
 
 
 def warnings_of(
@@ -22,7 +22,7 @@ def warnings_of(
     drawn: Sequence[Figure],
     targets: Mapping[str, float],
 ) -> list[str]:
-    """The warnings of a build. content: its manifest. totals: of sql/report. targets: data set -> the share asked."""
+    """The warnings of a build. content: its manifest. totals: of sql/report. targets: dataset -> the share asked."""
     said = (_faults(content), _of_lines(content, totals), _of_mix(content, targets), _of_pairs(drawn), amiss(totals))
     return [sentence for some in said for sentence in some]
 
@@ -36,7 +36,7 @@ def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
     if totals["verdict_failures"]:
         yield f"Verification failed for {count(totals['verdict_failures'], 'rollout')}, so no reward is there."
     if rollouts and totals["cut_off"] / rollouts > 0.1:
-        yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were cut off."
+        yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were truncated."
 
 
 def _faults(content: Mapping[str, Any]) -> Iterator[str]:
@@ -55,9 +55,10 @@ def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator
     if totals["used_cut_off"]:
         share = percent(totals["used_cut_off"] / totals["used_rollouts"])
         many = totals["used_cut_off"]
-        yield f"{number(many)} of the rollouts used ({share}) {verb(many, 'were')} cut off."
+        yield f"{number(many)} of the rollouts used ({share}) {verb(many, 'were')} truncated."
     if others := content["unasked_policies"]:
-        yield f"The recipe does not ask for all policies in the lines: filter/only leaves out {', '.join(others)}."
+        names = ", ".join(others)
+        yield f"Some lines come from policies that the recipe does not name; add filter/only to exclude {names}."
     copies = sum(step["rows"] - step["kept"] for step in content["steps"] if step["kind"] == "mix")
     if copies > 0:
         yield f"A mix repeats rollouts: {number(copies)} {'row is a copy' if copies == 1 else 'rows are copies'}."
@@ -66,7 +67,7 @@ def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator
 def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterator[str]:
     counts = by_dataset(content)
     lines = sum(counts.values()) or 1
-    off = {name: counts.get(name, 0) / lines for name, asked in targets.items()}
+    off = {name: counts.get(name, 0) / lines for name, options in targets.items()}
     off = {name: share for name, share in off.items() if abs(share - targets[name]) > DRIFT}
     if off:
         said = [f"{name} is {percent(share)} for {percent(targets[name])}" for name, share in off.items()]
@@ -76,7 +77,7 @@ def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterato
             yield f"The mix had {count(row['short_rows'], 'row')} fewer of {row['dataset']} than it was asked for."
     largest = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if len(counts) > 1 and largest[1] / lines > 0.9:
-        yield f"{percent(largest[1] / lines)} of the lines are of one data set, {largest[0]}."
+        yield f"{percent(largest[1] / lines)} of the lines are of one dataset, {largest[0]}."
 
 
 def _of_pairs(drawn: Sequence[Figure]) -> Iterator[str]:
@@ -84,4 +85,4 @@ def _of_pairs(drawn: Sequence[Figure]) -> Iterator[str]:
         for what in ("longer", "shorter"):
             if (share := row[f"share_chosen_{what}"]) > 0.6:
                 part = f"In {percent(share)} of the pairs"
-                yield f"{part} the chosen answer is the {what} one: length may be what is learnt."
+                yield f"{part} the chosen answer is the {what} one: the model may learn length instead of quality."

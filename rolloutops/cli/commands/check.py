@@ -1,4 +1,4 @@
-"""`check`: look at recipe, files, environments and engines, before anything is spent. What it finds: cli/check.py."""
+"""`check`: validate recipe, files, environments and engines; generates nothing. What it finds: cli/check.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "check",
     body,
-    "look at recipe, files, environments and engines, before anything is spent",
+    "validate recipe, files, environments and engines; generates nothing",
     (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums")),
     (RECIPE,),
     **SAMPLING,

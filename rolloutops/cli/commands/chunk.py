@@ -1,4 +1,4 @@
-"""`chunk`: input files to tasks, in parts."""
+"""`chunk`: read input files into tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def body(parsed: Parsed) -> int:
     return chunk_and_say(plan_of(parsed, "chunk"))
 
 
-COMMAND = stage("chunk", body, "input files to tasks, in parts", *SOURCE, *keys(Chunk))
+COMMAND = stage("chunk", body, "read input files into tasks", *SOURCE, *keys(Chunk))
 
 
 def chunk_and_say(plan: Plan) -> int:
@@ -55,13 +55,13 @@ def chunk_inputs(plan: Plan) -> list[ChunkReport]:
 def sentences(done: Sequence[ChunkReport], skip_bad_lines: bool) -> Iterator[str]:
     """Say what became of each input."""
     if not done:
-        yield "no data set has an input: tasks that were imported stay as they are"
+        yield "no dataset has an input: tasks that were imported stay as they are"
         return
     columns = ("dataset", "read", "new", "edited", "returned", "removed", "unchanged", "duplicates", "rejected")
     yield table(columns, [[getattr(one, name) for name in columns] for one in done])
     for one in done:
         if one.removed:
-            yield f"{one.dataset}: {count(one.removed, 'task')} no longer in the input, no longer wanted; rollouts kept"
+            yield f"{one.dataset}: {count(one.removed, 'task')} removed from the input; their rollouts stay on disk"
         yield from rejected_sentences(one, one.dataset)
     if any(one.rejected for one in done) and not skip_bad_lines:
         yield remedy("chunk")

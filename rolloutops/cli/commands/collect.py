@@ -1,4 +1,4 @@
-"""`collect`: tasks to rollouts, whatever is owed; then the mean of each numeric field."""
+"""`collect`: generate the missing rollouts; then the mean of each numeric field."""
 
 from __future__ import annotations
 
@@ -49,11 +49,15 @@ def body(parsed: Parsed) -> int:
 COMMAND = stage(
     "collect",
     body,
-    "tasks to rollouts: whatever is owed",
+    "generate the missing rollouts",
     *COLLECTING,
     VERDICT_VERSION,
     Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
-    Flag("tune", bool | str, "find the best number in flight with owed tasks, then stop; FILE.svg or .html: plot it"),
+    Flag(
+        "tune",
+        bool | str,
+        "measure throughput at increasing concurrency on pending tasks, then stop; FILE.svg or .html: plot it",
+    ),
     **SAMPLING,
     aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
     groups=COLLECTING_GROUPS,
@@ -103,7 +107,7 @@ def collect_and_say(plan: Plan, parsed: Parsed) -> int:
 
 
 def collect_rollouts(plan: Plan, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
-    """Collect what is owed, and record the run. tune: as many as it takes to find the best number in flight."""
+    """Collect what is pending, and record the run. tune: as many as it takes to find the best number in flight."""
     from rolloutops.collect.collect import collect
     from rolloutops.store.runs import recorded, refuse_changed_policies
     from rolloutops.store.workspace import open_workspace, require_tasks
@@ -124,18 +128,18 @@ def collect_rollouts(plan: Plan, allow_policy_change: bool = False, tune: bool =
 def _require_policies(plan: Plan) -> None:
     """Raise UsageError where nothing can be collected, as the recipe names no dataset or nobody who answers."""
     if not plan.datasets:
-        raise UsageError("the recipe names no data set: add [datasets.NAME] with input = …, or give --input=FILE")
+        raise UsageError("the recipe names no dataset: add [datasets.NAME] with input = …, or give --input=FILE")
     if not plan.policies:
-        raise UsageError("nothing says who answers: add engine = … and model = … to [collect], or give --engine=NAME")
+        raise UsageError("no engine is set: add engine and model to [collect], or pass --engine=NAME")
 
 
 def tune_and_say(plan: Plan, allow_policy_change: bool, output: str | bool) -> Iterator[str]:
     """Collect only as much as it takes to find the best number in flight. output: a file for the plot, or True."""
-    from rolloutops.cli.tune import told, write
+    from rolloutops.cli.tune import sweep_table, write
 
     done = collect_rollouts(plan, allow_policy_change, tune=True)
     yield from sentences(done)
-    yield from told(done.points, done.why)
+    yield from sweep_table(done.points, done.why)
     if isinstance(output, str) and done.points:
         yield f"plotted in {write(done.points, as_path(output))}"
 
@@ -143,9 +147,9 @@ def tune_and_say(plan: Plan, allow_policy_change: bool, output: str | bool) -> I
 def sentences(done: CollectReport) -> Iterator[str]:
     """Say how a collection ended."""
     if done.saved:
-        yield f"{count(done.saved, 'row')} of a killed run saved from its journal"
+        yield f"recovered {count(done.saved, 'row')} from the journal of an interrupted run"
     if done.verified:
-        yield f"{count(done.verified, 'rollout')} of earlier runs judged"
+        yield f"{count(done.verified, 'rollout')} of earlier runs verified"
     if done.submitted:
         yield (
             f"{count(done.jobs, 'batch job')} under way for {count(done.submitted, 'rollout')}: run the same command "
@@ -160,16 +164,16 @@ def sentences(done: CollectReport) -> Iterator[str]:
         return
     yield (
         f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} "
-        f"{verb(done.given_up, 'are')} given up and {done.left:,} owed"
+        f"{verb(done.given_up, 'are')} given up and {done.left:,} pending"
     )
     yield from done.spent
     if done.left and not done.spent:
-        yield "run the same command again for what is owed"
+        yield "run the same command again for the pending rollouts"
     if done.given_up and not any(one.too_much for one in done.losses):
-        yield "status tells why rollouts are given up; collect --retry=KIND owes them again"
+        yield "run status for the reasons; retry with collect --retry=ERROR"
     if done.unrewarded:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in done.unrewarded.items())
-        again = "" if set(done.unrewarded) == {"masked"} else "; verify --retry_errors judges them again"
+        again = "" if set(done.unrewarded) == {"masked"} else "; verify --retry_errors verifies them again"
         yield f"without a reward: {kinds}; status tells why{again}"
 
 
@@ -206,9 +210,9 @@ REMEDIES = {
 """Kind of failure -> what helps. Those that end a run are never given up."""
 
 
-def loss_sentences(found: Sequence[GivenUp]) -> Iterator[str]:
+def loss_sentences(losses: Sequence[GivenUp]) -> Iterator[str]:
     """Say what is given up and why; and of what is too much, how to go on."""
-    for one in found:
+    for one in losses:
         limit = f", more than max_given_up = {one.allowed:g} allows" if one.too_much else ""
         yield f"{one.dataset} by {one.policy}: {one.rollouts:,} of {count(one.wanted, 'rollout')} given up{limit}"
         for reason in one.reasons:
@@ -216,10 +220,10 @@ def loss_sentences(found: Sequence[GivenUp]) -> Iterator[str]:
             yield f"  {reason.rollouts:,} {reason.kind}{example}"
             if one.too_much and reason.kind in REMEDIES:
                 yield f"    to fix it, {REMEDIES[reason.kind]}"
-    kinds = list(dict.fromkeys(reason.kind for one in found if one.too_much for reason in one.reasons))
+    kinds = list(dict.fromkeys(reason.kind for one in losses if one.too_much for reason in one.reasons))
     if kinds:
         yield f"then retry them: run the same command with --retry={','.join(kinds)}"
-        share = max(one.rollouts / one.wanted for one in found)
+        share = max(one.rollouts / one.wanted for one in losses)
         yield f"or accept what is missing, with --max_given_up={min(1.0, _up(share)):g}"
 
 

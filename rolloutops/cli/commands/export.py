@@ -32,7 +32,7 @@ COMMAND = stage(
 )
 
 
-def export_rollouts(plan: Plan, output: Path, companions: bool = False, wanted: bool = False) -> int:
+def export_rollouts(plan: Plan, output: Path, sidecars: bool = False, wanted: bool = False) -> int:
     """Write rollouts to a JSONL file, and what NeMo Gym writes beside it. Returns the number of lines.
 
     wanted: only the rollouts of the plan, not all of the recipe's datasets.
@@ -45,4 +45,4 @@ def export_rollouts(plan: Plan, output: Path, companions: bool = False, wanted: 
     workspace = open_workspace(plan.data)
     plan = pinned(workspace, plan)
     note_waiting(connect(workspace, plan.rows), plan)
-    return export(workspace, plan, output, companions, wanted)
+    return export(workspace, plan, output, sidecars, wanted)

@@ -41,7 +41,7 @@ COMMAND = Command(
     "rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
     (
         DATA,
-        Flag("dataset", str, "the data set's name (default: the recipe's only one, else the first file's name)"),
+        Flag("dataset", str, "the dataset's name (default: the recipe's only one, else the first file's name)"),
         Flag("policy", str, "the policy's name (default: the model that each row names)"),
         RECIPE,
         Flag("skip_bad_lines", bool, "lines that cannot be imported are counted and left out; the exit code is 0"),
@@ -63,7 +63,7 @@ def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
     if done.empty:
         yield f"{count(done.empty, 'rollout')} with neither answer nor reward: if these are tasks, chunk reads them"
     if done.renumbered:
-        yield f"{count(done.renumbered, 'rollout')} got the next free index: another has theirs"
+        yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
     yield from rejected_sentences(done)

@@ -1,4 +1,4 @@
-"""`lint`: what a trainer would reject or silently damage in files made elsewhere."""
+"""`lint`: check training files against a trainer's loader in files made elsewhere."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "lint",
     body,
-    "what a trainer would reject or silently damage",
+    "check training files against a trainer's loader",
     (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON),
     (Flag("files", list[str], "training files, globs or folders", required=True),),
     group="looking",
 )
 
 
-def _sentences(found: LintReport) -> Iterator[str]:
+def _sentences(report: LintReport) -> Iterator[str]:
     """Say which faults a training file has, and in which lines."""
-    for one in found.faults:
+    for one in report.faults:
         shown = ", ".join(f"{split}:{row}" for split, row in one.first)
         yield f"{one.severity:<7}  {count(one.lines, 'line')}: {one.fault}"
         yield f"         {shown}{', …' if one.lines > len(one.first) else ''}"
-    if found.faulty:
-        yield f"{found.faulty:,} of {count(found.lines, 'line')} would not train as meant: {found.target}"
+    if report.faulty:
+        yield f"{report.faulty:,} of {count(report.lines, 'line')} have errors: {report.target}"
     else:
-        yield f"{count(found.lines, 'line')} without an error: {found.target}"
+        yield f"{count(report.lines, 'line')} without an error: {report.target}"

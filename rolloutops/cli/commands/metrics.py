@@ -47,7 +47,7 @@ COMMAND = stage(
     Flag("csv", bool, "print CSV; of one step, named with --step"),
     Flag("step", list[str], "only these metrics steps"),
     Flag("group_by", str, "a line for each agent, task, finish_reason, model, engine, run, verifier or tools"),
-    Flag("compare", list[str], "two policies: their differences, task by task, and whether they mean anything"),
+    Flag("compare", list[str], "compare two policies per task, with significance tests"),
     Flag("report", str, "write a page with figures and these tables to this .html file"),
     open_tables=("metrics",),
     key="NAME.KEY",
@@ -59,10 +59,10 @@ def measure(
 ) -> dict[str, Table]:
     """Run metrics steps: step -> its columns and rows. See `asked` in steps/metrics.py for what can be measured."""
     from rolloutops.cli.connect import connect
-    from rolloutops.steps.metrics import asked, measure_all, require_policies
+    from rolloutops.steps.metrics import measure_all, metrics_steps, require_policies
 
     chosen = names or (() if compare or group_by else plan.metrics)
-    uses = asked(chosen, plan.metrics_settings, plan.folder, group_by, compare)
+    uses = metrics_steps(chosen, plan.metrics_settings, plan.folder, group_by, compare)
     con = connect(plan)
     require_policies(con, compare)
     return measure_all(con, uses, plan.folder)
@@ -84,17 +84,17 @@ def write_page(plan: Plan, tables: Mapping[str, Table], output: Path) -> Path:
     return output
 
 
-def tables_of(found: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> str:
+def tables_of(tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> str:
     """The tables of metrics steps, each under its name; one without rows says so."""
-    return "\n\n".join(f"{name}\n{table(*result) if result[1] else '(nothing)'}" for name, result in found.items())
+    return "\n\n".join(f"{name}\n{table(*result) if result[1] else '(nothing)'}" for name, result in tables.items())
 
 
-def _further_metrics(plan: Plan, shown: Collection[str]) -> list[str]:
+def _further_metrics(plan: Plan, label: Collection[str]) -> list[str]:
     """The short names of the metrics steps that were not shown."""
     from rolloutops.steps.step import available
 
     return [
-        name.partition("/")[2] for name in available(plan.folder) if name.startswith("metrics/") and name not in shown
+        name.partition("/")[2] for name in available(plan.folder) if name.startswith("metrics/") and name not in label
     ]
 
 
@@ -104,8 +104,8 @@ def _further_sentences(names: Sequence[str]) -> Iterator[str]:
     yield "and with --group_by=agent, or --compare=POLICY,POLICY"
 
 
-def _only_table(found: Mapping[str, Table]) -> Table:
+def _only_table(tables: Mapping[str, Table]) -> Table:
     """The table of the one metrics step that was measured: CSV holds one."""
-    if len(found) != 1:
-        raise UsageError(f"--csv prints one table: name it with --step, as --step={next(iter(found)).split('/')[-1]}")
-    return next(iter(found.values()))
+    if len(tables) != 1:
+        raise UsageError(f"--csv prints one table: name it with --step, as --step={next(iter(tables)).split('/')[-1]}")
+    return next(iter(tables.values()))

@@ -1,4 +1,4 @@
-"""`run`: all of the recipe, in order; with --dry_run, only whether its steps fit together."""
+"""`run`: run every stage of the recipe; with --dry_run, only whether its steps fit together."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def body(parsed: Parsed) -> int:
 COMMAND = stage(
     "run",
     body,
-    "all of the recipe, in order",
+    "run every stage of the recipe",
     *COLLECTING,
     VERDICT_VERSION,
     REPLACE,
-    Flag("dry_run", bool, "run nothing: whether the steps fit together, and what each reads and adds"),
+    Flag("dry_run", bool, "type-check the steps on empty tables; run nothing"),
     **SAMPLING,
     aliases=NEMO_GYM,
     groups=COLLECTING_GROUPS,

@@ -49,16 +49,16 @@ def select_rows(plan: Plan, until: str) -> list[StepStats]:
     return select(con, [step for step in plan.steps[:last] if step.kind != "build"], plan.folder)
 
 
-def stats_table(found: Sequence[StepStats]) -> str:
+def stats_table(stats: Sequence[StepStats]) -> str:
     """Rows in, kept and dropped, step by step, and why; then the steps' own reports."""
-    repeats = any(one.rows != one.kept for f in found for one in f.datasets)
+    repeats = any(one.rows != one.kept for f in stats for one in f.datasets)
     columns = ("step", "dataset", "rows in", "kept", "dropped", "kept %", *(["rows out"] if repeats else []))
     before, rows = "rollouts", list[tuple[Any, ...]]()
-    for f in found:
+    for f in stats:
         rows += _stats_rows(f, f.step if f.start == before else f"{f.step} (from {f.start})", repeats)
         before = f.step
     tables = [table(columns, rows)]
-    for f in found:
+    for f in stats:
         tables += [
             f"{f.step}: {f.use}\n{table(list(report[0]), [list(r.values()) for r in report])}"
             for report in f.reports
@@ -68,7 +68,7 @@ def stats_table(found: Sequence[StepStats]) -> str:
 
 
 def _stats_rows(f: StepStats, name: str, repeats: bool) -> Iterator[tuple[Any, ...]]:
-    """One step: a row for each data set, one for all of them, and one for each reason to drop rows."""
+    """One step: a row for each dataset, one for all of them, and one for each reason to drop rows."""
     lines = [(one.dataset, one.rows_in, one.kept, one.dropped, one.rows) for one in f.datasets]
     if len(lines) != 1:
         lines.append(("all", f.rows_in, f.kept, f.dropped, f.rows))

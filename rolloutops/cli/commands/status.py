@@ -1,4 +1,4 @@
-"""`status`: what is done, owed and failing: tables, and a sentence for whatever a person should do."""
+"""`status`: show what is done, pending and failing: tables, and a sentence for whatever a person should do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
 from rolloutops.cli.tables import cell, table
 from rolloutops.cli.which_recipe import plan_of
-from rolloutops.config.redact import shown
+from rolloutops.config.redact import for_screen
 from rolloutops.layout import columns_of, count, rows_on_screen, verb
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def body(parsed: Parsed) -> int:
                 found[name] = [with_old_names(row) for row in found[name]]
             print(json.dumps(found, indent=4))
         else:
-            screen.show(shown("\n".join(sentences(now))))
+            screen.show(for_screen("\n".join(sentences(now))))
         if not parsed.flags.get("watch") or not any(row["pending"] for row in now.progress):
             return 1 if now.faults else 0
         time.sleep(2.0)
@@ -49,7 +49,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "status",
     body,
-    "what is done, owed and failing",
+    "show what is done, pending and failing",
     (DATA, JSON, Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending")),
     (RECIPE,),
     group="looking",
@@ -113,9 +113,9 @@ def _money(column: str, value: Any) -> Any:
     return "n/a" if value is None else f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
-def _examples(found: Rows) -> Iterator[str]:
+def _examples(rows: Rows) -> Iterator[str]:
     """An example of each kind of failure, whole, below its table."""
-    for row in found:
+    for row in rows:
         if row["example"]:
             kind = row.get("error") or row.get("without_reward")
             yield f"{cell(row['dataset'])}, {kind}, e.g.: {cell(row['example'])}"
@@ -131,11 +131,11 @@ def _accounts(now: Status) -> Iterator[str]:
         yield f"\n{count(now.on_disk, 'attempt')} on disk: {counted:,} counted, {now.on_disk - counted:,} not"
         yield _table(now.accounts)
     for one in now.lost_tasks:
-        yield "\n" + _lost(one)
+        yield "\n" + _lost_tasks(one)
         yield from (f"  chunked {cell(origin)}" for origin in one["origins"])
 
 
-def _lost(one: Mapping[str, Any]) -> str:
+def _lost_tasks(one: Mapping[str, Any]) -> str:
     """That task files were overwritten, and how to have the tasks back."""
     found = []
     if one["tasks"]:
@@ -153,7 +153,7 @@ def _lost(one: Mapping[str, Any]) -> str:
 
 
 def _work(now: Status) -> Iterator[str]:
-    """What runs now, and how fast; what lies in journals."""
+    """What runs now, and how fast; what is in journals."""
     from rolloutops.limits.progress import duration
 
     if now.unsealed:

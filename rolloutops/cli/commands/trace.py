@@ -30,7 +30,7 @@ COMMAND = Command(
     "from a row of a training file back to its task",
     (
         Flag("row", int, "the line of the file, from 1", 1),
-        Flag("data", str, "the workspace (default: the one that the file lies in, else the recipe's)"),
+        Flag("data", str, "the workspace (default: the one that the file is in, else the recipe's)"),
         JSON,
     ),
     (Flag("file", str, "a data file of a build: train.jsonl, or any other, any shard", required=True),),
@@ -38,19 +38,19 @@ COMMAND = Command(
 )
 
 
-def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
+def _sentences(result: Mapping[str, Any]) -> Iterator[str]:
     """Say where a row of a training file came from."""
-    build = found["build"]
-    yield f"{found['file']} row {found['row']:,}: line {found['row_of_split']:,} of {found['split']}"
-    yield f"  {_short(json.dumps(found['line'], ensure_ascii=False))}"
+    build = result["build"]
+    yield f"{result['file']} row {result['row']:,}: line {result['row_of_split']:,} of {result['split']}"
+    yield f"  {_short(json.dumps(result['line'], ensure_ascii=False))}"
     yield f"\nmade by {build['step']} ({build['use']}) after"
-    for step in found["steps"]:
+    for step in result["steps"]:
         said = ", ".join(f"{name} = {value}" for name, value in step["parameters"].items())
         kept = f"kept {step['kept']:,} of {count(step['rows_in'], 'row')}"
         yield f"  {step['step']} ({step['use']}): {kept}{f'; {said}' if said else ''}"
-    if not found["steps"]:
+    if not result["steps"]:
         yield "  no other step: it read all rollouts"
-    for one in found["rollouts"]:
+    for one in result["rollouts"]:
         key = f"rollout {one['rollout_index']} of {one['policy']} on {one['dataset']} {one['task_id']}"
         yield f"\n{one['role']}: {key}, reward {cell(one['reward'])}"
         yield from (f"  {name:<9}{said}" for name, said in _origin(one))
@@ -64,8 +64,8 @@ def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     changed = " (since edited or removed)" if one["task_changed"] else ""
     yield "task", f"{one['file']} line {cell(one['line'])}, row {one['row_hash']}{changed}"
     sent = ", ".join(f"{name} = {cell(value)}" for name, value in (one["request"] or {}).items())
-    asked = f"{one['engine']} {one['model'] or ''}".rstrip()
-    yield "policy", f"{one['policy']}: {asked}{f', {sent}' if sent else ''}"
+    requested = f"{one['engine']} {one['model'] or ''}".rstrip()
+    yield "policy", f"{one['policy']}: {requested}{f', {sent}' if sent else ''}"
     tries = f", after {count(one['earlier_attempts'], 'earlier attempt')}" if one["earlier_attempts"] else ""
     tokens = "tokens not counted" if one["output_tokens"] is None else count(one["output_tokens"], "token")
     parts = (one["finish_reason"] or "no finish reason", tokens, count(one["turns"] or 0, "turn"))
@@ -77,8 +77,8 @@ def _origin(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     verdict = one["verdict"]
     if verdict:
         more = ", ".join(f"{name} = {cell(value)}" for name, value in verdict["metrics"].items() if name != "reward")
-        judge = f"{verdict['verifier']} {verdict['verifier_version'] or ''}".strip()
-        yield "verdict", f"{judge}: reward {cell(verdict['reward'])}{f' ({more})' if more else ''}"
+        verifier = f"{verdict['verifier']} {verdict['verifier_version'] or ''}".strip()
+        yield "verdict", f"{verifier}: reward {cell(verdict['reward'])}{f' ({more})' if more else ''}"
     yield "answer", _short(one["text"] or "(no text)")
 
 

@@ -1,4 +1,4 @@
-"""`verify`: judge what is unjudged; then the mean of each numeric field."""
+"""`verify`: run verifiers on unverified rollouts; then the mean of each numeric field."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def body(parsed: Parsed) -> int:
     return 2 if done.rest.no_environment and not any(one.environment for one in plan.datasets.values()) else 0
 
 
-COMMAND = stage("verify", body, "judge what is unjudged", DATA, DATASET, ENVIRONMENT, *keys(Verify))
+COMMAND = stage("verify", body, "run verifiers on unverified rollouts", DATA, DATASET, ENVIRONMENT, *keys(Verify))
 
 
 def verify_rollouts(plan: Plan, on_command: bool = True) -> VerifyReport:
-    """Verify what is unjudged, and record the run. on_command: also with changed verifiers that spend."""
+    """Verify what is unverified, and record the run. on_command: also with changed verifiers that spend."""
     from rolloutops.collect.verify import verify
     from rolloutops.store.runs import recorded
     from rolloutops.store.workspace import open_workspace
@@ -61,7 +61,7 @@ def sentences(done: VerifyReport) -> Iterator[str]:
     """Say how a verification ended, and what it could not verify."""
     rest = done.rest
     if done.unverified:
-        yield f"{count(done.verified, 'rollout')} judged; of these, {done.failed:,} could not be judged"
+        yield f"{count(done.verified, 'rollout')} verified; {done.failed:,} verifications failed"
     elif done.waiting:
         pass  # within `run`: collect has said it, and what needs the rewards says it again with the cost
     elif not rest.rollouts:
