@@ -94,9 +94,9 @@ def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> C
     saved = seal_orphans(workspace)
     retry = {key: settings.retry for key, settings in plan.policies.items() if settings.retry}
     pending = PendingRollouts(workspace, plan.rows, retry, run.run_id)
-    pending_rollout, wanted = pending.count("pending_keys"), pending.count("wanted")
+    due, wanted = pending.count("pending_keys"), pending.count("wanted")
     given_up = pending.count_given_up()
-    meter = Progress("rollouts", pending_rollout, done_before=wanted - pending_rollout - given_up, given_up=given_up)
+    meter = Progress("rollouts", due, done_before=wanted - due - given_up, given_up=given_up)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
         ended = event_loop.run(_collect(workspace, plan, run, pending, meter, tuning))
@@ -109,16 +109,7 @@ def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> C
     points, why = (tuning.points, tuning.why) if tuning else ((), "")
     losses = find_losses(pending.con, plan.policies) if now["given_up"] else ()
     return CollectReport(
-        *(
-            wanted,
-            pending_rollout,
-            meter.done,
-            now["pending"],
-            now["given_up"],
-            ended.verified,
-            saved,
-            dict(meter.failures),
-        ),
+        *(wanted, due, meter.done, now["pending"], now["given_up"], ended.verified, saved, dict(meter.failures)),
         *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent),
     )
 
@@ -182,16 +173,12 @@ async def _collect(
                     raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
                 from rolloutops.collect.batch import collect_batch
 
-                for settings in job.windows if not stopping.is_set() else ():
+                for part in job.windows if not stopping.is_set() else ():
                     batches = job.make_engine()
-                    if why := await collect_batch(workspace, plan, run, journal, verifiers, batches, settings, meter):
-                        spent[_limits(next(iter(settings.values())))] = why
+                    if why := await collect_batch(workspace, plan, run, journal, verifiers, batches, part, meter):
+                        spent[_limits(next(iter(part.values())))] = why
                 continue
-            due = [
-                (settings, parts, spend_limit_of(settings))
-                for settings in job.windows
-                if (parts := pending.parts(settings))
-            ]
+            due = [(part, parts, spend_limit_of(part)) for part in job.windows if (parts := pending.parts(part))]
             if not due or stopping.is_set():
                 continue
             async with _running(job.make_engine()) as engine:
