@@ -16,7 +16,6 @@ from rolloutops.config.resources import shipped
 from rolloutops.config.validation import keys_of, words
 from rolloutops.errors import UsageError, did_you_mean_one_of
 
-
 SCHEMA_LINE = "#:schema recipe.schema.json\n"
 """How shipped recipes begin: for editors, and no part of what a recipe says about itself."""
 
