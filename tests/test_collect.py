@@ -187,7 +187,7 @@ def test_a_model_is_loaded_once_for_all_of_its_windows(tmp_path: Path) -> None:
         ("more", 20),
         ("sums", 40),
     ]
-    assert (folder / "started").read_text() == "once ", "and not where nothing is owed"
+    assert (folder / "started").read_text() == "once ", "and not where nothing is pending"
 
 
 def test_two_collectors_share_the_work(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_everything_that_is_listed_is_explained(capsys: pytest.CaptureFixture[st
     for kind in SHOWN:
         for entry in listed[kind]:
             assert entry.about, f"{kind} {entry.name} has no description"
+            assert "schema" not in entry.about, "a line for editors is no description"
             assert main(["help", entry.name]) == 0
             assert entry.name in capsys.readouterr().out
     assert {e.name for e in listed["builds"]} < {e.name for e in listed["steps"]}
@@ -160,7 +161,7 @@ def test_help_names_parameters_and_what_is_near(capsys: pytest.CaptureFixture[st
     assert main(["help", "filter/solve_rate"]) == 0
     page = capsys.readouterr().out
     assert "  low: DOUBLE = 0.1\n      lowest mean reward kept\n" in page
-    assert '  [filter.solve_rate]\n  use = "filter/solve_rate"\n' in page
+    assert '  [[steps]]\n  kind = "filter"\n  name = "solve_rate"\n  use = "filter/solve_rate"\n' in page
     assert main(["help", "filter/solverate"]) == 2
     assert "nothing is named 'filter/solverate', did you mean 'filter/solve_rate'" in capsys.readouterr().err
     assert main(["list", "enviroment"]) == 2
@@ -183,6 +184,7 @@ def test_a_new_project_runs_at_once(tmp_path: Path) -> None:
     folder, commands = tmp_path / "sums", [line.split() for line in said.splitlines()[1:]]
     assert commands.pop(0) == ["cd", "sums"]
     done = {words[1]: rolloutops(*words[1:], cwd=folder) for words in commands}
+    assert not any("later version" in one.stderr for one in done.values()), "a new recipe has its steps as [[steps]]"
     assert list(done) == ["check", "test", "run", "status"]
     assert "BAD" not in done["check"].stdout + done["test"].stdout
     assert (folder / "data/sums/exports/sft/train.jsonl").is_file()

@@ -218,6 +218,8 @@ def test_a_money_budget_needs_a_price_and_holds(folder: Path) -> None:
         words = (*given, f"--base_url={server.url}", "--prices=prices.toml", "--max_cost=0.001")
         assert "needs the price of 'x'" in rolloutops(*words, "--model=x", cwd=folder, code=2).stderr
         rolloutops(*words, "--model=m", cwd=folder, code=2)
+        scripted = ("collect", "--data=w", "--engine=scripted", "--prices=prices.toml", "--max_cost=1")
+        assert "the engine scripted has no model: set model" in rolloutops(*scripted, cwd=folder, code=2).stderr
         (one,) = spent(connect(open_workspace(folder / "w")), load(folder / "prices.toml"))
     assert one.cost is not None
     assert 0.0005 < one.cost <= 0.001

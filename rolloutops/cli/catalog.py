@@ -16,6 +16,9 @@ from rolloutops.config.resources import shipped
 from rolloutops.config.validation import keys_of, words
 from rolloutops.errors import UsageError, did_you_mean_one_of
 
+SCHEMA_LINE = "#:schema recipe.schema.json\n"
+"""How shipped recipes begin: for editors, and no part of what a recipe says about itself."""
+
 
 class Entry(NamedTuple):
     """One thing to use: its name, and what it does."""
@@ -78,7 +81,7 @@ def _plugins(kind: Kind) -> list[Entry]:
 def _comment(path: Path, sign: str) -> str:
     """The comment at the beginning of a file, as one paragraph."""
     lines = list[str]()
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").removeprefix(SCHEMA_LINE).splitlines():
         if not line.removeprefix(sign).strip() or not line.startswith(sign):
             break
         lines.append(line.removeprefix(sign).strip())

@@ -202,6 +202,8 @@ def open_spend_limit(workspace: Workspace, collect_plan: CollectPlan, folder: Pa
     if first.max_cost is not None:
         for how in collect_plan.values():
             tier = tier_of(how)
+            if not how.model:
+                raise UsageError(f"max_cost needs a price, and the engine {how.engine} has no model: set model = …")
             if price_of(prices, how.model, tier) is None:
                 named = f"{how.model!r}" + (f" at the tier {tier!r}" if tier else "")
                 raise UsageError(f"max_cost needs the price of {named}: name a table that has it with prices = …")

@@ -160,7 +160,7 @@ def sentences(done: CollectReport) -> Iterator[str]:
         return
     elif not done.pending and not done.done:
         but = f", but {done.given_up:,} given up" if done.given_up else ""
-        yield f"nothing is owed: {all_of(done.wanted, 'rollout')} {verb(done.wanted, 'are')} there{but}"
+        yield f"nothing is pending: {all_of(done.wanted, 'rollout')} {verb(done.wanted, 'are')} there{but}"
         return
     yield (
         f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} "
