@@ -205,7 +205,7 @@ def _refuse_padding(con: sql.Connection, group: str, structure: str, where: str)
             damaged = damaged if json.loads(given) == json.loads(made) else "the tools of one line"
     if damaged:
         raise StepError(
-            f"{where} {damaged} differ in their keys: Parquet would fill them up with nulls, which changes what the "
+            f"{where} {damaged} differ in their keys: Parquet would fill them with nulls, which changes what the "
             'trainer reads; use format = "jsonl"'
         )
 
