@@ -159,7 +159,7 @@ CREATE OR REPLACE MACRO tool_faults(tools) AS CASE WHEN tools IS NOT NULL THEN f
     ),
     error_if(
         starts_with(tools::VARCHAR, '"') AND NOT is_tools_text(tools),
-        'tools is text that is not JSON list: every loader fails on the row; write a list'
+        'tools is text that is not a JSON list: every loader fails on the row; write a list'
     ),
     warning_if(
         padded(tools),

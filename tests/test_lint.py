@@ -182,7 +182,7 @@ def test_files_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert f"{plain}:2, {packed}:2" in out
     assert f"{plain}:3, {packed}:3" in out
-    assert "every loader stops at the line" in out
+    assert "no loader can read this line" in out
     assert out.splitlines()[-1] == "4 of 18 lines have errors: sft_messages"
     assert main(["lint", str(plain), "--target=sft_messages", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
