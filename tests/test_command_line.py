@@ -369,7 +369,10 @@ def test_a_flag_is_read_as_its_declaration_says(words: str, flags: dict[str, Any
         ),
         ("--model -x", "--model needs a value, did you mean --model=-x?"),
         ("--model", "--model needs a value"),
-        ("+engine_args.x=NaN", "--engine_args.x expects JSON or text, and NaN is not a JSON number (as text: '\"NaN\"')"),
+        (
+            "+engine_args.x=NaN",
+            "--engine_args.x expects JSON or text, and NaN is not a JSON number (as text: '\"NaN\"')",
+        ),
         ('+engine_args.x={"a":[-Infinity]}', "and -Infinity is not a JSON number (as text: '\"-Infinity\"')"),
         ("+engine_args.x=1e999", "and 1e999 is not a JSON number (as text: '\"1e999\"')"),
         ("--seeds=" + "[" * 9999, "--seeds expects a list, got '" + "[" * 57 + "...'"),

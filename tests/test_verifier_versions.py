@@ -199,7 +199,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     for command in (["metrics"], ["filter"], ["build"], ["export"], ["metrics", "--step=rewards"]):
         (line,) = rolloutops(command[0], "own.toml", *command[1:], cwd=tmp_path, code=2).stderr.splitlines()
         assert f"sums: own.py has a new version ({before} -> " in line
-        assert "for 5 rollouts: the last time that took 5 calls with 5,000 input and 500 output tokens" in line
+        assert "for 5 rollouts: last time, this took 5 calls with 5,000 input and 500 output tokens" in line
         assert "about 1.0000 by the price table" in line
         assert "rolloutops verify own.toml; " in line
         assert f"--verdict_version={before}" in line
@@ -223,7 +223,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     assert f"sums: 2 rollouts without a verdict of {before}, so without a reward" in pinned.stderr
     done = rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     assert "have a verdict" not in done.stderr, "two have none of this version"
-    assert f"Nothing verified: the verdicts of {before} in sums count" in done.stderr
+    assert f"Nothing to verify: --verdict_version selects the verdicts of {before} in sums" in done.stderr
     assert query(tmp_path / "w", REWARDS, recipe) == found, "nothing was verified for it"
     rolloutops("build", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     wrong = rolloutops("metrics", "own.toml", "--verdict_version=zz", cwd=tmp_path, code=2).stderr
@@ -255,7 +255,7 @@ def test_the_earlier_versions_of_several_verifiers_are_named_by_dataset(tmp_path
     assert "plain: " not in one
     version = advice.rpartition("=")[2]
     wrong = rolloutops(*metrics, f"--verdict_version=plain={version}", cwd=tmp_path, code=2).stderr
-    assert f"--verdict_version=plain={version} matches no verdict of plain; there are" in wrong
+    assert f"--verdict_version=plain={version} matches no verdict of plain; available" in wrong
     twice = rolloutops(*metrics, f"{advice.replace('sums=', 'plain=')}", cwd=tmp_path, code=2).stderr
     assert "matches no verdict of plain" in twice
 

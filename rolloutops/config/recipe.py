@@ -153,7 +153,7 @@ def with_agent(
     if any(one.get("engine") == "gym" for one in settings):
         return {**flags, "engine_args": {**flags.get("engine_args", {}), "agent_name": agent}}
     if flags.get("environment", agent) != agent:
-        raise UsageError(f"--agent_name={agent} and --environment={flags['environment']} mean the same: give one")
+        raise UsageError(f"--agent_name={agent} and --environment={flags['environment']} mean the same: pass only one")
     return {**flags, "environment": agent}
 
 

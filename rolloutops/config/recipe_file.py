@@ -53,8 +53,8 @@ METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, as "metrics/re
 def step_keys(kind: str) -> Keys:
     """The keys of a step's table that are not its step's parameters."""
     return {
-        "kind": Key(str, None, "what kind of step it is", required=True, one_of=STEP_KINDS),
-        "name": Key(str, None, f"what this {kind} step is called", required=True, words="a name"),
+        "kind": Key(str, None, "kind of the step", required=True, one_of=STEP_KINDS),
+        "name": Key(str, None, f"name of this {kind} step", required=True, words="a name"),
         "use": Key(str, None, f'the step to run, e.g. use = "{kind}/NAME"', required=True, words="the name of a step"),
         "from": Key(str, None, "the earlier step to start from (default: the one before)", words="the name of a step"),
     }
