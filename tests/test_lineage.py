@@ -166,7 +166,7 @@ def test_what_cannot_be_traced_is_a_sentence(made: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="was changed since it was built"):
         trace(copy / "train.jsonl", 1)
     alone = write_jsonl(tmp_path / "alone" / "train.jsonl", [{}])
-    with pytest.raises(InputError, match="is of no build"):
+    with pytest.raises(InputError, match="is not part of a build"):
         trace(alone, 1)
 
 

@@ -132,7 +132,7 @@ def test_a_custom_verifier_is_its_syntax_tree(tmp_path: Path) -> None:
     assert version(OWN) != first
     # A docstring that the code reads is code.
     reads = OWN + "PROMPT = __doc__\n"
-    assert version(reads) != version(reads.replace("Judge the last word", "Judge the first word"))
+    assert version(reads) != version(reads.replace("Verify the last word", "Verify the first word"))
 
 
 SPENDING = """
