@@ -80,7 +80,7 @@ CREATE OR REPLACE MACRO padded(value) AS NOT starts_with(value::VARCHAR, '"') AN
 -- A list of messages that is none.
 CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
     coalesce(len(messages), 0) = 0,
-    key || ' is not a list of chat messages: the loader stops at the row; write such a list'
+    key || ' is not a list of chat messages: the loader fails on the row; write such a list'
 );
 
 -- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
@@ -134,7 +134,7 @@ CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages
 CREATE OR REPLACE MACRO prompt_faults(kind, messages) AS found([
     error_if(
         coalesce(kind, '') NOT IN ('ARRAY', 'VARCHAR'),
-        'prompt is neither text nor a list of messages: every loader stops at the row; write one of them'
+        'prompt is neither text nor a list of messages: every loader fails on the row; write one of them'
     ),
     error_if(
         kind = 'ARRAY' AND coalesce(len(messages), 0) = 0,
@@ -155,11 +155,11 @@ CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(message
 CREATE OR REPLACE MACRO tool_faults(tools) AS CASE WHEN tools IS NOT NULL THEN found([
     error_if(
         left(tools::VARCHAR, 1) NOT IN ('[', '"'),
-        'tools is neither a list nor JSON text of one: every loader stops at the row; write a list'
+        'tools is neither a list nor JSON text of one: every loader fails on the row; write a list'
     ),
     error_if(
         starts_with(tools::VARCHAR, '"') AND NOT is_tools_text(tools),
-        'tools is text that is not JSON list: every loader stops at the row; write a list'
+        'tools is text that is not a JSON list: every loader fails on the row; write a list'
     ),
     warning_if(
         padded(tools),
@@ -175,9 +175,9 @@ CREATE OR REPLACE MACRO pair_faults(chosen, rejected) AS found([
         'chosen equals rejected: ms-swift rejects it, others train on a pair that says nothing; drop the row'
     ),
     error_if(
-        NOT filled(chosen), 'chosen is empty: the model is trained to say nothing; drop the row'
+        NOT filled(chosen), 'chosen is empty: the model learns to return nothing; drop the row'
     ),
-    error_if(rejected IS NULL OR rejected::VARCHAR = 'null', 'rejected is missing: every loader stops at the row')
+    error_if(rejected IS NULL OR rejected::VARCHAR = 'null', 'rejected is missing: every loader fails on the row')
 ]);
 
 -- list_type(list, json, key): the JSON type of a key that was read as a list. Only where there is none it is asked for.

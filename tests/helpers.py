@@ -22,7 +22,7 @@ from rolloutops.store.workspace import connect, open_workspace
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"
 
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data do not are next to the checkout")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not next to the checkout")
 
 
 def command(*words: str) -> list[str]:

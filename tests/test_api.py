@@ -139,9 +139,9 @@ def test_lines_that_differ_are_read_all_the_same(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_the_command_lines_sentences(workspace: ro.Workspace) -> None:
-    with pytest.raises(UsageError, match=r'the query does not run: .*"rewad"'):
+    with pytest.raises(UsageError, match=r'the query failed: .*"rewad"'):
         workspace.sql("SELECT rewad FROM rollouts")
-    with pytest.raises(UsageError, match="the query does not run"):
+    with pytest.raises(UsageError, match="the query failed"):
         workspace.rollouts("rewad > 1")
     with pytest.raises(UsageError, match="sql takes one query"):
         workspace.sql("SELECT 1; SELECT 2")

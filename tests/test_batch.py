@@ -150,7 +150,7 @@ def test_submit_and_exit_then_collect(tmp_path: Path) -> None:
     with serving(looks=1) as server:
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", cwd=folder, code=3)
-        assert "3 batch jobs under way for 16 rollouts" in said
+        assert "3 batch jobs submitted for 16 rollouts" in said
         assert server.log == ["upload", "create"] * 3
         assert rows(folder, "SELECT status, count(*) FROM wanted_states GROUP BY status") == [("submitted", 16)]
         assert rows(folder, "SELECT state, requests FROM open_jobs ORDER BY job_id") == [

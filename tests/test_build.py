@@ -181,7 +181,7 @@ def test_a_line_names_rollouts_that_are_there(tmp_path: Path) -> None:
             prompt_hash AS split_key, attempt_id AS sort_key
         FROM selected
     """)
-    with pytest.raises(StepError, match=r"mine.sql has \d+ keys of rollouts that the workspace does not hold"):
+    with pytest.raises(StepError, match=r"mine.sql has \d+ keys of rollouts that are not in the workspace"):
         build(workspace(rollouts()), StepUse("build", "it", "build/mine"), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -340,7 +340,7 @@ def test_a_flag_is_read_as_its_declaration_says(words: str, flags: dict[str, Any
         ("--num=4", "no flag --num, did you mean '--num_repeats' or '--num_samples_in_parallel'?"),
         (
             "--temperature=1",
-            "no flag --temperature; the key of a table is written --responses_create_params.temperature",
+            "no flag --temperature; to set a key of a table, write --responses_create_params.temperature",
         ),
         (
             "--response_create_param.temperature=1",
@@ -369,16 +369,19 @@ def test_a_flag_is_read_as_its_declaration_says(words: str, flags: dict[str, Any
         ),
         ("--model -x", "--model needs a value, did you mean --model=-x?"),
         ("--model", "--model needs a value"),
-        ("+engine_args.x=NaN", "--engine_args.x expects JSON or text, and NaN is not JSON number (as text: '\"NaN\"')"),
-        ('+engine_args.x={"a":[-Infinity]}', "and -Infinity is not JSON number (as text: '\"-Infinity\"')"),
-        ("+engine_args.x=1e999", "and 1e999 is not JSON number (as text: '\"1e999\"')"),
+        (
+            "+engine_args.x=NaN",
+            "--engine_args.x expects JSON or text, and NaN is not a JSON number (as text: '\"NaN\"')",
+        ),
+        ('+engine_args.x={"a":[-Infinity]}', "and -Infinity is not a JSON number (as text: '\"-Infinity\"')"),
+        ("+engine_args.x=1e999", "and 1e999 is not a JSON number (as text: '\"1e999\"')"),
         ("--seeds=" + "[" * 9999, "--seeds expects a list, got '" + "[" * 57 + "...'"),
         ("--engine_args=1", "--engine_args expects a JSON object, got '1'"),
         ("--engine_args.=1", "--engine_args. has an empty key"),
         ("--engine_args.a..b=1", "--engine_args.a..b has an empty key"),
         ("--engine_args.a=1 --engine_args.a.b=2", "--engine_args.a is given twice, as '1' and as '{\"b\": 2}'"),
         ("--client.header.X-y.z=1", "no flag --client.header.X-y.z, did you mean '--client.headers.X-y.z'?"),
-        ("--zzz.q=1", "no flag --zzz.q; the key of a table is written --responses_create_params.q"),
+        ("--zzz.q=1", "no flag --zzz.q; to set a key of a table, write --responses_create_params.q"),
         ("a.toml b.toml", "one argument too many (after RECIPE): 'b.toml'"),
     ],
 )
@@ -542,7 +545,7 @@ Stages:
 Look:
   sql      Query the tables.
 
-'rolloutops COMMAND --help' explains a command; 'rolloutops --version' tells the version.
+'rolloutops COMMAND --help' explains a command; 'rolloutops --version' prints the version.
 """
     for argv in ([], ["--help"], ["-h"], ["help"], ["help", "--help"]):
         assert type_in(*argv) == Answer(0, page, "")

@@ -106,7 +106,7 @@ def test_imported_rollouts_are_verified_without_an_engine_and_without_a_recipe(t
     said = rolloutops("import", "chats.jsonl", "--data=w", "--dataset=chats", cwd=tmp_path).stderr
     assert f"new workspace: {tmp_path / 'w'}" in said
     said = rolloutops("verify", "--data=w", cwd=tmp_path, code=2).stderr
-    assert "chats: 10 rollouts unverified, as no environment is set" in said
+    assert "chats: 10 rollouts unverified because no environment is set" in said
     assert "Nothing to verify" not in said
     done = rolloutops("verify", "--data=w", "--environment=exact_match", cwd=tmp_path)
     assert "10 rollouts verified" in done.stderr
@@ -148,8 +148,8 @@ def test_new_and_edited_lines_are_taken_in_and_nothing_is_retired(tmp_path: Path
     edited = [{**rows[3], "prompt": "What is 1 + 1?"}, *reversed(rows[4:]), {**rows[0], "n": 99}]
     WRITERS[name](tmp_path / name, edited)
     said = rolloutops(*words, cwd=tmp_path).stderr
-    assert "d: tasks taken in from its input: 1 new, 1 edited\n" in said
-    assert "d: 3 tasks gone from its input and still wanted; `chunk` retires what is gone" in said
+    assert "d: tasks updated from the input: 1 new, 1 edited\n" in said
+    assert "d: 3 tasks no longer in the input but still wanted; run chunk to remove them" in said
     assert "2 rollouts collected; of 41 wanted" in said
     rolloutops("chunk", *words[1:-1], cwd=tmp_path)
     assert query(tmp_path / "w", "SELECT count(*) FROM tasks") == [(38,)]
@@ -188,7 +188,7 @@ def test_an_input_that_is_elsewhere_ends_nothing_where_its_tasks_are(folder: Pat
     rolloutops("chunk", "r.toml", cwd=folder)
     (folder / "large.jsonl").rename(folder / "elsewhere")
     said = rolloutops("collect", "r.toml", cwd=folder).stderr
-    assert "large: no input here (large.jsonl); going on with the tasks of the workspace" in said
+    assert "large: input not found (large.jsonl); continuing with the tasks of the workspace" in said
     assert "310 rollouts collected" in said
     said = rolloutops("collect", "r.toml", "--data=other", cwd=folder, code=2).stderr
     assert "no such file" in said

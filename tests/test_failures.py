@@ -110,7 +110,10 @@ def test_rollouts_that_could_not_be_verified_are_told(tmp_path: Path) -> None:
     words = ("collect", "--input=tasks.jsonl", "--environment=own.py", "--engine=scripted", "--data=w")
     said = rolloutops(*words, cwd=tmp_path).stderr
     assert "failed attempts" not in said
-    assert "without a reward: 3 verifier_error; status tells why; verify --retry_errors verifies them again" in said
+    assert (
+        "without a reward: 3 verifier_error; run status for the reasons; verify --retry_errors verifies them again"
+        in said
+    )
     reported = json.loads(rolloutops("status", "--data=w", "--json", cwd=tmp_path).stdout)["unrewarded"]
     why = "verify raised ZeroDivisionError: integer division or modulo by zero"
     assert reported == [{"dataset": "tasks", "without_reward": "verifier_error", "rollouts": 3, "example": why}]

@@ -78,7 +78,7 @@ def odd() -> sql.Connection:
 @pytest.fixture(scope="module")
 def gym(tmp_path_factory: pytest.TempPathFactory) -> sql.Connection:
     if not GYM.is_dir():
-        pytest.skip("NeMo Gym's example data do not are next to the checkout")
+        pytest.skip("NeMo Gym's example data are not next to the checkout")
     place = open_workspace(tmp_path_factory.mktemp("gym") / "ws", create=True)
     for number, name in enumerate(FILES):
         import_rollouts(place, name, [str(GYM / name / "data" / "example_rollouts.jsonl")], f"run{number}")

@@ -211,7 +211,7 @@ def test_a_prompt_that_would_leak_stops_the_build(tmp_path: Path) -> None:
     """Two tasks with one prompt, split by task."""
     con = workspace([{**row, "prompt_hash": f"p{n // 2}"} for n, row in enumerate(rows(40))])
     with pytest.raises(
-        StepError, match=r"prompts would are in two splits, as that of task t\d+ in validation and train"
+        StepError, match=r"prompts would be in two splits, e.g. that of task t\d+ in validation and train"
     ):
         run(con, tmp_path / "out", validation=0.5, split_by="task_id")
     assert not (tmp_path / "out").exists()

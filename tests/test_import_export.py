@@ -27,7 +27,7 @@ from rolloutops.store.workspace import Workspace, connect, open_workspace
 from tests.helpers import SHARED, query, read_jsonl, rolloutops, sums, write_jsonl
 
 GYM = SHARED / "data" / "gym"
-needs_gym = pytest.mark.skipif(not GYM.is_dir(), reason="NeMo Gym's example data do not are next to the checkout")
+needs_gym = pytest.mark.skipif(not GYM.is_dir(), reason="NeMo Gym's example data are not next to the checkout")
 NO_ROLLOUTS = ("_materialized_inputs", "_reward_profiling", "_failures")
 
 
@@ -467,7 +467,7 @@ def test_imported_tasks_stay_where_the_recipe_names_no_input_for_them(tmp_path: 
     write_jsonl(tmp_path / "r.jsonl", [gym_row("q", "a")])
     write_jsonl(tmp_path / "tasks.jsonl", sums(2))
     (tmp_path / "w.toml").write_text('data = "w"\n[datasets.old]\n[datasets.new]\ninput = "tasks.jsonl"\n')
-    assert "'old' names no input" in rolloutops("chunk", "w.toml", cwd=tmp_path, code=2).stderr
+    assert "'old' has no input" in rolloutops("chunk", "w.toml", cwd=tmp_path, code=2).stderr
     rolloutops("import", "r.jsonl", "--recipe=w.toml", "--dataset=old", cwd=tmp_path)
     rolloutops("chunk", "w.toml", cwd=tmp_path)
     assert query(tmp_path / "w", "SELECT dataset, count(*) FROM tasks GROUP BY ALL ORDER BY ALL") == [
@@ -525,7 +525,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     assert done.stderr == "rolloutops: there is no rollout in r_reward_profiling.jsonl\n"
     write_lines(tmp_path / "tasks.jsonl", '{"prompt": "2 + 2?"}', '{"prompt": "3 + 3?"}')
     done = rolloutops("import", "tasks.jsonl", "--data=u", cwd=tmp_path)
-    assert "2 rollouts with neither answer nor reward: if these are tasks, chunk reads them" in done.stderr
+    assert "2 rollouts with neither answer nor reward: if these are tasks, read them with chunk" in done.stderr
 
 
 def write_lines(path: Path, *lines: str) -> Path:

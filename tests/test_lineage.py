@@ -153,9 +153,9 @@ def test_what_nobody_told_is_said_so(tmp_path: Path) -> None:
 def test_what_cannot_be_traced_is_a_sentence(made: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(exports(made, "dpo"), copy)
-    with pytest.raises(UsageError, match=r"--row=1000: .*train\.jsonl has \d+ rows, the first one is 1"):
+    with pytest.raises(UsageError, match=r"--row=1000: .*train\.jsonl has \d+ rows; rows are numbered from 1"):
         trace(copy / "train.jsonl", 1000, made / "w")
-    with pytest.raises(UsageError, match=r"name it with --data"):
+    with pytest.raises(UsageError, match=r"pass it with --data"):
         trace(copy / "train.jsonl", 1)
     assert trace(copy / "train.jsonl", 1, made / "w")["rollouts"]
     with pytest.raises(InputError, match=r"is not a data file of this build; its data files: train\.jsonl"):
@@ -166,7 +166,7 @@ def test_what_cannot_be_traced_is_a_sentence(made: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="was changed since it was built"):
         trace(copy / "train.jsonl", 1)
     alone = write_jsonl(tmp_path / "alone" / "train.jsonl", [{}])
-    with pytest.raises(InputError, match="is of no build"):
+    with pytest.raises(InputError, match="is not part of a build"):
         trace(alone, 1)
 
 
@@ -232,7 +232,7 @@ def test_a_policy_that_the_recipe_does_not_ask_for_is_named(tmp_path: Path) -> N
     recipe = tmp_path / "r.toml"
     recipe.write_text(recipe.read_text().replace('policy = "old"', 'policy = "new"'))
     done = rolloutops("run", "r.toml", cwd=tmp_path)
-    assert "sft: warning, the recipe does not ask for the policy old (filter/only leaves it out)" in done.stdout
+    assert "sft: warning, the recipe does not name the policy old (filter/only excludes it)" in done.stdout
     folder = tmp_path / "w/exports/sft"
     assert json.loads((folder / "manifest.json").read_text())["unasked_policies"] == ["old"]
-    assert "filter/only leaves out old" in (folder / "report.html").read_text()
+    assert "add filter/only to exclude old" in (folder / "report.html").read_text()

@@ -156,7 +156,7 @@ def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -
     report = build(con, StepUse("build", "it", "build/kto", {"drop_invalid": True}), Path(), tmp_path / "out")
     assert report.files["train"][0] == 7
     assert list(sentences([report]))[1:] == [
-        "it: dropped, 1 line: the completion does not end with the assistant: TRL verifies a turn that is not the "
+        "it: dropped, 1 line: the completion does not end with the assistant: TRL trains on a turn that is not the "
         "model's; drop the row",
         "it: warning, 1 line: desirable to undesirable is 3 to 4: TRL wants their weighted numbers in 1 to 4/3; "
         "set desirable_weight or undesirable_weight",
@@ -182,7 +182,7 @@ def test_files_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert f"{plain}:2, {packed}:2" in out
     assert f"{plain}:3, {packed}:3" in out
-    assert "every loader stops at the line" in out
+    assert "no loader can read this line" in out
     assert out.splitlines()[-1] == "4 of 18 lines have errors: sft_messages"
     assert main(["lint", str(plain), "--target=sft_messages", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)

@@ -287,7 +287,7 @@ def test_a_workspace_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
     refused = (
         "rolloutops: small/w cannot be written (read-only file system): make it writable, or name another with --data"
     )
-    made = "rolloutops: cannot make the workspace small/other: Read-only file system; choose another with --data"
+    made = "rolloutops: cannot create the workspace small/other: Read-only file system; choose another with --data"
     bad = "BAD  small/w cannot be written: permission denied at small/w; choose another with --data"
     assert sorted(reported.splitlines()) == sorted([refused] * 4 + [made, "count_star()", "6", bad])
 

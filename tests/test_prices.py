@@ -131,7 +131,7 @@ def test_a_budget_is_that_of_all_policies_that_name_it(folder: Path) -> None:
 def test_a_spent_budget_ends_the_documented_loop_and_names_the_key(folder: Path) -> None:
     """Exit code 3 would let the loop of docs/howto/resume.md ask again and again, with nothing to gain."""
     given = ("--data=w", "--engine=scripted", "--model=m", "--prices=prices.toml", "--max_tokens_total=100000")
-    for command_, rest in (("collect", ""), ("run", "stopped here, as a budget is spent and rollouts are pending")):
+    for command_, rest in (("collect", ""), ("run", "stopped because a budget is spent and rollouts are pending")):
         said = rolloutops(command_, "r.toml", *given, "--max_cost=0.0005", cwd=folder, code=2).stderr
         assert said.count("raise max_cost to collect the rest") == 1, "of the two limits the one that is spent"
         assert "again" not in said

@@ -44,6 +44,6 @@ def test_recipes_are_copied_side_by_side_and_never_over_what_was_edited(tmp_path
         assert all(path.is_file() for path in copy_shipped(name, tmp_path))
     shared = tmp_path / "sql" / "filter" / "finished.sql"
     shared.write_text("-- Mine.\nSELECT s.* FROM selected AS s\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"finished\.sql is there already, and differs"):
+    with pytest.raises(InputError, match=r"finished\.sql exists and differs"):
         copy_shipped("dpo_on_policy", tmp_path)
     assert shared.read_text("utf-8").startswith("-- Mine.")

@@ -384,6 +384,6 @@ def test_a_seed_moves_on_with_the_repeats(tmp_path: Path) -> None:
         collect(tmp_path, server.url, "--num_repeats=3", "--responses_create_params.seed=40")
         assert sorted(sent["seed"] for sent in server.bodies) == [40, 41, 42]
         said = collect(tmp_path, server.url, "--responses_create_params.n=4", "--policy=q", code=2)
-    assert "n must be 1, not 4: one rollout keeps one answer" in said
+    assert "n must be 1, not 4: a rollout has one answer" in said
     assert of_repeat({"extra_body": {"seed": 1, "top_k": 2}}, 2) == {"extra_body": {"seed": 3, "top_k": 2}}
     assert of_repeat({"seed": True}, 2) == {"seed": True}

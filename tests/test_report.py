@@ -198,7 +198,7 @@ def test_a_mix_that_the_build_undid_is_told(tmp_path: Path) -> None:
     shares = StepUse("mix", "mixed", "mix/shares", {"shares": {"d": 0.5, "e": 0.5}})
     made(rows, tmp_path / "out", "build/sft_messages", shares)
     text = " ".join(ET.fromstring((tmp_path / "out" / "report.html").read_text("utf-8")).itertext())
-    assert "The lines are not mixed as asked: d is 80 % for 50 %, e is 20 % for 50 %." in text
+    assert "The mix differs from the requested shares: d is 80 % (requested 50 %), e is 20 % (requested 50 %)." in text
 
 
 def test_tokens_that_nobody_counted_are_not_drawn_as_none(tmp_path: Path) -> None:

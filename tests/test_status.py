@@ -163,7 +163,7 @@ def test_two_chunks_of_one_name_copied_together_are_named_and_can_be_mended(tmp_
     (lost,) = now_of(tmp_path, "one")["lost_tasks"]
     assert (lost["dataset"], lost["rollouts"], lost["tasks"]) == ("sums", 12, 12)
     text = rolloutops("status", "--data=one", cwd=tmp_path).stdout
-    assert "12 rollouts of 12 tasks that no task file holds" in text
+    assert "12 rollouts of 12 tasks that are in no task file" in text
     assert "run chunk with an input that holds the lines of all of them" in text
     assert "12 tasks of first.jsonl" in text, "where each of the two came from"
     collect(tmp_path, "one", "first.jsonl", "second.jsonl")

@@ -36,7 +36,7 @@ def test_a_workspace_of_79c45b0_has_nothing_to_judge_but_what_has_other_rewards_
     before = query(old / "w", rewards, recipe)
     assert [count for name, count, _ in before if name != "mcqa"] == [1, 2, 2, 2, 1, 2, 2]
     done = rolloutops("verify", "recipe.toml", "--unsafe_code", cwd=old)
-    assert "mcqa: mcqa is another version now (0cc25d752e32 -> 2-" in done.stderr
+    assert "mcqa: mcqa has a new version (0cc25d752e32 -> 2-" in done.stderr
     assert "1 rollout verified" in done.stderr
     assert all(versions == 1 for _, _, versions in query(old / "w", rewards, recipe))
     # A verdict of today beside one of that commit, and both are of one version.
@@ -132,7 +132,7 @@ def test_a_custom_verifier_is_its_syntax_tree(tmp_path: Path) -> None:
     assert version(OWN) != first
     # A docstring that the code reads is code.
     reads = OWN + "PROMPT = __doc__\n"
-    assert version(reads) != version(reads.replace("Judge the last word", "Judge the first word"))
+    assert version(reads) != version(reads.replace("Verify the last word", "Verify the first word"))
 
 
 SPENDING = """
@@ -190,7 +190,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     write_jsonl(tmp_path / "sums.jsonl", sums(7))
     done = rolloutops("run", "own.toml", cwd=tmp_path, code=2)
     recipe = load(str(tmp_path / "own.toml"))
-    assert "plain: plain.py is another version now" in done.stderr, "that it is verified again is said"
+    assert "plain: plain.py has a new version" in done.stderr, "that it is verified again is said"
     assert "for 5 rollouts: they are verified again" in done.stderr
     assert done.stderr.count("wait for the command verify") == 1
     assert "out/train.jsonl" not in done.stdout
@@ -198,8 +198,8 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     assert query(tmp_path / "w", REWARDS, recipe) == found, "what was collected just now is verified as ever"
     for command in (["metrics"], ["filter"], ["build"], ["export"], ["metrics", "--step=rewards"]):
         (line,) = rolloutops(command[0], "own.toml", *command[1:], cwd=tmp_path, code=2).stderr.splitlines()
-        assert f"sums: own.py is another version now ({before} -> " in line
-        assert "for 5 rollouts: the last time that took 5 calls with 5,000 input and 500 output tokens" in line
+        assert f"sums: own.py has a new version ({before} -> " in line
+        assert "for 5 rollouts: last time, this took 5 calls with 5,000 input and 500 output tokens" in line
         assert "about 1.0000 by the price table" in line
         assert "rolloutops verify own.toml; " in line
         assert f"--verdict_version={before}" in line
@@ -220,14 +220,14 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     assert '"dataset":"sums","policy":"scripted","metric":"reward","rollouts":7,"coverage":0.7143,"mean":0.25' in (
         pinned.stdout
     )
-    assert f"sums: 2 rollouts without a verdict of {before}, so without a reward here" in pinned.stderr
+    assert f"sums: 2 rollouts without a verdict of {before}, so without a reward" in pinned.stderr
     done = rolloutops("run", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     assert "have a verdict" not in done.stderr, "two have none of this version"
-    assert f"Nothing verified: the verdicts of {before} in sums count" in done.stderr
+    assert f"Nothing to verify: --verdict_version selects the verdicts of {before} in sums" in done.stderr
     assert query(tmp_path / "w", REWARDS, recipe) == found, "nothing was verified for it"
     rolloutops("build", "own.toml", f"--verdict_version={before}", cwd=tmp_path)
     wrong = rolloutops("metrics", "own.toml", "--verdict_version=zz", cwd=tmp_path, code=2).stderr
-    assert "--verdict_version=zz is the version of no verdict; there are, the newest first: " in wrong
+    assert "--verdict_version=zz matches no verdict; available, newest first: " in wrong
 
     assert "for 5 rollouts: they are verified again" in rolloutops("verify", "own.toml", cwd=tmp_path).stderr
     assert query(tmp_path / "w", REWARDS, recipe) == [("plain", 7, 7, 0.75, 0.75), ("sums", 7, 7, 0.75, 0.75)]
@@ -251,22 +251,22 @@ def test_the_earlier_versions_of_several_verifiers_are_named_by_dataset(tmp_path
     assert '"mean":0.25' in reported
     assert '"mean":0.34' in reported, "0.35 but for the last digit"
     one = rolloutops(*metrics, advice.partition(",")[0], cwd=tmp_path, code=2).stderr
-    assert "sums: own.py is another version now" in one, "the other one still waits"
+    assert "sums: own.py has a new version" in one, "the other one still waits"
     assert "plain: " not in one
     version = advice.rpartition("=")[2]
     wrong = rolloutops(*metrics, f"--verdict_version=plain={version}", cwd=tmp_path, code=2).stderr
-    assert f"--verdict_version=plain={version} is the version of no verdict of plain; there are" in wrong
+    assert f"--verdict_version=plain={version} matches no verdict of plain; available" in wrong
     twice = rolloutops(*metrics, f"{advice.replace('sums=', 'plain=')}", cwd=tmp_path, code=2).stderr
-    assert "is the version of no verdict of plain" in twice
+    assert "matches no verdict of plain" in twice
 
 
 def test_what_a_changed_judge_would_cost_without_prices_and_metrics_of_a_cheap_one(old: Path) -> None:
     text = (old / "recipe.toml").read_text()
     (old / "recipe.toml").write_text(text.replace("a-judge", "b-judge").replace("{ bonus = 0.5 }", "{ bonus = 1.0 }"))
     done = rolloutops("metrics", "recipe.toml", cwd=old, code=2)
-    assert "llm_judge: llm_judge is another version now (9821aadac2e8 -> 1-" in done.stderr
-    assert "2 calls with 192 input and 12 output tokens, no price of them is known" in done.stderr
+    assert "llm_judge: llm_judge has a new version (9821aadac2e8 -> 1-" in done.stderr
+    assert "2 calls with 192 input and 12 output tokens, their price is not known" in done.stderr
     (old / "recipe.toml").write_text(text.replace("{ bonus = 0.5 }", "{ bonus = 1.0 }"))
     cheap = rolloutops("metrics", "recipe.toml", cwd=old)
-    assert "own: own.py is another version now" in cheap.stderr
-    assert "for 2 rollouts: without a reward here until verify has run" in cheap.stderr
+    assert "own: own.py has a new version" in cheap.stderr
+    assert "for 2 rollouts: without a reward until verify has run" in cheap.stderr

@@ -77,7 +77,7 @@ def test_changed_code_verifies_everything_again_and_says_how_far_it_agrees(colle
 def test_a_version_that_is_not_there_is_named_before_anything_is_verified(collected: Path) -> None:
     write(collected, but=3)
     done = rolloutops("verify", "own.toml", "--against=zz", cwd=collected, code=2)
-    assert "no verdicts with verifier version 'zz'; there are, the newest first: " in done.stderr
+    assert "no verdicts with verifier version 'zz'; available, newest first: " in done.stderr
     assert "(own.py, 200 verdicts)" in done.stderr
     assert query(collected / "w", "SELECT count(*) FROM verdicts") == [(200,)]
 

@@ -64,7 +64,7 @@ def find_cases(places: Iterable[Path]) -> list[Path]:
         found |= {path for path in files if len(path.parts) > 2 and path.parts[-3] in KINDS}
     if not found:
         where = ", ".join(map(str, listed))
-        raise UsageError(f"no case in {where}: a case is a file KIND/STEP/NAME.txt, as filter/mine/plain.txt")
+        raise UsageError(f"no case in {where}: a case is a file KIND/STEP/NAME.txt, e.g. filter/mine/plain.txt")
     return sorted(found)
 
 
@@ -87,12 +87,12 @@ def fault(case: Case, folder: Path) -> str:
         made, stats = outcome(case, folder)
     except RolloutopsError as error:
         missing = [line for line in options if line not in str(error)]
-        return "" if options and not missing else f"it ends with: {error}"
+        return "" if options and not missing else f"it failed: {error}"
     if options:
-        return f"it should end with an error that says: {'; '.join(options)}"
+        return f"it should fail with an error that says: {'; '.join(options)}"
     for how in LAYOUTS:
         if outcome(case, folder, **how)[0] != made:
-            return f"it makes something else with {', '.join(f'{k} {v}' for k, v in how.items())}"
+            return f"its result differs with {', '.join(f'{k} {v}' for k, v in how.items())}"
     return _reasons_fault(case, stats) or _differs(case, made)
 
 
@@ -145,9 +145,9 @@ def _differs(case: Case, outcome: Outcome) -> str:
         if one != other:
             return f"row {number} is {_as_text(one)}, not {_as_text(other)}"
     if len(found) != len(wanted):
-        kind = "more" if len(found) > len(wanted) else "fewer"
-        more = (found if kind == "more" else wanted)[min(len(found), len(wanted))]
-        return f"it makes {count(len(found), 'row')}, not {len(wanted)}; the first of the {kind} is {_as_text(more)}"
+        kind = "extra one" if len(found) > len(wanted) else "missing one"
+        more = (found if kind == "extra one" else wanted)[min(len(found), len(wanted))]
+        return f"it makes {count(len(found), 'row')}, not {len(wanted)}; the first {kind} is {_as_text(more)}"
     return ""
 
 

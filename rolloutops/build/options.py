@@ -20,7 +20,7 @@ def options_of(use: StepUse, step: Step, default: Path | None = None) -> BuildOp
     own = check_table(keys, {name: value for name, value in use.settings.items() if name in keys}, where)
     output = own.get("output") or default
     if not output:
-        raise UsageError(f'{where}output is missing: the folder to write, as output = "data/demo/exports/{use.name}"')
+        raise UsageError(f'{where}output is missing: the folder to write, e.g. output = "data/demo/exports/{use.name}"')
     options = BuildOptions(**{"format": step.notes.get("format", "jsonl"), **own, "output": as_output(output)})
     if options.validation + options.test >= 1:
         raise UsageError(

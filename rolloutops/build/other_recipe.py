@@ -34,7 +34,7 @@ def refuse_other_recipes(workspace: Workspace, plan: Plan, only: str | None = No
             if path is not None and not _same(Path(path), plan.path):
                 raise UsageError(
                     f"[build.{name}] {folder} was built by another recipe, {path}: replace it with --replace, or give "
-                    "this build another name, or an output of its own"
+                    "this build another name, or another output"
                 )
 
 

@@ -66,7 +66,7 @@ def _of(*path: str) -> Schema:
 
 
 def _collect() -> Schema:
-    """[collect]: a custom engine may know more sampling parameters; the others' may are in extra_body."""
+    """[collect]: a custom engine may know more sampling parameters; others may be in extra_body."""
     made = json_schema(keys_of(Collect))
     params = made["properties"]["responses_create_params"]
     params["properties"] = json_schema(KEYS)["properties"]

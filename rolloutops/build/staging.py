@@ -163,7 +163,7 @@ def check_rows(con: sql.Connection, step: Step, where: str) -> None:
 
 
 def refuse_leaks(con: sql.Connection, options: BuildOptions, where: str) -> None:
-    """No prompt, and no value of the column that the recipe splits by, may are in two splits."""
+    """No prompt, and no value of the column that the recipe splits by, may be in two splits."""
     if len(options.splits) == 1:
         return
     asks = {"prompt": f"SELECT {KEY}, prompt_hash AS value FROM selection.rollouts"}
@@ -181,7 +181,7 @@ def refuse_leaks(con: sql.Connection, options: BuildOptions, where: str) -> None
         )
         if leaks:
             raise StepError(
-                f"{where} {count(len(leaks), name)} would are in two splits, as that of task "
+                f"{where} {count(len(leaks), name)} would be in two splits, e.g. that of task "
                 f"{leaks[0][1]} in {leaks[0][2]}: the lines of one {name} must share their split_key"
             )
 
@@ -200,7 +200,7 @@ def find_used(con: sql.Connection, step: Step, start: str, where: str) -> tuple[
     rollouts, used, unknown = sql.rows(con, counts)[0]
     if unknown:
         raise StepError(
-            f"{where} {step.path} has {count(unknown, 'key')} of rollouts that the workspace does not hold; nothing "
+            f"{where} {step.path} has {count(unknown, 'key')} of rollouts that are not in the workspace; nothing "
             "was written"
         )
     return rollouts, used

@@ -78,7 +78,9 @@ def trace(file: Path, row: int, data: Path | None = None) -> dict[str, Any]:
 
 def _manifest_of(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise InputError(f"there is no file {file}: name a data file of a build, as data/demo/exports/sft/train.jsonl")
+        raise InputError(
+            f"there is no file {file}: name a data file of a build, e.g. data/demo/exports/sft/train.jsonl"
+        )
     content = manifest.read(file.parent)
     known = [one["name"] for one in content.get("files", ()) if "split" in one]
     if not content or not known:
@@ -93,7 +95,7 @@ def _refuse_changed(file: Path, content: Mapping[str, Any]) -> None:
     """A file whose bytes are not those that the build wrote has rows that its lineage does not know."""
     reported = next((one["sha256"] for one in content["files"] if one["name"] == file.name), None)
     if not file.is_file():
-        raise InputError(f"{file} is gone: build again")
+        raise InputError(f"{file} is missing: build again")
     with file.open("rb") as opened:
         if hashlib.file_digest(opened, "sha256").hexdigest() != reported:
             raise InputError(f"{file} was changed since it was built ({manifest.NAME} has another sha256): build again")
@@ -103,7 +105,7 @@ def _place(file: Path, row: int, content: Mapping[str, Any]) -> tuple[str, int]:
     """The split that a file belongs to, and the row's number in it: the files of a split follow one another."""
     own = next(one for one in content["files"] if one["name"] == file.name)
     if not 1 <= row <= own["rows"]:
-        raise UsageError(f"--row={row}: {file} has {count(own['rows'], 'row')}, the first one is 1")
+        raise UsageError(f"--row={row}: {file} has {count(own['rows'], 'row')}; rows are numbered from 1")
     before = 0
     for one in content["files"]:
         if one is own:
@@ -122,7 +124,7 @@ def _workspace_of(file: Path, content: Mapping[str, Any], data: Path | None) -> 
     named = (content.get("recipe") or {}).get("data")
     if named and (Path(named) / "runs").is_dir():
         return Workspace(Path(named))
-    raise UsageError(f"the workspace that {file} was built from is not here: name it with --data")
+    raise UsageError(f"the workspace that {file} was built from was not found: pass it with --data")
 
 
 def _rollouts(

@@ -167,8 +167,8 @@ def _structure(con: sql.Connection, step: Step, group: str, where: str) -> str:
     mixed = _mixed(json.loads(text), "")
     if mixed is not None:
         raise StepError(
-            f"{where} {mixed.lstrip('.')} has values of several types, or an empty object: no column of Parquet can "
-            'hold them as they are; use format = "jsonl"'
+            f"{where} {mixed.lstrip('.')} has values of several types, or an empty object: a Parquet column cannot "
+            'hold them; use format = "jsonl"'
         )
     _refuse_padding(con, group, text, where)
     return text
@@ -205,7 +205,7 @@ def _refuse_padding(con: sql.Connection, group: str, structure: str, where: str)
             damaged = damaged if json.loads(given) == json.loads(made) else "the tools of one line"
     if damaged:
         raise StepError(
-            f"{where} {damaged} differ in their keys: Parquet would fill them up with nulls, which changes what the "
+            f"{where} {damaged} differ in their keys: Parquet would fill them with nulls, which changes what the "
             'trainer reads; use format = "jsonl"'
         )
 

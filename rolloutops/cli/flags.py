@@ -129,7 +129,7 @@ def json_or_text(text: str, label: str) -> Any:
     """The value of an override: JSON where the text is JSON, else the text itself. NaN and infinities: UsageError."""
 
     def refuse(number: str) -> float:
-        raise UsageError(f"{label} expects JSON or text, and {number} is not JSON number (as text: '\"{number}\"')")
+        raise UsageError(f"{label} expects JSON or text, and {number} is not a JSON number (as text: '\"{number}\"')")
 
     def finite(number: str) -> float:
         value = float(number)

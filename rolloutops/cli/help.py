@@ -34,7 +34,7 @@ def overview(commands: Sequence[Command], program: str, about: str) -> str:
         f"Usage: {program} COMMAND [ARGUMENTS] [--flag=value ...]",
         _prose(about),
         *(_columns(heading or "Commands", rows, widest) for heading, rows in groups.items()),
-        f"'{program} COMMAND --help' explains a command; '{program} --version' tells the version.",
+        f"'{program} COMMAND --help' explains a command; '{program} --version' prints the version.",
     )
 
 

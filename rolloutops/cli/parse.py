@@ -139,7 +139,7 @@ def _unknown(command: Command, typed: str, label: str = "") -> NoReturn:
     elif not hint and not label and command.open_tables:
         table = command.name if command.name in command.open_tables else command.open_tables[0]
         written = command.key.replace("KEY", typed.rpartition(".")[2])
-        hint = f"; the key of a table is written --{table}.{written}"
+        hint = f"; to set a key of a table, write --{table}.{written}"
     dashes = ": a flag begins with two hyphens" if label else ""
     raise UsageError(f"no flag {label or '--' + typed}{dashes}{hint or '; --help lists the flags'}")
 

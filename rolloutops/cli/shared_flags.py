@@ -27,16 +27,18 @@ ENVIRONMENT = Flag("environment", str, "how rollouts are verified, if no recipe 
 SOURCE = (
     DATA,
     DATASET,
-    Flag("input", list[str], "input files, globs or folders, where no recipe names them"),
+    Flag("input", list[str], "input files, globs or folders, if no recipe names them"),
     ENVIRONMENT,
-    Flag("id", str, "the field that holds each row's id, where no recipe says it"),
+    Flag("id", str, "the field that holds each row's id, if no recipe names it"),
 )
 COLLECTING = (
     *SOURCE,
     *keys(Collect),
-    Flag("agent_name", str, "NeMo Gym's word: with --engine=gym the agent of each row, else the same as --environment"),
-    Flag("skip_bad_lines", bool, "leave out, and count, input lines that are not tasks"),
-    Flag("allow_policy_change", bool, "go on although the policy's parameters changed"),
+    Flag(
+        "agent_name", str, "NeMo Gym's option: with --engine=gym the agent of each row, else the same as --environment"
+    ),
+    Flag("skip_bad_lines", bool, "skip (and count) input lines that are not tasks"),
+    Flag("allow_policy_change", bool, "continue although the policy's settings changed"),
     Flag("unsafe_code", bool, "run model-written code without a sandbox, with your permissions"),
 )
 COLLECTING_GROUPS = {
@@ -57,7 +59,7 @@ COLLECTING_GROUPS = {
 VERDICT_VERSION = Flag(
     "verdict_version",
     str,
-    "use the verdicts of this earlier version of the verifier, all of them; of several datasets, DATASET=VERSION, "
+    "use only the verdicts of this earlier verifier version; for several datasets, DATASET=VERSION, "
     "separated by commas",
 )
 ONLY = Flag("only", str, "build only [build.NAME]; with explain, show only this step")

@@ -30,7 +30,7 @@ def sweep_table(points: Sequence[Point], why: str) -> Iterator[str]:
     best_flag = f"--num_samples_in_parallel={found.in_flight}"
     yield f"{why}; lowest concurrency with at least 90 % of peak throughput: {best_flag}"
     if points[-1].refused:
-        yield f"what the endpoint allows is near {best:,.1f} rollouts/s; num_samples_in_parallel=auto keeps to it"
+        yield f"the endpoint allows about {best:,.1f} rollouts/s; num_samples_in_parallel=auto adapts to it"
 
 
 def write(points: Sequence[Point], output: Path) -> Path:

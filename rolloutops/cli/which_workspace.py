@@ -45,8 +45,8 @@ def refuse_twin(data: Path, recipe_folder: Path) -> None:
     twin = recipe_folder / data
     if not is_workspace(data) and is_workspace(twin):
         raise UsageError(
-            f"there is no workspace at {data.absolute()}, but one of that name beside the recipe, {twin.resolve()}: "
-            f"name the one that is meant, --data={twin} or --data={data.absolute()}, or change the folder"
+            f"there is no workspace at {data.absolute()}, but there is one of that name next to the recipe, "
+            f"{twin.resolve()}; choose one with --data={twin} or --data={data.absolute()}, or change the folder"
         )
 
 

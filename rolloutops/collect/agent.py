@@ -51,7 +51,7 @@ async def attempt(
     except AttemptFailed as error:
         failure = error
     except TimeoutError:
-        failure = AttemptFailed("timeout", f"no end within {time.monotonic() - clock - trace.waited:.1f} s")
+        failure = AttemptFailed("timeout", f"not finished within {time.monotonic() - clock - trace.waited:.1f} s")
     finally:
         if (
             pending.give_up_at is None and pending.settings.deadline is not None

@@ -120,7 +120,7 @@ async def _rounds(state: _State, engine: BatchEngine) -> None:
         jobs = _open(state.context)
         if not engine.wait or not jobs:
             return
-        line = f"batch jobs under way: {len(jobs)}, with {count(sum(job.requests for job in jobs), 'request')}"
+        line = f"submitted batch jobs: {len(jobs)}, with {count(sum(job.requests for job in jobs), 'request')}"
         if line != last:
             _say(line)
             last = line
@@ -131,7 +131,7 @@ async def _look_after(state: _State, job: Job) -> None:
     """Bring an open job as far as it goes now."""
     context = state.context
     if job.state == "intended":
-        _note(context, job, "dropped", message="the run ended before the batch was asked for")
+        _note(context, job, "dropped", message="the run ended before the batch was requested")
     elif job.state == "uploaded":
         await _make(state, job, is_retry=True)
     else:
@@ -273,8 +273,8 @@ async def _submit(state: _State) -> None:
         draft.file.close()
         if busy:
             _say(
-                f"{count(busy, 'part')} {verb(busy, 'are')} being worked on by another process: run the command again "
-                "for what is left there"
+                f"{count(busy, 'part')} {verb(busy, 'are')} locked by another process: run the command again "
+                "for their rollouts"
             )
 
 

@@ -65,7 +65,7 @@ class BatchBudget:
         both = {"max_tokens_total": self.spend_limit.max_tokens, "max_cost": self.spend_limit.max_cost}
         limits = {name: limit for name, limit in both.items() if limit is not None}
         answers = ", ".join(f"{name} is {limit:,g}" for name, limit in limits.items())
-        spent = f"{count(round(self.tokens), 'token')}{cost} spent, or expected of what is under way"
+        spent = f"{count(round(self.tokens), 'token')}{cost} spent, or expected for submitted jobs"
         return f"no more is submitted: {spent}; {answers}: raise {' or '.join(limits)} to submit the rest"
 
 

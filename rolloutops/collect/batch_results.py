@@ -97,7 +97,9 @@ async def collect_answers(context: BatchContext, job: Job, batch: Batch) -> tupl
         def answer_of(place: int) -> ModelAnswer | AttemptFailed:
             if place not in lines:
                 kind = "timeout" if batch.status == "expired" else "bad_response"
-                return AttemptFailed(kind, f"batch {batch.batch_id} is {batch.status} without a line for this request")
+                return AttemptFailed(
+                    kind, f"batch {batch.batch_id} has status {batch.status} and no line for this request"
+                )
             file.seek(lines[place])
             read = context.engine.read(file.readline(), job.endpoint)
             # Of refusals alone nobody knows whether they are for the prompts or for the key.

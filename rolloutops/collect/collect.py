@@ -159,7 +159,7 @@ async def _collect(
             recorder = Recorder(run, journal, meter, spend_limit)
             window = Window(engine, verifiers, recorder, pace, breaker, first.grace_seconds)
             if tuning is not None:
-                tuning.stop = partial(window.stop, "measured: what is still pending waits for the next run")
+                tuning.stop = partial(window.stop, "measured; the other rollouts stay pending")
             await window.run(pending, collect_plan, parts, stopping)
         if window.stopped and tuning is None:
             spent[_limits(first)] = window.stopped
@@ -170,7 +170,7 @@ async def _collect(
         for job in plan.jobs:
             if job.settings.engine == "batch":
                 if tuning is not None:
-                    raise UsageError("--tune measures an endpoint that answers at once: the batch engine does not")
+                    raise UsageError("--tune does not work with the batch engine, which does not answer at once")
                 from rolloutops.collect.batch import collect_batch
 
                 for part in job.windows if not stopping.is_set() else ():

@@ -87,17 +87,17 @@ class Outdated:
     def changed(self) -> str:
         """Say what has changed, and of how many rollouts."""
         return (
-            f"{self.dataset}: {self.verifier} is another version now ({self.before} -> {self.now}) for "
+            f"{self.dataset}: {self.verifier} has a new version ({self.before} -> {self.now}) for "
             f"{count(self.rollouts, 'rollout')}"
         )
 
     def costs(self) -> str:
         """Say what verifying them again costs, going by their last verdicts."""
         if not self.calls:
-            return "what its verdicts cost is not known here"
+            return "the cost of its verdicts is not known"
         tokens = f"{self.input_tokens:,} input and {count(self.output_tokens, 'output token')}"
-        cost = "no price of them is known" if self.cost is None else f"about {self.cost:,.4f} by the price table"
-        return f"the last time that took {count(self.calls, 'call')} with {tokens}, {cost}"
+        cost = "their price is not known" if self.cost is None else f"about {self.cost:,.4f} by the price table"
+        return f"last time, this took {count(self.calls, 'call')} with {tokens}, {cost}"
 
 
 def outdated(con: sql.Connection, plan: Plan) -> list[Outdated]:
@@ -147,8 +147,8 @@ def waiting_sentence(plan: Plan, waiting: Sequence[Outdated]) -> str:
     names = [one.before if len(waiting) == 1 else f"{one.dataset}={one.before}" for one in waiting]
     versions = ",".join(names)
     return (
-        f"{each}. A verifier that spends verifies again only on command: rolloutops verify {shlex.quote(where)}; "
-        f"or use {'its' if len(waiting) == 1 else 'their'} earlier verdicts, all of them, with "
+        f"{each}. Verifying again costs money, so it needs the command: rolloutops verify {shlex.quote(where)}; "
+        f"or use {'its' if len(waiting) == 1 else 'their'} earlier verdicts only, with "
         f"--verdict_version={versions}"
     )
 
@@ -158,14 +158,14 @@ def refuse_waiting(con: sql.Connection, plan: Plan) -> list[str]:
     late = outdated(con, plan)
     if waiting := [one for one in late if one.spends]:
         raise UsageError(waiting_sentence(plan, waiting))
-    notes = [f"{one.changed()}: without a reward here until verify has run" for one in late]
+    notes = [f"{one.changed()}: without a reward until verify has run" for one in late]
     if plan.pins:
         lacking = dict(sql.rows(con, "SELECT dataset, count(*) FROM unverified GROUP BY dataset"))
         for dataset, pin in plan.pins.items():
             if lacking.get(dataset):
                 notes.append(
                     f"{dataset}: {count(lacking[dataset], 'rollout')} without a verdict of {pin.version}, so without a "
-                    "reward here"
+                    "reward"
                 )
     return notes
 
@@ -174,7 +174,7 @@ def pinned(workspace: Workspace, plan: Plan) -> Plan:
     """Return the plan with the verifier whose verdicts count in each dataset that `verdict_version` is of.
 
     It is a version, or several with commas between; one of a single dataset is `DATASET=VERSION`.
-    Raises UsageError where one is the version of no verdict, or the beginning of several.
+    Raises UsageError where one matches no verdict, or the beginning of several.
     """
     if plan.verdict_version is None:
         return plan
@@ -201,9 +201,9 @@ def _matching(entry: str, rows: Sequence[tuple[str, str, str, int]]) -> list[tup
     if len({row[2] for row in matching}) == 1:
         return matching
     listed = "; ".join(f"{name} ({of}: {verifier}, {count(n, 'verdict')})" for of, verifier, name, n in among or rows)
-    what = "begins the names of several versions" if matching else "is the version of no verdict"
+    what = "matches several versions" if matching else "matches no verdict"
     raise UsageError(
-        f"--verdict_version={entry} {what}{f' of {dataset}' if equals else ''}; there are, the newest first: "
+        f"--verdict_version={entry} {what}{f' of {dataset}' if equals else ''}; available, newest first: "
         f"{listed or 'none'}"
     )
 

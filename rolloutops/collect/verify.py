@@ -97,7 +97,7 @@ def verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool = True) 
     """Verify what is unverified, and, with retry_errors, what failed to be verified.
 
     on_command: also what verifiers that spend have verified in an earlier version.
-    Raises UsageError where `against` is the version of no verdict.
+    Raises UsageError where `against` matches no verdict.
     """
     seal_orphans(workspace)
     if plan.verify.against is not None:
@@ -151,7 +151,7 @@ async def verify_unverified(
     con: with the workspace's views as they stand now."""
     late = _late(con, plan, verifiers)
     waiting = [one for one in late if one.spends]
-    waits = "they wait for the command verify, because it spends"
+    waits = "they wait for the command verify, because verification costs money"
     tell(*(f"{one.changed()}: {waits}" if one in waiting else _again(one) for one in late))
     return (await _verify_rollouts(con, plan, run, journal, verifiers, waiting)).verified
 

@@ -132,7 +132,10 @@ class Window:
                 self._cancel_all()
                 return
             stopping.set()
-            tell("", f"stopping: up to {self._grace_seconds:g} s for what is in flight; Ctrl-C again stops at once")
+            tell(
+                "",
+                f"stopping: up to {self._grace_seconds:g} s for running rollouts to finish; Ctrl-C again stops at once",
+            )
             self._end_soon()
 
         # Python lets only the main thread handle signals; in a notebook a collection runs in another one.

@@ -20,26 +20,27 @@ INT64 = 2**63 - 1
 class BuildOptions:
     """The keys of every build: `[build.NAME]`. A step that declares one as its parameter is given it too."""
 
-    output: Path = key("", "the folder to write, under `exports/` of the workspace unless given")
+    output: Path = key("", "the folder to write (default: `exports/NAME` in the workspace)")
     format: str = key(
-        "jsonl", "jsonl, or parquet; some steps, as `build/verl`, have parquet as their default", one_of="jsonl parquet"
+        "jsonl", "jsonl or parquet; the default of some steps, e.g. `build/verl`, is parquet", one_of="jsonl parquet"
     )
     compression: str = key("none", "none, zstd or gzip", one_of="none zstd gzip")
     max_shard_rows: int | None = key(
-        None, "lines of one file, at most; more go to `train-00000-of-00002.jsonl` and so on", least=1, most=INT64
+        None,
+        "maximum lines per file; the files are then named `train-00000-of-00002.jsonl` and so on",
+        least=1,
+        most=INT64,
     )
-    max_shard_bytes: int | None = key(
-        None, "bytes of the lines of one file, before compression, at most", least=1, most=INT64
-    )
+    max_shard_bytes: int | None = key(None, "maximum bytes per file, before compression", least=1, most=INT64)
     validation: float = key(0.0, "share of the prompts whose lines go to `validation.jsonl`", least=0, below=1)
     test: float = key(0.0, "share of the prompts whose lines go to `test.jsonl`", least=0, below=1)
-    split_by: str = key(PROMPT, "what stays on one side: `prompt`, or a column of the selection, as `cluster`")
+    split_by: str = key(PROMPT, "what must stay in one split: `prompt`, or a column of the selection, e.g. `cluster`")
     seed: int = key(42, "seed of the split and of the order of lines", most=INT64)
-    allow_empty: bool = key(False, "write a file without a line, where else the build stops")
+    allow_empty: bool = key(False, "write the files even if no line is left; otherwise the build stops")
     drop_invalid: bool = key(
-        False, "drop and count the lines that their trainer would reject or damage, where else the build stops"
+        False, "drop (and count) lines that the trainer would reject or damage; otherwise the build stops"
     )
-    report: bool = key(True, "false leaves out `report.html`")
+    report: bool = key(True, "write `report.html`")
 
     @property
     def splits(self) -> list[str]:

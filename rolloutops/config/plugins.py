@@ -251,7 +251,7 @@ def find(kind: Kind, name: str, folder: Path | str | None = None) -> Plugin:
     known = names(kind)
     raise UsageError(
         f"there is no {kind} '{name}'{did_you_mean_one_of(name, known) or '.'} There are {', '.join(known)}; "
-        "one of your own is package.module:attr or my_file.py:attr"
+        "write a custom one as package.module:attr or my_file.py:attr"
     )
 
 

@@ -153,7 +153,7 @@ def with_agent(
     if any(one.get("engine") == "gym" for one in settings):
         return {**flags, "engine_args": {**flags.get("engine_args", {}), "agent_name": agent}}
     if flags.get("environment", agent) != agent:
-        raise UsageError(f"--agent_name={agent} and --environment={flags['environment']} mean the same: give one")
+        raise UsageError(f"--agent_name={agent} and --environment={flags['environment']} mean the same: pass only one")
     return {**flags, "environment": agent}
 
 
@@ -181,7 +181,9 @@ def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[
     given = {name: flags[name] for name in SOURCE if name in flags}
     if len(datasets) != 1:
         known = ", ".join(datasets) or "none"
-        raise UsageError(f"--{next(iter(given))} is one dataset's: name it with --dataset; the recipe has: {known}")
+        raise UsageError(
+            f"--{next(iter(given))} applies to one dataset: choose it with --dataset; the recipe has: {known}"
+        )
     sourced = {name: replace(dataset, **given) for name, dataset in datasets.items()}
     return {  # the arguments of one environment are not for another
         name: dataset if dataset.environment == datasets[name].environment else replace(dataset, environment_args={})

@@ -53,9 +53,9 @@ METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, as "metrics/re
 def step_keys(kind: str) -> Keys:
     """The keys of a step's table that are not its step's parameters."""
     return {
-        "kind": Key(str, None, "what kind of step it is", required=True, one_of=STEP_KINDS),
-        "name": Key(str, None, f"what this {kind} step is called", required=True, words="a name"),
-        "use": Key(str, None, f'which step it is, as use = "{kind}/NAME"', required=True, words="the name of a step"),
+        "kind": Key(str, None, "kind of the step", required=True, one_of=STEP_KINDS),
+        "name": Key(str, None, f"name of this {kind} step", required=True, words="a name"),
+        "use": Key(str, None, f'the step to run, e.g. use = "{kind}/NAME"', required=True, words="the name of a step"),
         "from": Key(str, None, "the earlier step to start from (default: the one before)", words="the name of a step"),
     }
 
@@ -72,7 +72,7 @@ def find_recipe(name: str) -> Path:
     beside = [str(path.with_suffix("")) for path in given.parent.glob("*.toml")]
     hint = did_you_mean(name.removesuffix(".toml"), [*beside, *known])
     if given.is_dir():
-        hint = ", but a folder"
+        hint = " (it is a folder)"
     raise InputError(f"no recipe {name!r}{hint}; shipped recipes: {', '.join(known)}")
 
 
@@ -155,7 +155,7 @@ def _over(base: Any, own: Any) -> Any:
 def _metrics(table: Mapping[str, Any], path: Path) -> list[str]:
     where = f"{path} [metrics]"
     steps = {name: Key(dict[str, Any], finite=False) for name, own in table.items() if isinstance(own, dict)}
-    holds = "it holds steps = ['metrics/rewards', ...], and tables, [metrics.NAME], of a step's parameters"
+    holds = "it may hold steps = ['metrics/rewards', ...] and [metrics.NAME] tables with a step's parameters"
     own = check_table(
         {**steps, **METRICS},
         table,
@@ -176,7 +176,7 @@ def _step_list(tables: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
             hint = did_you_mean(str(kind), STEP_KINDS) if kind is not None else ""
             raise UsageError(f"{where}: kind must be one of {', '.join(STEP_KINDS)}, not {kind!r}{hint}")
         if not isinstance(name, str):
-            raise UsageError(f'{where}: name = "…" is missing: what is this {kind} step called?')
+            raise UsageError(f'{where}: name = "…" is missing: name this {kind} step')
         checked_name(name, where)
     return steps
 
@@ -193,7 +193,7 @@ def _steps(tables: Sequence[Mapping[str, Any]], path: Path) -> list[StepUse]:
                 f"{where}: from = {step.start!r}: no earlier filter, reward, mix or pair step has that name"
             )
         if step.name in names:
-            raise UsageError(f"{where}: the name {step.name!r} is taken; give each step one of its own")
+            raise UsageError(f"{where}: the name {step.name!r} is already used; give each step another name")
         names.add(step.name)
         if step.kind != "build":
             starts.add(step.name)

@@ -128,7 +128,7 @@ def redacted_row(row: Any) -> Any:
 
 
 def _occurs(data: bytes) -> bool:
-    """Whether a part of a key may are in these bytes, in any spelling."""
+    """Whether a part of a key may be in these bytes, in any spelling."""
     for _ in range(3):  # as often as something may be escaped
         if any(part in data for part in _parts):
             return True

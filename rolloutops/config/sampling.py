@@ -98,6 +98,6 @@ def refuse_several_answers(params: Mapping[str, Any], table: str) -> None:
     """Raise UsageError for an `n` above 1: all choices but the first would be paid for and dropped."""
     if (n := params.get("n")) not in (None, 1):
         raise UsageError(
-            f"{table}.n must be 1, not {n!r}: one rollout keeps one answer; for several rollouts of each task set "
+            f"{table}.n must be 1, not {n!r}: a rollout has one answer; for several rollouts of each task set "
             f"num_repeats = {n}"
         )

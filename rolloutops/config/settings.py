@@ -18,7 +18,7 @@ from rolloutops.config.validation import check_table, key, keys_of
 class Chunk:
     """How input files become tasks: `[chunk]`, and the flags of `chunk`."""
 
-    rows_per_part: int = key(1000, "tasks in one partition: the unit that a collect process takes", least=1)
+    rows_per_part: int = key(1000, "tasks per part, the unit that one collect process locks", least=1)
     skip_bad_lines: bool = key(False, "skip (and count) lines that are not JSON objects; exit with 0")
 
 
@@ -26,14 +26,14 @@ class Chunk:
 class Collect:
     """How a policy answers: `[collect]`, the flags of `collect`, and what a dataset or policy has otherwise."""
 
-    engine: str = key("", "who answers: vllm, openai, batch, gym, scripted, or package.module:attr")
+    engine: str = key("", "the engine: vllm, openai, batch, gym, scripted, or package.module:attr")
     model: str = key("", "the model's name or folder")
     policy: str | None = key(None, "the policy's name (default: the model's)")
     num_repeats: int = key(1, "rollouts of each task", least=1)
     limit: int | None = key(None, "only the first N tasks of each dataset", least=1)
     num_samples_in_parallel: int | str | None = key(
         None,
-        "maximum concurrent rollouts, or auto to raise it while throughput grows (default: what suits the engine)",
+        "maximum concurrent rollouts, or auto to raise it while throughput grows (default: set by the engine)",
         least=1,
         one_of="auto",
     )
@@ -41,9 +41,9 @@ class Collect:
     service_tier: str | None = key(
         None, "provider's service tier, e.g. flex: about half price, slower; not part of the policy"
     )
-    system_prompt: str | None = key(None, "put before prompts that have no system message")
-    max_steps: int = key(20, "model calls in one rollout, at most", least=1)
-    token_budget: int | None = key(None, "generated tokens in one rollout, at most", least=1)
+    system_prompt: str | None = key(None, "system message for prompts that have none")
+    max_steps: int = key(20, "maximum number of model calls in one rollout", least=1)
+    token_budget: int | None = key(None, "maximum number of generated tokens in one rollout", least=1)
     max_attempts: int = key(3, "attempts per rollout before giving up", least=1)
     max_given_up: float = key(
         0.05, "exit with 4 if a larger share of a dataset's rollouts by a policy is given up", least=0, most=1
@@ -63,26 +63,30 @@ class Collect:
     max_failure_rate: float = key(
         1.0, "stop the run when at least this fraction of the last 100 attempts failed", above=0, most=1
     )
-    requests_per_minute: float | None = key(None, "requests a minute, over all processes of the workspace", above=0)
-    tokens_per_minute: float | None = key(None, "tokens a minute, over all processes of the workspace", above=0)
+    requests_per_minute: float | None = key(
+        None, "maximum requests per minute, for all processes of the workspace together", above=0
+    )
+    tokens_per_minute: float | None = key(
+        None, "maximum tokens per minute, for all processes of the workspace together", above=0
+    )
     max_tokens_total: float | None = key(None, "token budget (input + output) of all runs together", above=0)
-    max_cost: float | None = key(None, "spend no more money than this, all runs together; needs prices", above=0)
+    max_cost: float | None = key(None, "cost budget of all runs together; needs prices", above=0)
     prices: str | None = key(None, "a TOML file with the price of each model's tokens")
-    verify: str = key("now", "now, or later: leave verification to the verify command", one_of="now later")
+    verify: str = key("now", "when to verify: now, or later with the verify command", one_of="now later")
     keep_response: bool = key(True, "also store the raw model responses")
     token_ids: bool = key(False, "capture token ids and log-probs")
     base_url: str | list[str] | None = key(
-        None, "the endpoint of the openai engine; several are a fleet: a,b", one_text=True
+        None, "the endpoint's URL; several, separated by commas, form a fleet", one_text=True
     )
-    endpoint: str | None = key(None, "responses or chat")
+    endpoint: str | None = key(None, "the API to use: responses or chat")
     api_key_env: str | None = key(None, "the environment variable that holds the key")
-    api_key_header: str | None = key(None, "the header that carries the key, as api-key (default: Authorization)")
+    api_key_header: str | None = key(None, "the header that carries the key, e.g. api-key (default: Authorization)")
     engine_args: dict[str, Any] = key({}, "further arguments of the engine")
     shared_locks: bool = key(
-        False, "go on although another host works in the workspace, where file locks do not reach from one to the other"
+        False, "continue although another host uses the workspace and file locks do not work between them"
     )
     grace_seconds: float = key(
-        5.0, "after Ctrl-C or an error that ends the run, how long what is in flight may still finish", least=0
+        5.0, "seconds that running rollouts get to finish after Ctrl-C or an error that ends the run", least=0
     )
 
 
@@ -90,11 +94,11 @@ class Collect:
 class Verify:
     """How verifiers run: `[verify]`, and the flags of `verify`."""
 
-    processes: int | None = key(None, "processes for verifiers that compute (default: the cores)", least=1)
-    timeout: float = key(30.0, "seconds that one verdict may take", above=0)
-    memory_mb: int | None = key(4096, "memory of one verifier process", least=1)
+    processes: int | None = key(None, "processes for CPU-bound verifiers (default: the number of cores)", least=1)
+    timeout: float = key(30.0, "time limit of one verification, in seconds", above=0)
+    memory_mb: int | None = key(4096, "memory limit of one verifier process, in MB", least=1)
     retry_errors: bool = key(False, "retry failed verifications")
-    against: str | None = key(None, "an earlier version of the verifier: say how far the present one agrees with it")
+    against: str | None = key(None, "an earlier verifier version: report how well the current one agrees with it")
     unsafe_code: bool = key(False, "run model-written code without a sandbox, with your permissions")
 
 

@@ -25,7 +25,7 @@ def listed(tables: Mapping[str, Any], text: str, path: Path, kinds: tuple[str, .
         raise UsageError(f"{path} has both [[steps]] and [{next(iter(old))}.…]; write each step as {first}")
     for kind, name in steps:
         if (kind, name) not in order:
-            where = f"{kind} {name!r} is no table [{kind}.{name}], whose place says its turn"
+            where = f"{kind} {name!r} is not a [{kind}.{name}] table"
             raise UsageError(f"{path}: {where}; write it as [[steps]], with kind and name above its other keys")
     _warn(path, first)
     rest = {name: table for name, table in tables.items() if name not in old}
@@ -42,7 +42,7 @@ def _group(table: Any, kind: str, path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path}: {kind} must be a table, [{kind}.NAME], not {table!r}")
     for key, value in table.items():
         if not isinstance(value, dict):
-            raise UsageError(f"{path}: [{kind}] holds tables, [{kind}.NAME]; {key} = {value!r} is none")
+            raise UsageError(f"{path}: [{kind}] may hold only [{kind}.NAME] tables; found {key} = {value!r}")
         for own in ("kind", "name"):
             if own in value:
                 raise UsageError(f"{path} [{kind}.{key}] {own}: no parameter of a step can have this name; rename it")

@@ -211,7 +211,7 @@ def _read(body: bytes, token_ids: bool) -> RolloutAnswer:
         raise AttemptFailed("bad_response", "the reply holds neither a reward nor a response", raw=raw[:KEPT])
     answer = read_rollout(reply, raw, token_ids)
     if answer.finish_reason == "content_filter" and not any(_says(message) for message in answer.completion):
-        raise AttemptFailed("content_filter", "a content filter left nothing of the answer", raw=raw[:KEPT])
+        raise AttemptFailed("content_filter", "a content filter removed the whole answer", raw=raw[:KEPT])
     return replace(answer, prompt=_prompt(reply))
 
 

@@ -126,7 +126,7 @@ def _address(base_url: str, endpoint: str) -> tuple[str, str]:
         raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
-            f"base_url {without_keys_in_addresses(base_url)!r} is not an address of an API: one is like http://localhost:8000/v1"
+            f"base_url {without_keys_in_addresses(base_url)!r} is not the URL of an API, e.g. http://localhost:8000/v1"
         )
     path = parts.path.rstrip("/") + ("/responses" if endpoint == "responses" else "/chat/completions")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), parts.hostname

@@ -131,7 +131,7 @@ class LLMJudge:
             except AttemptFailed as failed:
                 self._forbidden += failed.kind == "forbidden"
                 if failed.kind == "unauthorized" or self._forbidden >= FORBIDDEN:
-                    raise EngineError(f"the judge cannot be asked: {failed.message}") from failed
+                    raise EngineError(f"cannot reach the judge: {failed.message}") from failed
                 why = f"the judge's call failed: {failed.kind}: {failed.message}"
                 if failed.kind == "forbidden" and not self._proven:  # for this rollout, or for the key: time will tell
                     await asyncio.sleep(random.uniform(0, 2.0 ** min(attempt - 1, 3)))

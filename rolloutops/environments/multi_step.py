@@ -179,7 +179,7 @@ def _normal(text: str) -> str:
 
 
 def _stands_in(fact: str, answer: str) -> bool:
-    """Whether a fact is in a normal text as whole words: `12` does not are in `2012` nor in `12.5`."""
+    """Whether a fact is in a normal text as whole words: `12` is neither in `2012` nor in `12.5`."""
     return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(_normal(fact))}(?!\w)(?![.,]\d)", answer) is not None
 
 

@@ -300,7 +300,7 @@ def _refuse_filtered(answer: ModelAnswer) -> ModelAnswer:
     """The answer; one of which a content filter left nothing is a refusal, which may have cost tokens."""
     said = answer.message
     if answer.finish_reason == "content_filter" and not said.get("content") and not said.get("tool_calls"):
-        failed = AttemptFailed("content_filter", "a content filter left nothing of the answer")
+        failed = AttemptFailed("content_filter", "a content filter removed the whole answer")
         failed.answer = answer
         raise failed
     return answer

@@ -74,9 +74,7 @@ def find_sources(plan: Plan) -> dict[str, list[Path]]:
     imported = {name for name in plan.datasets if (plan.data / "tasks" / name).is_dir()}
     for name, dataset in plan.datasets.items():
         if not dataset.input and name not in imported:
-            raise UsageError(
-                f"dataset {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE"
-            )
+            raise UsageError(f"dataset {name!r} has no input: add input = … to [datasets.{name}], or give --input=FILE")
     return {n: find_inputs(dataset.input, *plan.places) for n, dataset in plan.datasets.items() if dataset.input}
 
 
@@ -85,7 +83,7 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], r
         rows = ((path, row) for path in paths for row in open_rows(path))
         read, rejected, examples = stage_rows(staging, name, plan.datasets[name], rows)
         if not read:
-            raise InputError(f"{name}: there is nothing but blank lines in {', '.join(map(str, paths))}")
+            raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
             raise InputError(f"{name}: none of {count(read, 'line')} is a task; the first: {examples[0]}")
         con = compare(workspace, name, staging)

@@ -114,7 +114,7 @@ def _find(plan: Plan, name: str, chunked: bool) -> tuple[list[Path], list[str]]:
     """Find a dataset's input files, and the names under which nothing lies; a mistake where it has no tasks either."""
     patterns = plan.datasets[name].input
     if not patterns and not chunked:
-        raise UsageError(f"dataset {name!r} names no input: add input = … to [datasets.{name}], or give --input=FILE")
+        raise UsageError(f"dataset {name!r} has no input: add input = … to [datasets.{name}], or give --input=FILE")
     missing = [pattern for pattern in patterns if chunked and is_missing(pattern, *plan.places)]
     there = [pattern for pattern in patterns if pattern not in missing]
     return find_inputs(there, *plan.places) if there else [], missing

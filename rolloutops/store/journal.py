@@ -252,7 +252,7 @@ def seal_orphans(workspace: Workspace) -> int:
             try:
                 with os.fdopen(os.dup(fd), "rb") as file:
                     aside = list(read_lines(file, rows))
-            except OSError as error:  # a bad sector must not are in the way of all other rows
+            except OSError as error:  # a bad sector must not block all other rows
                 _tell(path, error)
                 continue
             failpoint("orphan-before")

@@ -151,8 +151,8 @@ def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Map
             if digest(old) != digest(now):
                 changes = _changes(old, now)
                 raise PolicyChanged(
-                    f"policy {policy!r} has rollouts of {dataset!r} that were made otherwise ({'; '.join(changes)}); "
-                    "give the new one a name of its own with --policy=NAME, or mix them on purpose with "
+                    f"policy {policy!r} has rollouts of {dataset!r} that were made with other settings "
+                    f"({'; '.join(changes)}); name the new settings with --policy=NAME, or mix both with "
                     "--allow_policy_change"
                 )
 

@@ -287,5 +287,5 @@ def views_script(
 
 
 def read(path: Path) -> str:
-    """A SQL file's text, without a final semicolon, so that it can are in parentheses."""
+    """A SQL file's text, without a final semicolon, so that it can be in parentheses."""
     return path.read_text(encoding="utf-8").strip().rstrip(";")

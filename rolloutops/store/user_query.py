@@ -52,7 +52,7 @@ def query_error(error: Exception) -> UsageError:
         name = missing[1].strip('"')
         hint = did_you_mean_one_of(name, dict(tables()[1]))
         sentence = f"there is no view {name!r}{hint or '.'} SHOW TABLES lists them"
-    found = UsageError(f"the query does not run: {sentence.strip()}")
+    found = UsageError(f"the query failed: {sentence.strip()}")
     if place:
         number = int(place[0]) - 1
         head = f"  line {number}: " if number > 1 else "  "

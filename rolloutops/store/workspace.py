@@ -62,7 +62,7 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
                 (root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkspaceError(
-                f"cannot make the workspace {root}: {error.strerror}; choose another with --data"
+                f"cannot create the workspace {root}: {error.strerror}; choose another with --data"
             ) from error
     elif not (root / "runs").is_dir():
         raise WorkspaceError(f"there is no workspace at {root}: run chunk first, or name another with --data")

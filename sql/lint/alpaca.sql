@@ -3,7 +3,7 @@
 SELECT split, row, unnest(found([
     error_if(
         NOT filled(json_extract(json, '$.instruction')) AND NOT filled(json_extract(json, '$.input')),
-        'neither instruction nor input: LLaMA-Factory asks the model nothing; write the question as instruction'
+        'neither instruction nor input: the prompt is empty in LLaMA-Factory; write the question as instruction'
     ),
     error_if(
         any_holds([type_of(json, key) <> 'VARCHAR' FOR key IN ['instruction', 'input', 'system']]),
@@ -11,9 +11,9 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         type_of(json, 'output') IS DISTINCT FROM 'VARCHAR',
-        'output is not a text: LLaMA-Factory takes the row for one without an answer and skips it; write text'
+        'output is not a text: LLaMA-Factory treats the row as unanswered and skips it; write text'
     ),
-    error_if(text_at(json, '$.output') = '', 'output is empty: the model is trained to say nothing; drop the row'),
+    error_if(text_at(json, '$.output') = '', 'output is empty: the model learns to return nothing; drop the row'),
     error_if(
         any_holds([json_array_length(turn) IS DISTINCT FROM 2 FOR turn IN json_extract(json, '$.history[*]')])
         OR type_of(json, 'history') <> 'ARRAY',

@@ -6,19 +6,21 @@ SELECT split, row, unnest(list_concat(
         no_messages('messages', line.messages),
         error_if(
             any_holds([NOT coalesce(starts_with(content::VARCHAR, '"'), false) FOR content IN contents]),
-            'chosen or rejected is no {"role", "content"} of text: Axolotl stops with a TypeError; write one message of text'
+            'chosen or rejected is not a {"role", "content"} message of text: Axolotl stops with a TypeError; '
+            || 'write one message of text'
         ),
         error_if(
             any_holds([json_array_length(side) > 1 FOR side IN [chosen, rejected]]),
-            'chosen or rejected is a list of messages: Axolotl trains the last of them only; write one message'
+            'chosen or rejected is a list of messages: Axolotl trains only on the last one; write one message'
         ),
         error_if(
             any_holds([text_at(content, '$') = '' FOR content IN contents]),
-            'an answer is empty: Axolotl takes the template''s own text for it; drop the row'
+            'an answer is empty: Axolotl treats the template''s own text as the answer; drop the row'
         ),
         error_if(
             other_roles(talk, ['system', 'user', 'assistant', 'tool']),
-            'a role is none of system, user, assistant and tool, as developer: Axolotl stops with a KeyError; call it system'
+            'a role is not system, user, assistant or tool (e.g. developer): Axolotl stops with a KeyError; use '
+            || 'role system'
         ),
         error_if(
             has_reasoning(talk),
@@ -30,16 +32,17 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             any_holds([regexp_matches(text_at(content, '$'), '^\s|\s$') FOR content IN contents]),
-            'white space around an answer: where a template takes it off, Axolotl does not find the answer and loses it; '
-            || 'take it off'
+            'white space around an answer: if a template strips it, Axolotl does not find the answer and drops it; '
+            || 'strip it'
         ),
         warning_if(
             any_holds([contains(headers, text_at(content, '$')) FOR content IN contents IF text_at(content, '$') <> '']),
-            'an answer is so short that templates hold it themselves, as the 2 of a date or the a of assistant: '
-            || 'Axolotl trains from there on; ask for longer answers'
+            'an answer is so short that the template''s own text contains it (e.g. 2 in a date, a in assistant): '
+            || 'Axolotl trains from that place on; request longer answers'
         ),
         warning_if(
-            json_exists(json, '$.tools'), 'tools: Axolotl does not show them to the model; write them into a system message'
+            json_exists(json, '$.tools'),
+            'tools: Axolotl does not show them to the model; write them into a system message'
         )
     ])
 ), recursive := true)

@@ -15,16 +15,22 @@ WITH looked AS MATERIALIZED (
                 line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
                 'an answer does not end with the assistant: TRL compares turns that are not the model''s; drop the row'
             ),
-            error_if(ends_empty(line.chosen), 'the chosen answer is empty: the model is trained to say nothing; drop the row'),
-            warning_if(
-                ends_empty(line.rejected), 'the rejected answer is empty: the pair only teaches the model to answer at all'
+            error_if(
+                ends_empty(line.chosen),
+                'the chosen answer is empty: the model learns to return nothing; drop the row'
             ),
             warning_if(
-                contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
+                ends_empty(line.rejected),
+                'the rejected answer is empty: the pair only teaches the model to answer at all'
+            ),
+            warning_if(
+                contains(roles(line.prompt), ' developer '),
+                'role developer: many chat templates leave it out; use role system'
             ),
             warning_if(
                 line.prompt[-1].role = 'assistant',
-                'the prompt ends with the assistant: TRL opens no new turn, so the answers continue it; move it into both'
+                'the prompt ends with the assistant: TRL opens no new turn, so the answers continue it; move it '
+                || 'into both'
             )
         ])
     ) AS faults

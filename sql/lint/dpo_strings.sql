@@ -5,9 +5,12 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['prompt', 'chosen', 'rejected']]),
-            'prompt, chosen or rejected is missing or no text: NeMo RL and verl stop with a KeyError; write text'
+            'prompt, chosen or rejected is missing or not text: NeMo RL and verl stop with a KeyError; write text'
         ),
-        warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair only teaches the model to answer at all'),
+        warning_if(
+            text_at(json, '$.rejected') = '',
+            'rejected is empty: the pair only teaches the model to answer at all'
+        ),
         warning_if(
             json_exists(json, '$.tools'), 'tools: loaders of text pairs do not read them; use build/dpo_messages'
         )

@@ -5,24 +5,25 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             coalesce(prompt, '') NOT IN ('ARRAY', 'VARCHAR') OR coalesce(completion, '') NOT IN ('ARRAY', 'VARCHAR'),
-            'prompt or completion is neither text nor a list of messages: TRL stops at the row; write one of them'
+            'prompt or completion is neither text nor a list of messages: TRL fails on the row; write one of them'
         ),
         error_if(
             prompt <> completion,
-            'prompt and completion differ in type (text vs. messages), which TRL cannot read and fails on the other; write both as messages'
+            'prompt and completion differ in type (text vs. messages), which TRL cannot read; write both as messages'
         ),
         error_if(
             type_of(json, 'label') IS DISTINCT FROM 'BOOLEAN',
-            'label is neither true nor false: TRL takes any other value for true; write one of them'
+            'label is neither true nor false: TRL treats any other value as true; write one of them'
         ),
         error_if(
             completion = 'ARRAY' AND line.completion[-1].role IS DISTINCT FROM 'assistant',
-            'the completion does not end with the assistant: TRL judges a turn that is not the model''s; drop the row'
+            'the completion does not end with the assistant: TRL trains on a turn that is not the model''s; drop '
+            || 'the row'
         ),
         error_if(
             json_extract(json, '$.label') = 'true'
             AND (ends_empty(line.completion) OR (completion = 'VARCHAR' AND text_at(json, '$.completion') = '')),
-            'a desirable completion is empty: the model is trained to say nothing; drop the row'
+            'a desirable completion is empty: the model learns to return nothing; drop the row'
         )
     ])
 ), recursive := true)

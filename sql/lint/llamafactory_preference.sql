@@ -3,28 +3,30 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(line.conversations), 0) = 0,
-        'conversations is not a list of turns: LLaMA-Factory stops at the row; write [{"from", "value"}]'
+        'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'
     ),
     error_if(
         NOT is_kto AND NOT regexp_full_match(
             turns, '(system )?((human|observation) (gpt|function_call) )*(human|observation)'
         ),
-        'turns do not alternate up to a last one of human or observation: LLaMA-Factory skips the row; put the answers '
+        'turns do not alternate, or the last one is not human or observation: LLaMA-Factory skips the row; put the '
+        || 'answers '
         || 'into chosen and rejected only, join turns of one side'
     ),
     error_if(
         is_kto AND NOT regexp_full_match(
             turns, '(system )?((human|observation) (gpt|function_call) )*(human|observation) (gpt|function_call)'
         ),
-        'turns do not alternate up to a last one of gpt or function_call: LLaMA-Factory skips the row; drop it'
+        'turns do not alternate, or the last one is not gpt or function_call: LLaMA-Factory skips the row; drop it'
     ),
     error_if(
         is_kto AND type_of(json, 'kto_tag') IS DISTINCT FROM 'BOOLEAN',
-        'kto_tag is neither true nor false: LLaMA-Factory takes the row for plain SFT; write one of them'
+        'kto_tag is neither true nor false: LLaMA-Factory treats the row as plain SFT; write one of them'
     ),
     error_if(
         NOT is_kto AND (line.chosen."from" IS NULL OR line.rejected."from" IS NULL),
-        'chosen or rejected is no {"from", "value"}: LLaMA-Factory takes the row for plain SFT; write both so'
+        'chosen or rejected is not {"from", "value"}: LLaMA-Factory treats the row as plain SFT; write both in '
+        || 'this form'
     ),
     error_if(
         list_contains([speaker NOT IN ('gpt', 'function_call') FOR speaker IN [
@@ -42,15 +44,16 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         line.chosen.value::VARCHAR = line.rejected.value::VARCHAR,
-        'chosen equals rejected: the pair says nothing; drop the row'
+        'chosen equals rejected: the pair teaches nothing; drop the row'
     ),
     error_if(
         json_extract_string(json, '$.kto_tag') = 'true' AND line.conversations[-1].value::VARCHAR = '""',
-        'a desirable answer is empty: LLaMA-Factory takes it for an undesirable one; drop the row'
+        'a desirable answer is empty: LLaMA-Factory treats it as an undesirable one; drop the row'
     ),
-    error_if(line.chosen.value::VARCHAR = '""', 'chosen is empty: the model is trained to say nothing; drop the row'),
+    error_if(line.chosen.value::VARCHAR = '""', 'chosen is empty: the model learns to return nothing; drop the row'),
     error_if(
-        type_of(json, 'system') <> 'VARCHAR', 'system is not a text: the templates of LLaMA-Factory fail on it; write text'
+        type_of(json, 'system') <> 'VARCHAR',
+        'system is not a text: the templates of LLaMA-Factory fail on it; write text'
     ),
     error_if(
         type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),

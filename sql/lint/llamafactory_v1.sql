@@ -3,12 +3,12 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(talk), 0) = 0,
-        'messages is not a list of {"role", "content"}: LLaMA-Factory stops at the row; write such a list'
+        'messages is not a list of {"role", "content"}: LLaMA-Factory fails on the row; write such a list'
     ),
     error_if(
         any_holds([coalesce(m.role, '?') NOT IN ('system', 'user', 'assistant', 'tool') FOR m IN talk]),
-        'a role is none of system, user, assistant and tool, as developer: LLaMA-Factory leaves the message out '
-        || 'silently; call it system'
+        'a role is not system, user, assistant or tool (e.g. developer): LLaMA-Factory leaves the message out '
+        || 'silently; use role system'
     ),
     error_if(
         any_holds([json_type(m.content) IS DISTINCT FROM 'ARRAY' FOR m IN talk])
@@ -28,17 +28,18 @@ SELECT split, row, unnest(found([
             list_has_any(json_extract_string(m.content, '$[*].type'), ['reasoning', 'tool_call']) FOR m IN talk
             IF m.role <> 'assistant'
         ]),
-        'reasoning or a tool call of another than the assistant: LLaMA-Factory stops with a ValueError; write text'
+        'reasoning or a tool call outside the assistant''s messages: LLaMA-Factory stops with a ValueError; write text'
     ),
     error_if(
         any_holds([
             NOT is_call_text(json_extract(part, '$.value')) FOR part IN parts IF text_at(part, '$.type') = 'tool_call'
         ]),
-        'a tool_call is not JSON text of {"name", "arguments"}: LLaMA-Factory stops with a ValueError; write it so'
+        'a tool_call is not JSON text of {"name", "arguments"}: LLaMA-Factory stops with a ValueError; write it in '
+        || 'this form'
     ),
     error_if(
         any_holds([m.loss_weight IS NULL FOR m IN talk]) AND any_holds([m.loss_weight IS NOT NULL FOR m IN talk]),
-        'a message has no loss_weight where others have: datasets makes it null, and LLaMA-Factory stops with a '
+        'a message has no loss_weight but others have one: datasets makes it null, and LLaMA-Factory stops with a '
         || 'TypeError; write 0 or 1'
     ),
     error_if(

@@ -6,8 +6,8 @@ SELECT split, row, unnest(list_concat(
         no_messages('messages', line.messages),
         error_if(
             other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response']),
-            'a role is none of system, user, assistant, tool_call, tool_response and tool, as developer: '
-            || 'ms-swift rejects the row; call it system'
+            'a role is not system, user, assistant, tool_call, tool_response or tool (e.g. developer): '
+            || 'ms-swift rejects the row; use role system'
         ),
         error_if(
             has_reasoning(line.messages),
@@ -20,7 +20,8 @@ SELECT split, row, unnest(list_concat(
         ),
         warning_if(
             line.messages[-1].role NOT IN ('assistant', 'tool_call') AND NOT json_exists(json, '$.solution'),
-            'the last turn is not the assistant''s: only GRPO takes such a row; for SFT drop it, or cut it'
+            'the last turn is not the assistant''s: only GRPO accepts such a row; for SFT remove the turn or drop '
+            || 'the row'
         ),
         error_if(
             json_exists(json, '$.rejected_response') AND (
@@ -31,12 +32,16 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             text_at(json, '$.rejected_messages') = text_at(json, '$.messages'),
-            'rejected_messages equal messages: the pair says nothing; drop the row'
+            'rejected_messages equal messages: the pair teaches nothing; drop the row'
         ),
-        error_if(type_of(json, 'label') <> 'BOOLEAN', 'label is neither true nor false: KTO cannot read it; write one'),
+        error_if(
+            type_of(json, 'label') <> 'BOOLEAN',
+            'label is neither true nor false: KTO cannot read it; write true or false'
+        ),
         error_if(
             json_exists(json, '$.label') AND line.messages[-1].role <> 'assistant',
-            'the last turn of an answer with a label is not the assistant''s: KTO stops with an AssertionError; drop the row'
+            'the last turn of an answer with a label is not the assistant''s: KTO stops with an AssertionError; '
+            || 'drop the row'
         )
     ])
 ), recursive := true)

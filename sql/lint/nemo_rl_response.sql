@@ -2,15 +2,15 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(type_of(json, 'input'), '') <> 'VARCHAR' OR text_at(json, '$.input') = '',
-        'input is not a text, or empty: NeMo RL puts it into a user message as it is, and the template fails; write text'
+        'input is empty or not text: NeMo RL puts it into a user message unchanged, and the template fails; write text'
     ),
     error_if(
         coalesce(type_of(json, 'output'), '') <> 'VARCHAR' OR text_at(json, '$.output') = '',
-        'output is not a text, or empty: it is what the environment compares answers with; write text, numbers too'
+        'output is empty or not text, but the environment compares answers with it; write text, also for numbers'
     ),
     warning_if(
         len(other_keys(json, ['input', 'output', 'task_name'])) > 0,
-        'further keys: NeMo RL drops them silently, tools and system prompts too'
+        'extra keys: NeMo RL drops them silently, also tools and system prompts'
     )
 ]), recursive := true)
 FROM lines

@@ -10,25 +10,26 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             NOT is_pair AND coalesce(truth_type, '') NOT IN ('VARCHAR', 'ARRAY'),
-            'ground_truth is neither text nor a list: the verifier stops at the row; write text, numbers too'
+            'ground_truth is neither text nor a list: the verifier fails on the row; write text, also for numbers'
         ),
         error_if(
             NOT is_pair AND coalesce(dataset_type, '') NOT IN ('VARCHAR', 'ARRAY'),
-            'no dataset: open-instruct finds the verifier by it and gives no reward; write its name, as math or gsm8k'
+            'no dataset: open-instruct chooses the verifier by it and gives no reward; write its name, e.g. math '
+            || 'or gsm8k'
         ),
         error_if(
             truth_type = 'ARRAY' AND dataset_type = 'ARRAY'
             AND json_array_length(json, '$.dataset') <> json_array_length(json, '$.ground_truth'),
-            'dataset and ground_truth are lists of two lengths: each verifier needs its own; write as many of both'
+            'dataset and ground_truth are lists of different lengths: each verifier needs its own; write one for each'
         ),
         warning_if(
             NOT is_pair AND len(line.messages) > 1 AND line.messages[-1].role = 'assistant',
-            'messages end with the assistant: open-instruct leaves that turn out; cut it yourself'
+            'messages end with the assistant: open-instruct drops that turn; remove it from the row'
         ),
         error_if(
             is_pair AND (line.chosen[:-2] <> line.rejected[:-2] OR len(line.chosen) <> len(line.rejected)),
-            'chosen and rejected differ before the last turn: open-instruct trains the last turns as if on one '
-            || 'prompt; drop it'
+            'chosen and rejected differ before the last turn: open-instruct treats the last turns as answers to one '
+            || 'prompt; drop the row'
         ),
         error_if(
             is_pair AND (coalesce(len(line.chosen), 0) = 0 OR coalesce(len(line.rejected), 0) = 0),

@@ -17,11 +17,11 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             line.input.messages[-1].role = 'assistant',
-            'input ends with the assistant: the upload is rejected; end it with the question'
+            'input ends with the assistant: the upload is rejected; let it end with the question'
         ),
         error_if(
             other_roles(line.input.messages, ['system', 'user', 'assistant', 'tool']),
-            'a role is none of system, user, assistant and tool, as developer: the upload is rejected; call it system'
+            'a role is not system, user, assistant or tool (e.g. developer): the upload is rejected; use role system'
         ),
         error_if(
             has_reasoning(talk),
@@ -31,7 +31,10 @@ SELECT split, row, unnest(list_concat(
             object_arguments(talk),
             'the arguments of a tool call are an object: the upload is rejected; write them as JSON text'
         ),
-        error_if(ends_empty(line.preferred_output), 'the preferred output is empty: the model is trained to say nothing')
+        error_if(
+            ends_empty(line.preferred_output),
+            'the preferred output is empty: the model learns to return nothing; drop the row'
+        )
     ])
 ), recursive := true)
 FROM (

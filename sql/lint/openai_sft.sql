@@ -14,17 +14,21 @@ SELECT split, row, unnest(list_concat(
                     'role', 'content', 'name', 'weight', 'tool_calls', 'tool_call_id', 'refusal', 'function_call'
                 ])) > 0 FOR m IN json_extract(json, '$.messages[*]')
             ]),
-            'a message has a key that the format does not know, as reasoning_content: the upload is rejected; leave it out'
+            'a message has a key that the format does not know (e.g. reasoning_content): the upload is rejected; '
+            || 'leave it out'
         ),
         error_if(
             other_roles(line.messages, ['system', 'user', 'assistant', 'tool']),
-            'a role is none of system, user, assistant and tool, as developer: the upload is rejected; call it system'
+            'a role is not system, user, assistant or tool (e.g. developer): the upload is rejected; use role system'
         ),
         error_if(
             line.messages[-1].role <> 'assistant',
             'the last turn is not the assistant''s: the upload is rejected, or the row trains nothing; drop it'
         ),
-        error_if(ends_empty(line.messages), 'the last answer is empty, so the model learns to return nothing; drop the row'),
+        error_if(
+            ends_empty(line.messages),
+            'the last answer is empty, so the model learns to return nothing; drop the row'
+        ),
         error_if(
             object_arguments(line.messages),
             'the arguments of a tool call are an object: the upload is rejected; write them as JSON text'

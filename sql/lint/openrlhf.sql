@@ -6,21 +6,23 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             NOT is_pair AND coalesce(len(line.messages), 0) = 0 AND prompt_type IS NULL AND input_type IS NULL,
-            'neither chosen and rejected nor messages, prompt or input: OpenRLHF stops with a KeyError; name the columns so'
+            'neither chosen and rejected nor messages, prompt or input: OpenRLHF stops with a KeyError; use one of '
+            || 'these names'
         ),
         error_if(
             is_pair AND (coalesce(chosen_type, '') NOT IN ('ARRAY', 'VARCHAR')
                 OR chosen_type IS DISTINCT FROM rejected_type OR chosen_type <> prompt_type),
-            'prompt, chosen and rejected are not all text or all messages: OpenRLHF stops with a TypeError; write one form'
+            'prompt, chosen and rejected are not all text or all messages: OpenRLHF stops with a TypeError; write '
+            || 'all as messages'
         ),
         error_if(
             line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant'
             OR (NOT is_pair AND line.messages[-1].role <> 'assistant'),
-            'an answer does not end with the assistant: OpenRLHF takes another turn for the answer; drop the row'
+            'an answer does not end with the assistant: OpenRLHF treats another turn as the answer; drop the row'
         ),
         error_if(
             prompt_type IS NULL AND line.chosen[:-2] <> line.rejected[:-2],
-            'chosen and rejected differ before the last turn: OpenRLHF takes the prompt of chosen for both; drop the row'
+            'chosen and rejected differ before the last turn: OpenRLHF uses the prompt of chosen for both; drop the row'
         ),
         error_if(
             starts_with(line.margin::VARCHAR, '"'),
@@ -32,7 +34,8 @@ SELECT split, row, unnest(list_concat(
         ),
         warning_if(
             line.tools IS NOT NULL,
-            'tools: OpenRLHF does not show them to the model, which learns to call what it cannot see; write them into a '
+            'tools: OpenRLHF does not show them to the model, which learns to call what it cannot see; write them '
+            || 'into a '
             || 'system message'
         )
     ])

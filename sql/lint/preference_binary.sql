@@ -4,13 +4,16 @@ SELECT split, row, unnest(list_concat(
     found([
         error_if(
             coalesce(type_of(json, 'prompt'), '') NOT IN ('VARCHAR', 'ARRAY'),
-            'prompt is neither text nor a list of messages: NeMo RL stops at the row; write one of them'
+            'prompt is neither text nor a list of messages: NeMo RL fails on the row; write one of them'
         ),
         error_if(
             any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['chosen', 'rejected']]),
-            'chosen or rejected is missing or no text: NeMo RL stops with a KeyError; use build/preference_ranked'
+            'chosen or rejected is missing or not text: NeMo RL stops with a KeyError; use build/preference_ranked'
         ),
-        warning_if(text_at(json, '$.rejected') = '', 'rejected is empty: the pair only teaches the model to answer at all'),
+        warning_if(
+            text_at(json, '$.rejected') = '',
+            'rejected is empty: the pair only teaches the model to answer at all'
+        ),
         warning_if(
             json_exists(json, '$.tools'), 'tools: NeMo RL does not read them here; use build/dpo_messages'
         )

@@ -6,7 +6,8 @@ SELECT split, row, unnest(list_concat(
         no_messages('context', line.context),
         error_if(
             len(line.completions) IS DISTINCT FROM 2,
-            'completions are not two: NeMo RL''s DPO and reward model stop with an AssertionError; write the better '
+            'completions does not have two entries: NeMo RL''s DPO and reward model stop with an AssertionError; '
+            || 'write the better '
             || 'and the worse'
         ),
         error_if(
@@ -15,26 +16,27 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             line.completions[1].rank = line.completions[2].rank,
-            'both completions have one rank: NeMo RL stops with a NotImplementedError; drop the row'
+            'both completions have the same rank: NeMo RL stops with a NotImplementedError; drop the row'
         ),
         error_if(
             any_holds([coalesce(len(c.completion), 0) = 0 FOR c IN line.completions]),
-            'a completion is not a list of chat messages: NeMo RL stops at the row; write such a list'
+            'a completion is not a list of chat messages: NeMo RL fails on the row; write such a list'
         ),
         error_if(
             any_holds([c.completion[-1].role <> 'assistant' FOR c IN line.completions]),
-            'a completion does not end with the assistant: NeMo RL trains a turn that is not the model''s; drop the row'
+            'a completion does not end with the assistant: NeMo RL trains on a turn that is not the model''s; drop '
+            || 'the row'
         ),
         error_if(
             any_holds([ends_empty(c.completion) AND c.rank = 0 FOR c IN line.completions]),
-            'the better completion is empty: the model is trained to say nothing; drop the row'
+            'the better completion is empty: the model learns to return nothing; drop the row'
         ),
         error_if(
-            first = second, 'both completions are equal: the pair says nothing; drop the row'
+            first = second, 'both completions are equal: the pair teaches nothing; drop the row'
         ),
         warning_if(
             len(other_keys(json, ['context', 'completions', 'task_name'])) > 0,
-            'further keys, as tools: NeMo RL does not read them, and the prompt is another one without them'
+            'extra keys (e.g. tools): NeMo RL does not read them, so the model trains on a prompt without them'
         )
     ])
 ), recursive := true)

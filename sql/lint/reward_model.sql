@@ -8,21 +8,22 @@ SELECT split, row, unnest(list_concat(
         error_if(
             coalesce(chosen_type, '') NOT IN ('ARRAY', 'VARCHAR') OR chosen_type IS DISTINCT FROM rejected_type
             OR chosen_type <> prompt_type,
-            'prompt, chosen and rejected are not all text or all messages: TRL goes by one of them and fails; write '
-            || 'one form'
+            'prompt, chosen and rejected are not all text or all messages: TRL expects one form and fails; write '
+            || 'all as messages'
         ),
         error_if(
             line.chosen[-1].role <> 'assistant' OR line.rejected[-1].role <> 'assistant',
-            'an answer does not end with the assistant: a turn that is not the model''s is judged; drop the row'
+            'an answer does not end with the assistant: a turn that is not the model''s is scored; drop the row'
         ),
         error_if(
             prompt_type IS NULL AND line.chosen[1] <> line.rejected[1],
-            'chosen and rejected begin differently: a pair has one prompt; drop the row'
+            'chosen and rejected have different prompts: a pair needs one prompt; drop the row'
         ),
         warning_if(
             prompt_type IS NULL AND line.chosen[:-2] <> line.rejected[:-2],
-            'chosen and rejected differ before the last turn: TRL judges the whole, OpenRLHF and open-instruct train the '
-            || 'last turns as if on one prompt; drop the row for them'
+            'chosen and rejected differ before the last turn: TRL scores whole conversations, but OpenRLHF and '
+            || 'open-instruct '
+            || 'treat the last turns as answers to one prompt; drop the row for them'
         ),
         error_if(
             line.margin IS NOT NULL AND TRY_CAST(line.margin::VARCHAR AS DOUBLE) IS NULL,
@@ -32,7 +33,7 @@ SELECT split, row, unnest(list_concat(
             TRY_CAST(text_at(line.margin, '$') AS DOUBLE) < 0,
             'margin is below 0: it asks the model to prefer the rejected answer; swap them'
         ),
-        error_if(ends_empty(line.chosen), 'the chosen answer is empty: silence is rewarded; drop the row')
+        error_if(ends_empty(line.chosen), 'the chosen answer is empty: empty answers are rewarded; drop the row')
     ])
 ), recursive := true)
 FROM (

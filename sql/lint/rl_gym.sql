@@ -25,7 +25,7 @@ SELECT split, row, unnest(found([
     ),
     warning_if(
         any_holds([json_exists(json, '$.' || key) FOR key IN ['response', 'reward', 'verify_output']]),
-        'the row has a response or reward of its own, as a rollout has: an answer would overwrite it; leave it out'
+        'the row has a response or reward, as rollouts do: an answer would overwrite it; leave it out'
     )
 ]), recursive := true)
 FROM lines

@@ -9,19 +9,22 @@ SELECT split, row, unnest(list_concat(
             || 'last turn'
         ),
         warning_if(
-            contains(roles(line.prompt), ' developer '), 'role developer: many chat templates leave it out; call it system'
+            contains(roles(line.prompt), ' developer '),
+            'role developer: many chat templates leave it out; use role system'
         ),
         error_if(
             list_has_any(json_keys(json), ['completions', 'completion_ids', 'trainer_state']),
-            'a column has a name that TRL gives its reward functions itself: they fail with a TypeError; rename it'
+            'a column has the name of an argument of TRL''s reward functions: they fail with a TypeError; rename it'
         ),
         warning_if(
             line.answer IS NULL AND line.reward_model.ground_truth IS NULL,
-            'no answer and no reward_model.ground_truth: a rule cannot judge the rollouts; use a verifier that needs none'
+            'no answer and no reward_model.ground_truth: a rule-based verifier cannot score rollouts; use one that '
+            || 'needs no answer'
         ),
         warning_if(
             line.data_source IS NULL,
-            'no data_source: TRL does without, verl''s reward manager stops with a KeyError in the first step; write it'
+            'no data_source: TRL needs none, but verl''s reward manager stops with a KeyError in the first step; '
+            || 'write it'
         )
     ])
 ), recursive := true)

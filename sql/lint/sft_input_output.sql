@@ -6,16 +6,17 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         type_of(json, 'output') IS DISTINCT FROM 'VARCHAR',
-        'output is not a text: NeMo RL puts it into the assistant''s message as it is, and the template fails; write text'
+        'output is not a text: NeMo RL puts it into the assistant''s message as it is, and the template fails; '
+        || 'write text'
     ),
-    error_if(text_at(json, '$.output') = '', 'output is empty: the model is trained to say nothing; drop the row'),
+    error_if(text_at(json, '$.output') = '', 'output is empty: the model learns to return nothing; drop the row'),
     warning_if(
         text_at(json, '$.input') = '',
-        'input is empty: the model is trained to answer nothing at all; drop the row'
+        'input is empty: the model is trained to answer an empty prompt; drop the row'
     ),
     warning_if(
         len(other_keys(json, ['input', 'output', 'messages'])) > 0,
-        'further keys: NeMo RL drops them silently, tools and system prompts too'
+        'extra keys: NeMo RL drops them silently, also tools and system prompts'
     )
 ]), recursive := true)
 FROM lines

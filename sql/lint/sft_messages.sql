@@ -6,7 +6,8 @@ WITH looked AS MATERIALIZED (
             no_messages('messages', line.messages),
             error_if(
                 line.messages[-1].role <> 'assistant',
-                'the last turn is not the assistant''s: NeMo RL stops with an AssertionError, LLaMA-Factory skips the row, '
+                'the last turn is not the assistant''s: NeMo RL stops with an AssertionError, LLaMA-Factory skips '
+                || 'the row, '
                 || 'others train less than the row holds; drop it, or cut it'
             ),
             error_if(
@@ -15,11 +16,12 @@ WITH looked AS MATERIALIZED (
             ),
             warning_if(
                 contains(roles(line.messages), ' user user '),
-                'consecutive user turns: accepted by TRL, verl and NeMo RL, LLaMA-Factory skips the row; join them'
+                'consecutive user turns: accepted by TRL, verl and NeMo RL, skipped by LLaMA-Factory; merge them'
             ),
             warning_if(
                 contains(roles(line.messages), ' developer '),
-                'role developer: ms-swift rejects it, LLaMA-Factory skips the row, many templates leave it out; call it system'
+                'role developer: ms-swift rejects it, LLaMA-Factory skips the row, many templates omit it; use '
+                || 'role system'
             ),
             warning_if(
                 starts_with(line.tools::VARCHAR, '"'),

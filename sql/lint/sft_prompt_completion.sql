@@ -9,27 +9,29 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             completion IS NULL OR completion NOT IN ('ARRAY', 'VARCHAR'),
-            'completion is neither text nor a list of messages: TRL stops with a KeyError or TypeError; write one of them'
+            'completion is neither text nor a list of messages: TRL stops with a KeyError or TypeError; write one '
+            || 'of them'
         ),
         error_if(
             prompt <> completion,
-            'prompt and completion differ in type (text vs. messages), which TRL cannot read and fails on the other; write both as messages'
+            'prompt and completion differ in type (text vs. messages), which TRL cannot read; write both as messages'
         ),
         error_if(
             completion = 'ARRAY' AND line.completion[-1].role IS DISTINCT FROM 'assistant',
-            'the completion does not end with the assistant: TRL trains a turn that is not the model''s; drop the row'
+            'the completion does not end with the assistant: TRL trains on a turn that is not the model''s; drop '
+            || 'the row'
         ),
         error_if(
             ends_empty(line.completion) OR (completion = 'VARCHAR' AND NOT filled(json_extract(json, '$.completion'))),
-            'the completion is empty: the model is trained to say nothing; drop the row'
+            'the completion is empty: the model learns to return nothing; drop the row'
         ),
         warning_if(
             contains(roles(line.prompt || line.completion), ' developer '),
-            'role developer: many chat templates leave it out silently; call it system'
+            'role developer: many chat templates leave it out silently; use role system'
         ),
         warning_if(
             line.prompt[-1].role = 'assistant',
-            'the prompt ends with the assistant: TRL opens no new turn, so the completion continues it; move it over'
+            'the prompt ends with the assistant: TRL opens no new turn, so the completion continues it; move it there'
         )
     ])
 ), recursive := true)

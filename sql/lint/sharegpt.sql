@@ -4,7 +4,7 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(turns), 0) = 0,
-        'conversations is not a list of turns: LLaMA-Factory stops at the row; write [{"from", "value"}]'
+        'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'
     ),
     error_if(
         NOT regexp_full_match(
@@ -20,14 +20,16 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         any_holds([NOT is_call_text(t.value) FOR t IN turns IF t."from" = 'function_call']),
-        'a function_call is not JSON text of {"name", "arguments"}: LLaMA-Factory stops with a RuntimeError; write it so'
+        'a function_call is not JSON text of {"name", "arguments"}: LLaMA-Factory stops with a RuntimeError; write '
+        || 'it in this form'
     ),
     error_if(
         turns[-1]."from" = 'gpt' AND NOT filled(turns[-1].value),
         'the last answer is empty, so the model learns to return nothing; drop the row'
     ),
     error_if(
-        type_of(json, 'system') <> 'VARCHAR', 'system is not a text: the templates of LLaMA-Factory fail on it; write text'
+        type_of(json, 'system') <> 'VARCHAR',
+        'system is not a text: the templates of LLaMA-Factory fail on it; write text'
     ),
     error_if(
         type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),

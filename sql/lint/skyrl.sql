@@ -14,7 +14,7 @@ SELECT split, row, unnest(list_concat(
         ),
         warning_if(
             type_of(json, 'env_class') IS NULL,
-            'no env_class: SkyRL takes the environment of its config for every row; write it where datasets are mixed'
+            'no env_class: SkyRL uses the environment of its config for every row; write it if datasets are mixed'
         ),
         error_if(
             coalesce(text_at(json, '$.reward_spec.method'), '') NOT IN ('rule', 'reward_model'),

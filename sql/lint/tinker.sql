@@ -7,15 +7,16 @@ SELECT split, row, unnest(list_concat(
         error_if(
             line.messages IS NULL AND (coalesce(len(pair.prompt_conversation), 0) = 0
                 OR coalesce(len(pair."completion_A"), 0) = 0 OR coalesce(len(pair."completion_B"), 0) = 0),
-            'neither messages nor a comparison of prompt_conversation, completion_A and completion_B: Tinker stops with a '
+            'neither messages nor a comparison of prompt_conversation, completion_A and completion_B: Tinker stops '
+            || 'with a '
             || 'KeyError; write lists of messages'
         ),
         error_if(
             line.messages IS NULL AND coalesce(text_at(json, '$.label'), '') NOT IN ('A', 'B', 'Tie'),
-            'label is none of A, B and Tie: Tinker stops at the row; write one of them'
+            'label is not A, B or Tie: Tinker fails on the row; write one of them'
         ),
         error_if(
-            a = b, 'completion_A equals completion_B: the pair says nothing; drop the row'
+            a = b, 'completion_A equals completion_B: the pair teaches nothing; drop the row'
         ),
         error_if(
             any_holds([m.content IS NULL FOR m IN spoken]),

@@ -3,7 +3,7 @@
 SELECT split, row, unnest(found([
     error_if(
         coalesce(len(line.token_ids), 0) = 0 OR any_holds([id IS NULL OR id < 0 FOR id IN line.token_ids]),
-        'token_ids is not a list of token ids: the trainer stops at the row; write whole numbers from 0'
+        'token_ids is not a list of token ids: the trainer fails on the row; write whole numbers from 0'
     ),
     error_if(
         len(line.loss_mask) IS DISTINCT FROM len(line.token_ids),
@@ -11,7 +11,7 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         any_holds([m IS NULL OR m NOT IN ('0', '1', 'true', 'false') FOR m IN line.loss_mask]),
-        'loss_mask holds more than 0 and 1: it scales the loss; write 0 or 1'
+        'loss_mask has values other than 0 and 1: it scales the loss; write 0 or 1'
     ),
     error_if(
         NOT list_has_any(line.loss_mask, ['1', 'true']),
@@ -24,7 +24,7 @@ SELECT split, row, unnest(found([
     ),
     error_if(
         any_holds([p > 0 OR p IS NULL OR NOT isfinite(p) FOR p IN line.logprobs]),
-        'a logprob is above 0, or no finite number: importance ratios explode; take the sampler''s own'
+        'a logprob is above 0 or not finite: importance ratios explode; use the sampler''s log-probs'
     ),
     error_if(
         any_holds([pair[1] IN ('0', 'false') AND pair[2] <> 0 FOR pair IN list_zip(line.loss_mask, line.logprobs)]),
@@ -41,7 +41,7 @@ SELECT split, row, unnest(found([
     ),
     warning_if(
         type_of(json, 'reward') IS NULL AND type_of(json, 'advantage') IS NULL,
-        'neither reward nor advantage: nothing says whether the trajectory was good'
+        'neither reward nor advantage: the trainer cannot tell whether the trajectory is good; add one of them'
     ),
     warning_if(
         type_of(json, 'group_id') IS NULL AND type_of(json, 'advantage') IS NULL,

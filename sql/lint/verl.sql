@@ -9,7 +9,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             is_sft AND coalesce(len(line.messages), 0) = 0,
-            'messages is not a list of chat messages: verl stops at the row; write a list, not JSON text'
+            'messages is not a list of chat messages: verl fails on the row; write a list, not JSON text'
         ),
         error_if(
             NOT is_sft AND line.prompt[-1].role = 'assistant',
@@ -17,11 +17,13 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             NOT is_sft AND NOT coalesce(starts_with(line.data_source::VARCHAR, '"'), false),
-            'no data_source: the loader takes the row, the reward manager stops with a KeyError in the first step; write it'
+            'no data_source: the loader accepts the row, but the reward manager stops with a KeyError in the first '
+            || 'step; write it'
         ),
         error_if(
             NOT is_sft AND line.reward_model.ground_truth IS NULL,
-            'no reward_model.ground_truth: the loader takes the row, the reward manager stops in the first step; write it'
+            'no reward_model.ground_truth: the loader accepts the row, but the reward manager stops in the first '
+            || 'step; write it'
         ),
         error_if(
             NOT is_sft AND extra_type <> 'OBJECT',
@@ -29,7 +31,7 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             is_sft AND line.messages[-1].role <> 'assistant',
-            'the last turn is not the assistant''s: it is not trained; drop the row, or cut it'
+            'the last turn is not the assistant''s: it is not trained; remove the turn or drop the row'
         ),
         error_if(
             is_sft AND ends_empty(line.messages),
@@ -37,16 +39,17 @@ SELECT split, row, unnest(list_concat(
         ),
         error_if(
             is_sft AND starts_with(line.tools::VARCHAR, '"'),
-            'tools are JSON text: verl stops with a ValueError; write a list, and one Parquet file for each list of tools'
+            'tools are JSON text: verl stops with a ValueError; write a list, and one Parquet file for each list '
+            || 'of tools'
         ),
         error_if(
             is_sft AND line.enable_thinking::VARCHAR NOT IN ('true', 'false'),
-            'enable_thinking is neither true nor false: the template takes it for true; write one of them'
+            'enable_thinking is neither true nor false: the template treats it as true; write one of them'
         ),
         warning_if(
             is_sft AND line.tools::VARCHAR = '[]'
             AND (SELECT bool_or(json_array_length(json, '$.tools') > 0 AND json_exists(json, '$.messages')) FROM lines),
-            'no tools, where other rows have some: the chat templates of Llama 3 announce tools anyway; '
+            'no tools, but other rows have some: the chat templates of Llama 3 announce tools anyway; '
             || 'train such rows apart'
         ),
         warning_if(
@@ -76,7 +79,7 @@ SELECT * FROM mixed_types([
 ])
 UNION ALL
 SELECT split, row, 'error',
-    'no tools where other rows have them: verl makes a NaN of them and stops with a TypeError; write an empty list'
+    'no tools, but other rows have them: verl reads NaN and stops with a TypeError; write an empty list'
 FROM (SELECT split, row, json_exists(json, '$.messages') AS is_sft, type_of(json, 'tools') AS tools FROM lines)
 WHERE is_sft AND tools IS NULL
     AND (SELECT bool_or(type_of(json, 'tools') IS NOT NULL AND json_exists(json, '$.messages')) FROM lines)

@@ -129,5 +129,5 @@ def _field(path: str, column: str, kind: Any, file: str, key: str = "") -> dict[
 
 
 def _plain(name: str) -> bool:
-    """Whether a key can are in a JSON path as it is."""
+    """Whether a key can be in a JSON path as it is."""
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None

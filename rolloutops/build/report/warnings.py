@@ -70,11 +70,11 @@ def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterato
     off = {name: counts.get(name, 0) / lines for name, options in targets.items()}
     off = {name: share for name, share in off.items() if abs(share - targets[name]) > DRIFT}
     if off:
-        said = [f"{name} is {percent(share)} for {percent(targets[name])}" for name, share in off.items()]
-        yield f"The lines are not mixed as asked: {', '.join(said[:5])}{', …' if len(off) > 5 else ''}."
+        said = [f"{name} is {percent(share)} (requested {percent(targets[name])})" for name, share in off.items()]
+        yield f"The mix differs from the requested shares: {', '.join(said[:5])}{', …' if len(off) > 5 else ''}."
     for row in (row for step in content["steps"] if step["kind"] == "mix" for rows in step["reports"] for row in rows):
         if row.get("short_rows") and row.get("dataset") in counts:
-            yield f"The mix had {count(row['short_rows'], 'row')} fewer of {row['dataset']} than it was asked for."
+            yield f"The mix had {count(row['short_rows'], 'row')} fewer of {row['dataset']} than requested."
     largest = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if len(counts) > 1 and largest[1] / lines > 0.9:
         yield f"{percent(largest[1] / lines)} of the lines are of one dataset, {largest[0]}."

@@ -25,7 +25,7 @@ def body(parsed: Parsed) -> None:
     show(*sentences(build_files(plan_of(parsed), flags.get("only"), flags.get("replace", False))))
 
 
-COMMAND = stage("build", body, "write the training files", *SELECTING, ONLY, REPLACE, **STEPS)
+COMMAND = stage("build", body, "Write the training files", *SELECTING, ONLY, REPLACE, **STEPS)
 
 
 def build_files(plan: Plan, name: str | None = None, replace: bool = False) -> list[BuildReport]:
@@ -85,4 +85,4 @@ def sentences(done: Sequence[BuildReport]) -> Iterator[str]:
             yield f"{one.step}: {done_with_it}, {count(fault.lines, 'line')}: {fault.fault}"
         if one.unasked:
             others = ", ".join(one.unasked)
-            yield f"{one.step}: warning, the recipe does not ask for the policy {others} (filter/only leaves it out)"
+            yield f"{one.step}: warning, the recipe does not name the policy {others} (filter/only excludes it)"

@@ -20,7 +20,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "check",
     body,
-    "validate recipe, files, environments and engines; generates nothing",
+    "Validate recipe, files, environments and engines; generates nothing",
     (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums")),
     (RECIPE,),
     **SAMPLING,

@@ -26,7 +26,7 @@ def body(parsed: Parsed) -> int:
     return chunk_and_say(plan_of(parsed, "chunk"))
 
 
-COMMAND = stage("chunk", body, "read input files into tasks", *SOURCE, *keys(Chunk))
+COMMAND = stage("chunk", body, "Read input files into tasks", *SOURCE, *keys(Chunk))
 
 
 def chunk_and_say(plan: Plan) -> int:

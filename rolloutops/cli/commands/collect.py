@@ -49,7 +49,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = stage(
     "collect",
     body,
-    "generate the missing rollouts",
+    "Generate the missing rollouts",
     *COLLECTING,
     VERDICT_VERSION,
     Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
@@ -100,8 +100,8 @@ def collect_and_say(plan: Plan, parsed: Parsed) -> int:
     say(*sentences(done), *loss_sentences(done.losses))
     if places := plan.key_places:
         say(
-            f"{', '.join(places)}: a key, so it is used and never recorded; safer is a variable of the environment, "
-            "which api_key_env names"
+            f"{', '.join(places)}: this is a key: it is used but not recorded; it is safer in an environment "
+            "variable that api_key_env names"
         )
     return done.exit_code
 
@@ -152,15 +152,15 @@ def sentences(done: CollectReport) -> Iterator[str]:
         yield f"{count(done.verified, 'rollout')} of earlier runs verified"
     if done.submitted:
         yield (
-            f"{count(done.jobs, 'batch job')} under way for {count(done.submitted, 'rollout')}: run the same command "
-            "again to collect what has ended, or with --engine_args.wait=true to wait for it"
+            f"{count(done.jobs, 'batch job')} submitted for {count(done.submitted, 'rollout')}: run the same command "
+            "again to collect the results, or add --engine_args.wait=true to wait for them"
         )
     elif not done.wanted:
         yield "nothing to collect: the recipe asks for no rollouts"
         return
     elif not done.pending and not done.done:
         but = f", but {done.given_up:,} given up" if done.given_up else ""
-        yield f"nothing is pending: {all_of(done.wanted, 'rollout')} {verb(done.wanted, 'are')} there{but}"
+        yield f"nothing to collect: {all_of(done.wanted, 'rollout')} {verb(done.wanted, 'are')} done{but}"
         return
     yield (
         f"{count(done.done, 'rollout')} collected; of {done.wanted:,} wanted, {done.given_up:,} "
@@ -174,19 +174,19 @@ def sentences(done: CollectReport) -> Iterator[str]:
     if done.unrewarded:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in done.unrewarded.items())
         again = "" if set(done.unrewarded) == {"masked"} else "; verify --retry_errors verifies them again"
-        yield f"without a reward: {kinds}; status tells why{again}"
+        yield f"without a reward: {kinds}; run status for the reasons{again}"
 
 
 def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
     """Say what was taken in from a dataset's input, and what was not."""
     changes = [f"{getattr(one, name):,} {name}" for name in ("new", "edited", "returned") if getattr(one, name)]
     if changes:
-        yield f"{one.dataset}: tasks taken in from its input: {', '.join(changes)}"
+        yield f"{one.dataset}: tasks updated from the input: {', '.join(changes)}"
     if one.gone:
         gone = count(one.gone, "task")
-        yield f"{one.dataset}: {gone} gone from its input and still wanted; `chunk` retires what is gone"
+        yield f"{one.dataset}: {gone} no longer in the input but still wanted; run chunk to remove them"
     if one.missing:
-        yield f"{one.dataset}: no input here ({', '.join(one.missing)}); going on with the tasks of the workspace"
+        yield f"{one.dataset}: input not found ({', '.join(one.missing)}); continuing with the tasks of the workspace"
     yield from rejected_sentences(one, one.dataset)
     if one.rejected and not skip_bad_lines:
         yield remedy()
@@ -196,16 +196,16 @@ REMEDIES = {
     "timeout": "raise request_timeout, or lower num_samples_in_parallel",
     "unreachable": "start the endpoint, or correct base_url",
     "loading": "wait until the endpoint has loaded its model, or set a longer deadline",
-    "connection": "look into the endpoint's own log",
+    "connection": "read the endpoint's log",
     "rate_limited": "set requests_per_minute or tokens_per_minute to what the endpoint allows",
-    "server_error": "look into the endpoint's own log",
-    "bad_response": "see column response of the view failures for what came instead of an answer",
+    "server_error": "read the endpoint's log",
+    "bad_response": "read the reply in column response of the view failures",
     "bad_request": "correct what the endpoint refuses: a sampling parameter, a tool, or the prompt",
     "forbidden": "change or remove these prompts, which a firewall or the provider refuses",
-    "content_filter": "change or remove these prompts, or take a model or provider that answers them",
-    "context_length": "shorten the prompts, lower max_output_tokens, or take a model with a longer context",
-    "engine_error": "look into the engine's log",
-    "environment_error": "correct the environment: it raised outside a tool",
+    "content_filter": "change or remove these prompts, or use a model or provider that answers them",
+    "context_length": "shorten the prompts, lower max_output_tokens, or use a model with a longer context",
+    "engine_error": "read the engine's log",
+    "environment_error": "fix the environment: it raised an exception outside a tool",
 }
 """Kind of failure -> what helps. Those that end a run are never given up."""
 
@@ -224,7 +224,7 @@ def loss_sentences(losses: Sequence[GivenUp]) -> Iterator[str]:
     if kinds:
         yield f"then retry them: run the same command with --retry={','.join(kinds)}"
         share = max(one.rollouts / one.wanted for one in losses)
-        yield f"or accept what is missing, with --max_given_up={min(1.0, _up(share)):g}"
+        yield f"or accept the missing rollouts with --max_given_up={min(1.0, _up(share)):g}"
 
 
 def _up(share: float) -> float:

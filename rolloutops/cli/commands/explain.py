@@ -23,7 +23,7 @@ def body(parsed: Parsed) -> None:
     show_exactly(bind_steps(plan, only)[0].script if only else script(bind_steps(plan)))
 
 
-COMMAND = stage("explain", body, "the steps with their parameters, as one script", DATA, ONLY, **STEPS)
+COMMAND = stage("explain", body, "Print the steps with their parameters as one SQL script", DATA, ONLY, **STEPS)
 
 
 def bind_steps(plan: Plan, name: str | None = None) -> list[BoundStep]:

@@ -23,12 +23,12 @@ def body(parsed: Parsed) -> None:
 COMMAND = stage(
     "export",
     body,
-    "rollouts to a JSONL file in NeMo Gym's shape",
+    "Write rollouts to a JSONL file in NeMo Gym's shape",
     DATA,
     VERDICT_VERSION,
     DATASET,
     Flag("output", str, "the file", "rollouts.jsonl"),
-    Flag("companions", bool, "also write the materialized inputs and the failed attempts beside it"),
+    Flag("companions", bool, "also write the materialized inputs and the failed attempts next to it"),
 )
 
 

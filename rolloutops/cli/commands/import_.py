@@ -38,13 +38,13 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "import",
     body,
-    "rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
+    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
     (
         DATA,
         Flag("dataset", str, "the dataset's name (default: the recipe's only one, else the first file's name)"),
         Flag("policy", str, "the policy's name (default: the model that each row names)"),
         RECIPE,
-        Flag("skip_bad_lines", bool, "lines that cannot be imported are counted and left out; the exit code is 0"),
+        Flag("skip_bad_lines", bool, "skip (and count) lines that cannot be imported; exit with 0"),
     ),
     (Flag("files", list[str], "rollout files, globs or folders", required=True),),
     group="stages",
@@ -59,9 +59,9 @@ def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
     if done.policies:
         yield f"policies: {', '.join(done.policies)}"
     if done.masked:
-        yield f"{count(done.masked, 'rollout')} masked: their reward measures nothing and is left out"
+        yield f"{count(done.masked, 'rollout')} masked: their reward is not valid and is left out"
     if done.empty:
-        yield f"{count(done.empty, 'rollout')} with neither answer nor reward: if these are tasks, chunk reads them"
+        yield f"{count(done.empty, 'rollout')} with neither answer nor reward: if these are tasks, read them with chunk"
     if done.renumbered:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:

@@ -29,7 +29,7 @@ def body(parsed: Parsed) -> None:
 COMMAND = Command(
     "init",
     body,
-    "copy a recipe with its files, to be edited",
+    "Copy a recipe with its files for you to edit",
     (Flag("into", str, "the folder to copy into", "."),),
     (Flag("recipe", str, "the recipe's name", "demo"),),
     group="looking",
@@ -52,7 +52,7 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
     for origin, path in copies.items():  # recipes share steps, so a copy of one may be there
         if path.exists() and (not path.is_file() or path.read_bytes() != origin.read_bytes()):
             what_next = "copy into another folder with --into=FOLDER, or remove it"
-            raise InputError(f"{path} is there already, and differs: {what_next}")
+            raise InputError(f"{path} exists and differs: {what_next}")
     for origin, path in copies.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin, path)

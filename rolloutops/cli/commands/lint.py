@@ -38,7 +38,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "lint",
     body,
-    "check training files against a trainer's loader",
+    "Check training files against a trainer's loader",
     (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON),
     (Flag("files", list[str], "training files, globs or folders", required=True),),
     group="looking",

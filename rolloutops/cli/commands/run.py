@@ -47,10 +47,10 @@ def body(parsed: Parsed) -> int:
     if not replace:
         build.refuse_builds_of_others(plan)
     if code := chunk.chunk_and_say(plan):
-        say("stopped here, as lines were rejected: nothing was built")
+        say("stopped because lines were rejected: nothing was built")
         return code
     if code := collect.collect_and_say(plan, parsed):
-        say(f"stopped here, as {UNFINISHED[code]}: nothing was built")
+        say(f"stopped because {UNFINISHED[code]}: nothing was built")
         return code
     say(*verify.sentences(verify.verify_rollouts(plan, on_command=False)))
     show(metrics.tables_of(metrics.measure(plan)))
@@ -62,7 +62,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = stage(
     "run",
     body,
-    "run every stage of the recipe",
+    "Run every stage of the recipe",
     *COLLECTING,
     VERDICT_VERSION,
     REPLACE,

@@ -17,7 +17,7 @@ def body(parsed: Parsed) -> None:
 COMMAND = Command(
     "schema",
     body,
-    "print the JSON Schema of recipes, with which an editor completes and checks them",
+    "Print the JSON Schema of recipes, for editors that complete and check them",
     group="looking",
     about=(
         "Run it in the folder of your recipes, so that custom steps in ./sql are known too:\n\n"

@@ -24,7 +24,9 @@ def body(parsed: Parsed) -> None:
 
 
 def _command(kind: str) -> Command:
-    return stage(kind, body, f"what each step up to the last {kind} keeps and drops", *SELECTING, **STEPS)
+    return stage(
+        kind, body, f"Show the rows that each step keeps and drops, up to the last {kind}", *SELECTING, **STEPS
+    )
 
 
 FILTER, MIX, PAIR = _command("filter"), _command("mix"), _command("pair")

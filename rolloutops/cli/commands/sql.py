@@ -52,14 +52,14 @@ def body(parsed: Parsed) -> None:
 COMMAND = Command(
     "sql",
     body,
-    "any query over the views",
+    "Run a SQL query over the views",
     (
         DATA,
         RECIPE,
         JSON,
         Flag("csv", bool, "print CSV"),
         Flag("output", str, "write a .parquet, .csv, .jsonl or .json file"),
-        Flag("print", bool, "print the script that makes the views in any DuckDB shell"),
+        Flag("print", bool, "print the script that creates the views in any DuckDB shell"),
     ),
     (Flag("query", str, "a query, or a .sql file"),),
     group="looking",
@@ -85,7 +85,7 @@ def _query(plan: Plan, query: str, output: Path | None = None) -> tuple[list[str
         if output is not None:
             how = _format(output)
             if not output.parent.is_dir():
-                raise UsageError(f"the query does not run: there is no folder for {output}")
+                raise UsageError(f"the query failed: there is no folder for {output}")
             with replacing_file(output) as path:
                 sql.run(con, f"COPY ({text}) TO {sql.literal(str(path))} ({how})")
             return [], []

@@ -49,7 +49,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "status",
     body,
-    "show what is done, pending and failing",
+    "Show what is done, pending and failing",
     (DATA, JSON, Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending")),
     (RECIPE,),
     group="looking",
@@ -139,14 +139,14 @@ def _lost_tasks(one: Mapping[str, Any]) -> str:
     """That task files were overwritten, and how to have the tasks back."""
     found = []
     if one["tasks"]:
-        found.append(f"{count(one['rollouts'], 'rollout')} of {count(one['tasks'], 'task')} that no task file holds")
+        found.append(f"{count(one['rollouts'], 'rollout')} of {count(one['tasks'], 'task')} that are in no task file")
     if one["missing"]:
-        found.append(f"{count(one['missing'], 'task')} that chunk wrote and no task file holds")
+        found.append(f"{count(one['missing'], 'task')} that chunk wrote but no task file has")
     if one["torn"]:
-        found.append(f"{count(one['torn'], 'task')} that {verb(one['torn'], 'were')} changed in two ways")
+        found.append(f"{count(one['torn'], 'task')} that {verb(one['torn'], 'were')} changed in two conflicting ways")
     return (
-        f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, as when two "
-        "workspaces that each ran chunk for it are copied together: their task files have the same names. The rollouts "
+        f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, e.g. when two "
+        "workspaces that each ran chunk for it were merged: their task files have the same names. The rollouts "
         "are kept. To get the tasks back, run chunk with an input that holds the lines of all of them (every input "
         "file that was ever chunked here); they get the same ids, and their rollouts count again"
     )
@@ -171,8 +171,8 @@ def _work(now: Status) -> Iterator[str]:
     if now.rollouts_per_second:
         collects = any(one["noun"] == "rollouts" and one["done"] for one in now.running)
         tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
-        left = f", {duration(now.seconds_left)} left at that pace" if now.seconds_left else ""
-        when = "pace now" if collects else "last collection"
+        left = f", {duration(now.seconds_left)} left at that rate" if now.seconds_left else ""
+        when = "current rate" if collects else "last collection"
         yield f"\n{when}: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
 
 
@@ -183,7 +183,7 @@ def _space(now: Status) -> Iterator[str]:
     if free is not None:
         parts.append(f"{size(free)} free")
     if space["pending_bytes"]:
-        parts.append(f"about {size(space['pending_bytes'])} still to come")
+        parts.append(f"about {size(space['pending_bytes'])} more for the pending rollouts")
     if space["memory_bytes"] and not now.running:
         parts.append(f"{size(space['memory_bytes'])} of memory in this process")
     yield "\n" + ", ".join(parts)

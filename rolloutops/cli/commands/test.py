@@ -22,7 +22,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "test",
     body,
-    "golden cases of your own steps: the rows given, and the rows that must come out",
+    "Run the golden cases of custom steps: input rows and expected rows",
     positionals=(Flag("cases", list[str], "files KIND/STEP/CASE.txt, or folders that hold them (default: tests)"),),
     group="looking",
 )

@@ -27,7 +27,7 @@ def body(parsed: Parsed) -> None:
 COMMAND = Command(
     "trace",
     body,
-    "from a row of a training file back to its task",
+    "Trace a row of a training file back to its task",
     (
         Flag("row", int, "the line of the file, from 1", 1),
         Flag("data", str, "the workspace (default: the one that the file is in, else the recipe's)"),

@@ -33,7 +33,7 @@ def body(parsed: Parsed) -> int:
     return 2 if done.rest.no_environment and not any(one.environment for one in plan.datasets.values()) else 0
 
 
-COMMAND = stage("verify", body, "run verifiers on unverified rollouts", DATA, DATASET, ENVIRONMENT, *keys(Verify))
+COMMAND = stage("verify", body, "Run verifiers on unverified rollouts", DATA, DATASET, ENVIRONMENT, *keys(Verify))
 
 
 def verify_rollouts(plan: Plan, on_command: bool = True) -> VerifyReport:
@@ -68,13 +68,13 @@ def sentences(done: VerifyReport) -> Iterator[str]:
         yield "Nothing to verify: there are no rollouts"
     elif rest.pinned:
         versions = ", ".join(f"{version} in {dataset}" for dataset, version in rest.pinned.items())
-        yield f"Nothing verified: the verdicts of {versions} count, as --verdict_version says"
+        yield f"Nothing to verify: --verdict_version selects the verdicts of {versions}"
     elif not rest.no_environment:
         but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
         yield f"Nothing to verify: {all_of(rest.rollouts, 'rollout')} {verb(rest.rollouts, 'have')} a verdict{but}"
     for dataset, rollouts in rest.no_environment.items():
         yield (
-            f"{dataset}: {count(rollouts, 'rollout')} unverified, as no environment is set: add environment = … to "
+            f"{dataset}: {count(rollouts, 'rollout')} unverified because no environment is set: add environment = … to "
             f"[datasets.{dataset}], or give --dataset={dataset} --environment=NAME"
         )
     if rest.failed:
