@@ -70,7 +70,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
         printed: list[str] = []
         patched.setattr("builtins.print", lambda text: printed.append(text))
         assert main(["schema"]) == 0
-    made = json.loads(printed[0])
+    made = json.loads(printed[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     Draft7Validator.check_schema(made)
     return Draft7Validator(made)
 

@@ -5,18 +5,20 @@ Draft 7, which editors of TOML read. Each shipped step has its own parameters, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.plugins import BUILT_IN, Kind, find
 from rolloutops.config.recipe import NAME, STEP_KINDS
 from rolloutops.config.recipe_file import METRICS, TABLES, step_keys
 from rolloutops.config.resources import shipped
 from rolloutops.config.sampling import KEYS
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify
-from rolloutops.config.validation import json_schema, keys_of
+from rolloutops.config.validation import Keys, json_schema, keys_of
 from rolloutops.errors import MissingExtra
 from rolloutops.steps.step import Step, available, keys_of_step, read_step
 from rolloutops.store import sql
@@ -40,6 +42,7 @@ def recipe_schema(folder: Path = Path()) -> Schema:
         own = [step for step in steps if step.name.startswith(f"{kind}/")]
         tables[kind] |= {"deprecated": True}
         whole.setdefault("definitions", {})[kind] = _step_table(kind, own)
+        whole["definitions"][f"{kind}_keys"] = json_schema(_shared_keys(kind))
     tables["steps"]["items"] = _step_of_any_kind()
     dataset = json_schema(keys_of(Dataset))
     dataset["properties"]["collect"] = _of("definitions", "collect")
@@ -110,10 +113,16 @@ def _step_table(kind: str, steps: list[Step]) -> Schema:
     return {"anyOf": [*known, other, again]}
 
 
+def _shared_keys(kind: str) -> Keys:
+    """The keys that each step of a kind has, which the schema holds once."""
+    return {**step_keys(kind), **(keys_of(BuildOptions) if kind == "build" else {})}
+
+
 def _step(kind: str, step: Step) -> Schema:
-    keys = {name: key for name, key in keys_of_step(step, kind).items() if name not in step.params}
-    made = json_schema({**step_keys(kind), **keys, **_with_defaults(kind, step)})
-    made["properties"]["use"] = {"const": step.name, "description": step.about}
+    made = json_schema({**step_keys(kind), **_with_defaults(kind, step)})
+    shared = {name: _of("definitions", f"{kind}_keys", "properties", name) for name in _shared_keys(kind)}
+    own = {name: made["properties"][name] for name in step.params}
+    made["properties"] = {**shared, **own, "use": {"const": step.name, "description": step.about}}
     return {"title": step.name, **made}
 
 
@@ -135,6 +144,8 @@ def _with_defaults(kind: str, step: Step) -> dict[str, Any]:
     for name, param in step.params.items():
         key = keys_of_step(step, kind)[name]
         value = sql.rows(con, f"SELECT CAST({param.default or 'NULL'} AS {param.kind})")[0][0]
-        found[name] = replace(key, default=value if isinstance(value, bool | int | float | str | list) else None)
+        # JSON has no infinity, which as a default means no bound.
+        known = isinstance(value, bool | int | float | str | list) and value not in (math.inf, -math.inf)
+        found[name] = replace(key, default=value if known else None)
     con.close()
     return found
