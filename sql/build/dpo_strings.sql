@@ -6,8 +6,8 @@
 --     'more than plain text in one turn: use build/dpo_messages; or set drop_invalid = true' AS fault
 --     FROM result
 --     WHERE json <> '{}'
---         AND list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])],
--- true) check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
+--         AND list_contains([x IS NULL FOR x IN json_extract_string(json, ['$.prompt', '$.chosen', '$.rejected'])], true)
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     -- What is not a pair becomes {}, and what is not plain text becomes null: the checks find both.

@@ -1,7 +1,8 @@
 -- Preference pairs in turns: {"conversations": [...], "chosen": {"from", "value"}, "rejected": {...}, "system",
 -- "tools"}. For LLaMA-Factory's DPO, KTO-paired, ORPO and reward models; dataset_info.json is next to it. Reasoning is
 -- in <think> tags. Both answers are one message: where rollouts are longer, their first steps differ and there is no
--- pair. reads: pairs
+-- pair.
+-- reads: pairs
 -- target: llamafactory_preference
 -- dataset_info: {"formatting": "sharegpt", "ranking": true,
 --     "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "system": "system",

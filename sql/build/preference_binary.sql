@@ -4,8 +4,7 @@
 -- target: preference_binary
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS pair,
---     'an answer is more than plain text, or it has tools: use build/preference_ranked; or set drop_unfit = true' AS
--- fault
+--     'an answer is more than plain text, or it has tools: use build/preference_ranked; or set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable AND is_plain_answer(chosen) AND is_plain_answer(rejected)

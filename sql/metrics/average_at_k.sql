@@ -2,7 +2,8 @@
 -- steady it is, by dataset and policy; tasks with fewer than k verified rollouts are left out. NeMo Gym's formulas:
 -- std_across_runs: the first rollouts of all tasks are one run, the second ones another: the standard deviation (n - 1)
 -- of the k runs' means; se_across_runs = std_across_runs / sqrt(k); mean_task_std: each task's own, averaged over
--- tasks. param k INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
+-- tasks.
+-- param k INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
 WITH tasks_of AS (
     SELECT dataset, policy, task_id, list(reward ORDER BY rollout_index) AS rewards
     FROM rollouts
