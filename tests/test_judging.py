@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,6 @@ def only_here():
     if os.environ.get("PARENT") != str(os.getpid()): raise OSError("no such license")
     return Environment(True, False)
 '''
-
-Deed = Callable[[str], Awaitable[Verdict]]
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +267,9 @@ def test_equal_rollouts_of_a_pure_verifier_are_verified_once(folder: Path, tmp_p
     async def run(pure: bool, log: Path) -> list[bool]:
         here = judge(folder, pure=pure)
         try:
-            same = await asyncio.gather(*(here.judge(*pair(f"count {log}")) for _ in range(20)))
-            later = await here.judge(*pair(f"count {log}"))
-            other = await here.judge(*pair(f"count {log}", 1))
+            same = await asyncio.gather(*(here.verify(*pair(f"count {log}")) for _ in range(20)))
+            later = await here.verify(*pair(f"count {log}"))
+            other = await here.verify(*pair(f"count {log}", 1))
         finally:
             await here.close()
         assert all(verdict.reward == 1.0 for verdict in [*same, later, other])
@@ -287,7 +285,7 @@ def test_a_failure_is_not_kept(folder: Path) -> None:
     async def run() -> list[Verdict]:
         here = judge(folder, pure=True)
         try:
-            return [await here.judge(*pair("exit")) for _ in range(2)]
+            return [await here.verify(*pair("exit")) for _ in range(2)]
         finally:
             await here.close()
 
@@ -372,10 +370,10 @@ def test_a_plain_verifier_that_turns_out_slow_does_not_hold_up_the_event_loop(fo
                 worst, last = max(worst, time.monotonic() - last), time.monotonic()
 
         try:
-            first = await here.judge(*pair("nap 0.6 pid"))
+            first = await here.verify(*pair("nap 0.6 pid"))
             assert not here.is_plain
             watch, last = asyncio.create_task(tick()), time.monotonic()
-            others = await asyncio.gather(*(here.judge(*pair("nap 1 pid", n)) for n in range(8)))
+            others = await asyncio.gather(*(here.verify(*pair("nap 1 pid", n)) for n in range(8)))
             watch.cancel()
             return [first, *others], worst
         finally:
@@ -390,11 +388,11 @@ def test_a_cancelled_caller_harms_nobody(folder: Path) -> None:
     async def run() -> list[float | None]:
         here = judge(folder, pure=True, processes=1)
         try:
-            first = asyncio.create_task(here.judge(*pair("reward 1")))
-            second = asyncio.create_task(here.judge(*pair("reward 1")))
+            first = asyncio.create_task(here.verify(*pair("reward 1")))
+            second = asyncio.create_task(here.verify(*pair("reward 1")))
             await asyncio.sleep(0)
             first.cancel()
-            return [(await second).reward, (await here.judge(*pair("reward 2"))).reward]
+            return [(await second).reward, (await here.verify(*pair("reward 2"))).reward]
         finally:
             await here.close()
 
@@ -417,7 +415,7 @@ from rolloutops.config.plugins import find
 async def main():
     plugin = find("environment", "deeds.py:make", sys.argv[1])
     judge = VerifierRunner(plugin.make({}), plugin, {}, processes=2)
-    def one(deed): return judge.judge(Task("d", deed, {}, []), Rollout([], deed))
+    def one(deed): return judge.verify(Task("d", deed, {}, []), Rollout([], deed))
     pids = {(await one("pid")).details["pid"]}
     tasks = [asyncio.create_task(one(deed)) for deed in ("loop", "bomb")]
     while len(judge._pool.workers) < 2 or not all(w.ready and w.outstanding for w in judge._pool.workers):
@@ -478,7 +476,7 @@ def test_math_that_never_ends_is_a_failed_verdict() -> None:
         here = VerifierRunner(plugin.make({}), plugin, {}, 1, timeout=3.0)
         try:
             task = Task("d", "1", {}, [], None, "\\frac{1}{2}")
-            return await asyncio.gather(*(here.judge(task, Rollout([], text)) for text in rollouts))
+            return await asyncio.gather(*(here.verify(task, Rollout([], text)) for text in rollouts))
         finally:
             await here.close()
 

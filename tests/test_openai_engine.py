@@ -316,7 +316,7 @@ def test_a_key_is_needed_for_openai_alone(monkeypatch: pytest.MonkeyPatch) -> No
     ("settings", "said"),
     [
         ({"endpoint": "completions"}, "no endpoint 'completions'"),
-        ({"base_url": "localhost:8000"}, "no address of an API"),
+        ({"base_url": "localhost:8000"}, "is not the URL of an API"),
         ({"base_url": f"https://user:{KEY}@host/v1"}, "user name or password"),
     ],
 )

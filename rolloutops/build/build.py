@@ -50,7 +50,6 @@ class BuildReport:
     files: Mapping[str, tuple[int, Path]]
     outputs: Sequence[Mapping[str, Any]]
     rollouts_used: int
-    funnels: Sequence[StepStats]
     reports: Sequence[Sequence[Mapping[str, Any]]]
     linted: LintReport | None = None
     unasked: Sequence[str] = ()
@@ -108,7 +107,6 @@ def build(
         {split: _file_of(split, data, options) for split in options.splits},
         [{"path": str(options.output / name), "rows": rows, "sha256": sha} for name, (rows, sha) in files.items()],
         used,
-        path,
         reports,
         linted,
         manifest.read(options.output)["unasked_policies"],

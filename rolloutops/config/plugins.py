@@ -63,7 +63,7 @@ class Plugin:
     def load(self) -> Callable[..., Any]:
         """The factory, imported. Raises MissingExtra, or UsageError where the module or the name in it is wrong."""
         place, _, attr = self.target.rpartition(":")
-        module = self._import(place)
+        module = self._import()
         factory = module
         for part in attr.split("."):
             known = vars(factory)
@@ -159,7 +159,7 @@ class Plugin:
             )
         return Path(spec.origin), place
 
-    def _import(self, place: str) -> ModuleType:
+    def _import(self) -> ModuleType:
         path, name = self._source()
         try:
             if name:

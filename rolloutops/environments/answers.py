@@ -8,7 +8,7 @@ from decimal import Decimal
 TAIL = 10_000
 """Characters at the end of a text that are searched: the answer stands at the end, and 10 MB cost nothing."""
 
-TAIL = 200
+MARK_TAIL = 200
 """Characters at the end of a text where a mark is looked for first."""
 
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
@@ -66,7 +66,7 @@ def stated(text: str) -> str | None:
 def _last_mark(text: str) -> re.Match[str] | None:
     """The last mark of an answer. It mostly stands near the end, as one of the words that are looked for first."""
     for word in ("Answer", "answer", "####"):
-        at = text.rfind(word, max(0, len(text) - TAIL))
+        at = text.rfind(word, max(0, len(text) - MARK_TAIL))
         mark = _MARK.match(text, at) if at >= 0 else None
         if mark and not _MARK.search(text, mark.end()):
             return mark

@@ -29,12 +29,11 @@ PAYLOAD = {"request", "response", "prompt", "tools", "completion", "text", "toke
 
 @dataclass(frozen=True)
 class Snapshot:
-    """parts: of each table. journals: rows by table that are in journals alone, without payload. journal_files: how
-    many journals, and journal_bytes their size."""
+    """parts: of each table. journals: rows by table that are in journals alone, without payload. journal_bytes:
+    the size of all journals."""
 
     parts: Mapping[str, Parts]
     journals: Mapping[str, pa.Table]
-    journal_files: Sequence[str]
     journal_bytes: int
 
 
@@ -61,7 +60,7 @@ def take_snapshot(workspace: Workspace) -> Snapshot:
         for table, row in _rows(text):
             rows[table].append(row)
     tables = {table: _table(schema.TABLES[table], found) for table, found in rows.items() if found}
-    return Snapshot(held, tables, sorted(texts), sum(map(len, texts.values())))
+    return Snapshot(held, tables, sum(map(len, texts.values())))
 
 
 def connect_snapshot(workspace: Workspace, snapshot: Snapshot, plan: Sequence[Mapping[str, object]]) -> sql.Connection:
