@@ -121,7 +121,7 @@ def test_a_journal_line_of_a_wrong_shape_is_kept_and_counted(
     assert rows(workspace, "SELECT task_id FROM verdicts") == [("3",)]
     kept = workspace.root / "rejected" / "journal-run-0000.lines"
     assert kept.read_bytes() == line + b"\n"
-    assert f"1 line is not rows of a table in the journal of an interrupted run, and kept in {kept}" in (
+    assert f"1 line is not a row of a table in the journal of an interrupted run, and kept in {kept}" in (
         capsys.readouterr().err
     )
     assert not (workspace.root.parent / "outside").exists()

@@ -108,7 +108,7 @@ def built(con: sql.Connection, name: str, folder: Path, form: str = "jsonl") -> 
     keys |= {key: True for key in ("drop_unfit", "drop_unfinished") if key in step.params}
     keys |= {"min_reward": -math.inf} if "min_reward" in step.params and not name.endswith("kto") else {}
     keys |= {"agent_name": "agent"} if name == "rl_gym" else {}
-    before = [StepUse("pair", "pairs", "pair/best_worst")] if "role = 'chosen'" in step.query else []
+    before = [StepUse("pair", "pairs", "pair/best_worst")] if "pairs" in step.reads else []
     if name in PLAIN_ONLY:
         (folder / "plain.sql").write_text(PLAIN)
         before.insert(0, StepUse("filter", "plain", str(folder / "plain.sql")))

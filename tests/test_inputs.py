@@ -310,7 +310,7 @@ def test_a_truncated_file_gives_its_whole_rows_and_an_error(tmp_path: Path, suff
     for cut in (len(whole) - 1, len(whole) // 2, 1):
         path.write_bytes(whole[:cut])
         numbers = []
-        with pytest.raises(InputError, match="it is truncated; copy or write it again"):
+        with pytest.raises(InputError, match="is truncated: copy or generate it again"):
             numbers.extend(row.value["n"] for row in open_rows(path) if row.value)
         path.write_bytes(b"not packed" + whole)
         with pytest.raises(InputError, match="is damaged, or not what its suffix says"):

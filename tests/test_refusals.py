@@ -266,7 +266,7 @@ def test_what_is_in_flight_when_a_run_ends_is_kept(tmp_path: Path) -> None:
     with serving(Slow) as server:
         said = collect(tmp_path, server.url, code=2, width=8)
         assert server.seen == 8, "nothing new is sent"
-    assert "the key is wrong; nothing was given up" in said
+    assert "No rollout was given up; fix the cause and rerun" in said
     assert query(tmp_path / "w", STATES) == [(7, 51, 0)]
     assert query(tmp_path / "w", "SELECT error, final FROM failures") == [("unauthorized", False)]
 
