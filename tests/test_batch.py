@@ -271,7 +271,7 @@ def test_each_line_of_both_files_is_accounted_for(tmp_path: Path) -> None:
             ("server_error", False, True),
         ]
         assert "it was refused" in found[0][3]
-        assert "is completed without a line for this request" in found[1][3]
+        assert "has status completed and no line for this request" in found[1][3]
         assert rows(folder, "SELECT count(*), avg(reward) FROM rollouts") == [(15, 1.0)]
         assert rows(folder, "SELECT count(*) FROM given_up") == [(1,)]
         assert rows(folder, "SELECT sum((counts->>'duplicate_lines')::INT) FROM jobs") == [(1,)]
@@ -283,7 +283,7 @@ def test_refused_prompts_are_given_up_and_a_refused_key_ends_the_run(tmp_path: P
     with serving(fate=lambda prompt: "forbidden") as server:
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
-        assert "requests were refused, the last one with: 403: it was forbidden; nothing was given up" in said
+        assert "requests were refused, the last one with: 403: it was forbidden. No rollout was given up" in said
         server.fate = lambda prompt: "unpaid"
         for _ in range(3):
             said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
@@ -315,7 +315,7 @@ def test_a_batch_that_is_refused_as_a_whole_stops_the_run_and_says_why(tmp_path:
     with serving(refusals=[blame] * 3) as server:
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
-        assert re.search(r"batch batch_000. was refused: model_not_found: no model m in batches; fix it", said)
+        assert re.search(r"batch batch_000. was refused: model_not_found: no model m in batches; fix the cause and rerun", said)
         assert server.log.count("create") == 3
         assert rows(folder, "SELECT error, final, count(*) FROM failures GROUP BY ALL") == [("bad_request", False, 16)]
         assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]
@@ -393,7 +393,7 @@ def test_two_processes_do_not_submit_the_same(tmp_path: Path) -> None:
         folder = project(tmp_path, server)
         with try_lock(open_workspace(folder / "w"), "batches"):
             said = rolloutops("collect", "recipe.toml", cwd=folder, code=3)
-        assert "another process is at the batches" in said
+        assert "another process is handling this workspace's batches" in said
         assert server.log == []
         rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
         assert_paid_once(folder, server)

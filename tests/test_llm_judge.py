@@ -88,7 +88,7 @@ def test_a_call_that_cannot_succeed_is_not_made_again() -> None:
 
 
 def test_a_refused_key_ends_the_run() -> None:
-    with serving(faults=["401"] * 50) as server, pytest.raises(EngineError, match="the judge cannot be asked"):
+    with serving(faults=["401"] * 50) as server, pytest.raises(EngineError, match="cannot reach the judge"):
         judged(["x", "y"], **at(server))
 
 

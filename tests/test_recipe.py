@@ -72,7 +72,7 @@ def test_steps_of_the_earlier_form_come_in_the_order_of_the_file(
 
 def test_a_step_of_the_earlier_form_without_a_place_is_refused(tmp_path: Path) -> None:
     text = "[filter.a]\nuse = 'x'\n[build]\nsft = { use = 'x' }\n"
-    with pytest.raises(UsageError, match=r"build 'sft' is no table \[build.sft\].*write it as \[\[steps\]\]"):
+    with pytest.raises(UsageError, match=r"build 'sft' is not a \[build.sft\] table.*write it as \[\[steps\]\]"):
         written(tmp_path, text)
     with pytest.raises(UsageError, match=r"\[filter.a\] name: no parameter of a step can have this name"):
         written(tmp_path, "[filter.a]\nuse = 'x'\nname = 'x'\n")
