@@ -64,7 +64,7 @@ def test_processes_that_are_killed_lose_no_more_than_the_addition_at_hand(tmp_pa
         said.append(int(out.splitlines()[-1]))
     assert [process.returncode for process in whole] == [0, 0]
     assert said[3:] == [200, 200]
-    total = watch.spent()
+    total = watch.total()
     # What a kill truncated was written or not, and several additions at once only where others were at the file.
     assert sum(said) + 5 <= total.attempts <= sum(said) + 5 + 3 * 50
     assert total == Spending(total.attempts * 2, total.attempts * 0.5 - 1.5, total.attempts)
@@ -76,13 +76,13 @@ def test_who_comes_when_nobody_is_there_begins_with_what_the_tables_tell(tmp_pat
     first.add(Spending(5, 1.0, 1))
     first.flush()
     second = opened(tmp_path, Spending(0, 0.0, 0))
-    assert second.spent() == Spending(105, 2.0, 11)
+    assert second.total() == Spending(105, 2.0, 11)
     second.add(Spending(5, None, 1))
     second.close()
-    assert first.spent() == Spending(110, None, 12), "a cost that is not known makes all of it unknown"
+    assert first.total() == Spending(110, None, 12), "a cost that is not known makes all of it unknown"
     first.close()
     third = opened(tmp_path, Spending(7, 0.0, 1))
-    assert third.spent() == Spending(7, 0.0, 1)
+    assert third.total() == Spending(7, 0.0, 1)
     third.close()
 
 

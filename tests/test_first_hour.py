@@ -176,7 +176,7 @@ def test_help_explains_a_file_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     assert main(["help", str(own)]) == 0
     page = capsys.readouterr().out
     assert "Counts words." in page
-    assert "  least: int = 3\n      words that are enough\n" in page
+    assert "  least: a whole number = 3\n      words that are enough\n" in page
 
 
 def test_a_new_project_runs_at_once(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_a_price_that_turns_out_to_be_unknown_ends_a_run_with_max_cost() -> None
     assert spend_limit.allows(0)
     spend_limit.count_attempt({"model": "m", "service_tier": "priority", "input_tokens": 1, "output_tokens": 1}, None)
     assert not spend_limit.allows(0)
-    assert "not known" in spend_limit.why()
+    assert "needs a price for every model" in spend_limit.why()
 
 
 def test_a_money_budget_needs_a_price_and_holds(folder: Path) -> None:
