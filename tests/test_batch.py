@@ -287,7 +287,7 @@ def test_refused_prompts_are_given_up_and_a_refused_key_ends_the_run(tmp_path: P
         server.fate = lambda prompt: "unpaid"
         for _ in range(3):
             said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
-        assert "429 insufficient_quota: it was unpaid; nothing was given up" in said
+        assert "429 insufficient_quota: it was unpaid. No rollout was given up" in said
         assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]
         server.fate = lambda prompt: fates.get(prompt, "ok")
         rolloutops("collect", "recipe.toml", WAIT, cwd=folder)
@@ -315,7 +315,9 @@ def test_a_batch_that_is_refused_as_a_whole_stops_the_run_and_says_why(tmp_path:
     with serving(refusals=[blame] * 3) as server:
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2)
-        assert re.search(r"batch batch_000. was refused: model_not_found: no model m in batches; fix the cause and rerun", said)
+        assert re.search(
+            r"batch batch_000. was refused: model_not_found: no model m in batches; fix the cause and rerun", said
+        )
         assert server.log.count("create") == 3
         assert rows(folder, "SELECT error, final, count(*) FROM failures GROUP BY ALL") == [("bad_request", False, 16)]
         assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]

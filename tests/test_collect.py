@@ -289,7 +289,7 @@ def test_an_edited_task_under_its_own_id_is_pending_again(tmp_path: Path) -> Non
     rolloutops("collect", "recipe.toml", cwd=folder)
     write_jsonl(folder / "tasks.jsonl", [{**tasks[0], "prompt": "What is 1 + 1?", "answer": "2"}, *tasks[2:]])
     said = rolloutops("chunk", "recipe.toml", cwd=folder)
-    assert "1 task no longer in the input" in said.stderr
+    assert "1 task removed from the input" in said.stderr
     before = len(delivered(folder))
     rolloutops("collect", "recipe.toml", cwd=folder)
     assert {key for key, _ in delivered(folder)[before:]} == {"sums/0/0", "sums/0/1"}

@@ -50,7 +50,7 @@ def test_every_shipped_step_is_drawn() -> None:
         for path in (shipped("sql") / kind).glob("*.sql")
     }
     assert {*STEPS, *BUILDS} == there
-    pairs = {name for name in BUILDS if "USING (pair)" in find_step(name).query}
+    pairs = {name for name in BUILDS if "pairs" in find_step(name).reads}
     assert pairs == set(PAIR_BUILDS)
 
 

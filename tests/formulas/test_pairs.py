@@ -125,7 +125,10 @@ def test_a_mix_does_not_make_more_pairs() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("SELECT s.*, 'x' AS pair, 'chosen' AS role FROM selected AS s", "does not return margin, which make"),
+        (
+            "SELECT s.*, 'x' AS pair, 'chosen' AS role FROM selected AS s",
+            "must return the columns pair, role and margin; missing: margin",
+        ),
         (
             "SELECT *, task_id AS pair, if(reward = 1, 'chosen', 'rejected') AS role, 1 AS margin FROM selected",
             "returns an invalid pair: a has not one rollout as chosen and one as rejected",
@@ -150,7 +153,7 @@ def test_pairs_stay_whole() -> None:
     best = StepUse("pair", "best", "pair/best_worst")
     with pytest.raises(StepError, match=r"\[filter.good\] .* returns an invalid pair: d/a/p/2/p/0 has not one"):
         select(con, [best, StepUse("filter", "good", "filter/reward", {"min_reward": 0.8})], Path())
-    with pytest.raises(StepError, match=r"\[pair.more\] cannot start from pairs 'best'"):
+    with pytest.raises(StepError, match=r"\[pair.more\] cannot start from pairs \(those of 'best'\)"):
         select(con, [best, StepUse("pair", "more", "pair/all")], Path())
     select(con, [best, StepUse("pair", "more", "pair/all", {}, "rollouts")], Path())
     assert sql.rows(con, "SELECT count(*) FROM selected") == [(8,)]
