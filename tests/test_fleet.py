@@ -84,9 +84,7 @@ def seen(url: str) -> int:
 
 def wait_for(url: str, requests: int) -> None:
     """Until a server got so many requests."""
-    until = time.monotonic() + 60
-    while seen(url) < requests:
-        assert time.monotonic() < until, f"{url} got {seen(url)} requests"
+    while seen(url) < requests:  # the time limit of every test ends a wait for what does not happen
         time.sleep(0.02)
 
 

@@ -167,7 +167,6 @@ def test_what_a_verifier_returns(folder: Path, cpu_bound: bool) -> None:
     verdicts = judged(judge(folder, cpu_bound=cpu_bound), *(deed for deed, _ in GOOD + BAD), "dict")
     for (deed, reward), verdict in zip(GOOD, verdicts, strict=False):
         assert (verdict.reward, verdict.metrics, verdict.error) == (reward, {"reward": reward}, None), deed
-        assert verdict.seconds >= 0
     for (deed, reported), verdict in zip(BAD, verdicts[len(GOOD) :], strict=False):
         assert (verdict.reward, verdict.metrics, verdict.error) == (None, {}, "verifier_error"), deed
         assert reported in (verdict.error_message or ""), deed
@@ -435,9 +434,7 @@ def gone(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen within 30 s"
+    while not condition():  # the time limit of every test ends a wait for what does not happen
         time.sleep(0.02)
 
 
