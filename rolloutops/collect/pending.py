@@ -39,7 +39,7 @@ def standing(con: sql.Connection) -> dict[str, int]:
 
 
 class PendingRollouts:
-    """The keys that were pending when the ledger was opened, and what has been written since, by whomever.
+    """The keys that were pending when this was made, and what has been written since, by whomever.
 
     The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
     appeared in between, so that two processes on one workspace share the work and repeat none of it. con: its
@@ -91,23 +91,16 @@ class PendingRollouts:
     def parts(self, collect_plan: CollectPlan) -> list[Part]:
         """The parts with work for these datasets and policies, datasets in the order given; after them those in which
         all was answered 403 before."""
-        found = sql.rows(
-            self.con,
-            "SELECT dataset, part, policy, count(*), bool_and(refused) FROM pending_keys "
-            "GROUP BY ALL ORDER BY dataset, part",
-        )
-        totals: dict[tuple[str, int], int] = {}
-        refused: dict[tuple[str, int], bool] = {}
-        for dataset, part, policy, count, all_refused in found:
-            if (dataset, policy) in collect_plan:
-                totals[dataset, part] = totals.get((dataset, part), 0) + count
-                refused[dataset, part] = refused.get((dataset, part), True) and all_refused
-        order = list(dict.fromkeys(dataset for dataset, _ in collect_plan))
-        parts = [Part(dataset, number, pending) for (dataset, number), pending in totals.items()]
-        return sorted(
-            parts,
-            key=lambda part: (refused[part.dataset, part.number], order.index(part.dataset), part.number),
-        )
+        pairs = ", ".join(f"({sql.literal(dataset)}, {sql.literal(policy)})" for dataset, policy in collect_plan)
+        order = sql.literal(list(dict.fromkeys(dataset for dataset, _ in collect_plan)))
+        query = f"""
+            SELECT dataset, part, count(*)
+            FROM pending_keys
+            WHERE (dataset, policy) IN ({pairs})
+            GROUP BY dataset, part
+            ORDER BY bool_and(refused), list_position({order}, dataset), part
+        """
+        return [Part(*row) for row in sql.rows(self.con, query)]
 
     def take(self, part: Part, collect_plan: CollectPlan) -> tuple[list[PendingRollout], Callable[[], None]] | None:
         """Lock a part and read what is still pending of it; None where another process works on it.

@@ -76,7 +76,7 @@ class Recorder:
         self.spend_limit.count_attempt(row, pending.params.get("service_tier"), pending.task.prompt)
 
     def settle(self, pending: PendingRollout) -> None:
-        """A rollout is done or given up. After the last one of a part the part is unlocked, once all is sealed."""
+        """Count a rollout as done or given up. After the last one of a part it is unlocked, once all is sealed."""
         part = (pending.task.dataset, pending.part)
         self._remaining[part] -= 1
         if self._remaining[part] == 0:

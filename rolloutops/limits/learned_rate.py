@@ -41,10 +41,11 @@ no limit is known."""
 DOUBT = 0.2
 """Share of that evidence at which the rate is not raised for now."""
 MANY = 0.015
+"""A stray share from which on more evidence is asked for."""
 FEW = 0.01
-"""A stray share at which one refusal ends a look at a rate that is CLOSE the learned one."""
+"""A stray share below which one refusal ends a look at more than the learned rate."""
 CLOSE = 1.25
-"""Of the learned rate: up to this it is kept, and not learned anew, where more is refused."""
+"""Of the learned rate: up to so much the look is ended by one refusal; above it the rate is learned anew."""
 OBVIOUS = 0.3
 """A share of refusals that is hardly stray."""
 STRAY = (0.003, 0.03)

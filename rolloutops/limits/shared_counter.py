@@ -36,7 +36,7 @@ class SharedCounter:
     """One spend limit's counter, shared until it is closed. Opening it waits for whoever is about to begin it.
 
     What is added is written by `flush`, many at once. An error of the disk is raised when the next rollout wants to
-    start (`spent`), not when one has just been paid for.
+    start (`total`), not when one has just been paid for.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -115,7 +115,7 @@ class SharedCounter:
 
     def close(self) -> None:
         """Write what was added, and let go of the file."""
-        with suppress(Exception):  # what could not be written was told by `spent`, or is told by the tables
+        with suppress(Exception):  # what could not be written was told by `total`, or is in the tables
             self._counters.wait(OPENING)
             self.flush()
         self._counters.close()
