@@ -127,29 +127,24 @@ class AttemptFailed(Exception):
         self.asked = True
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` where a known name is near, else an empty string."""
-    match = nearest(name, known)
-    return f", did you mean '{match}'?" if match else ""
+def near_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the known names that a mistyped one may mean, the nearest first; none where none is near.
 
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most like a mistyped one; empty where none is like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
-
-
-def did_you_mean_one_of(name: str, known: Iterable[str]) -> str:
-    """`, did you mean 'a', 'b' or 'c'?`: up to three known names, the nearest first; an empty string if none is near.
-
-    Of steps, `filter/reward`, only the last part is compared: their kinds would make all of one kind look alike.
+    Of steps, `filter/reward`, only the last part is compared: their kinds would make all of one kind look alike. A
+    part of a name counts only where several may be shown: `max` is a part of many.
     """
     typed = name.lower().rpartition("/")[2]
 
     def likeness(other: str) -> float:
         tail = other.lower().rpartition("/")[2]
-        part = 0.7 if len(typed) > 2 and (typed in tail or tail in typed) else 0.0
+        part = 0.7 if most > 1 and len(typed) > 2 and (typed in tail or tail in typed) else 0.0
         return max(part, difflib.SequenceMatcher(None, typed, tail).ratio())
 
     scores = {other: score for other in known if (score := likeness(other)) >= 0.6}
-    *others, last = [f"'{other}'" for other in sorted(scores, key=scores.__getitem__, reverse=True)[:3]] or [""]
-    return f", did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if scores else ""
+    return sorted(scores, key=scores.__getitem__, reverse=True)[:most]
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """`, did you mean 'a', 'b' or 'c'?`, with up to `most` near names; an empty string if none is near."""
+    *others, last = [f"'{other}'" for other in near_names(name, known, most)] or [""]
+    return f", did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if last else ""

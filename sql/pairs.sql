@@ -1,5 +1,5 @@
--- The view `pairs`: a row for each pair of `selected`. rolloutops makes it for steps whose header has `-- reads:
--- pairs`.
+-- The view `pairs`: a row for each pair of `selected`. rolloutops makes it for steps with `-- reads: pairs`
+-- in their header.
 --   pair, dataset, task_id, margin        its name, its task, and by how much the chosen answer is better
 --   prompt, tools, prompt_hash            what both sides were asked
 --   chosen, rejected                      their completions

@@ -16,11 +16,11 @@ import pytest
 
 from rolloutops.cli.catalog import kinds
 from rolloutops.cli.commands import check, collect, run
-from rolloutops.cli.commands.list_ import KINDS, SHOWN
+from rolloutops.cli.commands.list_ import SHOWN
 from rolloutops.cli.help import help_text
 from rolloutops.cli.main import COMMANDS, main
 from rolloutops.config.resources import shipped
-from rolloutops.errors import UsageError, did_you_mean_one_of
+from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.layout import width
 from rolloutops.steps.step import find_step
 from rolloutops.store.user_query import view_comments
@@ -67,8 +67,8 @@ def test_an_unknown_step_gets_its_three_nearest_names() -> None:
         find_step("solve_rat")
     with pytest.raises(UsageError, match="no step 'filter/xyz'; there are: filter/best_of_n"):
         find_step("filter/xyz")
-    assert did_you_mean_one_of("exact_mtch", ["exact_match", "mcqa", "code"]) == ", did you mean 'exact_match'?"
-    assert did_you_mean_one_of("sft", ["sft_a", "sft_b", "x"]) == ", did you mean 'sft_a' or 'sft_b'?"
+    assert did_you_mean("exact_mtch", ["exact_match", "mcqa", "code"], most=3) == ", did you mean 'exact_match'?"
+    assert did_you_mean("sft", ["sft_a", "sft_b", "x"], most=3) == ", did you mean 'sft_a' or 'sft_b'?"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,6 @@ def test_lists_and_help_fit_the_terminal(
 
 def test_everything_that_is_listed_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {kind: find() for kind, find in kinds().items()}
-    assert tuple(listed) == KINDS
     assert set(map(len, listed.values())) != {0}
     for kind in SHOWN:
         for entry in listed[kind]:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from rolloutops.config.sampling import refuse_bad_parameters
+from rolloutops.config.sampling import refuse_bad_sampling
 from rolloutops.errors import UsageError
 from rolloutops.formats.nemo_gym import create_params
 from rolloutops.formats.openai_requests import chat_body, responses_body
@@ -59,7 +59,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("params", KNOWN.values(), ids=list(KNOWN))
 def test_what_endpoints_know_passes(params: dict[str, Any]) -> None:
-    refuse_bad_parameters({**params, "n": 1})
+    refuse_bad_sampling({**params, "n": 1})
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_what_endpoints_know_passes(params: dict[str, Any]) -> None:
 )
 def test_what_is_refused(params: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        refuse_bad_parameters(params)
+        refuse_bad_sampling(params)
 
 
 def test_a_custom_engine_may_know_more_names_but_no_other_types() -> None:
-    refuse_bad_parameters({"beams": 4}, any_name=True)
+    refuse_bad_sampling({"beams": 4}, any_name=True)
     with pytest.raises(UsageError, match="temperature must be a number"):
-        refuse_bad_parameters({"temperature": "hot"}, any_name=True)
+        refuse_bad_sampling({"temperature": "hot"}, any_name=True)
 
 
 def test_extra_body_reaches_each_kind_of_endpoint() -> None:

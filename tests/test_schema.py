@@ -15,7 +15,7 @@ from rolloutops.cli.main import main
 from rolloutops.config.plan import make_plan
 from rolloutops.config.plugins import find
 from rolloutops.config.recipe_file import load
-from rolloutops.config.sampling import refuse_bad_parameters
+from rolloutops.config.sampling import refuse_bad_sampling
 from rolloutops.errors import RolloutopsError
 from tests.helpers import CHECKOUT
 
@@ -90,7 +90,7 @@ def refused(folder: Path, text: str) -> bool:
         for use in recipe.steps:
             check_parameters(use, plan, list(recipe.datasets))
         collect = plan.policies["sums", "warm"]
-        refuse_bad_parameters(collect.responses_create_params)
+        refuse_bad_sampling(collect.responses_create_params)
         find("engine", collect.engine).make({**collect.engine_args})
         find("environment", "exact_match").make(recipe.datasets["sums"].environment_args)
     except RolloutopsError:

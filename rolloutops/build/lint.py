@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops.config.resources import shipped
-from rolloutops.errors import StepError, UsageError, did_you_mean_one_of
+from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.steps.step import roots
 from rolloutops.store import sql
@@ -75,7 +75,7 @@ def find_linter(target: str, folder: Path = Path(), where: str = "") -> Path:
     """The linter of a target. Raises UsageError where there is none."""
     known = targets(folder)
     if target not in known:
-        at, hint = f"{where} " if where else "", did_you_mean_one_of(target, known)
+        at, hint = f"{where} " if where else "", did_you_mean(target, known, most=3)
         raise UsageError(f"{at}no linter for {target!r}{hint}; there are: {', '.join(known)}")
     return known[target]
 

@@ -14,7 +14,7 @@ from typing import Any
 from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.plugins import BUILT_IN, Kind, find
 from rolloutops.config.recipe import NAME, STEP_KINDS
-from rolloutops.config.recipe_file import METRICS, TABLES, step_keys
+from rolloutops.config.recipe_file import METRICS, NAMED, TABLES, step_keys
 from rolloutops.config.resources import shipped
 from rolloutops.config.sampling import KEYS
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify
@@ -96,9 +96,7 @@ def _arguments(kind: Kind) -> Iterator[Schema]:
 
 def _step_of_any_kind() -> Schema:
     """A table of [[steps]]: its kind says which definition it must fit."""
-    keys = json_schema(
-        {name: key for name, key in step_keys("filter").items() if name in ("kind", "name")}, any_name=True
-    )
+    keys = json_schema(NAMED, any_name=True)
     keys["properties"]["name"]["pattern"] = f"^{NAME.pattern}$"
     each = [{"if": {"properties": {"kind": {"const": kind}}}, "then": _of("definitions", kind)} for kind in STEP_KINDS]
     return {**keys, "allOf": each}

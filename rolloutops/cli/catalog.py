@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rolloutops import layout
+from rolloutops.cli.help import as_typed
 from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find, names
+from rolloutops.config.recipe import STEP_KINDS
+from rolloutops.config.recipe_file import SCHEMA_LINE
 from rolloutops.config.resources import shipped
 from rolloutops.config.validation import keys_of, words
-from rolloutops.errors import UsageError, did_you_mean_one_of
-
-SCHEMA_LINE = "#:schema recipe.schema.json\n"
-"""How shipped recipes begin: for editors, and no part of what a recipe says about itself."""
+from rolloutops.errors import UsageError, did_you_mean
 
 
 class Entry(NamedTuple):
@@ -29,14 +29,12 @@ class Entry(NamedTuple):
 
 def kinds() -> dict[str, Callable[[], list[Entry]]]:
     """The kinds of things, as `list` names them, each with a function that finds what there is of it."""
-    from rolloutops.steps.step import KINDS as STEP_KINDS
-
-    plural = {kind: {"metrics": "metrics", "mix": "mixes"}.get(kind, f"{kind}s") for kind in STEP_KINDS}
+    plural = {"metrics": "metrics", "mix": "mixes"}
     return {
         "recipes": partial(_recipes, "*.toml"),
         "presets": partial(_recipes, "*/*.toml"),
         "steps": partial(_steps, ""),
-        **{plural[kind]: partial(_steps, f"{kind}/") for kind in STEP_KINDS},
+        **{plural.get(kind, f"{kind}s"): partial(_steps, f"{kind}/") for kind in ("metrics", *STEP_KINDS)},
         "targets": _targets,
         "engines": partial(_plugins, "engine"),
         "environments": partial(_plugins, "environment"),
@@ -49,7 +47,7 @@ def page(name: str, commands: Sequence[str]) -> str:
         if (found := text(name)) is not None:
             return found
     known = [*commands, *dict.fromkeys(entry.name for find_all in kinds().values() for entry in find_all())]
-    hint = did_you_mean_one_of(name, known)
+    hint = did_you_mean(name, known, most=3)
     raise UsageError(f"nothing is named {name!r}{hint or '.'} rolloutops list shows what there is")
 
 
@@ -141,7 +139,7 @@ def _plugin_rows(plugin: Plugin) -> list[tuple[str, str, str, str]]:
 
 def _default(value: object) -> str:
     """A default that fits a cell of a table."""
-    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = "" if value is None else as_typed(value)
     return text if len(text) <= 30 and "\n" not in text else "a longer text"
 
 

@@ -90,13 +90,14 @@ def _meaning(flag: Flag) -> str:
     if flag.choices and (takes(flag, list) or len(chosen) > 24):
         notes.append(f"one of {', '.join(flag.choices)}")
     if flag.default is not False and flag.default not in (None, "", (), []):
-        notes.append(f"default: {_default(flag.default)}")
+        notes.append(f"default: {as_typed(flag.default)}")
     return flag.help + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _default(value: Any) -> str:
+def as_typed(value: Any) -> str:
+    """A value as one types it after a flag."""
     if isinstance(value, (list, tuple)):
-        return ",".join(_default(item) for item in value)
+        return ",".join(as_typed(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

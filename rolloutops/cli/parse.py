@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rolloutops.cli.flags import TRUTHS, Command, Flag, Parsed, expected, json_or_text, quoted, read, takes
-from rolloutops.errors import UsageError, did_you_mean, nearest
+from rolloutops.errors import UsageError, did_you_mean, near_names
 
 ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
 NEGATIVE_NUMBER = re.compile(r"-\.?[0-9].*", re.DOTALL)
@@ -125,8 +125,8 @@ def _did_you_mean(command: Command, typed: str) -> str:
     if len(keys) > 1:
         tables = {table: keys[table.count(".") + 1 :] or keys[-1:] for table in command.open_tables}
         return did_you_mean(f"--{typed}", [f"--{table}.{'.'.join(rest)}" for table, rest in tables.items()])
-    if match := nearest(name.lower(), [*known, *below]):
-        return f", did you mean '--{match if match in known else below[match]}'?"
+    if found := near_names(name.lower(), [*known, *below]):
+        return f", did you mean '--{found[0] if found[0] in known else below[found[0]]}'?"
     longer = [f"'--{word}'" for word in known if name and word.startswith(name)]
     return f", did you mean {' or '.join(longer)}?" if 0 < len(longer) < 4 else ""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rolloutops.config.plugins import BUILT_IN, Plugin, find
-from rolloutops.config.sampling import refuse_bad_extra_body, refuse_bad_parameters
+from rolloutops.config.sampling import refuse_bad_extra_body, refuse_bad_sampling
 from rolloutops.config.secrets import Secret
 from rolloutops.config.settings import Collect
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
@@ -61,7 +61,7 @@ def engine_jobs(policies: CollectPlan, folder: Path) -> list[EngineJob]:
             raise UsageError(f"no engine for {key[0]!r}: add engine = … to [collect], or give --engine=NAME")
         _refuse_nonsense(settings)
         own = settings.engine not in BUILT_IN["engine"]
-        refuse_bad_parameters(settings.responses_create_params, any_name=own)
+        refuse_bad_sampling(settings.responses_create_params, any_name=own)
         engine, window = (
             json.dumps([getattr(settings, name) for name in names], sort_keys=True, default=Secret.reveal)
             for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from rolloutops.config import versions
 from rolloutops.config.secrets import public, revealed
 from rolloutops.config.validation import Key, check_table
-from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean, did_you_mean_one_of
+from rolloutops.errors import MissingExtra, RolloutopsError, UsageError, did_you_mean
 
 Kind = Literal["engine", "environment"]
 
@@ -250,7 +250,7 @@ def find(kind: Kind, name: str, folder: Path | str | None = None) -> Plugin:
         return Plugin(kind, name, entry.value.partition("[")[0].replace(" ", ""), None, folder)
     known = names(kind)
     raise UsageError(
-        f"there is no {kind} '{name}'{did_you_mean_one_of(name, known) or '.'} There are {', '.join(known)}; "
+        f"there is no {kind} '{name}'{did_you_mean(name, known, most=3) or '.'} There are {', '.join(known)}; "
         "write a custom one as package.module:attr or my_file.py:attr"
     )
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rolloutops.config.paths import as_path
 from rolloutops.config.secrets import public, secret_places
 from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved
-from rolloutops.errors import UsageError, did_you_mean, did_you_mean_one_of
+from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
@@ -228,7 +228,7 @@ def chosen(known: Mapping[str, Any], names: str, noun: str) -> dict[str, Any]:
     for name in wanted:
         if name not in known:
             raise UsageError(
-                f"no {noun} {name!r}{did_you_mean_one_of(name, known)}; the recipe has: {', '.join(known) or 'none'}"
+                f"no {noun} {name!r}{did_you_mean(name, known, most=3)}; the recipe has: {', '.join(known) or 'none'}"
             )
     return {name: known[name] for name in wanted}
 

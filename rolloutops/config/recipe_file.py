@@ -11,7 +11,7 @@ from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, settings_of
-from rolloutops.config.step_tables import listed
+from rolloutops.config.step_tables import as_step_list
 from rolloutops.config.validation import Key, Keys, check_table
 from rolloutops.errors import InputError, UsageError, did_you_mean
 
@@ -50,11 +50,27 @@ TABLES: Keys = {
 METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, as "metrics/rewards"')}
 
 
+SCHEMA = "recipe.schema.json"
+SCHEMA_LINE = f"#:schema {SCHEMA}\n"
+"""How shipped recipes begin: for editors, and no part of what a recipe says about itself. `rolloutops schema` prints
+the file."""
+
+NAMED: Keys = {
+    "kind": Key(
+        *(str, None, f"the kind of the step, {', '.join(STEP_KINDS[:-1])} or {STEP_KINDS[-1]}"),
+        one_of=STEP_KINDS,
+        required=True,
+        words=f"one of {', '.join(STEP_KINDS)}",
+    ),
+    "name": Key(str, None, "what this step is called", required=True),
+}
+"""The keys of a table of [[steps]] by which it is named."""
+
+
 def step_keys(kind: str) -> Keys:
     """The keys of a step's table that are not its step's parameters."""
     return {
-        "kind": Key(str, None, "kind of the step", required=True, one_of=STEP_KINDS),
-        "name": Key(str, None, f"name of this {kind} step", required=True, words="a name"),
+        **NAMED,
         "use": Key(str, None, f'the step to run, e.g. use = "{kind}/NAME"', required=True, words="the name of a step"),
         "from": Key(str, None, "the earlier step to start from (default: the one before)", words="the name of a step"),
     }
@@ -93,7 +109,7 @@ def load(name: str) -> Recipe:
             raise UsageError(f"{path}: preset and profile are one key; keep preset")
         tables["preset"] = tables.pop("profile")
     check_table(TABLES, tables, f"{path}: ", unknown=lambda name, hint: f"{path}: no table or key {name!r}{hint}")
-    tables = listed(tables, text, path, STEP_KINDS)
+    tables = as_step_list(tables, text, path, STEP_KINDS)
     tables["steps"] = _step_list(tables, path)
     tables = _over_preset(tables, path)
     collect = settings_of(Collect, tables.get("collect", {}), f"{path} [collect]")
@@ -125,7 +141,7 @@ def load(name: str) -> Recipe:
 def _over_preset(tables: dict[str, Any], path: Path) -> dict[str, Any]:
     """A recipe's tables over those of its preset.
 
-    The profile's steps come first. One that the recipe names as well stands where the recipe has it; with another `use`
+    The preset's steps come first. One that the recipe names as well stands where the recipe has it; with another `use`
     it is the recipe's alone.
     """
     if "preset" not in tables:
@@ -171,13 +187,8 @@ def _step_list(tables: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = tables.get("steps", [])
     for number, step in enumerate(steps, 1):
         where = f"{path} [[steps]] number {number}"
-        kind, name = step.get("kind"), step.get("name")
-        if kind not in STEP_KINDS:
-            hint = did_you_mean(str(kind), STEP_KINDS) if kind is not None else ""
-            raise UsageError(f"{where}: kind must be one of {', '.join(STEP_KINDS)}, not {kind!r}{hint}")
-        if not isinstance(name, str):
-            raise UsageError(f'{where}: name = "…" is missing: name this {kind} step')
-        checked_name(name, where)
+        checked = check_table(NAMED, step, f"{where}: ", any_name=True)
+        checked_name(checked["name"], where)
     return steps
 
 

@@ -64,7 +64,7 @@ NAMES: dict[Any, str] = {
 KEYS = {name: Key(kind | None, finite=False) for kind, names in NAMES.items() for name in names.split()}
 
 
-def refuse_bad_parameters(
+def refuse_bad_sampling(
     params: Mapping[str, Any], table: str = "responses_create_params", any_name: bool = False
 ) -> None:
     """Raise UsageError for a name that no list has, a value of the wrong type, n above 1, or a reply in a stream.

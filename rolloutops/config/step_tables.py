@@ -12,7 +12,7 @@ from rolloutops.config.redact import tell
 from rolloutops.errors import UsageError
 
 
-def listed(tables: Mapping[str, Any], text: str, path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+def as_step_list(tables: Mapping[str, Any], text: str, path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
     """A recipe's tables with those of its steps as a list, `steps`, in the order in which they are in the text."""
     old = {kind: _group(tables[kind], kind, path) for kind in kinds if kind in tables}
     if not old:
@@ -37,15 +37,11 @@ def _warn(path: Path, first: str) -> None:
     tell(f"{path} has its steps as [KIND.NAME] tables, which a later version will not read; write each as {first}")
 
 
-def _group(table: Any, kind: str, path: Path) -> dict[str, dict[str, Any]]:
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: {kind} must be a table, [{kind}.NAME], not {table!r}")
-    for key, value in table.items():
-        if not isinstance(value, dict):
-            raise UsageError(f"{path}: [{kind}] may hold only [{kind}.NAME] tables; found {key} = {value!r}")
-        for own in ("kind", "name"):
-            if own in value:
-                raise UsageError(f"{path} [{kind}.{key}] {own}: no parameter of a step can have this name; rename it")
+def _group(table: dict[str, dict[str, Any]], kind: str, path: Path) -> dict[str, dict[str, Any]]:
+    for name, step in table.items():
+        for key in ("kind", "name"):
+            if key in step:
+                raise UsageError(f"{path} [{kind}.{name}] {key}: no parameter of a step can have this name; rename it")
     return table
 
 

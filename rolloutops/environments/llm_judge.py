@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any
 
 from rolloutops.config.plugins import BUILT_IN, find
-from rolloutops.config.sampling import refuse_bad_parameters
+from rolloutops.config.sampling import refuse_bad_sampling
 from rolloutops.environments.answers import without_reasoning
 from rolloutops.errors import AttemptFailed, EngineError, UsageError, did_you_mean
 from rolloutops.formats.task_rows import text_of
@@ -198,7 +198,7 @@ def make(
         )
     if min(parallel, max_attempts, samples) < 1:
         raise UsageError("environment 'llm_judge': parallel, max_attempts and samples must be at least 1")
-    refuse_bad_parameters(params or {}, "environment 'llm_judge': params", any_name=engine not in BUILT_IN["engine"])
+    refuse_bad_sampling(params or {}, "environment 'llm_judge': params", any_name=engine not in BUILT_IN["engine"])
     plugin = find("engine", engine)
     judge = plugin.make({**({"model": model} if model else {}), **(engine_args or {})})
     if not callable(getattr(judge, "answer", None)):

@@ -9,7 +9,7 @@ from typing import Any
 from rolloutops.config.plan import Plan
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
-from rolloutops.errors import UsageError, did_you_mean_one_of
+from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.steps.step import Step, bound, run_checks
 from rolloutops.store import sql
 from rolloutops.store.definitions import define
@@ -30,7 +30,7 @@ def refuse_unknown_datasets(step: Step, use: StepUse, known: Collection[str]) ->
         for name in _names(use.settings.get(parameter, ())):
             if known and name not in known:
                 raise UsageError(
-                    f"[{use.kind}.{use.name}] {parameter}: no dataset {name!r}{did_you_mean_one_of(name, known)}; "
+                    f"[{use.kind}.{use.name}] {parameter}: no dataset {name!r}{did_you_mean(name, known, most=3)}; "
                     f"there are: {', '.join(known)}"
                 )
 

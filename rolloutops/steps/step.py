@@ -30,10 +30,10 @@ from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.recipe import StepUse
 from rolloutops.config.resources import shipped
 from rolloutops.config.validation import Key, check_table, keys_of
-from rolloutops.errors import StepError, UsageError, did_you_mean, did_you_mean_one_of
+from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.layout import count
 from rolloutops.store import sql
-from rolloutops.store.parsed import Names, names, scratch, statement
+from rolloutops.store.parsed import Names, empty_database, names, statement
 
 LINE = ("json", "keys", "split_key", "sort_key")
 """The columns of a build step: a line of the training file, where it comes from, and its place."""
@@ -131,7 +131,7 @@ def find_step(use: str, folder: Path = Path(), where: str = "") -> Step:
             return read_step(use, path)
     known = available(folder)
     kind = [name for name in known if name.startswith(use.split("/")[0] + "/")]
-    hint = did_you_mean_one_of(use, kind) or did_you_mean_one_of(use, known)
+    hint = did_you_mean(use, kind, most=3) or did_you_mean(use, known, most=3)
     rest = "rolloutops list steps shows all of them" if hint else f"there are: {', '.join(kind or known)}"
     raise UsageError(f"{_at(where)}no step {use!r}{hint}; {rest}")
 
@@ -169,7 +169,7 @@ def check_step(use: StepUse, folder: Path) -> Step:
     """
     where = f"[{use.kind}.{use.name}]"
     step = find_step(use.use, folder, where)
-    con = scratch()
+    con = empty_database()
     lint(con, step)
     keys = keys_of_step(step, use.kind)
     takes = f"; {use.use} takes: {', '.join(keys) or 'none'}"

@@ -53,7 +53,7 @@ def names(*queries: str) -> Names:
 
 def tree(query: str) -> dict[str, Any]:
     """The tree of one SELECT. Raises duckdb.Error for anything else."""
-    result = scratch().execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
+    result = empty_database().execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
     found = json.loads(result[0][0])
     if found["error"]:
         raise duckdb.ParserException(found["error_message"])
@@ -94,7 +94,7 @@ def files_of_view(definition: str) -> set[str]:
 
 
 @cache
-def scratch() -> duckdb.DuckDBPyConnection:
+def empty_database() -> duckdb.DuckDBPyConnection:
     """An empty database, without threads, in which queries are parsed and values are checked."""
     con = duckdb.connect()
     con.execute("SET threads = 1; SET enable_progress_bar = false; SET TimeZone = 'UTC'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rolloutops.config.resources import shipped
-from rolloutops.errors import UsageError, did_you_mean_one_of
+from rolloutops.errors import UsageError, did_you_mean
 
 BASE = {
     "task_log": "all tasks that the input ever held, with each edit and removal",
@@ -50,7 +50,7 @@ def query_error(error: Exception) -> UsageError:
     sentence, *place = EXCERPT.split(str(error).strip(), maxsplit=1)
     if missing := NO_TABLE.search(sentence):
         name = missing[1].strip('"')
-        hint = did_you_mean_one_of(name, dict(tables()[1]))
+        hint = did_you_mean(name, dict(tables()[1]), most=3)
         sentence = f"there is no view {name!r}{hint or '.'} SHOW TABLES lists them"
     found = UsageError(f"the query failed: {sentence.strip()}")
     if place:

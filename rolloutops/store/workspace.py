@@ -31,7 +31,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rolloutops.errors import WorkspaceError, did_you_mean_one_of
+from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define
 from rolloutops.store.disk_errors import refusal
@@ -126,7 +126,7 @@ def require_tasks(workspace: Workspace, datasets: Iterable[str]) -> None:
     for name in datasets:
         if name not in held:
             raise WorkspaceError(
-                f"{workspace.root} holds no tasks of {name!r}{did_you_mean_one_of(name, held)}: run chunk first; "
+                f"{workspace.root} holds no tasks of {name!r}{did_you_mean(name, held, most=3)}: run chunk first; "
                 f"it holds: {', '.join(held) or 'none'}"
             )
 

@@ -9,12 +9,9 @@ from pathlib import Path
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say, show
 from rolloutops.config.paths import as_output
-from rolloutops.config.recipe_file import find_recipe, load
+from rolloutops.config.recipe_file import SCHEMA, find_recipe, load
 from rolloutops.config.resources import shipped
 from rolloutops.errors import InputError
-
-SCHEMA = "recipe.schema.json"
-"""What the first line of a shipped recipe names, for editors. `rolloutops schema` prints it."""
 
 
 def body(parsed: Parsed) -> None:

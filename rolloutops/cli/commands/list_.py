@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from rolloutops.cli.catalog import kinds
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
 from rolloutops.cli.tables import table
 from rolloutops.config.resources import shipped
 
-KINDS = (
-    *("recipes", "presets", "steps", "metrics", "filters", "rewards", "mixes", "pairs", "builds"),
-    *("targets", "engines", "environments"),
-)
 SHOWN = ("recipes", "presets", "steps", "targets", "engines", "environments")
 """The kinds that `list` shows if none is named: the others are parts of `steps`."""
 
 
 def body(parsed: Parsed) -> None:
     """The things of one kind, or of all kinds, each with what it does."""
-    from rolloutops.cli.catalog import kinds
-
     known = kinds()
     if "kind" in parsed.positionals:
         show(table(("name", "what it does"), known[parsed.positionals["kind"]]()))
@@ -33,6 +28,6 @@ COMMAND = Command(
     "list",
     body,
     "List recipes, presets, steps, targets, engines and environments",
-    positionals=(Flag("kind", str, "what to list (default: all)", choices=KINDS),),
+    positionals=(Flag("kind", str, "what to list (default: all)", choices=tuple(kinds())),),
     group="looking",
 )
