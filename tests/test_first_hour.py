@@ -194,6 +194,36 @@ def test_a_new_project_runs_at_once(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("out", "into", "sentence"),
+    [
+        ("it is seven", "2", "text is in quotes: '2'"),
+        ("it is seven", "b | c", "has 3 cells for 2 columns: a | b | c"),
+        ("task_id | text", "task_id | since", "since cannot be it is seven"),
+        ("reason  ", "rason  ", "not [('d', None, 1)]"),
+        ("expect:\ntask_id", "expect:\ntask_id | text", "has 1 cell for 2 columns: a"),
+    ],
+)
+def test_a_wrong_table_of_a_case_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    into: str,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "sums"]) == 0
+    case = tmp_path / "sums/tests/filter/concise/bounds.txt"
+    text = case.read_text(encoding="utf-8")
+    assert out in text
+    case.write_text(text.replace(out, into, 1), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "sums")
+    capsys.readouterr()
+    assert main(["test"]) == 1
+    assert sentence in capsys.readouterr().out
+
+
 def test_init_says_the_next_command(tmp_path: Path) -> None:
     assert rolloutops("init", cwd=tmp_path).stderr == "next:\n  rolloutops run recipes/demo.toml\n"
     into = rolloutops("init", "dpo_on_policy", "--into=my recipes", cwd=tmp_path)

@@ -29,7 +29,7 @@ from typing import Any
 from rolloutops.build import golden_rows
 from rolloutops.build.build import build
 from rolloutops.config.recipe import StepUse
-from rolloutops.errors import RolloutopsError, UsageError
+from rolloutops.errors import InputError, RolloutopsError, UsageError
 from rolloutops.layout import count
 from rolloutops.steps.selected import KEYS
 from rolloutops.steps.selection import StepStats, select
@@ -93,7 +93,10 @@ def fault(case: Case, folder: Path) -> str:
     for how in LAYOUTS:
         if outcome(case, folder, **how)[0] != made:
             return f"its result differs with {', '.join(f'{k} {v}' for k, v in how.items())}"
-    return _reasons_fault(case, stats) or _differs(case, made)
+    try:
+        return _reasons_fault(case, stats) or _differs(case, made)
+    except InputError as error:
+        return f"what it expects cannot be read: {error}"
 
 
 def outcome(case: Case, folder: Path, **how: int) -> tuple[Outcome, StepStats | None]:
@@ -124,9 +127,10 @@ def reasons(stats: StepStats) -> set[tuple[str, str, int]]:
 def _reasons_fault(case: Case, stats: StepStats | None) -> str:
     if "reasons" not in case.sections:
         return ""
-    wanted = {(row["dataset"], row["reason"], row["rows"]) for row in golden_rows.table(case.sections["reasons"])}
+    rows = golden_rows.table(case.sections["reasons"])
+    wanted = {tuple(row.get(name) for name in ("dataset", "reason", "rows")) for row in rows}
     reported = reasons(stats) if stats is not None else set()
-    return "" if reported == wanted else f"its reasons are {sorted(reported)}, not {sorted(wanted)}"
+    return "" if reported == wanted else f"its reasons are {sorted(reported)}, not {sorted(wanted, key=str)}"
 
 
 def _differs(case: Case, outcome: Outcome) -> str:

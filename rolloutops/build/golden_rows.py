@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
+
+from rolloutops.errors import InputError
+from rolloutops.layout import count
 from rolloutops.store import schema, sql
 
 JSON_CELLS = ("metrics", "tool_names", "token_turns")
@@ -59,7 +63,13 @@ def workspace(
     for name, rows in tables.items():
         random.Random(shuffle).shuffle(rows) if shuffle else None
         view = "task_log" if name == "tasks" else name
-        con.register(f"given_{name}", schema.table_of(schema.TABLES[name], rows))
+        try:
+            made = schema.table_of(schema.TABLES[name], rows)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"a case's rows do not fit the table of {name}: {error}; text is in quotes: '2'"
+            ) from error
+        con.register(f"given_{name}", made)
         sql.run(con, f"DROP VIEW {view}; CREATE TABLE {view} AS FROM given_{name}")
         con.unregister(f"given_{name}")
     return con
@@ -77,8 +87,20 @@ def dump(value: Any) -> str:
 
 def table(text: str) -> list[dict[str, Any]]:
     """Rows of a table written with `|` between its columns, names first. An empty cell is absent."""
-    lines = [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
-    return [{n: cell(n, c) for n, c in zip(lines[0], line, strict=True) if c != ""} for line in lines[1:]]
+    names, *lines = [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
+    for line in lines:
+        if len(line) != len(names):
+            raise InputError(
+                f"a case's row has {len(line)} cells for {count(len(names), 'column')}: {' | '.join(line)}"
+            )
+    return [{name: _read(name, text) for name, text in zip(names, line, strict=True) if text} for line in lines]
+
+
+def _read(name: str, text: str) -> Any:
+    try:
+        return cell(name, text)
+    except ValueError as error:
+        raise InputError(f"a case's {name} cannot be {text}: {error}") from error
 
 
 def cell(name: str, text: str) -> Any:
