@@ -220,7 +220,7 @@ def test_a_wrong_table_of_a_case_is_one_sentence(
     case.write_text(text.replace(out, into, 1), encoding="utf-8")
     monkeypatch.chdir(tmp_path / "sums")
     capsys.readouterr()
-    assert main(["test"]) == 1
+    assert main(["test"]) == 2
     assert sentence in capsys.readouterr().out
 
 

@@ -91,7 +91,7 @@ def table(text: str) -> list[dict[str, Any]]:
     for line in lines:
         if len(line) != len(names):
             raise InputError(
-                f"a case's row has {len(line)} cells for {count(len(names), 'column')}: {' | '.join(line)}"
+                f"a case's row has {count(len(line), 'cell')} for {count(len(names), 'column')}: {' | '.join(line)}"
             )
     return [{name: _read(name, text) for name, text in zip(names, line, strict=True) if text} for line in lines]
 
