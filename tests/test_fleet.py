@@ -111,7 +111,7 @@ def test_equal_servers_get_equal_shares_where_each_finds_its_number() -> None:
     """In virtual time: how many answers a real server gives in a round depends on the machine's other work."""
 
     async def main() -> list[int]:
-        paces = [RateLimit(ConcurrencyLimit(16, is_settled=True)) for _ in range(3)]
+        paces = [RateLimit(ConcurrencyLimit(16, adapts=True)) for _ in range(3)]
         fleet, left = ReplicaRateLimit(paces, ReplicaConcurrency(paces)), 3000
 
         async def work() -> None:

@@ -88,7 +88,7 @@ async def collect(provider: Provider, tasks: int, pace: RateLimit, until: float 
 
 def seconds(provider: Provider, tasks: int, level: ConcurrencyLimit | None = None, until: float = 1e9) -> float:
     async def main() -> float:
-        return await collect(provider, tasks, RateLimit(level or ConcurrencyLimit(16, is_settled=True)), until)
+        return await collect(provider, tasks, RateLimit(level or ConcurrencyLimit(16, adapts=True)), until)
 
     return run(main())
 
@@ -138,7 +138,7 @@ def test_a_limit_of_requests_at_once_is_found() -> None:
 
 def test_places_of_refused_requests_stay_empty_until_a_later_one_is_answered() -> None:
     async def main() -> list[int]:
-        level, places = ConcurrencyLimit(16, is_settled=True), list[int]()
+        level, places = ConcurrencyLimit(16, adapts=True), list[int]()
         pace = RateLimit(level)
         pace.answered(await pace.admit(), 1, 1, None)
         permits = [await pace.admit() for _ in range(8)]
@@ -153,7 +153,7 @@ def test_places_of_refused_requests_stay_empty_until_a_later_one_is_answered() -
 
 def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
     assert seconds(Provider(), 20_000) <= 30, "1,024 at once after some seconds"
-    level = ConcurrencyLimit(16, is_settled=True)
+    level = ConcurrencyLimit(16, adapts=True)
     busy = Provider(latency=lambda working: max(1.0, working / 40))
     assert seconds(busy, 4000, level) <= 110
     assert 30 <= level.now <= 170, "the server bears 40; more in flight only wait there"
@@ -161,7 +161,7 @@ def test_without_a_limit_the_number_in_flight_grows_while_that_helps() -> None:
 
 def test_a_slow_task_is_no_limit_but_many_timeouts_are() -> None:
     async def main() -> tuple[int, int]:
-        level = ConcurrencyLimit(16, is_settled=True)
+        level = ConcurrencyLimit(16, adapts=True)
         level.started()
         for n in range(64):
             level.ended(level.now, timed_out=n == 5)

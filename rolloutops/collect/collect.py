@@ -262,7 +262,7 @@ def _concurrency(settings: Collect, engine: Engine) -> ConcurrencyLimit:
     count = settings.num_samples_in_parallel
     if isinstance(count, str):
         most = max(1, _most(engine) // max(1, len(getattr(engine, "members", ()))))
-        return ConcurrencyLimit(min(FIRST, most), is_settled=True, most=most)
+        return ConcurrencyLimit(min(FIRST, most), adapts=True, most=most)
     return ConcurrencyLimit(count or int(getattr(engine, "parallel", 64)))
 
 

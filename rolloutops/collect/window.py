@@ -267,7 +267,7 @@ class Window:
             done = await attempt(pending, self._engine, environment, self._rate_limit)
         finally:
             self._in_flight -= 1
-        if concurrency.is_settled:
+        if concurrency.adapts:
             concurrency.ended(self._in_flight + 1, timed_out=done.kind == "timeout")
             self._start_workers()
         if done.failure is not None:

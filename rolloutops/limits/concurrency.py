@@ -1,4 +1,4 @@
-"""How many rollouts are in flight: a fixed number, or one that finds itself.
+"""How many rollouts are in flight: a fixed number, or one that adapts.
 
 It doubles as long as that brings more answers per second, then stays and now and then tries a quarter more. A refusal
 halves it, and so do timeouts, if many requests of a round time out: one slow task says nothing about the endpoint.
@@ -31,16 +31,16 @@ def loop_time() -> float:
 
 
 class Concurrency(Protocol):
-    """What says how many rollouts may be in flight: `Level`, or what takes its place (`fleet.py`, `tuning.py`).
+    """What says how many rollouts may be in flight: a ConcurrencyLimit, a fleet's sum, or a sweep that measures.
 
-    found: the number changes, and is told what starts and ends.
+    adapts: the number changes, by what starts and ends. keep_empty: so many places stay free for now.
     """
 
     @property
     def now(self) -> int: ...
 
     @property
-    def is_settled(self) -> bool: ...
+    def adapts(self) -> bool: ...
 
     def held_back(self) -> None: ...
 
@@ -55,11 +55,11 @@ class Concurrency(Protocol):
 
 @dataclass(slots=True)
 class ConcurrencyLimit:
-    """now: rollouts that may be in flight. is_settled: the number adapts. A round is as many answers as are in
+    """now: rollouts that may be in flight. adapts: the number is found by itself. A round is as many answers as are in
     flight."""
 
     now: int
-    is_settled: bool = False
+    adapts: bool = False
     most: int = MOST
     clock: Callable[[], float] = loop_time
     _doubling: bool = True
@@ -83,12 +83,12 @@ class ConcurrencyLimit:
 
     def started(self) -> None:
         """A rollout starts."""
-        if self._began is None and self.is_settled:
+        if self._began is None and self.adapts:
             self._begin()
 
     def ended(self, in_flight: int, timed_out: bool = False) -> None:
         """A rollout ended while so many were in flight, itself included."""
-        if not self.is_settled:
+        if not self.adapts:
             return
         self._ended += 1
         self._timeouts += timed_out
@@ -101,7 +101,7 @@ class ConcurrencyLimit:
         of the same burst. Where the limit held requests back already, it is the limit that was too high."""
         if not again:
             self._cutting = not self._held
-        if not self.is_settled or not self._cutting:
+        if not self.adapts or not self._cutting:
             return
         self.keep_empty(0)
         if not again:
@@ -112,7 +112,7 @@ class ConcurrencyLimit:
 
     def keep_empty(self, places: int) -> None:
         """Start nothing in so many places of refused requests: in a burst, others in their place are refused too."""
-        if self.is_settled:
+        if self.adapts:
             places = min(places, self.now + self._empty - 1)
             self.now, self._empty = self.now + self._empty - places, places
 

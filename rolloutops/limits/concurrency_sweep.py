@@ -57,13 +57,13 @@ def knee(points: Sequence[Point]) -> Point | None:
 
 @dataclass(slots=True)
 class ConcurrencySweep:
-    """A level that measures instead of searching. meter: counts what ends. refusals: answers 429 so far. stop: called
+    """A concurrency limit that measures instead of searching. meter: counts what ends. refusals: answers 429 so far. stop: called
     once when the knee is found, or will not be; why: the reason, in a sentence."""
 
     meter: Progress
     most: int = MOST
     now: int = FIRST
-    is_settled: bool = True
+    adapts: bool = True
     clock: Callable[[], float] = loop_time
     refusals: Callable[[], int] = lambda: 0
     stop: Callable[[], None] = lambda: None

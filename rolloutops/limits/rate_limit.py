@@ -3,8 +3,8 @@
 `Retry-After` holds up the request that was refused. It holds up all of them where the refusal is not one of a few:
 where nothing has been answered yet, or where refusals come in a row; and then until a request that was sent after the
 first of them is answered. A limit that headers tell is kept; one that is not told is learned from refusals (429), see
-`rate_limit.py`. How many rollouts are in flight is fixed, or found (`level.py`). An endpoint that is down is asked once
-in a while, until it answers again.
+`learned_rate.py`. How many rollouts are in flight is fixed, or adapts (`concurrency.py`). An endpoint that is down is
+asked once in a while, until it answers again.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ class RateLimit:
         return max(self._refused_until, self._down_until)
 
     def another_server(self, permit: Permit, kind: str, moved: int) -> int | None:
-        """Another server that a request that failed may go to at once: there is none. See `Fleet`."""
+        """Another server that a request that failed may go to at once: there is none. See `ReplicaRateLimit`."""
         return None
 
     def has_another(self, permit: Permit) -> bool:
-        """Whether another server may be asked now: there is none. See `Fleet`."""
+        """Whether another server may be asked now: there is none. See `ReplicaRateLimit`."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""The pace of a fleet: several servers of one model, each with its own limits, its own level and its own health.
+"""The pace of a fleet: several servers of one model, each with its own rate limit, concurrency and circuit.
 
 A request goes to the server that has the least to do for its size; a conversation stays with its server, which has the
 beginning of it in its prefix cache. A server that is down is left out and looked at now and then, with growing pauses,
@@ -20,10 +20,10 @@ from rolloutops.types import Limits, ModelCall
 
 @dataclass(slots=True)
 class ReplicaConcurrency:
-    """The level of a fleet whose servers each find their own: their sum. Servers that are down do not count."""
+    """The concurrency of a fleet whose servers each find their own: their sum. Servers that are down do not count."""
 
     paces: Sequence[RateLimit]
-    is_settled: bool = True
+    adapts: bool = True
 
     @property
     def now(self) -> int:
@@ -32,7 +32,7 @@ class ReplicaConcurrency:
         return sum(up) or sum(pace.concurrency.now for pace in self.paces)
 
     def held_back(self) -> None:
-        """Each server's own level is told, here and below, by its own pace."""
+        """Each server's own concurrency limit is told, here and below, by its own pace."""
 
     def started(self) -> None: ...
 
