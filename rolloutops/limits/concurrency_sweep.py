@@ -57,8 +57,11 @@ def knee(points: Sequence[Point]) -> Point | None:
 
 @dataclass(slots=True)
 class ConcurrencySweep:
-    """A concurrency limit that measures instead of searching. meter: counts what ends. refusals: answers 429 so far. stop: called
-    once when the knee is found, or will not be; why: the reason, in a sentence."""
+    """A concurrency limit that measures instead of searching.
+
+    meter: counts what ends. refusals: answers 429 so far. stop: called once when the knee is found, or will not be;
+    why: the reason, in a sentence.
+    """
 
     meter: Progress
     most: int = MOST
