@@ -119,7 +119,11 @@ def test_no_key_is_on_the_disk_or_on_the_screen(tmp_path: Path) -> None:
     errors = [(500, {}, f'{{"error": {{"message": "bad {one}", "code": "x"}}}}'.encode()) for one in echoed]
     faults = [*errors, (500, {"Content-Type": "text/html"}, page.encode()), (200, {}, page.encode()), None]
     words = ["collect", "--input=in.jsonl", "--data=w", "--environment=exact_match", "--engine=openai", "--model=m"]
-    words += ["--api_key_env=SOME_KEY", "--engine_args.headers.X-Other=pw-SECRET-77", "--max_attempts=2"]
+    words += [
+        "--api_key_env=SOME_KEY",
+        "--engine_args.headers.X-Other=pw-SECRET-77",
+        "--max_attempts=6",
+    ]  # one rollout may get all five
     words += ['--engine_args.extra_body={"password":"xSECRETx-5"}', "--retry_seconds=0.01"]
     with serving(faults=faults, answer=lambda _: f"Answer: {KEY}") as server:
         url = f"--base_url={server.url}?code=qSECRETq-6"
