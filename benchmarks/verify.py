@@ -4,7 +4,7 @@
     python benchmarks/verify.py slow [--rollouts=16000] [--seconds=2] [--share=0.05] [--runs=3]
 
 `again`: a verifier that computes for 0.1 ms, through the command `verify`. One line for each run and kind: `plain`, or
-`cpu_bound` from the start. The rollouts are written in bulk, as a collection would have left them.
+`process` from the start. The rollouts are written in bulk, as a collection would have left them.
 
 `slow`: a scripted collection, 64 in flight at 0.2 s each, whose verifier waits two seconds on 5 % of the rollouts, as a
 `coroutine` or `plain` (a blocking call), beside one that waits on none. The rate is that of the attempts.
@@ -32,8 +32,8 @@ VERIFIER = """
 import time
 
 class Busy:
-    def __init__(self, milliseconds, cpu_bound):
-        self.seconds, self.cpu_bound = milliseconds / 1000, cpu_bound
+    def __init__(self, milliseconds, in_process):
+        self.seconds, self.runs = milliseconds / 1000, "process" if in_process else None
 
     def verify(self, task, rollout):
         end = time.perf_counter() + self.seconds
@@ -41,8 +41,8 @@ class Busy:
             pass
         return {"reward": float(rollout.text.endswith(task.answer)), "length": len(rollout.text)}
 
-def make(milliseconds: float, cpu_bound: bool, version: int):
-    return Busy(milliseconds, cpu_bound)
+def make(milliseconds: float, in_process: bool, version: int):
+    return Busy(milliseconds, in_process)
 """
 SLOW = """
 import asyncio, time, zlib
@@ -127,10 +127,10 @@ def again(requested: argparse.Namespace, folder: Path) -> None:
     fill(open_workspace(folder / "w", create=True), requested.rollouts // 4, 4)
     for version in range(2 * requested.runs):
         pooled = version >= requested.runs
-        args = f"milliseconds = {requested.milliseconds}, cpu_bound = {str(pooled).lower()}, version = {version}"
+        args = f"milliseconds = {requested.milliseconds}, in_process = {str(pooled).lower()}, version = {version}"
         write_recipe(folder, "busy.py", args, "")
         seconds, cpu = timed("verify", folder)
-        kind = "cpu_bound" if pooled else "plain"
+        kind = "process" if pooled else "plain"
         tell(verifier=kind, rollouts=requested.rollouts, seconds=seconds, cpu_seconds=cpu)
 
 

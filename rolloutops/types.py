@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Message = dict[str, Any]
 """One canonical chat message (`formats/chat.py`)."""
@@ -141,7 +141,21 @@ class Rollout:
     finish_reason: str | None = None
 
 
+Runs = Literal["inline", "process", "async"]
+"""How a verify runs: in the process that collects, in worker processes, or awaited where it is collected."""
+
+
 class Environment(Protocol):
-    """The one method that every environment has."""
+    """What verifies rollouts. `verify` is all that it needs; what else it may have is in `environments/__init__.py`.
+
+    An attribute `runs` declares how verify runs:
+
+    inline    in the process that collects, in threads once it is slow: for what no other process can make again
+    process   in worker processes, which are stopped at a time or memory limit: for what computes
+    async     awaited in the process that collects, many at once, with a time limit: for what waits
+
+    It may also be a method of the task that returns one of them. An environment that declares nothing runs in place (a
+    coroutine function is awaited), and moves to worker processes as soon as it is slow.
+    """
 
     def verify(self, task: Task, rollout: Rollout) -> Any: ...

@@ -44,7 +44,7 @@ PAGES = {
     "README.md": 2,
     "docs/tutorial_first_build.md": 20,
     "docs/python.md": 5,
-    "docs/tutorial_environment.md": 8,
+    "docs/tutorial_environment.md": 9,
     "docs/recipes.md": 8,
     "docs/builds.md": 6,
     "docs/howto/add_a_command.md": 5,

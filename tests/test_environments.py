@@ -96,8 +96,10 @@ def test_exact_match_settings() -> None:
         "extracted": None,
         "answered": False,
     }
-    assert exact_match.make(extract=r"(a+)+$").cpu_bound, "a pattern of the user's must run where it can be stopped"
-    assert not exact_match.make().cpu_bound
+    assert exact_match.make(extract=r"(a+)+$").runs == "process", (
+        "a pattern of the user's must run where it can be stopped"
+    )
+    assert exact_match.make().runs is None
     with pytest.raises(UsageError, match=r"extract = '\(' is not a regular expression"):
         exact_match.make(extract="(")
     with pytest.raises(ValueError, match="no answer"):
@@ -231,8 +233,8 @@ def test_mcqa_row_pattern() -> None:
     assert environment.verify(task(**row), said("Pick: neither\n\\boxed{B}"))["reward"] == 1, "then the mode"
     several = {**row, "template_metadata": {"output_regex": ["(", "So ([A-E])", "is ([A-E])"]}}
     assert environment.verify(task(**several), said("It is A. So B."))["reward"] == 1
-    assert environment.cpu_bound(task(**row)), "a pattern of the row's must run where it can be stopped"
-    assert not environment.cpu_bound(task(options=OPTIONS))
+    assert environment.runs(task(**row)) == "process", "a pattern of the row's must run where it can be stopped"
+    assert environment.runs(task(options=OPTIONS)) == "inline"
     assert mcqa.make(strict=True).verify(task(**row), said("Pick: A \\boxed{B}"))["reward"] == 1
     with pytest.raises(ValueError, match="expected_answer"):
         environment.verify(task(options=OPTIONS), said("B"))

@@ -23,6 +23,8 @@ def method(self: Any, *arguments: Any) -> None: ...
 @pytest.mark.parametrize(
     ("names", "hook"),
     [
+        ({"run": "process"}, "runs"),
+        ({"Runs": "inline"}, "runs"),
         ({"cpuBound": True}, "cpu_bound"),
         ({"cpu_bond": method}, "cpu_bound"),
         ({"paralel": 4}, "parallel"),
@@ -43,6 +45,7 @@ def test_a_misspelt_hook_is_refused_with_the_near_name(names: dict[str, Any], ho
     "names",
     [
         {"recall": method, "hold": method, "score": method, "normalize": method},
+        {"run": method, "rules": ["a"], "turns": 3},
         {"golden": Path("golden.jsonl"), "tool": "search", "paralel": "no"},
         {"_golden": method},
         {"call": method, "calls": 3, "gold": method, "golds": method, "tools": [], "tool": [], "cpu_bound": True},
@@ -50,6 +53,22 @@ def test_a_misspelt_hook_is_refused_with_the_near_name(names: dict[str, Any], ho
 )
 def test_other_names_are_left_alone(names: dict[str, Any]) -> None:
     refuse_misspelt_hooks("mine.py:make", made(**names))
+
+
+async def awaited(self: Any, *arguments: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({"runs": "processes"}, "has runs = 'processes', did you mean 'process'.*'inline', 'process', 'async'"),
+        ({"runs": True}, "has runs = True: it must be one of"),
+        ({"runs": "inline", "verify": awaited}, "has runs = 'inline', but its verify is a coroutine function"),
+    ],
+)
+def test_runs_that_is_none_of_the_three_is_refused(names: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=f"environment 'mine.py:make' {sentence}"):
+        refuse_misspelt_hooks("mine.py:make", made(**names))
 
 
 def test_check_and_collect_refuse_a_misspelt_verify(tmp_path: Path) -> None:

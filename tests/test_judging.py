@@ -85,8 +85,8 @@ def do(deed, task):
     raise AssertionError(deed)
 
 class Environment:
-    def __init__(self, cpu_bound, pure):
-        self.cpu_bound, self.pure = cpu_bound, pure
+    def __init__(self, runs, pure):
+        self.runs, self.pure = runs, pure
     def verify(self, task, rollout):
         return do(rollout.text, task)
 
@@ -98,25 +98,38 @@ class Coroutine:
         return do(rollout.text, task)
 
 class Prepared:
-    cpu_bound = True
+    runs = "process"
     ready = False
     def prepare(self): Prepared.ready = True
     def verify(self, task, rollout): return float(self.ready)
 
-def make(cpu_bound: bool = True, pure: bool = False): return Environment(cpu_bound, pure)
+def make(runs: str = "process", pure: bool = False): return Environment(runs or None, pure)
 def coroutine(): return Coroutine()
 def prepared(): return Prepared()
 def both():
     environment = Coroutine()
-    environment.cpu_bound = True
+    environment.runs = "process"
     return environment
 def some():
-    environment = Environment(None, False)
-    environment.cpu_bound = lambda task: task.row.get("dear", False)
-    return environment
-def only_here():
+    modes = {True: "process", "odd": "thread"}
+    return Environment(lambda task: modes.get(task.row.get("dear"), "inline"), False)
+def only_here(runs: str = "process"):
     if os.environ.get("PARENT") != str(os.getpid()): raise OSError("no such license")
-    return Environment(True, False)
+    return Environment(runs or None, False)
+def not_awaited(): return Environment("async", False)
+def partly_awaited():
+    environment = Coroutine()
+    verify = environment.verify
+    environment.verify = lambda task, rollout: verify(task, rollout)
+    environment.runs = "async"
+    return environment
+
+class Earlier:
+    def __init__(self, cpu_bound): self.cpu_bound = cpu_bound
+    def verify(self, task, rollout): return do(rollout.text, task)
+
+def earlier(cpu_bound: bool = True): return Earlier(cpu_bound)
+def earlier_some(): return Earlier(lambda task: task.row.get("dear", False))
 '''
 
 
@@ -162,9 +175,9 @@ BAD = [
 """What a verifier does, and what the verdict then says."""
 
 
-@pytest.mark.parametrize("cpu_bound", [False, True])
-def test_what_a_verifier_returns(folder: Path, cpu_bound: bool) -> None:
-    verdicts = judged(judge(folder, cpu_bound=cpu_bound), *(deed for deed, _ in GOOD + BAD), "dict")
+@pytest.mark.parametrize("runs", ["", "process"])
+def test_what_a_verifier_returns(folder: Path, runs: str) -> None:
+    verdicts = judged(judge(folder, runs=runs), *(deed for deed, _ in GOOD + BAD), "dict")
     for (deed, reward), verdict in zip(GOOD, verdicts, strict=False):
         assert (verdict.reward, verdict.metrics, verdict.error) == (reward, {"reward": reward}, None), deed
     for (deed, reported), verdict in zip(BAD, verdicts[len(GOOD) :], strict=False):
@@ -196,7 +209,7 @@ def test_numbers_in_reward_components_are_metrics() -> None:
 
 
 def test_a_verifier_may_say_that_it_cannot_judge_and_what_that_cost(folder: Path) -> None:
-    (verdict,) = judged(judge(folder, cpu_bound=False), "unsure")
+    (verdict,) = judged(judge(folder, runs=""), "unsure")
     assert (verdict.reward, verdict.error, verdict.error_message) == (None, "verifier_error", "no verdict")
     assert verdict.metrics == {"judge_calls": 2.0}
 
@@ -236,11 +249,15 @@ def test_where_a_verifier_runs(folder: Path, tmp_path: Path) -> None:
         return {int(verdict.details["pid"]) for verdict in verdicts}
 
     here = {os.getpid()}
-    assert asyncio.run(pids(judge(folder, cpu_bound=False))) == here
+    assert asyncio.run(pids(judge(folder, runs=""))) == here
     assert asyncio.run(pids(judge(folder, "coroutine"))) == here
     assert asyncio.run(pids(judge(folder, processes=0))) == here
     assert asyncio.run(pids(judge(folder, "some"))) == here
     assert not asyncio.run(pids(judge(folder, "some"), dear=True)) & here
+    assert asyncio.run(pids(judge(folder, "partly_awaited"))) == here
+    assert not asyncio.run(pids(judge(folder, "earlier"))) & here, "cpu_bound is understood"
+    assert asyncio.run(pids(judge(folder, "earlier_some"))) == here
+    assert not asyncio.run(pids(judge(folder, "earlier_some"), dear=True)) & here
     one, two = judged(judge(folder), f"meet {tmp_path}", f"meet {tmp_path}")
     workers = {int(one.details["pid"]), int(two.details["pid"])}
     assert len(workers) == 2
@@ -296,8 +313,8 @@ def stored(deed: str, n: int = 0, row: str = "{}") -> StoredRollout:
 
 
 @pytest.mark.parametrize("factory", ["make", "coroutine"])
-@pytest.mark.parametrize("cpu_bound", [False, True])
-def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, cpu_bound: bool, factory: str) -> None:
+@pytest.mark.parametrize("runs", ["", "process"])
+def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, runs: str, factory: str) -> None:
     count, read = 5000, 0
 
     def items() -> Iterator[tuple[int, StoredRollout]]:
@@ -307,7 +324,7 @@ def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, 
             yield n, stored("raise" if n % 1000 == 7 else f"reward {n}", n)
 
     async def run() -> dict[int, float | None]:
-        here = judge(folder, factory, **({"cpu_bound": cpu_bound} if factory == "make" else {}))
+        here = judge(folder, factory, **({"runs": runs} if factory == "make" else {}))
         seen: dict[int, float | None] = {}
         try:
             async for ended in here.verify_all(items(), count):
@@ -323,8 +340,8 @@ def test_judge_all_reads_as_needed_and_gives_each_key_its_verdict(folder: Path, 
 def test_what_is_stored_is_read_as_it_was_written(folder: Path) -> None:
     """Integers stay exact; a row that cannot be sent or read as JSON is one bad verdict, not the end."""
 
-    async def run(cpu_bound: bool) -> list[Verdict]:
-        here = judge(folder, cpu_bound=cpu_bound)
+    async def run(runs: str) -> list[Verdict]:
+        here = judge(folder, runs=runs)
         row = '{"big": 123456789012345678901234567890, "half": 0.1}'
         try:
             items = enumerate([stored("row", 0, row), stored("row", 1, "{"), stored("reward 1", 2)])
@@ -333,8 +350,8 @@ def test_what_is_stored_is_read_as_it_was_written(folder: Path) -> None:
         finally:
             await here.close()
 
-    for cpu_bound in (False, True):
-        exact, broken, good = asyncio.run(run(cpu_bound))
+    for runs in ("", "process"):
+        exact, broken, good = asyncio.run(run(runs))
         assert exact.details["row"] == "{'big': 123456789012345678901234567890, 'half': 0.1}"
         assert (broken.error, good.reward) == ("verifier_error", 1.0)
         assert "cannot be read" in (broken.error_message or "")
@@ -342,7 +359,7 @@ def test_what_is_stored_is_read_as_it_was_written(folder: Path) -> None:
 
 def test_a_plain_verifier_that_takes_long_is_spread_over_the_workers(folder: Path) -> None:
     async def run(processes: int | None, count: int) -> set[int]:
-        here = judge(folder, cpu_bound=False, processes=processes)
+        here = judge(folder, runs="", processes=processes)
         try:
             items = ((n, stored("nap 0.06 pid", n)) for n in range(3 if count < 1000 else 20))
             ended = [pair async for many in here.verify_all(items, count) for pair in many]
@@ -357,30 +374,66 @@ def test_a_plain_verifier_that_takes_long_is_spread_over_the_workers(folder: Pat
     assert len(many) > 1
 
 
-def test_a_plain_verifier_that_turns_out_slow_does_not_hold_up_the_event_loop(folder: Path) -> None:
-    async def run() -> tuple[list[Verdict], float]:
-        here = judge(folder, cpu_bound=False)
-        worst, last = 0.0, time.monotonic()
+async def slow_verdicts(here: VerifierRunner) -> tuple[list[Verdict], float]:
+    """A verdict of 0.6 s, then eight of a second at once; and the longest turn of the event loop in these."""
+    worst, last = 0.0, time.monotonic()
 
-        async def tick() -> None:
-            nonlocal worst, last
-            while True:
-                await asyncio.sleep(0.01)
-                worst, last = max(worst, time.monotonic() - last), time.monotonic()
+    async def tick() -> None:
+        nonlocal worst, last
+        while True:
+            await asyncio.sleep(0.01)
+            worst, last = max(worst, time.monotonic() - last), time.monotonic()
 
+    try:
+        first = await here.verify(*pair("nap 0.6 pid"))
+        assert not here.is_plain
+        watch, last = asyncio.create_task(tick()), time.monotonic()
+        others = await asyncio.gather(*(here.verify(*pair("nap 1 pid", n)) for n in range(8)))
+        watch.cancel()
+        return [first, *others], worst
+    finally:
+        await here.close()
+
+
+@pytest.mark.parametrize(
+    ("runs", "processes", "leaves"),
+    [("", 2, True), ("", 0, False), ("inline", 2, False)],
+    ids=["declares nothing", "no process is allowed", "inline"],
+)
+def test_a_verifier_that_turns_out_slow_does_not_hold_up_the_event_loop(
+    folder: Path, runs: str, processes: int, leaves: bool
+) -> None:
+    verdicts, worst = asyncio.run(slow_verdicts(judge(folder, runs=runs, processes=processes)))
+    first, *others = [verdict.details["pid"] for verdict in verdicts]
+    assert first == os.getpid()
+    assert os.getpid() not in others if leaves else set(others) == {os.getpid()}
+    assert worst < 4.0, "eight verdicts of a second each, one after the other, take eight"
+
+
+def test_a_slow_verifier_that_no_worker_can_make_stays_where_it_was_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARENT", str(os.getpid()))
+    verdicts, worst = asyncio.run(slow_verdicts(judge(folder, "only_here", runs="")))
+    assert [(verdict.details["pid"], verdict.error) for verdict in verdicts] == [(os.getpid(), None)] * 9
+    assert worst < 4.0
+    said = capsys.readouterr().err
+    assert said.count("no such license") == 1
+    assert 'declare runs = "inline" in the environment' in said
+
+
+def test_what_runs_otherwise_than_it_declares_is_a_verdict_that_says_so(folder: Path) -> None:
+    (verdict,) = judged(judge(folder, "not_awaited"), "reward 1")
+    assert "but verify returned float, no coroutine: write async def verify" in (verdict.error_message or "")
+
+    async def odd() -> Verdict:
+        here = judge(folder, "some")
         try:
-            first = await here.verify(*pair("nap 0.6 pid"))
-            assert not here.is_plain
-            watch, last = asyncio.create_task(tick()), time.monotonic()
-            others = await asyncio.gather(*(here.verify(*pair("nap 1 pid", n)) for n in range(8)))
-            watch.cancel()
-            return [first, *others], worst
+            return await here.verify(*pair("reward 1", dear="odd"))
         finally:
             await here.close()
 
-    verdicts, worst = asyncio.run(run())
-    assert {verdict.details["pid"] for verdict in verdicts} == {os.getpid()}
-    assert worst < 4.0, "eight verdicts of a second each, one after the other, take eight"
+    assert "runs must be 'inline', 'process', 'async', not 'thread'" in (asyncio.run(odd()).error_message or "")
 
 
 def test_a_cancelled_caller_harms_nobody(folder: Path) -> None:

@@ -393,7 +393,7 @@ class Waits:
         time.sleep(0.03)
         return 1.0
 class Computes:
-    cpu_bound = True
+    runs = "process"
     def verify(self, task, rollout):
         end = time.thread_time() + 0.03
         while time.thread_time() < end:

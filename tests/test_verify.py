@@ -47,7 +47,7 @@ def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("more", ["", "cpu_bound = True"])
+@pytest.mark.parametrize("more", ["", "runs = 'process'", "cpu_bound = True"])
 def test_changed_code_verifies_everything_again_and_says_how_far_it_agrees(collected: Path, more: str) -> None:
     count = (
         "SELECT (SELECT count(*) FROM attempts), (SELECT count(*) FROM verdicts), (SELECT sum(reward) FROM rollouts)"
@@ -103,3 +103,32 @@ def make(): return Fails()
     assert query(collected / "w", failed, load("own.toml")) == [(20, 200)], "not by accident"
     rolloutops("verify", "own.toml", "--retry_errors", cwd=collected)
     assert query(collected / "w", failed, load("own.toml")) == [(0, 200)]
+
+
+SLOW = """
+import os, time
+class Slow:
+    runs = {runs}
+    def verify(self, task, rollout):
+        time.sleep(0.08)
+        return dict(reward=float(rollout.text.endswith(task.answer)), pid=os.getpid())
+"""
+
+
+@pytest.mark.parametrize("runs", [None, "inline"])
+def test_a_slow_verifier_that_declares_nothing_moves_to_processes_and_verifies_each_rollout_once(
+    tmp_path: Path, runs: str | None
+) -> None:
+    write_jsonl(tmp_path / "sums.jsonl", sums(40))
+    (tmp_path / "slow.py").write_text(SLOW.format(runs=repr(runs)))
+    words = ("--input=sums.jsonl", "--dataset=sums", "--data=w", "--engine=scripted", "--engine_args.correct=0.5")
+    rolloutops("collect", *words, "--environment=slow.py:Slow", cwd=tmp_path)
+    ((verdicts, attempts, right, pids),) = query(
+        tmp_path / "w",
+        "SELECT count(*), count(DISTINCT attempt_id), count(*) FILTER (reward = correct::DOUBLE), "
+        "count(DISTINCT metrics['pid']) "
+        "FROM (SELECT v.*, ends_with(a.text, t.answer) AS correct FROM verdicts v "
+        "JOIN attempts a USING (attempt_id) JOIN tasks t ON t.task_id = a.task_id)",
+    )
+    assert (verdicts, attempts, right) == (40, 40, 40)
+    assert (pids == 1) == (runs == "inline")

@@ -9,7 +9,8 @@ Only `verify` is needed; the rest is optional and looked up with `getattr`:
     verify(task, rollout)          the reward as a float, or a dict with "reward" and any other fields; where it could
                    not judge, it raises, or returns a dict with "reward" None and a text under "error"
     gold(task)     the text of an answer that must score 1.0, or None where the task has none
-    cpu_bound      True: verify runs in a process pool, with a time limit; or a function of the task that says so
+    runs           how verify runs: "inline", "process" or "async" (see `Environment`); or a function of the task that
+                   returns it. `cpu_bound = True` of earlier versions is "process"
     pure           True: equal task and rollout give an equal verdict, so it may be taken from a cache
     spends         True: a verdict costs money or quota. Changed code or settings then verify rollouts again only on the
                    command `verify`

@@ -54,7 +54,7 @@ class Tests:
 class Code:
     """See `make`."""
 
-    cpu_bound = True
+    runs = "process"
 
     def __init__(self, unsafe: bool, limits: Mapping[str, float], partial: bool) -> None:
         self.unsafe, self.limits, self.partial = unsafe, limits, partial

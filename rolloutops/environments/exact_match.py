@@ -11,7 +11,7 @@ from typing import Any
 
 from rolloutops.environments.answers import bare, final_text, same, stated
 from rolloutops.errors import UsageError
-from rolloutops.types import Rollout, Task
+from rolloutops.types import Rollout, Runs, Task
 
 VERSION = 1
 """Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
@@ -31,7 +31,7 @@ class ExactMatch:
             except re.error as error:
                 raise UsageError(f"exact_match: extract = '{extract}' is not a regular expression: {error}") from None
         # A pattern that is not ours may take for ever on an odd text: a pool worker can be stopped, this process not.
-        self.cpu_bound = self.pattern is not None
+        self.runs: Runs | None = "process" if self.pattern else None
 
     def verify(self, task: Task, rollout: Rollout) -> dict[str, Any]:
         """{"reward": 1.0 or 0.0, "extracted": the answer found or None, "answered": whether one was found}."""

@@ -68,6 +68,7 @@ _LATEX = re.compile(r"\\[A-Za-z]+$")
 class LLMJudge:
     """See `make`."""
 
+    runs = "async"
     spends = True
 
     def __init__(

@@ -31,7 +31,7 @@ class Math:
     """See `make`."""
 
     pure = True
-    cpu_bound = True  # algebra has no upper bound on time and memory
+    runs = "process"  # algebra has no upper bound on time and memory
 
     def __init__(self, digits: int) -> None:
         self.digits = digits

@@ -29,7 +29,7 @@ from typing import Any
 
 from rolloutops.environments.answers import without_reasoning
 from rolloutops.errors import UsageError, did_you_mean
-from rolloutops.types import Rollout, Task
+from rolloutops.types import Rollout, Runs, Task
 
 VERSION = 2
 """Raised by whoever changes a reward: rollouts that an earlier version verified are then verified again."""
@@ -60,9 +60,9 @@ class MultipleChoice:
     def __init__(self, strict: bool, grading_mode: str) -> None:
         self.mode, self.patterns = STRICT if strict else grading_mode, not strict
 
-    def cpu_bound(self, task: Task) -> bool:
+    def runs(self, task: Task) -> Runs:
         """A row's own pattern may take for ever on an odd text: a pool worker can be stopped, this process not."""
-        return self.patterns and bool(_patterns(task.row))
+        return "process" if self.patterns and _patterns(task.row) else "inline"
 
     def verify(self, task: Task, rollout: Rollout) -> dict[str, Any]:
         """{"reward": 1.0 or 0.0, "extracted": the letter found or None, "answered": whether one was found}."""

@@ -38,7 +38,7 @@ class ReasoningGym:
     """See `make`."""
 
     pure = True
-    cpu_bound = True  # some scorers search
+    runs = "process"  # some scorers search
 
     def prepare(self) -> None:
         """Import reasoning_gym, which takes seconds."""

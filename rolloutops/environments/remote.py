@@ -34,6 +34,7 @@ SAID = 500
 class Remote:
     """See `make`."""
 
+    runs = "async"
     spends = True  # it may ask a model, which cannot be seen from here
 
     def __init__(self, url: str, seed_session: bool, headers: Mapping[str, str], parallel: int) -> None:

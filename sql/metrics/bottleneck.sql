@@ -68,7 +68,7 @@ SELECT *, CASE bottleneck
     WHEN 'verification: stalls'
         THEN 'some verdicts take seconds: make verify a coroutine (its calls then overlap), or collect --verify=later'
     WHEN 'verification: compute'
-        THEN 'verdicts keep the CPU busy: set cpu_bound and pure = True, use more cores (--processes), or collect --verify=later'
+        THEN 'verdicts keep the CPU busy: set runs = "process" and pure = True, use more cores (--processes), or collect --verify=later'
     WHEN 'verification'
         THEN 'the model answers faster than rollouts are judged: collect --verify=later, then verify'
     WHEN 'tools'
