@@ -23,7 +23,6 @@ from typing import Any
 
 from rolloutops.engines import smollm2
 from rolloutops.engines.vllm import QUIET, VllmEngine, _cpu_dtype
-from rolloutops.engines.vllm import make as make_vllm
 from rolloutops.types import ModelCall
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -88,7 +87,7 @@ class Timed:
 
 def make(model: str) -> Timed:
     """The engine of the recipe above."""
-    return Timed(make_vllm(model, max_model_len=ROOM, max_num_seqs=WIDTH))
+    return Timed(VllmEngine(model, max_model_len=ROOM, max_num_seqs=WIDTH))
 
 
 def collected(chats: int, repeats: int = 1, words: int = 0, tokens: int = 0) -> dict[str, float]:

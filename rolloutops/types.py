@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
+
+from rolloutops.errors import AttemptFailed
 
 Message = dict[str, Any]
 """One canonical chat message (`formats/chat.py`)."""
@@ -96,13 +98,21 @@ class RolloutAnswer:
     service_tier: str | None = None
 
 
-class Engine(Protocol):
-    """A policy engine. `start` is called once before the first call (load the model, open the session), `stop` once
-    after the last. `answer` is called concurrently."""
-
-    async def start(self) -> None: ...
+class Answers(Protocol):
+    """What answers model calls: all that the agent loop needs of an engine. `answer` is called concurrently."""
 
     async def answer(self, call: ModelCall) -> ModelAnswer: ...
+
+
+class Engine(Answers, Protocol):
+    """A policy engine. `start` is called once before the first call (load the model, open the session), `stop` once
+    after the last.
+
+    It is made by its class, or a function, from its settings by name. A class attribute `operational` names the
+    settings that say where and how fast it answers, not what: they are no part of a policy.
+    """
+
+    async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
@@ -118,6 +128,77 @@ class RolloutEngine(Protocol):
     async def rollout(self, call: ModelCall) -> RolloutAnswer: ...
 
     async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a batch was refused. line: of the file of requests, from 1, where one line is to blame."""
+
+    code: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.code else self.message
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the provider describes it. Times are seconds since 1970."""
+
+    batch_id: str
+    status: str
+    created_at: float
+    ended_at: float
+    completed: int = 0
+    failed: int = 0
+    files: Sequence[str] = ()
+    refusals: Sequence[Refusal] = ()
+
+
+class BatchClient(Protocol):
+    """A provider that answers a file of requests within a day. It is no engine: nobody waits for one answer.
+
+    url, endpoint: the provider, and what each request is sent to. wait: stay until all batches ended, looking each
+    `poll_seconds`. settle_seconds: when the provider's list shows a batch for sure. requests_per_batch,
+    bytes_per_batch: what one file may hold. `line` writes a request of such a file, `read` reads what became of it;
+    `submit` is what is paid for.
+    """
+
+    model: str
+    wait: bool
+    poll_seconds: float
+    settle_seconds: float
+    requests_per_batch: int
+    bytes_per_batch: int
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def endpoint(self) -> str: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def ready(self) -> str: ...
+
+    def body(self, call: ModelCall) -> bytes: ...
+
+    def line(self, custom_id: str, body: bytes) -> bytes: ...
+
+    async def upload(self, file: IO[bytes], name: str) -> str: ...
+
+    async def submit(self, job_id: str, file_id: str, endpoint: str) -> Batch: ...
+
+    async def find(self, job_id: str, file_id: str) -> Batch | None: ...
+
+    async def look(self, batch_id: str) -> Batch: ...
+
+    async def download(self, file_id: str, into: IO[bytes]) -> None: ...
+
+    def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from rolloutops.cli.commands.chunk import chunk_inputs
 from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.config.resources import shipped
-from rolloutops.engines.batch import make
+from rolloutops.engines.batch import OpenAIBatches
 from rolloutops.errors import AttemptFailed, UsageError
 from rolloutops.store.workspace import open_workspace, try_lock
 from rolloutops.types import ModelAnswer
@@ -465,7 +465,7 @@ def test_an_edited_task_is_pending_while_its_old_self_is_under_way(tmp_path: Pat
 
 def test_the_engine_reads_lines_and_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
-    engine = make("m", base_url="http://127.0.0.1:9/v1", api_key_env="TEST_KEY")
+    engine = OpenAIBatches("m", base_url="http://127.0.0.1:9/v1", api_key_env="TEST_KEY")
     assert KEY not in repr(engine)
     body = '{"status": "completed", "output": [], "usage": {"input_tokens": 1e0},  "x": "' + KEY + '"}'
     line = '{"id":"1","custom_id":"c","response":{"status_code":200,"body":  ' + body + '},"error":null}'
@@ -492,4 +492,4 @@ def test_the_engine_reads_lines_and_refuses_what_it_cannot_do(monkeypatch: pytes
         assert (failed.kind, failed.final) == (kind, final), text
     for wrong in ({"requests_per_batch": 50_001}, {"bytes_per_batch": 0}, {"poll_seconds": 0}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
-            make("m", base_url="http://127.0.0.1:9/v1", **wrong)  # type: ignore[arg-type]
+            OpenAIBatches("m", base_url="http://127.0.0.1:9/v1", **wrong)  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ class Logged:
         await self.inner.stop()
 
 def make(delay: str = "0", faults: str = "", correct: float = 0.5):
-    return Logged(scripted.make(delay=delay, faults=faults, correct=correct))
+    return Logged(scripted.ScriptedEngine(delay=delay, faults=faults, correct=correct))
 '''
 
 

@@ -49,7 +49,7 @@ PAGES = {
     "docs/builds.md": 6,
     "docs/howto/add_a_command.md": 5,
     "docs/howto/add_a_target.md": 6,
-    "docs/howto/add_an_engine.md": 5,
+    "docs/howto/add_an_engine.md": 8,
     "docs/howto/backup.md": 8,
     "docs/howto/budgets.md": 3,
     "docs/howto/choose_engine.md": 3,

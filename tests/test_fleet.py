@@ -20,7 +20,7 @@ from rolloutops.collect.attempt import Attempt, PendingRollout
 from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect
-from rolloutops.engines.openai import OpenAIEngine, make
+from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.replicas import Replicas
 from rolloutops.errors import EngineError
 from rolloutops.limits.concurrency import ConcurrencyLimit
@@ -90,10 +90,10 @@ def wait_for(url: str, requests: int) -> None:
 
 def test_one_address_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    one = make("m", base_url="http://a/v1")
+    one = OpenAIEngine.from_settings("m", base_url="http://a/v1")
     assert isinstance(one, OpenAIEngine)
     for several in ("http://a/v1, http://b/v1/,http://a/v1", ["http://a/v1", "http://b/v1"]):
-        fleet = make("m", base_url=several, endpoint="chat")
+        fleet = OpenAIEngine.from_settings("m", base_url=several, endpoint="chat")
         assert isinstance(fleet, Replicas)
         assert [m.url for m in fleet.members] == ["http://a/v1/chat/completions", "http://b/v1/chat/completions"]
 
@@ -203,7 +203,7 @@ def converse(urls: list[str], count: int, environment: Any) -> tuple[list[Attemp
         return PendingRollout(task, "h", 0, "p", 0, 1, Collect(engine="openai", model="m"), {}, "{}")
 
     async def main() -> tuple[list[Attempt], ReplicaRateLimit]:
-        engine = make("m", base_url=urls, endpoint="chat")
+        engine = OpenAIEngine.from_settings("m", base_url=urls, endpoint="chat")
         fleet = ReplicaRateLimit([RateLimit(ConcurrencyLimit(32)) for _ in urls], ConcurrencyLimit(64))
         await engine.start()
         try:
@@ -262,5 +262,8 @@ def test_check_names_the_servers_that_do_not_answer() -> None:
         server.kill()
         server.wait()
         with pytest.raises(EngineError, match="1 of 2 servers do not answer"):
-            asyncio.run(make("m", base_url=[gone, there.url]).ready())
-        assert asyncio.run(make("m", base_url=[f"{there.url}/a", there.url]).ready()) == "2 servers answer"
+            asyncio.run(OpenAIEngine.from_settings("m", base_url=[gone, there.url]).ready())
+        assert (
+            asyncio.run(OpenAIEngine.from_settings("m", base_url=[f"{there.url}/a", there.url]).ready())
+            == "2 servers answer"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rolloutops.engines.gym import make
+from rolloutops.engines.gym import GymEngine
 from rolloutops.errors import AttemptFailed, UsageError
 from rolloutops.types import ModelCall, RolloutAnswer
 from tests.gym_server import GymServer
@@ -36,7 +36,7 @@ def roll(calls: list[ModelCall], **settings: Any) -> list[RolloutAnswer | Attemp
     """What becomes of calls, one after the other."""
 
     async def go() -> list[RolloutAnswer | AttemptFailed]:
-        engine = make(**settings)
+        engine = GymEngine(**settings)
         await engine.start()
         ended: list[RolloutAnswer | AttemptFailed] = []
         try:
@@ -184,7 +184,7 @@ def test_a_judge_that_failed_leaves_the_rollout() -> None:
 @pytest.mark.parametrize("settings", [{}, {"base_url": "localhost:8000"}, {"agents": {"a": "ftp://x"}}])
 def test_a_url_is_needed(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="gym engine"):
-        make(**settings)
+        GymEngine(**settings)
 
 
 def tasks(count: int) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rolloutops.collect import event_loop
-from rolloutops.engines.openai import OPENAI, make
+from rolloutops.engines.openai import OPENAI, OpenAIEngine
 from rolloutops.errors import AttemptFailed, UsageError
 from rolloutops.formats.openai_replies import KEPT, read_chat, read_responses, retry_after
 from rolloutops.types import ModelAnswer, ModelCall
@@ -55,7 +55,7 @@ def ask(server: Loopback | str, *calls: ModelCall, **settings: Any) -> list[Mode
     """The calls' answers, one after the other, from one engine."""
 
     async def run() -> list[ModelAnswer]:
-        engine = make("m", base_url=server if isinstance(server, str) else server.url, **settings)
+        engine = OpenAIEngine("m", base_url=server if isinstance(server, str) else server.url, **settings)
         await engine.start()
         try:
             return [await engine.answer(call) for call in calls]
@@ -189,7 +189,9 @@ def test_what_openai_itself_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     reported = {"role": "assistant", "content": "Hm.", "reasoning_content": "secret thoughts"}
     call = ModelCall([*ASK, reported], None, {"max_output_tokens": 9})
-    chat, responses = (json.loads(make("m", endpoint=endpoint).body(call)) for endpoint in ("chat", "responses"))
+    chat, responses = (
+        json.loads(OpenAIEngine("m", endpoint=endpoint).body(call)) for endpoint in ("chat", "responses")
+    )
     assert chat == {
         "model": "m",
         "messages": [*ASK, {"role": "assistant", "content": "Hm."}],
@@ -201,7 +203,7 @@ def test_what_openai_itself_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_chat_refuses_what_it_cannot_express() -> None:
     with pytest.raises(AttemptFailed, match="previous_response_id") as caught:
-        make("m", base_url="http://localhost/v1", endpoint="chat").body(
+        OpenAIEngine("m", base_url="http://localhost/v1", endpoint="chat").body(
             ModelCall(ASK, None, {"previous_response_id": "resp_1"})
         )
     assert (caught.value.kind, caught.value.final) == ("bad_request", True)
@@ -278,7 +280,7 @@ def test_what_listens_does_not_speak_http() -> None:
             writer.close()
 
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
-        engine = make("m", base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+        engine = OpenAIEngine("m", base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
         await engine.start()
         with pytest.raises(AttemptFailed, match="does not speak HTTP") as caught:
             await engine.answer(ModelCall(ASK, None, {}))
@@ -302,14 +304,14 @@ def test_how_long_to_wait() -> None:
 
 def test_a_key_is_needed_for_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="OPENAI_API_KEY is not set: export it, or name another"):
-        make("m")
+        OpenAIEngine("m")
     with pytest.raises(UsageError, match="MY_KEY is not set"):
-        make("m", base_url="http://localhost:8000/v1", api_key_env="MY_KEY", api_key_required=True)
-    assert make("m", base_url="http://localhost:8000/v1").url == "http://localhost:8000/v1/responses"
+        OpenAIEngine("m", base_url="http://localhost:8000/v1", api_key_env="MY_KEY", api_key_required=True)
+    assert OpenAIEngine("m", base_url="http://localhost:8000/v1").url == "http://localhost:8000/v1/responses"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:9000/v1/")
-    assert make("m", endpoint="chat").url == "http://localhost:9000/v1/chat/completions"
+    assert OpenAIEngine("m", endpoint="chat").url == "http://localhost:9000/v1/chat/completions"
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert make("m", base_url=OPENAI).url == "https://api.openai.com/v1/responses"
+    assert OpenAIEngine("m", base_url=OPENAI).url == "https://api.openai.com/v1/responses"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +324,7 @@ def test_a_key_is_needed_for_openai_alone(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
-        make("m", **{"base_url": "http://localhost:8000/v1", **settings})
+        OpenAIEngine("m", **{"base_url": "http://localhost:8000/v1", **settings})
     assert KEY not in str(caught.value)
 
 
@@ -337,7 +339,7 @@ def test_the_key_is_sent_and_never_comes_back(endpoint: str, monkeypatch: pytest
     with serving(faults=[(401, {}, echo), (200, {}, page), None]) as server:
         refused, unreadable = fails(server, **settings), fails(server, **settings)
         (answer,) = ask(server, ModelCall(reported, None, {}), **settings)
-        engine = make("m", base_url=server.url, **settings)
+        engine = OpenAIEngine("m", base_url=server.url, **settings)
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert server.headers[0]["X-Api-Key"] == other
     assert answer.message["content"] == "Answer: my key is [key]"
@@ -393,7 +395,7 @@ def test_an_answer_that_only_lenient_parsers_read() -> None:
 
 def test_many_calls_at_once_each_get_their_own_answer() -> None:
     async def run(url: str) -> list[Any]:
-        engine = make("m", base_url=url, max_connections=32)
+        engine = OpenAIEngine("m", base_url=url, max_connections=32)
         await engine.start()
         calls = [ModelCall([{"role": "user", "content": f"question {n}"}], None, {}) for n in range(300)]
         found = await asyncio.gather(*map(engine.answer, calls), return_exceptions=True)
@@ -463,7 +465,7 @@ async def listening(talk: Talk) -> AsyncIterator[tuple[str, list[int]]]:
 @asynccontextmanager
 async def asking(base_url: str, **settings: Any) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
     """An engine that was started, as a function from a question to the answer's text."""
-    engine = make("m", base_url=base_url, endpoint="chat", **settings)
+    engine = OpenAIEngine("m", base_url=base_url, endpoint="chat", **settings)
     await engine.start()
 
     async def answer(text: str) -> str:
@@ -715,7 +717,7 @@ def test_time_limits() -> None:
 
 def test_headers_that_cannot_be_sent_are_refused() -> None:
     async def start(headers: dict[str, str]) -> None:
-        await make("m", base_url="http://localhost/v1", headers=headers).start()
+        await OpenAIEngine("m", base_url="http://localhost/v1", headers=headers).start()
 
     for name, value in (("X-A", "a\r\nX-B: b"), ("X A", "a"), ("", "a"), ("content-length", "7")):
         with pytest.raises(UsageError, match="cannot be"):

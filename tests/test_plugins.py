@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rolloutops.config.plugins import BUILT_IN, Plugin, find, names
+from rolloutops.config.plan import make_plan
+from rolloutops.config.plugins import BUILT_IN, UNDECLARED, Plugin, find, names
+from rolloutops.config.recipe_file import load
 from rolloutops.errors import MissingExtra, UsageError
 from rolloutops.types import Rollout, Task
 
@@ -63,7 +66,8 @@ def test_built_in_names_point_to_factories() -> None:
     for kind in BUILT_IN:
         for name in BUILT_IN[kind]:
             plugin = find(kind, name)
-            assert plugin.target == f"rolloutops.{kind}s.{name}:make"
+            assert plugin.target.startswith(f"rolloutops.{kind}s.{name}:")
+            assert kind == "environment" or isinstance(plugin.load(), type), "an engine is made by its class"
             assert name in names(kind)
     assert list(find("environment", "exact_match").takes()) == ["strip", "ignore_case", "extract"]
 
@@ -189,3 +193,59 @@ def test_look_up_imports_nothing_heavy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (ran.stdout.strip(), ran.stderr) == ("[]", "")
+
+
+OWN_ENGINE = """
+class Own:
+    {declares}
+    def __init__(self, model: str = "own", speed: int = 1, tone: str = "dry", timeout: float = 1.0): ...
+    async def start(self): ...
+    async def answer(self, call): ...
+    async def stop(self): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("declares", "counts"),
+    [
+        ("", {"speed", "tone"}),
+        ("operational = ('speed',)", {"tone", "timeout"}),
+        ("operational = frozenset()", {"speed", "tone", "timeout"}),
+    ],
+    ids=["by name", "declared", "none"],
+)
+def test_an_engine_declares_which_settings_are_no_part_of_a_policy_nor_of_a_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declares: str, counts: set[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN_ENGINE.format(declares=declares))
+    monkeypatch.chdir(tmp_path)
+    judge = find("environment", "llm_judge")
+    prints, versions = {}, {}
+    for name, value in {"nothing": None, "speed": 2, "tone": "warm", "timeout": 9.0}.items():
+        args = {} if value is None else {name: value}
+        recipe = 'engine = "own.py:Own"\nengine_args = { ' + "".join(f"{k} = {v!r}" for k, v in args.items()) + " }\n"
+        (tmp_path / "r.toml").write_text(f'[datasets.d]\ninput = "x"\n[collect]\npolicy = "m"\n{recipe}')
+        prints[name] = make_plan(load("r.toml")).fingerprints["d"]["m"]
+        versions[name] = judge.version({"engine": "own.py:Own", "engine_args": args})
+    assert {name for name in prints if prints[name] != prints["nothing"]} == counts
+    assert {name for name in versions if versions[name] != versions["nothing"]} == counts
+
+
+@pytest.mark.parametrize(
+    ("declares", "said"),
+    [
+        ("operational = 'speed'", "operational must be a list of settings, not 'speed'"),
+        ("operational = ('sped',)", "declares 'sped' operational and has no such setting, did you mean 'speed'?"),
+    ],
+)
+def test_settings_that_are_declared_operational_and_are_none(tmp_path: Path, declares: str, said: str) -> None:
+    (tmp_path / "own.py").write_text(OWN_ENGINE.format(declares=declares))
+    with pytest.raises(UsageError, match=re.escape(said)):
+        find("engine", "own.py:Own", tmp_path).operational()
+
+
+def test_the_settings_that_shipped_engines_declare_operational_are_those_of_earlier_versions() -> None:
+    """Else policies of earlier workspaces would be others now."""
+    for name in BUILT_IN["engine"]:
+        plugin = find("engine", name)
+        assert set(plugin.operational()) == UNDECLARED & set(plugin.takes()), name

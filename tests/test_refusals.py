@@ -15,7 +15,7 @@ import pytest
 
 from rolloutops.collect.attempt import of_repeat
 from rolloutops.config.plugins import find
-from rolloutops.engines.openai import make
+from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.environments.llm_judge import make as make_judge
 from rolloutops.environments.verification import StoredRollout, VerifierRunner
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
@@ -333,7 +333,7 @@ def test_verdicts_under_way_are_kept_when_a_judge_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_a_wrong_scheme_is_named_at_once(tmp_path: Path, scheme: str) -> None:
     async def asked(port: int) -> list[Any]:
-        engine = make("m", base_url=f"{scheme}://127.0.0.1:{port}/v1", endpoint="chat")
+        engine = OpenAIEngine("m", base_url=f"{scheme}://127.0.0.1:{port}/v1", endpoint="chat")
         await engine.start()
         call = ModelCall([{"role": "user", "content": "x"}], None, {})
         try:
@@ -375,7 +375,7 @@ def test_a_key_goes_into_the_header_that_is_named(tmp_path: Path) -> None:
     assert {name.lower(): value for name, value in sent.items()}["x-goog-api-key"] == secret
     assert "Authorization" not in sent
     with pytest.raises(UsageError, match="api_key_header must name a header"):
-        make("m", base_url="http://localhost/v1", api_key_header=f"api-key: {secret}")
+        OpenAIEngine("m", base_url="http://localhost/v1", api_key_header=f"api-key: {secret}")
 
 
 def test_a_seed_moves_on_with_the_repeats(tmp_path: Path) -> None:

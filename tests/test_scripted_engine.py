@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rolloutops.engines.scripted import make
+from rolloutops.engines.scripted import ScriptedEngine
 from rolloutops.environments import exact_match, mcqa, multi_step
 from rolloutops.errors import FAILURES, AttemptFailed, InputError, RolloutopsError
 from rolloutops.formats.task_rows import answer_of_row
@@ -54,23 +54,23 @@ def reward(row: dict[str, Any], text: str) -> float:
 def test_gold_is_right_as_often_as_told(row: dict[str, Any]) -> None:
     calls = [call(row, index) for index in range(400)]
     for correct in (0.0, 1.0):
-        assert {reward(row, text) for text in texts(make(correct=correct), *calls)} == {correct}
-    some = [reward(row, text) for text in texts(make(correct=0.3), *calls)]
+        assert {reward(row, text) for text in texts(ScriptedEngine(correct=correct), *calls)} == {correct}
+    some = [reward(row, text) for text in texts(ScriptedEngine(correct=0.3), *calls)]
     assert 0.2 < sum(some) / len(some) < 0.4
 
 
 def test_the_same_text_in_any_order_at_any_attempt_in_any_process() -> None:
     calls = [call(row, index) for row in ROWS for index in range(5)]
     again = [call(row, index, attempt=3) for row in ROWS for index in range(5)]
-    first = texts(make(), *calls)
-    assert first == texts(make(), *again) == texts(make(), *reversed(calls))[::-1]
-    assert first != texts(make(seed=1), *calls)
+    first = texts(ScriptedEngine(), *calls)
+    assert first == texts(ScriptedEngine(), *again) == texts(ScriptedEngine(), *reversed(calls))[::-1]
+    assert first != texts(ScriptedEngine(seed=1), *calls)
     # Literal, because a later version must not change what a half-done run has already written.
     assert first[2] == "First I read the question again.\nThat can be checked in a second way.\nAnswer: 51"
 
 
 def test_what_an_answer_costs_and_says_of_itself() -> None:
-    (answer,) = asked(make("rehearsal", rule="echo"), call({"question": "one two three"}))
+    (answer,) = asked(ScriptedEngine("rehearsal", rule="echo"), call({"question": "one two three"}))
     assert isinstance(answer, ModelAnswer)
     assert answer.message == {"role": "assistant", "content": "one two three"}
     assert (answer.model, answer.finish_reason, answer.input_tokens, answer.output_tokens) == (
@@ -80,7 +80,7 @@ def test_what_an_answer_costs_and_says_of_itself() -> None:
         3,
     )
     assert json.loads(answer.raw or "")["params"] == {"temperature": 1.0}
-    assert asked(make(), call(ROWS[0]))[0].model == "scripted"  # type: ignore[union-attr]
+    assert asked(ScriptedEngine(), call(ROWS[0]))[0].model == "scripted"  # type: ignore[union-attr]
 
 
 def converse(engine: Any, row: dict[str, Any], environment: Any, index: int) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -111,7 +111,7 @@ def test_facts_are_searched_with_the_tool_before_they_are_told() -> None:
     environment = multi_step.make()
     rewards = set()
     for index, correct in enumerate((1.0, 0.0)):
-        completion, answers = converse(make(correct=correct, token_ids=True), row, environment, index)
+        completion, answers = converse(ScriptedEngine(correct=correct, token_ids=True), row, environment, index)
         searches = [m["content"] for m in completion if m["role"] == "tool"]
         assert len(searches) == (3 if correct else 2)
         assert "Ada Stone" in searches[1]
@@ -133,7 +133,7 @@ def test_answers_from_a_file(tmp_path: Path) -> None:
         {"task_id": "a", "text": "any other rollout"},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    engine = make(answers=str(path))
+    engine = ScriptedEngine(answers=str(path))
     row = {"question": "a"}
     first, second, third, other, unknown = asked(
         engine,
@@ -156,7 +156,7 @@ def test_a_file_that_holds_no_answers(tmp_path: Path, line: str, said: str) -> N
     path = tmp_path / "answers.jsonl"
     path.write_text(f'{{"key": "k", "text": "fine"}}\n{line}\n')
     with pytest.raises(InputError, match=said):
-        make(answers=str(path))
+        ScriptedEngine(answers=str(path))
 
 
 def shout(now: ModelCall) -> str:
@@ -170,21 +170,21 @@ async def wait_and_call(now: ModelCall) -> dict[str, Any]:
 
 def test_rules_of_ones_own() -> None:
     row = {"question": "psst"}
-    assert texts(make(rule=f"{__name__}:shout"), call(row)) == ["PSST"]
-    assert texts(make(rule=f"{__name__}:wait_and_call"), call(row, turn=4)) == ["turn 4"]
-    picked = set(texts(make(rule="choice"), *(call(ROWS[4], index) for index in range(50))))
+    assert texts(ScriptedEngine(rule=f"{__name__}:shout"), call(row)) == ["PSST"]
+    assert texts(ScriptedEngine(rule=f"{__name__}:wait_and_call"), call(row, turn=4)) == ["turn 4"]
+    picked = set(texts(ScriptedEngine(rule="choice"), *(call(ROWS[4], index) for index in range(50))))
     assert picked == {f"Answer: \\boxed{{{letter}}}" for letter in "ABC"}
 
 
 def test_a_share_of_calls_fails_and_heals() -> None:
-    engine = make(faults="timeout:0.1,rate_limited:0.2")
+    engine = ScriptedEngine(faults="timeout:0.1,rate_limited:0.2")
     calls = [call(ROWS[0], index) for index in range(2000)]
     found = asked(engine, *calls)
     kinds = [answer.kind if isinstance(answer, AttemptFailed) else None for answer in found]
     assert 150 < kinds.count("timeout") < 250
     assert 330 < kinds.count("rate_limited") < 470
     assert kinds == [
-        getattr(answer, "kind", None) for answer in asked(make(faults="timeout:0.1,rate_limited:0.2"), *calls)
+        getattr(answer, "kind", None) for answer in asked(ScriptedEngine(faults="timeout:0.1,rate_limited:0.2"), *calls)
     ]
     failed = [index for index, kind in enumerate(kinds) if kind]
     second = asked(engine, *(call(ROWS[0], index, attempt=2) for index in failed))
@@ -193,7 +193,9 @@ def test_a_share_of_calls_fails_and_heals() -> None:
 
 
 def test_every_nth_call_fails() -> None:
-    found = asked(make(faults={"server_error": 3, "context_length": 5}), *(call(ROWS[0], index) for index in range(10)))
+    found = asked(
+        ScriptedEngine(faults={"server_error": 3, "context_length": 5}), *(call(ROWS[0], index) for index in range(10))
+    )
     kinds = [answer.kind if isinstance(answer, AttemptFailed) else "-" for answer in found]
     s, c = "server_error", "context_length"
     assert kinds == ["-", "-", s, "-", c, s, "-", "-", s, c]
@@ -209,8 +211,8 @@ def test_a_delay_is_kept() -> None:
         await engine.answer(call(ROWS[0]))
         return loop.time() - began
 
-    assert asyncio.run(run(make(delay="0.05..0.1"))) >= 0.05
-    assert asyncio.run(run(make(delay=0.02))) >= 0.02
+    assert asyncio.run(run(ScriptedEngine(delay="0.05..0.1"))) >= 0.05
+    assert asyncio.run(run(ScriptedEngine(delay=0.02))) >= 0.02
 
 
 @pytest.mark.parametrize(
@@ -230,4 +232,4 @@ def test_a_delay_is_kept() -> None:
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(RolloutopsError, match=said):
-        make(**settings)
+        ScriptedEngine(**settings)

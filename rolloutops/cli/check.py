@@ -138,7 +138,7 @@ def _engine(job: EngineJob) -> Finding:
     """Whether the engine of a policy could start."""
     name = f"engine {job.settings.engine} {job.settings.model}".strip()
     try:
-        return _ready(name, job.make_engine())
+        return _ready(name, job.make_batch_client() if job.in_batches else job.make_engine())
     except RolloutopsError as error:
         return Finding(False, f"{name}: {error}")
 

@@ -19,7 +19,7 @@ from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
 from rolloutops.limits.token_estimate import estimate
-from rolloutops.types import Engine, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine, Task
+from rolloutops.types import Answers, Message, ModelAnswer, ModelCall, RolloutAnswer, RolloutEngine, Task
 
 Answer = TypeVar("Answer", ModelAnswer, RolloutAnswer)
 
@@ -31,7 +31,7 @@ CUT_OFF = AttemptFailed("timeout", "truncated")
 
 async def attempt(
     pending: PendingRollout,
-    engine: Engine | RolloutEngine,
+    engine: Answers | RolloutEngine,
     environment: Any,
     pace: AnyRateLimit | None = None,
 ) -> Attempt:
@@ -91,7 +91,7 @@ async def _converse(
     trace: Trace,
     prompt: Sequence[Message],
     tools: Sequence[dict[str, Any]] | None,
-    engine: Engine | RolloutEngine,
+    engine: Answers | RolloutEngine,
     environment: Any,
     pace: AnyRateLimit | None,
     limit: asyncio.Timeout,

@@ -31,7 +31,7 @@ from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan, Plan
 from rolloutops.config.redact import tell
 from rolloutops.config.settings import resolved
-from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow, Refusal, Unanswered
+from rolloutops.engines.batch import ENDED, NO_ROOM, NotNow, Unanswered
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
@@ -41,7 +41,7 @@ from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace, connect, try_lock
-from rolloutops.types import Engine
+from rolloutops.types import Batch, BatchClient, Refusal
 
 TRIES = 3
 """How often a batch is asked for that is neither made nor refused."""
@@ -73,17 +73,15 @@ async def collect_batch(
     run: Run,
     journal: Journal,
     verifiers: Mapping[str, Verifier],
-    engine: Engine,
+    client: BatchClient,
     collect_plan: CollectPlan,
     meter: Progress,
 ) -> str:
-    """Collect the jobs that have ended and submit what is pending; with the engine's `wait`, until nothing is under
+    """Collect the jobs that have ended and submit what is pending; with the client's `wait`, until nothing is under
     way. Returns why a spend limit let no more be submitted, else an empty text.
 
     Raises EngineError where the provider cannot be reached or refuses; all that was submitted stays known.
     """
-    if not isinstance(engine, BatchEngine):
-        raise EngineError(f"{type(engine).__name__} is not the batch engine")
     allowance(workspace, collect_plan, plan.folder)  # an unknown price is told before anything is spent
     journal.flush()
     with try_lock(workspace, "batches") as free:
@@ -91,17 +89,17 @@ async def collect_batch(
             _say("another process is handling this workspace's batches; skipping them")
             return ""
         seal_orphans(workspace)
-        context = BatchContext(workspace, run, journal, verifiers, meter, engine, connect(workspace))
-        state = _State(context, plan, collect_plan, engine.requests_per_batch)
+        context = BatchContext(workspace, run, journal, verifiers, meter, client, connect(workspace))
+        state = _State(context, plan, collect_plan, client.requests_per_batch)
         before = sum(job.requests for job in _open(context))
         meter.pending += before
         meter.done_before -= before
         watch = asyncio.create_task(report(meter))
-        await engine.start()
+        await client.start()
         try:
-            await _rounds(state, engine)
+            await _rounds(state, client)
         finally:
-            await engine.stop()
+            await client.stop()
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
@@ -110,7 +108,7 @@ async def collect_batch(
     return state.spent
 
 
-async def _rounds(state: _State, engine: BatchEngine) -> None:
+async def _rounds(state: _State, client: BatchClient) -> None:
     last = ""
     while True:
         for job in _open(state.context):
@@ -118,13 +116,13 @@ async def _rounds(state: _State, engine: BatchEngine) -> None:
         if not state.stop:
             await _submit(state)
         jobs = _open(state.context)
-        if not engine.wait or not jobs:
+        if not client.wait or not jobs:
             return
         line = f"submitted batch jobs: {len(jobs)}, with {count(sum(job.requests for job in jobs), 'request')}"
         if line != last:
             _say(line)
             last = line
-        await asyncio.sleep(engine.poll_seconds)
+        await asyncio.sleep(client.poll_seconds)
 
 
 async def _look_after(state: _State, job: Job) -> None:
@@ -135,7 +133,7 @@ async def _look_after(state: _State, job: Job) -> None:
     elif job.state == "uploaded":
         await _make(state, job, is_retry=True)
     else:
-        batch = await context.engine.look(str(job.batch_id))
+        batch = await context.client.look(str(job.batch_id))
         if batch.status in ENDED:
             counts, message = await _end(state, job, batch)
             context.journal.flush()
@@ -184,10 +182,10 @@ async def _make(state: _State, job: Job, is_retry: bool) -> None:
     """Have the provider make a job's batch, once. is_retry: it may be made already."""
     context, why = state.context, ""
     for _ in range(TRIES):
-        batch = await _find(context.engine, job) if is_retry else None
+        batch = await _find(context.client, job) if is_retry else None
         if batch is None:
             try:
-                batch = await context.engine.submit(job.job_id, str(job.file_id), job.endpoint)
+                batch = await context.client.submit(job.job_id, str(job.file_id), job.endpoint)
             except Unanswered as error:
                 is_retry, why = True, str(error)
                 continue
@@ -200,16 +198,16 @@ async def _make(state: _State, job: Job, is_retry: bool) -> None:
                 raise
         _note(context, job, "submitted", batch_id=batch.batch_id)
         return
-    raise EngineError(f"{context.engine.url} did not confirm the new batch ({why}); rerun the command")
+    raise EngineError(f"{context.client.url} did not confirm the new batch ({why}); rerun the command")
 
 
-async def _find(engine: BatchEngine, job: Job) -> Batch | None:
+async def _find(client: BatchClient, job: Job) -> Batch | None:
     """The job's batch, if the provider lists it, now or when a request that was on its way has had time to arrive."""
-    batch = await engine.find(job.job_id, str(job.file_id))
-    if batch is None and engine.settle_seconds > 0:
-        _say(f"job {job.job_id} may have been submitted: looking again in {engine.settle_seconds:g} s")
-        await asyncio.sleep(engine.settle_seconds)
-        batch = await engine.find(job.job_id, str(job.file_id))
+    batch = await client.find(job.job_id, str(job.file_id))
+    if batch is None and client.settle_seconds > 0:
+        _say(f"job {job.job_id} may have been submitted: looking again in {client.settle_seconds:g} s")
+        await asyncio.sleep(client.settle_seconds)
+        batch = await client.find(job.job_id, str(job.file_id))
     return batch
 
 
@@ -253,7 +251,7 @@ async def _submit(state: _State) -> None:
                     continue
                 if (
                     len(draft.requests) >= state.largest
-                    or draft.size + len(body) + 200 > context.engine.bytes_per_batch
+                    or draft.size + len(body) + 200 > context.client.bytes_per_batch
                 ):
                     await _send(state, draft)
                     draft = _new_draft(context, keep=draft.locks)
@@ -287,7 +285,7 @@ def _new_draft(context: BatchContext, keep: list[Callable[[], None]] | None = No
 
 
 def _add(context: BatchContext, draft: _Draft, pending: PendingRollout, body: bytes) -> None:
-    line = context.engine.line(request_id(draft.job_id, len(draft.requests)), body)
+    line = context.client.line(request_id(draft.job_id, len(draft.requests)), body)
     draft.file.write(line)
     draft.size += len(line)
     task = pending.task
@@ -310,16 +308,16 @@ def _add(context: BatchContext, draft: _Draft, pending: PendingRollout, body: by
 
 async def _send(state: _State, draft: _Draft) -> None:
     """Submit a draft, unless it is empty: intent, file, batch."""
-    context, engine = state.context, state.context.engine
+    context, client = state.context, state.context.client
     if not draft.requests:
         return
-    job = Job(draft.job_id, "intended", engine.url, engine.endpoint, engine.inner.model, len(draft.requests))
+    job = Job(draft.job_id, "intended", client.url, client.endpoint, client.model, len(draft.requests))
     requests = [asdict(request) for request in draft.requests]
     expected = dump({"expected_tokens": round(draft.tokens), "expected_cost": draft.cost})
     _note(context, job, "intended", asked=dump(draft.policies), requests=requests, counts=expected)
     draft.file.seek(0)
     try:
-        file_id = await engine.upload(draft.file, f"rolloutops-{draft.job_id}.jsonl")
+        file_id = await client.upload(draft.file, f"rolloutops-{draft.job_id}.jsonl")
     except EngineError as error:
         _note(context, job, "dropped", message=str(error))
         raise
@@ -334,7 +332,7 @@ def _note(context: BatchContext, job: Job, event: str, **more: Any) -> Job:
 
 
 def _open(context: BatchContext) -> list[Job]:
-    return open_jobs(context.workspace, context.engine.url, context.con)
+    return open_jobs(context.workspace, context.client.url, context.con)
 
 
 def _say(line: str) -> None:

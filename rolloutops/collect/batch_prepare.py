@@ -8,38 +8,33 @@ from typing import Any
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import PendingRollout
 from rolloutops.collect.batch_results import BatchContext, Offers
-from rolloutops.engines.batch import BatchEngine
 from rolloutops.errors import AttemptFailed
-from rolloutops.types import ModelAnswer, ModelCall
+from rolloutops.types import BatchClient, ModelAnswer, ModelCall
 
 
 @dataclass
-class _Listener:
-    """An engine that takes a call down and answers nothing of worth."""
+class _Writer:
+    """What stands for the model where a request is only written: it keeps the body, and the answer is empty."""
 
-    engine: BatchEngine
+    client: BatchClient
     body: bytes = b""
 
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
     async def answer(self, call: ModelCall) -> ModelAnswer:
-        self.body = self.engine.inner.body(call)
-        if len(self.body) + 200 > self.engine.bytes_per_batch:
+        self.body = self.client.body(call)
+        if len(self.body) + 200 > self.client.bytes_per_batch:
             raise AttemptFailed(
-                "bad_request", f"the request alone is larger than {self.engine.bytes_per_batch:,} bytes"
+                "bad_request", f"the request alone is larger than {self.client.bytes_per_batch:,} bytes"
             )
-        return ModelAnswer({"role": "assistant", "content": ""}, "stop", self.engine.inner.model)
+        return ModelAnswer({"role": "assistant", "content": ""}, "stop", self.client.model)
 
 
 async def body_of(context: BatchContext, pending: PendingRollout) -> bytes | None:
     """The request that a rollout asks, taken down from the loop that asks for all engines; None where it cannot be
     written, which is a failed attempt."""
-    listener = _Listener(context.engine)
-    ended = await attempt(pending, listener, Offers(tools_of(context, pending.task.dataset)))
+    writer = _Writer(context.client)
+    ended = await attempt(pending, writer, Offers(tools_of(context, pending.task.dataset)))
     if ended.failure is None:
-        return listener.body
+        return writer.body
     row = {**ended.row(), "attempt_id": context.run.next_id(), "run_id": context.run.run_id}
     context.journal.append("attempts", row)
     context.meter.attempted(row)

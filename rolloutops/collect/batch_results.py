@@ -20,7 +20,7 @@ from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout, effective_params, of_repeat
 from rolloutops.collect.verify import Verifier, record_verdict
 from rolloutops.config.settings import Collect
-from rolloutops.engines.batch import Batch, BatchEngine, NotThere
+from rolloutops.engines.batch import NotThere
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.strict_json import dump
 from rolloutops.layout import count, verb
@@ -30,7 +30,7 @@ from rolloutops.store.jobs import Job, Request, intent, recorded_requests, reque
 from rolloutops.store.journal import Journal
 from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
-from rolloutops.types import ModelAnswer, ModelCall, Task
+from rolloutops.types import Batch, BatchClient, ModelAnswer, ModelCall, Task
 
 AT_ONCE = 500
 """Rollouts whose tasks and answers are in memory at the same time."""
@@ -45,7 +45,7 @@ class BatchContext:
     journal: Journal
     verifiers: Mapping[str, Verifier]
     meter: Progress
-    engine: BatchEngine
+    client: BatchClient
     con: sql.Connection
 
 
@@ -58,13 +58,9 @@ class Offers:
 
 @dataclass(frozen=True, slots=True)
 class _StoredAnswer:
-    """An engine with one answer, which is there already."""
+    """What stands for the model where its answer is there already."""
 
     given: ModelAnswer | AttemptFailed
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def answer(self, call: ModelCall) -> ModelAnswer:
         if isinstance(self.given, AttemptFailed):
@@ -88,7 +84,7 @@ async def collect_answers(context: BatchContext, job: Job, batch: Batch) -> tupl
     with tempfile.TemporaryFile(dir=context.workspace.root) as file:
         for name in batch.files:
             try:
-                await context.engine.download(name, file)
+                await context.client.download(name, file)
                 file.write(b"\n")
             except NotThere:
                 counts["files_gone"] += 1
@@ -101,7 +97,7 @@ async def collect_answers(context: BatchContext, job: Job, batch: Batch) -> tupl
                     kind, f"batch {batch.batch_id} has status {batch.status} and no line for this request"
                 )
             file.seek(lines[place])
-            read = context.engine.read(file.readline(), job.endpoint)
+            read = context.client.read(file.readline(), job.endpoint)
             # Of refusals alone nobody knows whether they are for the prompts or for the key.
             kinds = ("unauthorized",) if batch.completed else ("unauthorized", "forbidden")
             if isinstance(read, AttemptFailed) and read.kind in kinds:

@@ -168,14 +168,14 @@ async def _collect(
 
     try:
         for job in plan.jobs:
-            if job.settings.engine == "batch":
+            if job.in_batches:
                 if tuning is not None:
                     raise UsageError("--tune does not work with the batch engine, which does not answer at once")
                 from rolloutops.collect.batch import collect_batch
 
                 for part in job.windows if not stopping.is_set() else ():
-                    batches = job.make_engine()
-                    if why := await collect_batch(workspace, plan, run, journal, verifiers, batches, part, meter):
+                    client = job.make_batch_client()
+                    if why := await collect_batch(workspace, plan, run, journal, verifiers, client, part, meter):
                         spent[_limits(next(iter(part.values())))] = why
                 continue
             due = [(part, parts, spend_limit_of(part)) for part in job.windows if (parts := pending.parts(part))]

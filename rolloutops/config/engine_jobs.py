@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rolloutops.config.plugins import BUILT_IN, Plugin, find
 from rolloutops.config.sampling import refuse_bad_extra_body, refuse_bad_sampling
 from rolloutops.config.secrets import Secret
 from rolloutops.config.settings import Collect
 from rolloutops.errors import FAILURES, UsageError, did_you_mean
-from rolloutops.types import Engine
+from rolloutops.types import BatchClient, Engine
 
 CollectPlan = Mapping[tuple[str, str], Collect]
 """(dataset, policy) -> how it is collected."""
@@ -37,16 +38,29 @@ class EngineJob:
     plugin: Plugin
     windows: Sequence[CollectPlan]
 
+    @property
+    def in_batches(self) -> bool:
+        """Whether a provider answers in batches, and no engine call by call."""
+        return self.settings.engine == "batch"
+
     def make_engine(self) -> Engine:
         """Make the engine, which is not started yet."""
+        engine: Engine = self._make()
+        return engine
+
+    def make_batch_client(self) -> BatchClient:
+        """Make the client that asks in batches, which is not started yet."""
+        client: BatchClient = self._make()
+        return client
+
+    def _make(self) -> Any:
         takes = self.plugin.takes()
         args = {k: v for k in ENGINE_KEYS if k in takes and (v := getattr(self.settings, k)) is not None}
         if self.settings.token_ids:
             args["token_ids"] = True
         if self.settings.model:
             args["model"] = self.settings.model
-        engine: Engine = self.plugin.make({**self.settings.engine_args, **args})
-        return engine
+        return self.plugin.make({**self.settings.engine_args, **args})
 
 
 def engine_jobs(policies: CollectPlan, folder: Path) -> list[EngineJob]:

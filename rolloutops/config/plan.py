@@ -7,7 +7,7 @@ and held: `chunk` needs no environment, and `status` no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rolloutops.config.engine_jobs import CollectPlan, EngineJob, engine_jobs
 from rolloutops.config.paths import as_path
-from rolloutops.config.plugins import OPERATIONAL, Plugin, find
+from rolloutops.config.plugins import Plugin, find
 from rolloutops.config.recipe import Recipe, StepUse, chosen, with_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import without_secrets
@@ -144,9 +144,12 @@ class Plan:
     def fingerprints(self) -> Mapping[str, Mapping[str, Any]]:
         """dataset -> policy -> what makes it this policy: all that changes what it says. Makes the environments."""
         prints: dict[str, dict[str, Any]] = {}
+        plugins = {key: job.plugin for job in self.jobs for window in job.windows for key in window}
         offers = {name: _offered(self.verifiers.get(name)) for name in self.datasets}
         for (dataset, policy), settings in self.policies.items():
-            prints.setdefault(dataset, {})[policy] = policy_fingerprint(settings, offers[dataset])
+            prints.setdefault(dataset, {})[policy] = policy_fingerprint(
+                settings, offers[dataset], plugins[dataset, policy].operational()
+            )
         return prints
 
     def with_pins(self, pins: Mapping[str, VerifierVersion]) -> Plan:
@@ -208,10 +211,11 @@ def _verifier(name: str, args: Mapping[str, Any], folder: Path) -> VerifierPlan:
     return VerifierPlan(VerifierVersion(name, plugin.version(args), plugin.equal_versions(args)), plugin, args)
 
 
-def policy_fingerprint(settings: Collect, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes a policy this policy. offered: what the environment adds to what it is asked."""
+def policy_fingerprint(settings: Collect, offered: Mapping[str, Any], operational: Collection[str]) -> dict[str, Any]:
+    """Return what makes a policy this policy. offered: what the environment adds to what it is asked. operational: the
+    engine's arguments that say where and how fast it answers."""
     params = {name: value for name, value in settings.responses_create_params.items() if name != "service_tier"}
-    engine_args = {name: value for name, value in settings.engine_args.items() if name not in OPERATIONAL}
+    engine_args = {name: value for name, value in settings.engine_args.items() if name not in operational}
     return {
         **{name: getattr(settings, name) for name in POLICY_KEYS},
         "responses_create_params": params,

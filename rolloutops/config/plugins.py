@@ -1,6 +1,7 @@
 """Look up engines and environments: a built-in name, `package.module:attr`, `my_env.py:attr`, or an entry point.
 
-What is found is a factory: a callable that takes settings by name and returns the engine or environment.
+What is found is a factory: a callable that takes settings by name and returns the engine or environment. That of a
+shipped engine is its class. A class may have `from_settings`, which is called in place of its constructor.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -34,17 +35,23 @@ BUILT_IN: dict[Kind, dict[str, str | None]] = {
         **{"code": None, "llm_judge": None, "remote": None},
     },
 }
-"""kind -> name -> the extra that it needs. The factory is `make` in `rolloutops/<kind>s/<name>.py`."""
+"""kind -> name -> the extra that it needs. The factory is in `rolloutops/<kind>s/<name>.py`: `make`, or an engine's
+class."""
+
+ENGINES = {
+    **{"vllm": "VllmEngine", "openai": "OpenAIEngine", "batch": "OpenAIBatches", "gym": "GymEngine"},
+    **{"scripted": "ScriptedEngine"},
+}
+"""The class of each shipped engine, and of the client that answers in batches."""
 
 WHERE = frozenset(("base_url", "agents", "api_key_env", "api_key_header", "api_key_required", "headers"))
 """Settings that say where and as whom a server is asked."""
-OPERATIONAL = WHERE.union(
+UNDECLARED = WHERE.union(
     ("connect_timeout", "request_timeout", "timeout", "max_connections", "max_reply_bytes", "delay", "faults"),
     ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization"),
     ("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds"),
 )
-"""Engine arguments that say where and how fast a model answers, not what: no part of a policy's fingerprint, nor of the
-version of a verifier that asks one."""
+"""The operational arguments of an engine that does not declare its own in `operational`: those of these names."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,23 @@ class Plugin:
         hints = _hints(factory)
         return {name: _key(one, hints.get(name), meanings[name]) for name, one in takes.items()}
 
+    def operational(self) -> Collection[str]:
+        """The settings of an engine that say where and how fast a model answers, not what: no part of a policy's
+        fingerprint, nor of the version of a verifier that asks it. Raises UsageError where one of them is none."""
+        declared = getattr(self.load(), "operational", None)
+        if declared is None:
+            return UNDECLARED
+        if isinstance(declared, str) or not isinstance(declared, Collection):
+            raise UsageError(f"{self._called}: operational must be a list of settings, not {declared!r:.80}")
+        takes = self.takes()
+        for name in declared:
+            if name not in takes and not self.takes_any_name():
+                raise UsageError(
+                    f"{self._called} declares {name!r:.80} operational and has no such setting"
+                    f"{did_you_mean(str(name), takes)} (it takes {', '.join(takes)})"
+                )
+        return declared
+
     def make(self, settings: Mapping[str, Any]) -> Any:
         """Call the factory with these settings, secrets as they are. Raises UsageError where it does not take them."""
         factory, keys = self.load(), self.keys()
@@ -108,7 +132,7 @@ class Plugin:
             missing=lambda name: f"{self._called} needs the setting '{name}' ({listed})",
         )
         try:
-            return factory(**sent)
+            return getattr(factory, "from_settings", factory)(**sent)
         except RolloutopsError:
             raise
         except ImportError as error:
@@ -122,7 +146,7 @@ class Plugin:
         Where and as whom a server is asked, and how fast, is not part of it: a new key or a moved server makes nothing
         unverified. A secret counts as `***`.
         """
-        counts = versions.settings_that_count(public(settings), WHERE, OPERATIONAL)
+        counts = versions.settings_that_count(public(settings), WHERE, UNDECLARED, _operational_of)
         return versions.version(*self._source(), self._attr, counts)
 
     def equal_versions(self, settings: Mapping[str, Any]) -> list[str]:
@@ -179,6 +203,15 @@ class Plugin:
             note = " (where there is no GPU, the extra 'cpu' stands for 'vllm')" if self.extra == "vllm" else ""
             return MissingExtra(self._called + note, self.extra)
         return UsageError(f"{self._called} cannot be imported: {error}")
+
+
+def _operational_of(engine: Any) -> Collection[str]:
+    """The operational arguments of the engine that a verifier asks; where it cannot be loaded, as of one that declares
+    none: then nothing can be verified either."""
+    try:
+        return find("engine", engine).operational() if isinstance(engine, str) else UNDECLARED
+    except RolloutopsError:
+        return UNDECLARED
 
 
 def _hints(factory: Any) -> dict[str, Any]:
@@ -243,7 +276,8 @@ def find(kind: Kind, name: str, folder: Path | str | None = None) -> Plugin:
             raise UsageError(f"{kind} '{name}': there is no file {' or '.join(dict.fromkeys(map(str, paths)))}")
         return Plugin(kind, name, f"{path.resolve()}:{attr}", None, folder)
     if name in BUILT_IN[kind]:
-        return Plugin(kind, name, f"rolloutops.{kind}s.{name}:make", BUILT_IN[kind][name], folder)
+        factory = ENGINES[name] if kind == "engine" else "make"
+        return Plugin(kind, name, f"rolloutops.{kind}s.{name}:{factory}", BUILT_IN[kind][name], folder)
     if colon and all(part.isidentifier() for part in f"{place}.{attr}".split(".")):
         return Plugin(kind, name, name, None, folder)
     for entry in metadata.entry_points(group=f"rolloutops.{kind}s", name=name):

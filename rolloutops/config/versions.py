@@ -77,18 +77,34 @@ def number(path: Path) -> int:
     return found
 
 
-def settings_that_count(settings: Any, aside: Collection[str], engine_aside: Collection[str]) -> Any:
+def settings_that_count(
+    settings: Any,
+    aside: Collection[str],
+    engine_aside: Collection[str],
+    operational: Callable[[Any], Collection[str]] | None = None,
+) -> Any:
     """Settings, at any depth, without those that say where and as whom a server is asked, or how fast an engine is.
 
-    aside: keys that do not count. engine_aside: those of an `engine_args`.
+    aside: keys that do not count. engine_aside: those inside an `engine_args`. operational: what the engine beside
+    `engine_args` declares of its own arguments (default: engine_aside).
     """
     if not isinstance(settings, Mapping):
         return settings
-    return {
-        name: settings_that_count(value, engine_aside if name == "engine_args" else aside, engine_aside)
-        for name, value in settings.items()
-        if name not in aside
-    }
+    counted = {}
+    for name, value in settings.items():
+        if name in aside:
+            continue
+        if name == "engine_args" and isinstance(value, Mapping) and operational is not None:
+            own = operational(settings.get("engine"))
+            counted[name] = {
+                key: settings_that_count(inner, engine_aside, engine_aside)
+                for key, inner in value.items()
+                if key not in own
+            }
+        else:
+            inside = engine_aside if name == "engine_args" else aside
+            counted[name] = settings_that_count(value, inside, engine_aside, operational)
+    return counted
 
 
 def sources(name: str, module: str, read: Callable[[str], bytes | None], skip: Collection[str] = ()) -> Sources:

@@ -1,5 +1,5 @@
-"""The `batch` engine: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of answers
-comes out within a day, at half the price.
+"""What `engine = "batch"` asks: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of
+answers comes out within a day, at half the price.
 
 It answers jobs, not calls: `collect/batch.py` makes jobs of what is pending and rollouts of what comes back. Rollouts
 are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
@@ -8,10 +8,9 @@ are single-turn: where tools are offered, the model's tool calls are where the r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
@@ -19,12 +18,11 @@ from yarl import URL
 
 from rolloutops.config.redact import redacted_text, without_keys
 from rolloutops.engines.openai import OpenAIEngine
-from rolloutops.engines.openai import make as make_openai
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
 from rolloutops.formats.openai_replies import body_in, failure, read_chat, read_responses
 from rolloutops.formats.refusals import OUT_OF_MONEY
-from rolloutops.types import ModelAnswer
+from rolloutops.types import Batch, ModelAnswer, Refusal
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -60,50 +58,8 @@ class NotNow(EngineError):
     """The provider refuses to make a batch for now; it made none."""
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why a batch was refused. line: of the file of requests, from 1, where one line is to blame."""
-
-    code: str
-    message: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}" if self.code else self.message
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch as the provider describes it. Times are seconds since 1970."""
-
-    batch_id: str
-    status: str
-    created_at: float
-    ended_at: float
-    completed: int = 0
-    failed: int = 0
-    files: Sequence[str] = ()
-    refusals: Sequence[Refusal] = ()
-
-
-def make(
-    model: str,
-    *,
-    base_url: str | None = None,
-    endpoint: Literal["responses", "chat"] = "responses",
-    api_key_env: str = "OPENAI_API_KEY",
-    api_key_header: str | None = None,
-    api_key_required: bool | None = None,
-    headers: Mapping[str, str] | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    wait: bool = False,
-    poll_seconds: float = 30.0,
-    requests_per_batch: int = MOST_REQUESTS,
-    bytes_per_batch: int = MOST_BYTES,
-    settle_seconds: float = 60.0,
-    timeout: float = 600.0,
-) -> BatchEngine:
-    """An engine that asks in batches.
+class OpenAIBatches:
+    """A client that asks in batches.
 
     model, base_url, endpoint, api_key_env, api_key_header, api_key_required, headers, extra_body: as for the `openai`
     engine.
@@ -113,83 +69,88 @@ def make(
     settle_seconds: how long after a request for a batch that got no answer the provider's list is trusted to show it.
     timeout: seconds that one HTTP request may take, a file's transfer included.
     """
-    for name, value, most in (
-        ("requests_per_batch", requests_per_batch, MOST_REQUESTS),
-        ("bytes_per_batch", bytes_per_batch, MOST_BYTES),
-    ):
-        if not 0 < value <= most:
-            raise UsageError(f"{name} must be from 1 to {most:,}, not {value!r}")
-    if poll_seconds <= 0:
-        raise UsageError(f"poll_seconds must be more than 0, not {poll_seconds!r}")
-    inner = make_openai(
-        model,
-        base_url=base_url,
-        endpoint=endpoint,
-        api_key_env=api_key_env,
-        api_key_header=api_key_header,
-        api_key_required=api_key_required,
-        headers=headers,
-        extra_body=extra_body,
-    )
-    if not isinstance(inner, OpenAIEngine):
-        raise UsageError("the batch engine asks one provider: give one base_url")
-    return BatchEngine(
-        inner=inner,
-        extra_headers=dict(headers or {}),
-        wait=wait,
-        poll_seconds=poll_seconds,
-        requests_per_batch=requests_per_batch,
-        bytes_per_batch=bytes_per_batch,
-        settle_seconds=settle_seconds,
-        timeout=timeout,
+
+    operational: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("base_url", "api_key_env", "api_key_header", "api_key_required", "headers"),
+            *("wait", "poll_seconds", "requests_per_batch", "bytes_per_batch", "settle_seconds", "timeout"),
+        )
     )
 
-
-@dataclass(slots=True)
-class BatchEngine:
-    """What `make` makes. inner: the `openai` engine that a batch's single requests would go to; never started."""
-
-    inner: OpenAIEngine
-    extra_headers: Mapping[str, str] = field(repr=False)
-    wait: bool
-    poll_seconds: float
-    requests_per_batch: int
-    bytes_per_batch: int
-    settle_seconds: float
-    timeout: float
-    _client: AsyncOpenAI | None = field(default=None, init=False, repr=False)
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        endpoint: Literal["responses", "chat"] = "responses",
+        api_key_env: str = "OPENAI_API_KEY",
+        api_key_header: str | None = None,
+        api_key_required: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        wait: bool = False,
+        poll_seconds: float = 30.0,
+        requests_per_batch: int = MOST_REQUESTS,
+        bytes_per_batch: int = MOST_BYTES,
+        settle_seconds: float = 60.0,
+        timeout: float = 600.0,
+    ) -> None:
+        for name, value, most in (
+            ("requests_per_batch", requests_per_batch, MOST_REQUESTS),
+            ("bytes_per_batch", bytes_per_batch, MOST_BYTES),
+        ):
+            if not 0 < value <= most:
+                raise UsageError(f"{name} must be from 1 to {most:,}, not {value!r}")
+        if poll_seconds <= 0:
+            raise UsageError(f"poll_seconds must be more than 0, not {poll_seconds!r}")
+        # The engine that single requests would go to, never started: it knows the key and writes the bodies.
+        self._single = OpenAIEngine(
+            model,
+            base_url=base_url,
+            endpoint=endpoint,
+            api_key_env=api_key_env,
+            api_key_header=api_key_header,
+            api_key_required=api_key_required,
+            headers=headers,
+            extra_body=extra_body,
+        )
+        self.model, self.body = model, self._single.body
+        self.wait, self.poll_seconds, self.settle_seconds = wait, poll_seconds, settle_seconds
+        self.requests_per_batch, self.bytes_per_batch = requests_per_batch, bytes_per_batch
+        self._extra_headers, self._timeout = dict(headers or {}), timeout
+        self._client: AsyncOpenAI | None = None
 
     @property
     def url(self) -> str:
         """The provider's address, without its query, which may hold a key."""
-        return self.inner.url.partition("?")[0].removesuffix("/responses").removesuffix("/chat/completions")
+        return self._single.url.partition("?")[0].removesuffix("/responses").removesuffix("/chat/completions")
 
     @property
     def endpoint(self) -> str:
         """What each request of a batch is sent to."""
-        return "/v1/responses" if self.inner.endpoint == "responses" else "/v1/chat/completions"
+        return "/v1/responses" if self._single.endpoint == "responses" else "/v1/chat/completions"
 
     @property
     def client(self) -> AsyncOpenAI:
         """The open client."""
         if self._client is None:
-            raise EngineError("the batch engine was not started")
+            raise EngineError("the batch client was not started")
         return self._client
 
     async def start(self) -> None:
         """Open the client. Nothing is sent yet."""
         from openai import AsyncOpenAI, Omit
 
-        scheme, _, key = self.inner.headers.get("Authorization", "").partition(" ")
-        own: dict[str, Any] = {**self.extra_headers}
-        if header := self.inner.key_header:
-            own = {"Authorization": Omit(), header: self.inner.headers[header], **own}
+        scheme, _, key = self._single.headers.get("Authorization", "").partition(" ")
+        own: dict[str, Any] = {**self._extra_headers}
+        if header := self._single.key_header:
+            own = {"Authorization": Omit(), header: self._single.headers[header], **own}
         self._client = AsyncOpenAI(
             api_key=key if scheme == "Bearer" else "none",
             base_url=self.url,
             default_headers=own,
-            default_query=dict(parse_qsl(urlsplit(self.inner.url).query)),
-            timeout=self.timeout,
+            default_query=dict(parse_qsl(urlsplit(self._single.url).query)),
+            timeout=self._timeout,
             max_retries=5,
         )
 
@@ -205,7 +166,7 @@ class BatchEngine:
         try:
             async with self._explained("list batches"):
                 await self.client.batches.list(limit=1)
-            await self.inner.ready()
+            await self._single.ready()
         finally:
             await self.stop()
         return f"{self.url} lists its batches"
@@ -291,7 +252,7 @@ class BatchEngine:
             if not 200 <= status < 300:
                 return failure(status, {}, body)
             read = read_responses if endpoint == "/v1/responses" else read_chat
-            return read(body, model=self.inner.model)
+            return read(body, model=self.model)
         except AttemptFailed as failed:
             return failed
         except (ValueError, TypeError, LookupError, AttributeError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -28,7 +28,7 @@ from rolloutops.formats.openai_replies import failure
 from rolloutops.formats.refusals import KEPT
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import prompt_of_row
-from rolloutops.types import Message, ModelCall, RolloutAnswer, RolloutEngine
+from rolloutops.types import Message, ModelCall, RolloutAnswer
 
 DEFAULT = "_default"
 """The name in `agents` that stands for all other agents."""
@@ -36,18 +36,7 @@ READY = 30.0
 """Seconds in which a server must answer `check`."""
 
 
-def make(
-    model: str = "",
-    *,
-    base_url: str | None = None,
-    agents: Mapping[str, str] | None = None,
-    agent: str | None = None,
-    agent_name: str | None = None,
-    request_timeout: float = 3600.0,
-    connect_timeout: float = 10.0,
-    headers: Mapping[str, str] | None = None,
-    token_ids: bool = False,
-) -> RolloutEngine:
+class GymEngine:
     """An engine that asks NeMo Gym's servers for rollouts.
 
     model: the policy's name, where a reply names no model.
@@ -58,45 +47,34 @@ def make(
     request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
     headers: more headers for each request. token_ids: keep the token ids and log-probs that replies hold.
     """
-    places = {**({DEFAULT: base_url} if base_url else {}), **(agents or {})}
-    if not places:
-        raise UsageError(
-            "the gym engine needs base_url = 'http://…' of an environment server, or agents = {name = URL}"
-        )
-    for name, url in places.items():
-        parts, shown = urlsplit(url if isinstance(url, str) else ""), without_keys_in_addresses(str(url))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"the gym engine's URL for {name} must be like http://localhost:8000, not {shown!r}")
-    sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
-    keep_out_settings(headers=headers, base_url=base_url, agents=agents)
-    return GymEngine(
-        model=model,
-        places={name: f"{url.rstrip('/').removesuffix('/run')}/run" for name, url in places.items()},
-        agent=agent,
-        agent_name=agent_name,
-        headers={**sent, **(headers or {})},
-        token_ids=token_ids,
-        request_timeout=float(request_timeout),
-        connect_timeout=float(connect_timeout),
-    )
-
-
-@dataclass(slots=True)
-class GymEngine:
-    """What `make` makes: its settings as resolved, and the open session."""
 
     connects: ClassVar[bool] = True
-    model: str
-    places: Mapping[str, str] = field(repr=False)
-    agent: str | None
-    agent_name: str | None
-    headers: Mapping[str, str] = field(repr=False)
-    token_ids: bool
-    request_timeout: float
-    connect_timeout: float
-    _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
-    _schemes: dict[str, SchemeCheck] = field(default_factory=dict, init=False, repr=False)
-    _cookies: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
+    operational: ClassVar[frozenset[str]] = frozenset(
+        ("base_url", "agents", "headers", "request_timeout", "connect_timeout")
+    )
+
+    def __init__(
+        self,
+        model: str = "",
+        *,
+        base_url: str | None = None,
+        agents: Mapping[str, str] | None = None,
+        agent: str | None = None,
+        agent_name: str | None = None,
+        request_timeout: float = 3600.0,
+        connect_timeout: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        token_ids: bool = False,
+    ) -> None:
+        self.model, self.agent, self.agent_name, self.token_ids = model, agent, agent_name, token_ids
+        self.places = _places(base_url, agents)
+        keep_out_settings(headers=headers, base_url=base_url, agents=agents)
+        sent = {"Content-Type": "application/json", "Accept": "application/json"}
+        self.headers = {**sent, "User-Agent": f"rolloutops/{__version__}", **(headers or {})}
+        self.request_timeout, self.connect_timeout = float(request_timeout), float(connect_timeout)
+        self._session: aiohttp.ClientSession | None = None
+        self._schemes: dict[str, SchemeCheck] = {}
+        self._cookies: dict[str, dict[str, str]] = {}
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
@@ -175,6 +153,20 @@ class GymEngine:
 
 
 _shown = without_keys_in_addresses
+
+
+def _places(base_url: str | None, agents: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the address of each agent's rollouts. Raises UsageError where there is none."""
+    places = {**({DEFAULT: base_url} if base_url else {}), **(agents or {})}
+    if not places:
+        raise UsageError(
+            "the gym engine needs base_url = 'http://…' of an environment server, or agents = {name = URL}"
+        )
+    for name, url in places.items():
+        parts, shown = urlsplit(url if isinstance(url, str) else ""), without_keys_in_addresses(str(url))
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"the gym engine's URL for {name} must be like http://localhost:8000, not {shown!r}")
+    return {name: f"{url.rstrip('/').removesuffix('/run')}/run" for name, url in places.items()}
 
 
 def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> AttemptFailed:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -34,23 +33,7 @@ from rolloutops.types import Engine, ModelAnswer, ModelCall
 OPENAI = "https://api.openai.com/v1"
 
 
-def make(
-    model: str,
-    *,
-    base_url: str | Sequence[str] | None = None,
-    endpoint: Literal["responses", "chat"] = "responses",
-    api_key_env: str = "OPENAI_API_KEY",
-    api_key_header: str | None = None,
-    api_key_required: bool | None = None,
-    request_timeout: float = 600.0,
-    connect_timeout: float = 10.0,
-    first_byte_timeout: float | None = None,
-    headers: Mapping[str, str] | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    token_ids: bool = False,
-    max_connections: int = 0,
-    max_reply_bytes: int = MAX_REPLY_BYTES,
-) -> Engine:
+class OpenAIEngine:
     """An engine that asks an endpoint.
 
     model: the name that goes into each request.
@@ -67,97 +50,62 @@ def make(
     max_connections: connections at the same time; 0 is no limit.
     max_reply_bytes: bytes that one reply may have, decompressed; a longer one is a bad_response.
     """
-    if endpoint not in ("responses", "chat"):
-        raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
-    if base_url is None:  # an empty one, of a shell variable that is not set, must not ask OpenAI
-        base_url = os.environ.get("OPENAI_BASE_URL") or OPENAI
-    places = [_address(url, endpoint) for url in _urls(base_url)]
-    openai_itself = any(_is_openai(host) for _, host in places)
-    if not NAME.fullmatch(api_key_env):
-        raise UsageError("api_key_env must be the name of an environment variable, not the key itself")
-    key = os.environ.get(api_key_env, "").strip()
-    if not key and (openai_itself if api_key_required is None else api_key_required):
-        raise UsageError(f"{api_key_env} is not set: export it, or name another variable with --api_key_env")
-    if any(mark in key for mark in "\r\n\0"):
-        raise UsageError(f"{api_key_env} holds more than one line: it must be the key and nothing else")
-    sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
-    if api_key_header is not None and not HEADER.fullmatch(api_key_header):
-        raise UsageError("api_key_header must name a header, as api-key; the key itself is in api_key_env's variable")
-    if key and api_key_header and api_key_header.lower() != "authorization":
-        sent[api_key_header] = key
-    elif key:
-        sent["Authorization"] = f"Bearer {key}"
-    sent.update(headers or {})
-    keep_out(key)
-    keep_out_settings(headers=headers, extra_body=extra_body, base_url=base_url)
-    engines = [
-        OpenAIEngine(
-            model=model,
-            url=url,
-            endpoint=endpoint,
-            headers=sent,
-            openai=_is_openai(host),
-            # OpenAI and Azure renamed Chat's max_tokens; servers of open models all know the old name.
-            limit="max_completion_tokens" if _is_openai(host) or host.endswith(".azure.com") else "max_tokens",
-            extra_body=dict(extra_body or {}),
-            token_ids=token_ids,
-            request_timeout=float(request_timeout),
-            connect_timeout=float(connect_timeout),
-            first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
-            max_connections=int(max_connections),
-            max_reply_bytes=int(max_reply_bytes),
-            key_header=api_key_header if key and api_key_header and api_key_header in sent else "",
-        )
-        for url, host in places
-    ]
-    return Replicas(engines) if len(engines) > 1 else engines[0]
-
-
-def _urls(urls: str | Sequence[str]) -> list[str]:
-    """The addresses, each once, in the order given."""
-    listed = urls.split(",") if isinstance(urls, str) else urls
-    return list(dict.fromkeys(url.strip().rstrip("/") for url in listed))
-
-
-def _address(base_url: str, endpoint: str) -> tuple[str, str]:
-    """What requests are sent to, and its host."""
-    parts = urlsplit(base_url)
-    if "@" in parts.netloc:
-        raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            f"base_url {without_keys_in_addresses(base_url)!r} is not the URL of an API, e.g. http://localhost:8000/v1"
-        )
-    path = parts.path.rstrip("/") + ("/responses" if endpoint == "responses" else "/chat/completions")
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), parts.hostname
-
-
-def _is_openai(host: str) -> bool:
-    return host == "api.openai.com" or host.endswith(".api.openai.com")
-
-
-@dataclass(slots=True)
-class OpenAIEngine:
-    """What `make` makes: its settings as resolved, and the open session."""
 
     connects: ClassVar[bool] = True
-    model: str
-    url: str = field(repr=False)
-    endpoint: str
-    headers: Mapping[str, str] = field(repr=False)
-    openai: bool
-    limit: str
-    extra_body: Mapping[str, Any] = field(repr=False)
-    token_ids: bool
-    request_timeout: float
-    connect_timeout: float
-    first_byte_timeout: float | None
-    max_connections: int
-    max_reply_bytes: int
-    key_header: str = ""
-    _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
-    _permits: asyncio.Semaphore | None = field(default=None, init=False, repr=False)
-    _scheme: SchemeCheck | None = field(default=None, init=False, repr=False)
+    operational: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("base_url", "api_key_env", "api_key_header", "api_key_required", "headers"),
+            *("request_timeout", "connect_timeout", "max_connections", "max_reply_bytes"),
+        )
+    )
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | Sequence[str] | None = None,
+        endpoint: Literal["responses", "chat"] = "responses",
+        api_key_env: str = "OPENAI_API_KEY",
+        api_key_header: str | None = None,
+        api_key_required: bool | None = None,
+        request_timeout: float = 600.0,
+        connect_timeout: float = 10.0,
+        first_byte_timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        token_ids: bool = False,
+        max_connections: int = 0,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
+        if endpoint not in ("responses", "chat"):
+            raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
+        urls = _urls(base_url)
+        if len(urls) > 1:
+            raise UsageError("one engine asks one server: give one base_url")
+        self.model, self.endpoint = model, endpoint
+        self.url, host = _address(urls[0], endpoint)
+        self.openai = _is_openai(host)
+        key = _key(api_key_env, self.openai if api_key_required is None else api_key_required)
+        self.headers, self.key_header = _headers(key, api_key_header, headers)
+        keep_out(key)
+        keep_out_settings(headers=headers, extra_body=extra_body, base_url=base_url)
+        # OpenAI and Azure renamed Chat's max_tokens; servers of open models all know the old name.
+        self.limit = "max_completion_tokens" if self.openai or host.endswith(".azure.com") else "max_tokens"
+        self.extra_body, self.token_ids = dict(extra_body or {}), token_ids
+        self.request_timeout, self.connect_timeout = float(request_timeout), float(connect_timeout)
+        self.first_byte_timeout = None if first_byte_timeout is None else float(first_byte_timeout)
+        self.max_connections, self.max_reply_bytes = int(max_connections), int(max_reply_bytes)
+        self._session: aiohttp.ClientSession | None = None
+        self._permits: asyncio.Semaphore | None = None
+        self._scheme: SchemeCheck | None = None
+
+    @classmethod
+    def from_settings(cls, model: str, **settings: Any) -> Engine:
+        """Make the engine of one server, or the replicas of several that `base_url` names."""
+        urls = _urls(settings.get("base_url"))
+        if len(urls) == 1:
+            return cls(model, **settings)
+        return Replicas([cls(model, **{**settings, "base_url": url}) for url in urls])
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
@@ -264,6 +212,57 @@ class OpenAIEngine:
 
     def _unreached(self, error: Exception) -> AttemptFailed:
         return unreached(error, self._plain_url(), self._timeouts(), redacted_text(str(error)))
+
+
+def _urls(base_url: str | Sequence[str] | None) -> list[str]:
+    """The addresses that a setting names, each once, in its order."""
+    urls = base_url
+    if urls is None:  # an empty one, of a shell variable that is not set, must not ask OpenAI
+        urls = os.environ.get("OPENAI_BASE_URL") or OPENAI
+    listed = urls.split(",") if isinstance(urls, str) else urls
+    return list(dict.fromkeys(url.strip().rstrip("/") for url in listed))
+
+
+def _address(base_url: str, endpoint: str) -> tuple[str, str]:
+    """What requests are sent to, and its host."""
+    parts = urlsplit(base_url)
+    if "@" in parts.netloc:
+        raise UsageError("base_url holds a user name or password: put the key into an environment variable instead")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"base_url {without_keys_in_addresses(base_url)!r} is not the URL of an API, e.g. http://localhost:8000/v1"
+        )
+    path = parts.path.rstrip("/") + ("/responses" if endpoint == "responses" else "/chat/completions")
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), parts.hostname
+
+
+def _is_openai(host: str) -> bool:
+    return host == "api.openai.com" or host.endswith(".api.openai.com")
+
+
+def _key(name: str, required: bool) -> str:
+    """The key in an environment variable; empty where it is not set."""
+    if not NAME.fullmatch(name):
+        raise UsageError("api_key_env must be the name of an environment variable, not the key itself")
+    key = os.environ.get(name, "").strip()
+    if not key and required:
+        raise UsageError(f"{name} is not set: export it, or name another variable with --api_key_env")
+    if any(mark in key for mark in "\r\n\0"):
+        raise UsageError(f"{name} holds more than one line: it must be the key and nothing else")
+    return key
+
+
+def _headers(key: str, key_header: str | None, more: Mapping[str, str] | None) -> tuple[Mapping[str, str], str]:
+    """The headers of each request, and the one of the user's own that carries the key, if any."""
+    if key_header is not None and not HEADER.fullmatch(key_header):
+        raise UsageError("api_key_header must name a header, as api-key; the key itself is in api_key_env's variable")
+    sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
+    if key and key_header and key_header.lower() != "authorization":
+        sent[key_header] = key
+    elif key:
+        sent["Authorization"] = f"Bearer {key}"
+    sent.update(more or {})
+    return sent, key_header if key and key_header and key_header in sent else ""
 
 
 def _proxy(address: URL) -> URL | None:

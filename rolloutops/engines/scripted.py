@@ -12,17 +12,16 @@ import inspect
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rolloutops.config.plugins import find
 from rolloutops.errors import FAILURES, AttemptFailed, InputError, RolloutopsError, UsageError, did_you_mean
 from rolloutops.formats.chat import message, tool_call
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import answer_of_row, from_chat, text_of
-from rolloutops.types import Engine, Message, ModelAnswer, ModelCall
+from rolloutops.types import Message, ModelAnswer, ModelCall
 
 Rule = Callable[[ModelCall], str | Message | Awaitable[str | Message]]
 """A call in, the answer out: a text, or a chat message."""
@@ -42,17 +41,7 @@ COLON = "lenient_answer_colon"
 """How the grading modes begin in which a row with options asks for `Answer: B`; in all others for a box."""
 
 
-def make(
-    model: str = "scripted",
-    *,
-    answers: str | None = None,
-    rule: str = "gold",
-    faults: str | Mapping[str, float] | None = None,
-    delay: str | float = 0.0,
-    correct: float = 0.5,
-    seed: int = 0,
-    token_ids: bool = False,
-) -> Engine:
+class ScriptedEngine:
     """An engine that answers without a model.
 
     model: the name that goes into the rows.
@@ -68,32 +57,28 @@ def make(
     correct: the share of rollouts that `gold` answers well. seed: other rollouts are answered well, others fail.
     token_ids: give token ids and log-probs too, made up from the words.
     """
-    if not 0 <= correct <= 1:
-        raise UsageError(f"scripted: correct is a share between 0 and 1, not {correct}")
-    shares, every = _faults(faults)
-    return ScriptedEngine(
-        model=model,
-        rule=_from_file(Path(answers)) if answers else _rule(rule, correct, seed),
-        shares=shares,
-        every=every,
-        delay=_delay(delay),
-        seed=seed,
-        token_ids=token_ids,
-    )
 
+    operational: ClassVar[frozenset[str]] = frozenset(("delay", "faults"))
 
-@dataclass(slots=True)
-class ScriptedEngine:
-    """What `make` makes. shares: kind -> upper end of its slice of [0, 1). every: kind -> N. seen: calls so far."""
-
-    model: str
-    rule: Rule
-    shares: Mapping[str, float]
-    every: Mapping[str, int]
-    delay: tuple[float, float]
-    seed: int
-    token_ids: bool
-    seen: int = field(default=0, init=False)
+    def __init__(
+        self,
+        model: str = "scripted",
+        *,
+        answers: str | None = None,
+        rule: str = "gold",
+        faults: str | Mapping[str, float] | None = None,
+        delay: str | float = 0.0,
+        correct: float = 0.5,
+        seed: int = 0,
+        token_ids: bool = False,
+    ) -> None:
+        if not 0 <= correct <= 1:
+            raise UsageError(f"scripted: correct is a share between 0 and 1, not {correct}")
+        self.model, self.seed, self.token_ids = model, seed, token_ids
+        self.shares, self.every = _faults(faults)  # kind -> upper end of its slice of [0, 1); kind -> every Nth call
+        self.rule: Rule = _from_file(Path(answers)) if answers else _rule(rule, correct, seed)
+        self.delay = _delay(delay)
+        self.seen = 0  # calls so far
 
     async def start(self) -> None:
         """Nothing to do."""

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rolloutops.config.paths import as_path
 from rolloutops.engines import smollm2
@@ -57,13 +57,54 @@ class _Abort:
 
 
 class VllmEngine:
-    """One `vllm.LLM`. See `make` for the settings."""
+    """A vLLM engine; the model is loaded by `start`.
 
-    def __init__(self, model: str, llm_args: Mapping[str, Any], text: Text, parsers: tuple[str, str | None]) -> None:
+    model: a folder, a model name that vLLM knows, or `smollm2-135m`, which the `cpu` extra carries.
+    max_model_len: tokens of prompt and answer together. max_num_seqs: rollouts that are decoded at once.
+    dtype: on a CPU bfloat16 where the CPU computes with it, else float32; elsewhere the model's own.
+    tensor_parallel_size: GPUs that share the model. gpu_memory_utilization: the share of a GPU's memory that is used.
+    seed: of sampling, for requests that bring none of their own.
+    chat_template: a Jinja file, or the template itself. chat_template_kwargs: variables for it.
+    tool_parser, reasoning_parser: vLLM's parser names; tool calls are read with `hermes` unless another is named.
+    token_ids: return token ids and log-probs (of the model, before temperature and penalties).
+    engine_args: anything else that `vllm.EngineArgs` takes; it wins over the settings above.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset(
+        ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization")
+    )
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        max_model_len: int | None = None,
+        dtype: str | None = None,
+        max_num_seqs: int | None = None,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float | None = None,
+        chat_template: str | None = None,
+        tool_parser: str | None = None,
+        reasoning_parser: str | None = None,
+        token_ids: bool = False,
+        seed: int | None = None,
+        engine_args: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        named = {
+            "max_model_len": max_model_len,
+            "dtype": dtype,
+            "max_num_seqs": max_num_seqs,
+            "tensor_parallel_size": tensor_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "seed": seed,
+        }
         self.model = model
-        self._llm_args = llm_args
-        self._text = text
-        self._parsers = parsers
+        self._llm_args = {name: value for name, value in named.items() if value is not None} | dict(engine_args or {})
+        self._text = Text(
+            model, _template(chat_template), dict(chat_template_kwargs or {}), bool(reasoning_parser), token_ids
+        )
+        self._parsers = (tool_parser or "hermes", reasoning_parser)
         self._ids = itertools.count()
         self._orders: queue.SimpleQueue[_Request | _Abort | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -213,50 +254,14 @@ class VllmEngine:
         return llm
 
 
-def make(
-    model: str,
-    *,
-    max_model_len: int | None = None,
-    dtype: str | None = None,
-    max_num_seqs: int | None = None,
-    tensor_parallel_size: int = 1,
-    gpu_memory_utilization: float | None = None,
-    chat_template: str | None = None,
-    tool_parser: str | None = None,
-    reasoning_parser: str | None = None,
-    token_ids: bool = False,
-    seed: int | None = None,
-    engine_args: Mapping[str, Any] | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> VllmEngine:
-    """A vLLM engine; the model is loaded by `start`.
-
-    model: a folder, a model name that vLLM knows, or `smollm2-135m`, which the `cpu` extra carries.
-    max_model_len: tokens of prompt and answer together. max_num_seqs: rollouts that are decoded at once.
-    dtype: on a CPU bfloat16 where the CPU computes with it, else float32; elsewhere the model's own.
-    tensor_parallel_size: GPUs that share the model. gpu_memory_utilization: the share of a GPU's memory that is used.
-    seed: of sampling, for requests that bring none of their own.
-    chat_template: a Jinja file, or the template itself. chat_template_kwargs: variables for it.
-    tool_parser, reasoning_parser: vLLM's parser names; tool calls are read with `hermes` unless another is named.
-    token_ids: return token ids and log-probs (of the model, before temperature and penalties).
-    engine_args: anything else that `vllm.EngineArgs` takes; it wins over the settings above.
-    """
-    if chat_template is not None and "{" not in chat_template:
-        try:
-            chat_template = as_path(chat_template).read_text(encoding="utf-8")
-        except OSError as error:
-            raise EngineError(f"the chat template {chat_template} cannot be read: {error.strerror}") from error
-    named = {
-        "max_model_len": max_model_len,
-        "dtype": dtype,
-        "max_num_seqs": max_num_seqs,
-        "tensor_parallel_size": tensor_parallel_size,
-        "gpu_memory_utilization": gpu_memory_utilization,
-        "seed": seed,
-    }
-    llm_args = {name: value for name, value in named.items() if value is not None} | dict(engine_args or {})
-    text = Text(model, chat_template, dict(chat_template_kwargs or {}), bool(reasoning_parser), token_ids)
-    return VllmEngine(model, llm_args, text, (tool_parser or "hermes", reasoning_parser))
+def _template(chat_template: str | None) -> str | None:
+    """The template itself, read where a file is named."""
+    if chat_template is None or "{" in chat_template:
+        return chat_template
+    try:
+        return as_path(chat_template).read_text(encoding="utf-8")
+    except OSError as error:
+        raise EngineError(f"the chat template {chat_template} cannot be read: {error.strerror}") from error
 
 
 def _settle(future: asyncio.Future[Any], result: Any = None, error: Exception | None = None) -> None:

@@ -100,7 +100,7 @@ class Noting:
 
 def engine(model: str, faults: str = "", delay: str = "0..0.004") -> Noting:
     """The engine, as a plug-in."""
-    return Noting(scripted.make(model, faults=faults, delay=delay))
+    return Noting(scripted.ScriptedEngine(model, faults=faults, delay=delay))
 
 
 def delivered(folder: Path) -> list[tuple[Any, ...]]:
