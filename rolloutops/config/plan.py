@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rolloutops.config.engine_jobs import CollectPlan, EngineJob, engine_jobs
 from rolloutops.config.paths import as_path
-from rolloutops.config.plugins import Plugin, find
+from rolloutops.config.plugins import Plugin, find, operational_of
 from rolloutops.config.recipe import Recipe, StepUse, chosen, with_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import without_secrets
@@ -144,11 +144,10 @@ class Plan:
     def fingerprints(self) -> Mapping[str, Mapping[str, Any]]:
         """dataset -> policy -> what makes it this policy: all that changes what it says. Makes the environments."""
         prints: dict[str, dict[str, Any]] = {}
-        plugins = {key: job.plugin for job in self.jobs for window in job.windows for key in window}
         offers = {name: _offered(self.verifiers.get(name)) for name in self.datasets}
         for (dataset, policy), settings in self.policies.items():
             prints.setdefault(dataset, {})[policy] = policy_fingerprint(
-                settings, offers[dataset], plugins[dataset, policy].operational()
+                settings, offers[dataset], operational_of(settings.engine, self.folder)
             )
         return prints
 

@@ -146,7 +146,7 @@ class Plugin:
         Where and as whom a server is asked, and how fast, is not part of it: a new key or a moved server makes nothing
         unverified. A secret counts as `***`.
         """
-        counts = versions.settings_that_count(public(settings), WHERE, UNDECLARED, _operational_of)
+        counts = versions.settings_that_count(public(settings), WHERE, UNDECLARED, operational_of)
         return versions.version(*self._source(), self._attr, counts)
 
     def equal_versions(self, settings: Mapping[str, Any]) -> list[str]:
@@ -205,13 +205,17 @@ class Plugin:
         return UsageError(f"{self._called} cannot be imported: {error}")
 
 
-def _operational_of(engine: Any) -> Collection[str]:
-    """The operational arguments of the engine that a verifier asks; where it cannot be loaded, as of one that declares
-    none: then nothing can be verified either."""
+def operational_of(engine: Any, folder: Path | str | None = None) -> Collection[str]:
+    """The operational settings of an engine by its name; where there is none to load, those of one that declares none:
+    whoever asks it is told so. Raises UsageError where they are declared wrongly."""
     try:
-        return find("engine", engine).operational() if isinstance(engine, str) else UNDECLARED
+        plugin = find("engine", engine, folder) if isinstance(engine, str) and engine else None
+        if plugin is None:
+            return UNDECLARED
+        plugin.load()
     except RolloutopsError:
         return UNDECLARED
+    return plugin.operational()
 
 
 def _hints(factory: Any) -> dict[str, Any]:
