@@ -172,7 +172,7 @@ def assert_canonical(messages: list[dict[str, Any]]) -> None:
         assert isinstance(item["role"], str)
         assert isinstance(item["content"], (str, list))
         if isinstance(item["content"], list):
-            assert any(part["type"] != "text" for part in item["content"])
+            assert any(part.get("type") != "text" for part in item["content"])
         assert all(item[key] for key in item if key not in ("role", "content"))
         assert ("tool_call_id" in item) == (item["role"] == "tool")
         assert item["role"] == "assistant" or not {"reasoning_content", "tool_calls"} & item.keys()

@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rolloutops.formats.chat import (
-    TEXT_PARTS,
-    Tool,
-    as_text,
-    content_of,
-    message,
-    message_of,
-    tool_call,
-    with_ids,
-)
+from rolloutops.formats.chat import Tool, message, messages_of, with_ids
+from rolloutops.formats.content import content_of
+from rolloutops.formats.tool_calls import as_text, tool_call
 from rolloutops.types import Message
 
 Item = dict[str, Any]
@@ -62,12 +55,12 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
             if text := _reasoning(item):
                 reasoning.append(text)
         elif kind == "message":
-            said = _message(item)
-            if said["role"] != "assistant":
+            said = _messages(item)
+            if said[-1]["role"] != "assistant":
                 close()
             elif reasoning:
-                said = _with_reasoning(said, thought())
-            found.append(said)
+                said[-1] = _with_reasoning(said[-1], thought())
+            found += said
         elif isinstance(kind, str) and kind in CALLS:
             if not found or found[-1]["role"] != "assistant" or (reasoning and "tool_calls" not in found[-1]):
                 found.append(message("assistant"))
@@ -77,7 +70,7 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
             found[-1].setdefault("tool_calls", []).append(call)
         elif kind in OUTPUTS:
             close()
-            content, _ = content_of(item.get("output"), of_tool=True)
+            content = content_of(item.get("output"), "tool").parts
             found.append(message("tool", content, tool_call_id=as_text(item.get("call_id")) or None))
     close()
     return with_ids(found)
@@ -136,12 +129,12 @@ def to_responses_tools(tools: Sequence[Tool] | None) -> list[Item]:
     return flat
 
 
-def _message(item: Item) -> Message:
+def _messages(item: Item) -> list[Message]:
     given = item if item.get("role") else {**item, "role": "assistant"}
     try:
-        return message_of(given)
+        return messages_of(given)
     except ValueError:  # Chat's tool_calls in it, as text that is not JSON
-        return message_of({**given, "tool_calls": None})
+        return messages_of({**given, "tool_calls": None})
 
 
 def _with_reasoning(message: Message, text: str) -> Message:
@@ -169,7 +162,7 @@ def _reasoning(item: Item) -> str:
 def _item_part(part: dict[str, Any], text_type: str) -> Item:
     """A chat part as a Responses part."""
     kind = part.get("type")
-    if kind in TEXT_PARTS:
+    if kind == "text":
         return {"type": text_type, "text": part["text"]} | ({"annotations": []} if text_type == "output_text" else {})
     if kind == "image_url" and isinstance(part.get("image_url"), dict) and "url" in part["image_url"]:
         rest = {key: value for key, value in part["image_url"].items() if key != "url"}
