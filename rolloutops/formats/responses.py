@@ -6,7 +6,7 @@ tool calls, which are separate items there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rolloutops.formats.chat import Tool, message, messages_of, with_ids
@@ -20,6 +20,9 @@ Item = dict[str, Any]
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Items that call a tool of the user: type -> the key of the arguments."""
 
+PARTS = {"text": "user", "input_text": "user", "input_image": "user", "input_file": "user", "output_text": "assistant"}
+"""Parts of a message that stand where an item should: type -> whose message it is."""
+
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 """Items that answer such a call."""
 
@@ -31,7 +34,9 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
       assistant message with several tool calls.
     - Reasoning (`content`, else `summary`) goes to the assistant message that follows; where none follows, to an
       assistant message of its own with empty content.
+    - A part that stands where an item should is a message of its own.
     - What is not known (built-in tool items, lists instead of objects) is skipped: the verbatim response has it.
+      `unread_items` tells what that is.
     """
     if isinstance(items, str):
         return [message("user", items)]
@@ -50,7 +55,9 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
     for item in items if isinstance(items, (list, tuple)) else ():
         if not isinstance(item, dict):
             continue
-        kind = item.get("type") or ("message" if "role" in item else None)
+        kind = _kind(item)
+        if kind in PARTS:
+            item, kind = {"role": PARTS[kind], "content": [item]}, "message"
         if kind == "reasoning":
             if text := _reasoning(item):
                 reasoning.append(text)
@@ -61,7 +68,7 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
             elif reasoning:
                 said[-1] = _with_reasoning(said[-1], thought())
             found += said
-        elif isinstance(kind, str) and kind in CALLS:
+        elif kind in CALLS:
             if not found or found[-1]["role"] != "assistant" or (reasoning and "tool_calls" not in found[-1]):
                 found.append(message("assistant"))
             if reasoning:
@@ -74,6 +81,15 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
             found.append(message("tool", content, tool_call_id=as_text(item.get("call_id")) or None))
     close()
     return with_ids(found)
+
+
+def unread_items(items: Sequence[Any]) -> Iterator[str]:
+    """The type of each item that `from_responses` skips."""
+    known = ("message", "reasoning", *CALLS, *OUTPUTS, *PARTS)
+    for item in items:
+        kind = _kind(item) if isinstance(item, dict) else None
+        if kind not in known:
+            yield as_text(kind) or "(no type)"
 
 
 def to_responses(messages: Sequence[Message]) -> list[Item]:
@@ -127,6 +143,12 @@ def to_responses_tools(tools: Sequence[Tool] | None) -> list[Item]:
         else:
             flat.append(dict(tool))
     return flat
+
+
+def _kind(item: Item) -> Any:
+    """An item's type; a text, so that it can be looked up."""
+    kind = item.get("type") or ("message" if "role" in item else None)
+    return kind if isinstance(kind, str) else None
 
 
 def _messages(item: Item) -> list[Message]:
