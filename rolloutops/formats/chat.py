@@ -6,10 +6,25 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rolloutops.formats.content import content_of, reasoning_of
+from rolloutops.formats.content import read_content, reasoning_of
 from rolloutops.formats.strict_json import parse
-from rolloutops.formats.tool_calls import as_text, call_of, first_of, object_in
+from rolloutops.formats.tool_calls import as_text, call_of, first_of, object_in, tool_call
 from rolloutops.types import Message
+
+__all__ = [
+    "Tool",
+    "as_text",
+    "content_of",
+    "from_chat",
+    "message",
+    "message_of",
+    "messages_of",
+    "text_of",
+    "to_chat",
+    "tool_call",
+    "tools_from",
+    "with_ids",
+]
 
 Tool = dict[str, Any]
 """One canonical tool."""
@@ -128,7 +143,7 @@ def messages_of(item: Mapping[str, Any]) -> list[Message]:
     role = as_text(item.get("role"))
     if role == "function":
         role = "tool"
-    found = content_of(next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None), role)
+    found = read_content(next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None), role)
     if found.results and not found.parts:
         return list(found.results)
     name = item["name"] if isinstance(item.get("name"), str) else None
@@ -148,6 +163,17 @@ def messages_of(item: Mapping[str, Any]) -> list[Message]:
     known = {call["id"] for call in made if call["id"]}
     made += [call for call in found.tool_calls if call["id"] not in known and (call["id"] or not made)]
     return [message(role, content, reasoning=reasoning_of(item) or found.reasoning, tool_calls=made, name=name)]
+
+
+def message_of(item: Mapping[str, Any]) -> Message:
+    """One message of which it is known that it is one: `messages_of` without what tools returned."""
+    return messages_of(item)[-1]
+
+
+def content_of(content: Any, *, of_tool: bool = False) -> tuple[str | list[dict[str, Any]], str]:
+    """Content as (canonical content, reasoning found among its parts), of an answer or of what a tool returned."""
+    found = read_content(content, "tool" if of_tool else "assistant")
+    return found.parts, found.reasoning
 
 
 def _from_chat(item: Any) -> list[Message]:

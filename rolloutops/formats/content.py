@@ -59,7 +59,7 @@ class Content(NamedTuple):
     results: Sequence[Message] = ()
 
 
-def content_of(content: Any, role: str) -> Content:
+def read_content(content: Any, role: str) -> Content:
     """Content of any dialect. Reasoning and tool calls are an assistant's, results of tools anyone else's.
 
     Text parts are joined without a separator. Where a part is something else, the content stays a list of chat parts
@@ -206,7 +206,7 @@ def _result(part: Part) -> Message | None:
     name = first_of(held, NAMES)
     return {
         "role": "tool",
-        "content": content_of(_unwrapped(returned), "tool").parts,
+        "content": read_content(_unwrapped(returned), "tool").parts,
         **({"tool_call_id": as_text(call_id)} if call_id else {}),
         **({"name": name} if isinstance(name, str) and name else {}),
     }

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rolloutops.formats.chat import CONTENT_KEYS, from_chat, message, text_of
-from rolloutops.formats.content import content_of
+from rolloutops.formats.content import read_content
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text
@@ -128,7 +128,7 @@ def _text(column: str, text: str) -> Turns:
 
 def _chat(column: str, turns: list[Any]) -> Turns:
     if column in TEXT_COLUMNS and all(isinstance(part, dict) and not _speaker(part) for part in turns):
-        content = content_of(turns, "user").parts  # parts of one message
+        content = read_content(turns, "user").parts  # parts of one message
         if content and all(isinstance(part.get("type"), str) for part in turns):
             return Turns(f"content parts in {column}", [message("user", content)], (column,))
     try:
@@ -222,5 +222,5 @@ def _system_text(value: Any) -> str:
         value = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
     if not isinstance(value, (str, list, dict)):
         return ""
-    content = content_of(value, "system").parts
+    content = read_content(value, "system").parts
     return content if isinstance(content, str) else ""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rolloutops.formats.chat import Tool, message, messages_of, with_ids
-from rolloutops.formats.content import content_of
+from rolloutops.formats.content import read_content
 from rolloutops.formats.tool_calls import as_text, tool_call
 from rolloutops.types import Message
 
@@ -77,7 +77,7 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
             found[-1].setdefault("tool_calls", []).append(call)
         elif kind in OUTPUTS:
             close()
-            content = content_of(item.get("output"), "tool").parts
+            content = read_content(item.get("output"), "tool").parts
             found.append(message("tool", content, tool_call_id=as_text(item.get("call_id")) or None))
     close()
     return with_ids(found)

@@ -28,6 +28,7 @@ from rolloutops.types import Message
 
 __all__ = [
     "HOW_SENT",
+    "PROMPT_COLUMNS",
     "Message",
     "NoPrompt",
     "Prompt",

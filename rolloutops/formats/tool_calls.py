@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rolloutops.formats.strict_json import dump, parse
@@ -45,7 +46,7 @@ def object_in(value: Any) -> Any:
     return value
 
 
-def first_of(value: dict[str, Any], keys: tuple[str, ...]) -> Any:
+def first_of(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     """The value under the first of these keys that is not null; None if there is none."""
     return next((value[key] for key in keys if value.get(key) is not None), None)
 
