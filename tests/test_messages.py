@@ -503,7 +503,7 @@ def test_chat_dialects(chat: list[Any], messages: list[dict[str, Any]]) -> None:
     ("chat", "says"),
     [
         ([user("a"), "b"], "message 1 is not an object"),
-        ([{"content": "a"}], "message 0 has no role"),
+        ([{"content": "a"}], "message 0 has no role: it has the keys content"),
         (
             [said("", tool_calls="[{")],
             "message 0 has tool_calls that cannot be read: not JSON: it ends too early (column 2)",

@@ -37,13 +37,15 @@ SHAREGPT_ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
     "observation": "tool",
     "function_response": "tool",
     "tool_response": "tool",
     "function_call": "call",
     "tool_call": "call",
 }
-"""ShareGPT's names for who speaks, and Gemini's; names that are roles themselves stand for themselves."""
+"""ShareGPT's names for who speaks, Gemini's and LangChain's; names that are roles themselves stand for themselves."""
 
 
 def from_chat(messages: Sequence[Any]) -> list[Message]:
@@ -177,11 +179,12 @@ def content_of(content: Any, *, of_tool: bool = False) -> tuple[str | list[dict[
 
 
 def _from_chat(item: Any) -> list[Message]:
+    item = object_in(item)
     if not isinstance(item, dict):
         raise ValueError("is not an object")
     speaker = item.get("role") or item.get("from")
     if not isinstance(speaker, str) and not item.get("role"):
-        raise ValueError("has no role")
+        raise ValueError(f"has no role: it has the keys {', '.join(item)}")
     role = SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
     if role != "call":
         return messages_of({**item, "role": role})

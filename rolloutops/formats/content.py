@@ -101,7 +101,7 @@ def text_of_part(part: Mapping[str, Any]) -> str | None:
     """
     kind = part.get("type")
     if kind in TEXT_TYPES:
-        rest = {key: value for key, value in part.items() if key != "type" and value is not None}
+        rest = {key: value for key, value in part.items() if key != "type" and value not in (None, "")}
         found = first_of(rest, TEXT_KEYS)
         if found is None:
             said = [value for key, value in rest.items() if key not in ABOUT_TEXT]
@@ -114,6 +114,15 @@ def text_of_part(part: Mapping[str, Any]) -> str | None:
     if key is None or any(_is_more(name, part[name]) for name in part if name != key):
         return None
     return _text(part[key])
+
+
+def unread_keys(content: Any) -> Iterator[str]:
+    """The keys beside the texts of content parts that hold something more."""
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and part.get("type") in TEXT_TYPES:
+            used = next((key for key in TEXT_KEYS if part.get(key) not in (None, "")), None)
+            others = [key for key in part if key != used and _is_more(key, part[key])]
+            yield from others if used or len(others) > 1 else ()
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str:

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rolloutops.formats.chat import CONTENT_KEYS, from_chat, message, text_of
-from rolloutops.formats.content import read_content
+from rolloutops.formats.content import read_content, unread_keys
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
-from rolloutops.formats.tool_calls import as_text
+from rolloutops.formats.tool_calls import as_text, object_in
 from rolloutops.types import Message
 
 CHAT_COLUMNS = ("messages", "conversations")
@@ -127,10 +127,12 @@ def _text(column: str, text: str) -> Turns:
 
 
 def _chat(column: str, turns: list[Any]) -> Turns:
+    turns = [object_in(item) for item in turns]
     if column in TEXT_COLUMNS and all(isinstance(part, dict) and not _speaker(part) for part in turns):
         content = read_content(turns, "user").parts  # parts of one message
         if content and all(isinstance(part.get("type"), str) for part in turns):
-            return Turns(f"content parts in {column}", [message("user", content)], (column,))
+            unread = [f"{column}[].{key}" for key in unread_keys(turns)]
+            return Turns(f"content parts in {column}", [message("user", content)], (column,), unread)
     try:
         messages = from_chat(turns)
         for number, item in enumerate(turns):
@@ -165,6 +167,7 @@ def _unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[
         for name, value in item.items():
             if name != content and name not in OF_A_MESSAGE and value not in (None, "", [], {}):
                 yield f"{column}[].{name}"
+        yield from (f"{column}[].{content}[].{key}" for key in unread_keys(item.get(content)))
 
 
 def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
