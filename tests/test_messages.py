@@ -172,7 +172,7 @@ def assert_canonical(messages: list[dict[str, Any]]) -> None:
         assert isinstance(item["role"], str)
         assert isinstance(item["content"], (str, list))
         if isinstance(item["content"], list):
-            assert any(part["type"] != "text" for part in item["content"])
+            assert any(part.get("type") != "text" for part in item["content"])
         assert all(item[key] for key in item if key not in ("role", "content"))
         assert ("tool_call_id" in item) == (item["role"] == "tool")
         assert item["role"] == "assistant" or not {"reasoning_content", "tool_calls"} & item.keys()
@@ -283,7 +283,7 @@ def test_every_prompt_of_gym_is_understood() -> None:
     without = 0
     for where, row in gym_rows():
         if not row.keys() & {"responses_create_params", "messages", "prompt", "question"}:
-            with pytest.raises(ValueError, match="no prompt: the row has no responses_create_params"):
+            with pytest.raises(ValueError, match="no prompt: the row has the keys"):
                 prompt_of_row(row)
             without += 1
             continue
@@ -503,7 +503,7 @@ def test_chat_dialects(chat: list[Any], messages: list[dict[str, Any]]) -> None:
     ("chat", "says"),
     [
         ([user("a"), "b"], "message 1 is not an object"),
-        ([{"content": "a"}], "message 0 has no role"),
+        ([{"content": "a"}], "message 0 has no role: it has the keys content"),
         (
             [said("", tool_calls="[{")],
             "message 0 has tool_calls that cannot be read: not JSON: it ends too early (column 2)",
@@ -602,10 +602,13 @@ def test_prompts_of_rows(row: dict[str, Any], messages: Any, tools: Any, params:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"task_idx": 0}, "no prompt: the row has no responses_create_params, and none of messages, conversations,"),
+        (
+            {"task_idx": 0},
+            "no prompt: the row has the keys task_idx, and none of responses_create_params, messages, conv",
+        ),
         (
             {"responses_create_params": {"seed": 1}},
-            "no prompt: the row has responses_create_params without input, and none",
+            "no prompt: responses_create_params has no input; the row has the keys responses_create_params, and none",
         ),
         ({"responses_create_params": {"input": 3}}, "responses_create_params.input is neither a list nor text"),
         ({"responses_create_params": {"input": [user("a"), "b"]}}, "responses_create_params.input[1] is not an object"),

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rolloutops.build.explain import bind_steps
+from rolloutops.cli.row_shapes import last_turn_sentence
 from rolloutops.collect.verify import Verifier, make_verifiers
 from rolloutops.config.plan import EngineJob, Plan
+from rolloutops.config.settings import Dataset
 from rolloutops.errors import RolloutopsError
-from rolloutops.ingest.inputs import find_inputs
+from rolloutops.ingest.chunk import read_prompt
+from rolloutops.ingest.inputs import find_inputs, open_rows
+from rolloutops.ingest.row_shapes import RowShapes
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.damage import damaged, find_all, parts_of
@@ -23,6 +29,9 @@ from rolloutops.types import Rollout, Task
 
 SHOWN = 3
 
+LOOKED_AT = 1000
+"""Rows of an input that are looked at."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -30,6 +39,12 @@ class Finding:
 
     good: bool
     sentence: str
+    warns: bool = False
+
+    @property
+    def label(self) -> str:
+        """What stands before the sentence."""
+        return "BAD " if not self.good else "WARN" if self.warns else "ok  "
 
 
 def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
@@ -49,6 +64,7 @@ def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
         try:
             paths = find_inputs(dataset.input, *plan.places)
             yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
+            yield from _last_turns(name, dataset, paths)
         except RolloutopsError as error:
             yield Finding(False, f"{name}: {error}")
     yield from _steps(plan)
@@ -70,6 +86,18 @@ def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
             yield _engine(job)
     except RolloutopsError as error:
         yield Finding(False, str(error))
+
+
+def _last_turns(name: str, dataset: Dataset, paths: Sequence[Path]) -> Iterator[Finding]:
+    """Whether prompts end with an assistant turn, in the first rows of the input."""
+    shapes = RowShapes()
+    rows = ((path, row) for path in paths for row in open_rows(path))
+    for path, row in itertools.islice(rows, LOOKED_AT):
+        if row.value is not None:
+            with contextlib.suppress(ValueError):
+                shapes.add(read_prompt(dataset, row.value).prompt, f"{path}:{row.line}")
+    if shapes.last_turns:
+        yield Finding(True, f"{name}: of the first {LOOKED_AT:,} rows, {last_turn_sentence(shapes)}", warns=True)
 
 
 def _steps(plan: Plan) -> Iterator[Finding]:

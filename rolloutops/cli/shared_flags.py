@@ -30,6 +30,7 @@ SOURCE = (
     Flag("input", list[str], "input files, globs or folders, if no recipe names them"),
     ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, if no recipe names it"),
+    Flag("last_turn", str, "answer: take an assistant turn at a prompt's end out, as the expected answer"),
 )
 COLLECTING = (
     *SOURCE,
@@ -43,7 +44,7 @@ COLLECTING = (
 )
 COLLECTING_GROUPS = {
     "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
-    "Input": ("dataset", "input", "id", "environment", "agent_name", "skip_bad_lines"),
+    "Input": ("dataset", "input", "id", "last_turn", "environment", "agent_name", "skip_bad_lines"),
     "Policy and sampling": ("policy", "system_prompt", "max_steps", "token_budget", "service_tier", "token_ids"),
     "Endpoint": ("base_url", "endpoint", "api_key_env", "api_key_header"),
     "Retries and time limits": (

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from rolloutops.config.paths import as_path
 from rolloutops.config.secrets import public, secret_places
-from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved
+from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, settings_of
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SOURCE = ("input", "environment", "id")
+SOURCE = ("input", "environment", "id", "last_turn")
 """The flags that say where one dataset comes from."""
 
 
@@ -140,7 +140,7 @@ def from_flags(flags: Mapping[str, Any]) -> Recipe:
     inputs = flags.get("input") or []
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(inputs[0]).name.split(".")[0]).strip("_") if inputs else ""
     name = checked_name(flags.get("dataset") or stem or "tasks", "--dataset")
-    given = {k: flags[k] for k in ("environment", "id") if k in flags}
+    given = _source_flags(flags, ("environment", "id", "last_turn"))
     return Recipe(data=as_path(flags.get("data") or f"data/{name}"), datasets={name: Dataset(input=inputs, **given)})
 
 
@@ -176,9 +176,17 @@ def with_flags(recipe: Recipe, flags: Mapping[str, Any], datasets: Mapping[str, 
     return recipe
 
 
+def _source_flags(flags: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of a command's flags that are keys of one dataset."""
+    given = {name: flags[name] for name in names if name in flags}
+    if "last_turn" in given:
+        settings_of(Dataset, {"last_turn": given["last_turn"]}, "command line")
+    return given
+
+
 def _sourced(datasets: Mapping[str, Dataset], flags: Mapping[str, Any]) -> dict[str, Dataset]:
     """The one dataset with what the command line says of its source."""
-    given = {name: flags[name] for name in SOURCE if name in flags}
+    given = _source_flags(flags, SOURCE)
     if len(datasets) != 1:
         known = ", ".join(datasets) or "none"
         raise UsageError(

@@ -111,6 +111,11 @@ class Dataset:
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
+    last_turn: str = key(
+        "prompt",
+        "what an assistant turn at a prompt's end is: prompt, or answer, which is taken out",
+        one_of="prompt answer",
+    )
     collect: dict[str, Any] = key({}, "what differs from [collect]")
 
 

@@ -6,47 +6,61 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rolloutops.formats.strict_json import dump, parse
+from rolloutops.formats.content import read_content, reasoning_of
+from rolloutops.formats.strict_json import parse
+from rolloutops.formats.tool_calls import as_text, call_of, first_of, object_in, tool_call
 from rolloutops.types import Message
+
+__all__ = [
+    "Tool",
+    "as_text",
+    "content_of",
+    "from_chat",
+    "message",
+    "message_of",
+    "messages_of",
+    "text_of",
+    "to_chat",
+    "tool_call",
+    "tools_from",
+    "with_ids",
+]
 
 Tool = dict[str, Any]
 """One canonical tool."""
 
-TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "summary_text": "text", "refusal": "refusal"}
-"""Content parts that are text: type -> the key that holds it."""
-
-REASONING_PARTS = {"thinking": "thinking", "reasoning": "text", "reasoning_text": "text"}
-"""Content parts that are reasoning: type -> the key that holds it."""
-
-MEDIA_PARTS = frozenset({"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video"})
-"""Content parts that are neither, as far as they are known. Others are kept as well, but not as a tool's output: there
-a list of objects with a `type` is more likely data."""
+CONTENT_KEYS = ("content", "parts", "value", "text", "message", "output_text", "input_text")
+"""Where a message has its content: the first of these that is not null. Gemini's messages have `parts`."""
 
 SHAREGPT_ROLES = {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
     "observation": "tool",
     "function_response": "tool",
     "tool_response": "tool",
     "function_call": "call",
     "tool_call": "call",
 }
-"""ShareGPT's names for who speaks; names that are roles themselves stand for themselves."""
+"""ShareGPT's names for who speaks, Gemini's and LangChain's; names that are roles themselves stand for themselves."""
 
 
 def from_chat(messages: Sequence[Any]) -> list[Message]:
     """Chat messages of any common dialect, as canonical messages.
 
-    Understands null content, lists of content parts, `reasoning_content`, `reasoning` and `thinking`, tool calls with
-    arguments as text or object, with or without ids, the old `function_call` and role `function`, and ShareGPT's
-    `from` and `value`. Keys without a place in the canonical form are left out.
+    Understands null content, lists of content parts of the dialects that content.py names, `reasoning_content`,
+    `reasoning`, `thinking` and `reasoning_details`, tool calls with arguments as text or object, with or without ids,
+    the old `function_call` and role `function`, Gemini's `parts`, and ShareGPT's `from` and `value`. Keys without a
+    place in the canonical form are left out.
     Raises ValueError, with the message's number from 0, for what is not a message.
     """
     found = []
     for number, item in enumerate(messages):
         try:
-            found.append(_from_chat(item))
+            found += _from_chat(item)
         except ValueError as error:
             raise ValueError(f"message {number} {error}") from None
     return with_ids(found)
@@ -103,43 +117,6 @@ def message(
     return {"role": role, "content": content, **{key: value for key, value in extra.items() if value}}
 
 
-def tool_call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
-    """One canonical tool call. Arguments stay as received where they are text; absent ones become `{}`."""
-    text = "{}" if arguments is None else as_text(arguments)
-    return {"id": as_text(call_id), "type": "function", "function": {"name": as_text(name), "arguments": text}}
-
-
-def as_text(value: Any) -> str:
-    """Text as it is, null as nothing, anything else as JSON."""
-    return value if isinstance(value, str) else "" if value is None else dump(value)
-
-
-def content_of(content: Any, *, of_tool: bool = False) -> tuple[str | list[dict[str, Any]], str]:
-    """Content of any dialect, as (canonical content, reasoning found among its parts).
-
-    Text parts are joined without a separator. Where a part is something else, the content stays a list of chat parts
-    (`text`, `image_url`, `file`, `input_audio`, or whatever came).
-    """
-    items = [content] if isinstance(content, dict) else content
-    fits = _is_known_part if of_tool else _is_part
-    if not isinstance(items, list) or not all(map(fits, items)) or (of_tool and not items):
-        return as_text(content), ""
-    parts, reasoning = [], []
-    for item in filter(None, items):
-        part = {"type": "text", "text": item} if isinstance(item, str) else item
-        kind = part["type"]
-        if kind in REASONING_PARTS:
-            reasoning.append(as_text(part.get(REASONING_PARTS[kind])))
-        elif kind in TEXT_PARTS:
-            parts.append({"type": "text", "text": as_text(part.get(TEXT_PARTS[kind]))})
-        else:
-            parts.append(_part(part))
-    found = "\n\n".join(filter(None, reasoning))
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts), found
-    return parts, found
-
-
 def with_ids(messages: list[Message]) -> list[Message]:
     """Tool calls without an id get one (`call_0`, `call_1`, ...: positions, so the same each time), and a tool message
     that does not say which call it answers gets the id of the first open call (of its name, where it has one)."""
@@ -162,58 +139,61 @@ def with_ids(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def message_of(item: Mapping[str, Any]) -> Message:
-    """One message with `role` and `content`, chat or Responses; tool calls still may lack ids."""
+def messages_of(item: Mapping[str, Any]) -> list[Message]:
+    """One message with `role` and content, chat or Responses, and before it what tools returned, where that stands
+    among its parts (Anthropic, Gemini). Tool calls still may lack ids."""
     role = as_text(item.get("role"))
     if role == "function":
         role = "tool"
-    content, thought = content_of(item.get("content"), of_tool=role == "tool")
+    found = read_content(next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None), role)
+    if found.results and not found.parts:
+        return list(found.results)
     name = item["name"] if isinstance(item.get("name"), str) else None
     if role == "tool":
-        return message(role, content, tool_call_id=as_text(item.get("tool_call_id")) or None, name=name)
+        call_id = first_of(item, ("tool_call_id", "toolCallId", "tool_use_id", "call_id"))
+        return [*found.results, message(role, found.parts, tool_call_id=as_text(call_id) or None, name=name)]
     if role != "assistant":
-        return message(role, content, name=name)
-    reasoning = next(
-        (item[key] for key in ("reasoning_content", "reasoning", "thinking") if isinstance(item.get(key), str)), ""
-    )
+        return [*found.results, message(role, found.parts, name=name)]
+    content = found.parts
     if not content and item.get("refusal"):
         content = as_text(item["refusal"])
     calls = _parsed(item.get("tool_calls"), "has tool_calls that")
     if not calls and item.get("function_call"):
         calls = [item["function_call"]]
     listed = calls if isinstance(calls, list) else [calls] if calls else []
-    return message(
-        role, content, reasoning=reasoning or thought, tool_calls=[_call(call) for call in listed if call], name=name
-    )
+    made = [call_of(call) for call in listed if call]
+    known = {call["id"] for call in made if call["id"]}
+    made += [call for call in found.tool_calls if call["id"] not in known and (call["id"] or not made)]
+    return [message(role, content, reasoning=reasoning_of(item) or found.reasoning, tool_calls=made, name=name)]
 
 
-def _from_chat(item: Any) -> Message:
+def message_of(item: Mapping[str, Any]) -> Message:
+    """One message of which it is known that it is one: `messages_of` without what tools returned."""
+    return messages_of(item)[-1]
+
+
+def content_of(content: Any, *, of_tool: bool = False) -> tuple[str | list[dict[str, Any]], str]:
+    """Content as (canonical content, reasoning found among its parts), of an answer or of what a tool returned."""
+    found = read_content(content, "tool" if of_tool else "assistant")
+    return found.parts, found.reasoning
+
+
+def _from_chat(item: Any) -> list[Message]:
+    item = object_in(item)
     if not isinstance(item, dict):
         raise ValueError("is not an object")
-    if item.get("role"):
-        return message_of(item)
-    if not isinstance(item.get("from"), str):
-        raise ValueError("has no role")
-    role = SHAREGPT_ROLES.get(item["from"], item["from"])
+    speaker = item.get("role") or item.get("from")
+    if not isinstance(speaker, str) and not item.get("role"):
+        raise ValueError(f"has no role: it has the keys {', '.join(item)}")
+    role = SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
     if role != "call":
-        return message_of({**item, "role": role, "content": item.get("value")})
-    try:
-        calls = _parsed(item.get("value"), "value")
-    except ValueError:
-        calls = None
-    listed = calls if isinstance(calls, list) else [calls]
+        return messages_of({**item, "role": role})
+    value = next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None)
+    held = object_in(value)
+    listed = held if isinstance(held, list) else [held]
     if all(isinstance(call, dict) for call in listed):
-        return message_of({"role": "assistant", "tool_calls": listed})
-    return message("assistant", as_text(item.get("value")))
-
-
-def _call(call: Any) -> dict[str, Any]:
-    """A tool call, nested (`function`, `custom`) or flat."""
-    if not isinstance(call, dict):
-        return tool_call(None, None, call)
-    inner = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
-    arguments = next((inner[key] for key in ("arguments", "input", "parameters") if inner.get(key) is not None), None)
-    return tool_call(call.get("id"), inner.get("name"), arguments)
+        return messages_of({"role": "assistant", "tool_calls": listed})
+    return [message("assistant", as_text(value))]
 
 
 def _function(function: dict[str, Any], arguments: str) -> dict[str, Any]:
@@ -225,27 +205,6 @@ def _function(function: dict[str, Any], arguments: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return {**function, "arguments": value}
     return dict(function)
-
-
-def _is_part(item: Any) -> bool:
-    return item is None or isinstance(item, str) or (isinstance(item, dict) and isinstance(item.get("type"), str))
-
-
-def _is_known_part(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") in (*TEXT_PARTS, *REASONING_PARTS, *MEDIA_PARTS)
-
-
-def _part(item: dict[str, Any]) -> dict[str, Any]:
-    """A part that is not text, as a chat part; what Chat has no name for stays as it is, less its nulls."""
-    kind = item["type"]
-    rest = {key: value for key, value in item.items() if key != "type" and value is not None}
-    if kind == "input_image" and isinstance(rest.get("image_url"), str) and rest.keys() <= {"image_url", "detail"}:
-        return {"type": "image_url", "image_url": {"url": rest.pop("image_url"), **rest}}
-    if kind == "image_url" and isinstance(rest.get("image_url"), str):
-        return {"type": kind, "image_url": {"url": rest["image_url"]}}
-    if kind == "input_file":
-        return {"type": "file", "file": rest}
-    return {"type": kind, **rest}
 
 
 def _tool(tool: Any, where: str) -> Tool:

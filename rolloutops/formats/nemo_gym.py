@@ -138,7 +138,7 @@ def create_params(
     if isinstance(own, Mapping):
         own = {name: value for name, value in own.items() if name not in HOW_SENT}
     params = _in_metadata(own, params)
-    if isinstance(own, Mapping) and own.get("input") is not None and _messages_of(row) == list(messages):
+    if isinstance(own, Mapping) and own.get("input") is not None and _asks(row, messages, tools):
         return {**own, **params}
     kept = {key: value for key, value in own.items() if key != "instructions"} if isinstance(own, Mapping) else {}
     flat = to_responses_tools(tools)
@@ -154,12 +154,14 @@ def _in_metadata(own: Any, params: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "metadata": {**metadata, "extra_body": dump(params["extra_body"])}}
 
 
-def _messages_of(row: Mapping[str, Any]) -> list[Any]:
-    """The messages that a task was made with: none, where its row's prompt is none that can be read."""
+def _asks(row: Mapping[str, Any], messages: Sequence[Any], tools: Sequence[Any] | None) -> bool:
+    """Whether a row holds these messages and tools: not one whose prompt cannot be read, nor one of a table that pads
+    its tools with nulls."""
     try:
-        return prompt_of_row(row).messages
+        prompt = prompt_of_row(row)
     except ValueError:
-        return []
+        return not messages
+    return prompt.messages == list(messages) and (prompt.tools or []) == list(tools or ())
 
 
 def refused(reply: Mapping[str, Any]) -> AttemptFailed | None:

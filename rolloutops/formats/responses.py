@@ -6,19 +6,12 @@ tool calls, which are separate items there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rolloutops.formats.chat import (
-    TEXT_PARTS,
-    Tool,
-    as_text,
-    content_of,
-    message,
-    message_of,
-    tool_call,
-    with_ids,
-)
+from rolloutops.formats.chat import Tool, message, messages_of, with_ids
+from rolloutops.formats.content import read_content
+from rolloutops.formats.tool_calls import as_text, tool_call
 from rolloutops.types import Message
 
 Item = dict[str, Any]
@@ -26,6 +19,9 @@ Item = dict[str, Any]
 
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Items that call a tool of the user: type -> the key of the arguments."""
+
+PARTS = {"text": "user", "input_text": "user", "input_image": "user", "input_file": "user", "output_text": "assistant"}
+"""Parts of a message that stand where an item should: type -> whose message it is."""
 
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 """Items that answer such a call."""
@@ -38,7 +34,9 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
       assistant message with several tool calls.
     - Reasoning (`content`, else `summary`) goes to the assistant message that follows; where none follows, to an
       assistant message of its own with empty content.
+    - A part that stands where an item should is a message of its own.
     - What is not known (built-in tool items, lists instead of objects) is skipped: the verbatim response has it.
+      `unread_items` tells what that is.
     """
     if isinstance(items, str):
         return [message("user", items)]
@@ -57,18 +55,20 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
     for item in items if isinstance(items, (list, tuple)) else ():
         if not isinstance(item, dict):
             continue
-        kind = item.get("type") or ("message" if "role" in item else None)
+        kind = _kind(item)
+        if kind in PARTS:
+            item, kind = {"role": PARTS[kind], "content": [item]}, "message"
         if kind == "reasoning":
             if text := _reasoning(item):
                 reasoning.append(text)
         elif kind == "message":
-            said = _message(item)
-            if said["role"] != "assistant":
+            said = _messages(item)
+            if said[-1]["role"] != "assistant":
                 close()
             elif reasoning:
-                said = _with_reasoning(said, thought())
-            found.append(said)
-        elif isinstance(kind, str) and kind in CALLS:
+                said[-1] = _with_reasoning(said[-1], thought())
+            found += said
+        elif kind in CALLS:
             if not found or found[-1]["role"] != "assistant" or (reasoning and "tool_calls" not in found[-1]):
                 found.append(message("assistant"))
             if reasoning:
@@ -77,10 +77,19 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
             found[-1].setdefault("tool_calls", []).append(call)
         elif kind in OUTPUTS:
             close()
-            content, _ = content_of(item.get("output"), of_tool=True)
+            content = read_content(item.get("output"), "tool").parts
             found.append(message("tool", content, tool_call_id=as_text(item.get("call_id")) or None))
     close()
     return with_ids(found)
+
+
+def unread_items(items: Sequence[Any]) -> Iterator[str]:
+    """The type of each item that `from_responses` skips."""
+    known = ("message", "reasoning", *CALLS, *OUTPUTS, *PARTS)
+    for item in items:
+        kind = _kind(item) if isinstance(item, dict) else None
+        if kind not in known:
+            yield as_text(kind) or "(no type)"
 
 
 def to_responses(messages: Sequence[Message]) -> list[Item]:
@@ -136,12 +145,18 @@ def to_responses_tools(tools: Sequence[Tool] | None) -> list[Item]:
     return flat
 
 
-def _message(item: Item) -> Message:
+def _kind(item: Item) -> Any:
+    """An item's type; a text, so that it can be looked up."""
+    kind = item.get("type") or ("message" if "role" in item else None)
+    return kind if isinstance(kind, str) else None
+
+
+def _messages(item: Item) -> list[Message]:
     given = item if item.get("role") else {**item, "role": "assistant"}
     try:
-        return message_of(given)
+        return messages_of(given)
     except ValueError:  # Chat's tool_calls in it, as text that is not JSON
-        return message_of({**given, "tool_calls": None})
+        return messages_of({**given, "tool_calls": None})
 
 
 def _with_reasoning(message: Message, text: str) -> Message:
@@ -169,7 +184,7 @@ def _reasoning(item: Item) -> str:
 def _item_part(part: dict[str, Any], text_type: str) -> Item:
     """A chat part as a Responses part."""
     kind = part.get("type")
-    if kind in TEXT_PARTS:
+    if kind == "text":
         return {"type": text_type, "text": part["text"]} | ({"annotations": []} if text_type == "output_text" else {})
     if kind == "image_url" and isinstance(part.get("image_url"), dict) and "url" in part["image_url"]:
         rest = {key: value for key, value in part["image_url"].items() if key != "url"}

@@ -16,24 +16,28 @@ A key that holds nothing is absent, never null; content is always there. A tool 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
-from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools
+from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, NoPrompt, Turns, find_turns
+from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools, unread_items
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.types import Message
 
 __all__ = [
     "HOW_SENT",
+    "PROMPT_COLUMNS",
     "Message",
+    "NoPrompt",
     "Prompt",
     "Tool",
     "answer_of_row",
     "from_chat",
     "from_responses",
     "prompt_of_row",
+    "take_answer",
     "text_of",
     "to_chat",
     "to_responses",
@@ -41,12 +45,11 @@ __all__ = [
     "tools_from",
 ]
 
-PROMPT_KEYS = ("messages", "conversations", "prompt", "question", "problem")
-"""Where a row without a Responses input has its prompt: the first of these that it has."""
-
 ANSWER_KEYS = ("expected_answer", "answer", "ground_truth", "label", "target", "solution")
 """Where a row has its expected answer: the first of these that it has."""
 
+TOOL_COLUMNS = ("tools", "functions")
+"""Where a row outside NeMo Gym has its tools: the first of these that holds something."""
 
 HOW_SENT = ("stream", "stream_options", "background")
 """Parameters that change how a reply is sent, and not what is in it. Replies are read whole: none of them goes out."""
@@ -54,11 +57,16 @@ HOW_SENT = ("stream", "stream_options", "background")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a task asks. messages, tools: canonical. params: the row's own parameters, under Responses names."""
+    """What a task asks. messages, tools: canonical. params: the row's own parameters, under Responses names. shape: how
+    the row was read. left_aside: its columns, fields and items that were not, fields as `messages[].weight`. answer:
+    what the shape itself says is the answer, where no column of ANSWER_KEYS does."""
 
     messages: list[Message]
     tools: list[Tool] | None
     params: dict[str, Any]
+    shape: str = ""
+    left_aside: Sequence[str] = ()
+    answer: str | None = None
 
 
 def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
@@ -66,28 +74,35 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
 
     - NeMo Gym: `responses_create_params` (also inside `task_input`) with `input` as items, text, [] or null;
       `instructions` become a system message; its other parameters that are not null become `params`.
-    - Otherwise the first of PROMPT_KEYS: a list of messages (or JSON text of one), or text, which is a user message.
-      Tools come from the row's `tools`.
+    - Otherwise one of the shapes of prompt_shapes.py. Tools come from the row's `tools` or `functions`.
 
-    Raises ValueError that says what is missing or wrong.
+    Raises ValueError that says what is missing or wrong; NoPrompt if no column holds a prompt.
     """
     gym = _create_params(row)
     params = dict(gym or {})
     given, tools, instructions = (params.pop(key, None) for key in ("input", "tools", "instructions"))
-    key = next((key for key in PROMPT_KEYS if row.get(key) is not None), None)
-    if given is not None:
-        messages = _from_input(given)
-    elif key is not None:
-        messages = _from_value(row[key], key)
-        tools = tools or row.get("tools")
-    elif gym is not None and "input" in gym:
-        messages = []
-    else:
-        missing = "no responses_create_params" if gym is None else "responses_create_params without input"
-        raise ValueError(f"no prompt: the row has {missing}, and none of {', '.join(PROMPT_KEYS)}")
+    turns = _from_input(given) if given is not None else _from_columns(row, gym)
+    messages, left_aside = turns.messages, turns.left_aside
+    if given is None:
+        column = next((name for name in TOOL_COLUMNS if row.get(name)), "")
+        tools = tools or row.get(column)
+        left_aside = [*_unread_columns(row, (*turns.columns, column)), *left_aside] if gym is None else left_aside
     if instructions:
         messages = [*from_chat([{"role": "system", "content": instructions}]), *messages]
-    return Prompt(messages, tools_from(tools), {key: value for key, value in params.items() if value is not None})
+    params = {key: value for key, value in params.items() if value is not None}
+    return Prompt(messages, tools_from(tools), params, turns.shape, left_aside, turns.answer)
+
+
+def take_answer(prompt: Prompt) -> Prompt:
+    """The prompt without the model's own last turn, if it ends with one: whatever follows the last message of anyone
+    else but tools. Its text is the answer. Raises NoPrompt if nothing comes before it."""
+    messages = prompt.messages
+    if not messages or messages[-1]["role"] != "assistant":
+        return prompt
+    end = max((n for n, said in enumerate(messages, 1) if said["role"] not in ("assistant", "tool")), default=0)
+    if not end:
+        raise NoPrompt("nothing comes before the last turn, which is the answer (last_turn = answer)")
+    return replace(prompt, messages=messages[:end], answer=text_of(messages[-1]) or prompt.answer)
 
 
 def answer_of_row(row: Mapping[str, Any]) -> str | None:
@@ -109,32 +124,36 @@ def _create_params(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return value
 
 
-def _from_input(value: Any) -> list[Message]:
+def _from_input(value: Any) -> Turns:
     if not isinstance(value, (str, list)):
         raise ValueError("responses_create_params.input is neither a list nor text")
-    for number, item in enumerate(value if isinstance(value, list) else ()):
+    items = value if isinstance(value, list) else ()
+    for number, item in enumerate(items):
         if not isinstance(item, dict):
             raise ValueError(f"responses_create_params.input[{number}] is not an object")
     messages = from_responses(value)
     if value and not messages:
         raise ValueError("responses_create_params.input has no message")
-    return messages
+    return Turns("NeMo Gym", messages, (), [f"input[].{kind}" for kind in unread_items(items)])
 
 
-def _from_value(value: Any, key: str) -> list[Message]:
-    """The prompt under one of PROMPT_KEYS. A table's cell may hold a list of messages as JSON text."""
-    if not value and isinstance(value, (str, list)):
-        raise ValueError(f"{key} is empty")
-    if isinstance(value, str):
-        if key not in ("messages", "conversations"):
-            return from_chat([{"role": "user", "content": value}])
-        value = _parsed(value, key)
-    if not isinstance(value, list):
-        raise ValueError(f"{key} is not a list of messages")
+def _from_columns(row: Mapping[str, Any], gym: Mapping[str, Any] | None) -> Turns:
+    keys = f"the row has the keys {', '.join(row)}" if row else "the row is empty"
     try:
-        return from_chat(value)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        turns = find_turns(row)
+    except NoPrompt as error:
+        raise NoPrompt(f"{error}; {keys}") from None
+    if turns is not None:
+        return turns
+    if gym is not None and "input" in gym:
+        return Turns("NeMo Gym", [], ())
+    missing = "responses_create_params has no input; " if gym is not None else ""
+    raise NoPrompt(f"no prompt: {missing}{keys}, and none of responses_create_params, {', '.join(PROMPT_COLUMNS)}")
+
+
+def _unread_columns(row: Mapping[str, Any], read: Sequence[str]) -> Iterator[str]:
+    """The columns that hold something and are neither read nor an expected answer."""
+    return (name for name, value in row.items() if value is not None and name not in read and name not in ANSWER_KEYS)
 
 
 def _parsed(text: str, key: str) -> Any:

@@ -47,6 +47,26 @@ def table_lines(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
         raise InputError(f"{path} {what}: {str(error).splitlines()[0]}") from None
 
 
+def struct_columns(path: Path) -> frozenset[str]:
+    """The columns of a Parquet or Arrow file whose objects are stored field by field, so that each has all rows' keys.
+
+    Empty for any other file, and for one that cannot be read.
+    """
+    try:
+        if path.name.lower().endswith(".parquet"):
+            schema = pq.read_schema(path)
+        elif path.name.lower().endswith((".arrow", ".feather")):
+            with pa.memory_map(str(path)) as file:
+                magic = file.read(6)
+                file.seek(0)
+                schema = (pa.ipc.open_file if magic == b"ARROW1" else pa.ipc.open_stream)(file).schema
+        else:
+            return frozenset()
+    except (pa.ArrowException, OSError):
+        return frozenset()
+    return frozenset(column.name for column in schema if _has_struct(column.type))
+
+
 def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
     # Row group by row group, unbuffered between them: by default the reader keeps what it has read.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -189,6 +209,10 @@ def _without_time(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         return pa.map_(kind.key_type, _without_time(kind.item_type))
     return pa.list_(_without_time(kind.value_type))
+
+
+def _has_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) or (_is_list(kind) and _has_struct(kind.value_type))
 
 
 def _has_time(kind: pa.DataType) -> bool:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +24,10 @@ from rolloutops.config.settings import Chunk, Dataset
 from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import agent_of
 from rolloutops.formats.strict_json import digest, dump
-from rolloutops.formats.task_rows import Prompt, answer_of_row, prompt_of_row
-from rolloutops.ingest.inputs import Row, find_inputs, open_rows
+from rolloutops.formats.struct_nulls import without_struct_nulls
+from rolloutops.formats.task_rows import PROMPT_COLUMNS, NoPrompt, Prompt, answer_of_row, prompt_of_row, take_answer
+from rolloutops.ingest.inputs import TABLES, Row, find_inputs, open_rows
+from rolloutops.ingest.row_shapes import VERIFIED, RowShapes
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.scratch import scratch
@@ -41,7 +43,8 @@ STAGED = pa.schema(
 
 @dataclass(frozen=True)
 class ChunkReport:
-    """What became of one dataset's input. Rows read = tasks of this input + duplicates + rejected."""
+    """What became of one dataset's input. Rows read = tasks of this input + duplicates + rejected. shapes: how the rows
+    were read."""
 
     dataset: str
     read: int
@@ -54,6 +57,16 @@ class ChunkReport:
     rejected: int
     rejected_file: Path | None
     examples: list[str]
+    shapes: RowShapes
+
+
+class Staged(NamedTuple):
+    """What `stage_rows` read."""
+
+    read: int
+    rejected: int
+    examples: list[str]
+    shapes: RowShapes
 
 
 def chunk(workspace: Workspace, plan: Plan, run_id: str) -> list[ChunkReport]:
@@ -81,7 +94,7 @@ def find_sources(plan: Plan) -> dict[str, list[Path]]:
 def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
         rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples = stage_rows(staging, name, plan.datasets[name], rows)
+        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], rows)
         if not read:
             raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
@@ -91,7 +104,14 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], r
         removed = _retire(workspace, con, name, run_id)
         rejects = keep_rejects(workspace, staging, name, rejected)
         return ChunkReport(
-            name, read, removed=removed, rejected=rejected, rejected_file=rejects, examples=examples, **report
+            name,
+            read,
+            removed=removed,
+            rejected=rejected,
+            rejected_file=rejects,
+            examples=examples,
+            shapes=shapes,
+            **report,
         )
 
 
@@ -105,12 +125,11 @@ def staging_folder(workspace: Workspace, name: str) -> AbstractContextManager[Pa
     return scratch(workspace.root / "staging" / name)
 
 
-def stage_rows(
-    staging: Path, name: str, dataset: Dataset, rows: Iterable[tuple[Path, Row]]
-) -> tuple[int, int, list[str]]:
-    """Write accepted rows to staged.parquet and the rest to rejected.jsonl; count rows read and rejected."""
+def stage_rows(staging: Path, name: str, dataset: Dataset, rows: Iterable[tuple[Path, Row]]) -> Staged:
+    """Write accepted rows to staged.parquet and the rest to rejected.jsonl."""
     ordinal = rejected = 0
     examples: list[str] = []
+    shapes, structs = RowShapes(), _StructColumns()
     batch: list[dict[str, Any]] = []
     size = 0
     with (
@@ -121,7 +140,7 @@ def stage_rows(
             task, reason = None, row.reason
             if row.value is not None:
                 try:
-                    task = task_columns(name, dataset, row.value)
+                    task = _read(name, dataset, row.value, structs.of(path), shapes, f"{path}:{row.line}")
                 except ValueError as error:
                     reason = str(error)
             if task is None:
@@ -139,17 +158,64 @@ def stage_rows(
                 writer.write_table(schema.table_of(STAGED, batch))
                 batch, size = [], 0
         writer.write_table(schema.table_of(STAGED, batch))
-    return ordinal + rejected, rejected, examples
+    return Staged(ordinal + rejected, rejected, examples, shapes)
+
+
+class _StructColumns:
+    """The columns of the file at hand whose objects hold nulls that no row's author wrote."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.names: Collection[str] = ()
+
+    def of(self, path: Path) -> Collection[str]:
+        if path != self.path:
+            self.path, self.names = path, ()
+            if path.name.lower().endswith(TABLES):
+                from rolloutops.ingest.arrow_rows import struct_columns
+
+                self.names = struct_columns(path)
+        return self.names
+
+
+def _read(
+    name: str, dataset: Dataset, row: dict[str, Any], structs: Collection[str], shapes: RowShapes, place: str
+) -> dict[str, Any]:
+    """A row's columns, with how it was read counted. Raises ValueError where it holds no prompt or no id."""
+    prompt, nulls, taken = read_prompt(dataset, row, structs)
+    columns = _columns(name, dataset, row, prompt)
+    read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
+    shapes.add(prompt, place, read=read, nulls=nulls, taken=taken)
+    return columns
+
+
+class ReadPrompt(NamedTuple):
+    """The prompt of a row. nulls: how many of its struct columns were left out. taken: its last turn is the answer."""
+
+    prompt: Prompt
+    nulls: int = 0
+    taken: bool = False
+
+
+def read_prompt(dataset: Dataset, row: dict[str, Any], structs: Collection[str] = ()) -> ReadPrompt:
+    """Read the prompt of a dataset's row. Raises ValueError where it holds none, unless the dataset needs none."""
+    held, nulls = without_struct_nulls(row, structs, PROMPT_COLUMNS) if structs else (row, 0)
+    try:
+        prompt = prompt_of_row(held)
+        shorter = take_answer(prompt) if dataset.last_turn == "answer" else prompt
+        return ReadPrompt(shorter, nulls, shorter is not prompt)
+    except NoPrompt:
+        if dataset.needs_prompt:
+            raise
+        return ReadPrompt(Prompt([], None, {}))
 
 
 def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
     """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id."""
-    try:
-        prompt = prompt_of_row(row)
-    except ValueError:
-        if dataset.needs_prompt:
-            raise
-        prompt = Prompt([], None, {})
+    return _columns(name, dataset, row, read_prompt(dataset, row).prompt)
+
+
+def _columns(name: str, dataset: Dataset, row: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
     row_hash = digest(row)
     messages = dump(prompt.messages)
     tools = dump(prompt.tools) if prompt.tools else None
@@ -161,7 +227,7 @@ def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, 
         "prompt": messages,
         "tools": tools,
         "prompt_hash": digest([prompt.messages, prompt.tools or None]),
-        "answer": answer_of_row(row),
+        "answer": prompt.answer if (answer := answer_of_row(row)) is None else answer,
     }
 
 

@@ -17,6 +17,7 @@ from rolloutops.errors import InputError, UsageError
 from rolloutops.ingest.chunk import append_tasks, changing_tasks, compare, keep_rejects, stage_rows, staging_folder
 from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, open_rows, refuse_change
 from rolloutops.ingest.line_hashes import hash_lines
+from rolloutops.ingest.row_shapes import RowShapes
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.runs import Run, recorded
@@ -59,7 +60,8 @@ ORDER BY min(s.ordinal)
 @dataclass(frozen=True)
 class NewTasks:
     """What was taken in from one dataset's input. gone: tasks that the input no longer holds, which stay. unchanged:
-    the other tasks that were there before. missing: names of the input under which nothing lies here."""
+    the other tasks that were there before. missing: names of the input under which nothing lies here. shapes: how the
+    new rows were read."""
 
     dataset: str
     new: int = 0
@@ -71,6 +73,7 @@ class NewTasks:
     rejected_file: Path | None = None
     examples: Sequence[str] = field(default_factory=list)
     missing: Sequence[str] = field(default_factory=list)
+    shapes: RowShapes | None = None
 
 
 def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
@@ -156,7 +159,7 @@ def _take_in(
         gone = 0 if missing or not paths else sql.rows(lines.con, GONE)[0][0]
         return NewTasks(name, gone=gone, unchanged=before - gone, missing=missing)
     with staging_folder(workspace, f"{run_id}-{name}") as staging:
-        read, rejected, examples = stage_rows(staging, name, plan.datasets[name], _rows(paths, lines))
+        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], _rows(paths, lines))
         if lines is None and read == rejected:
             first = (
                 f"none of {count(read, 'line')} is a task; the first: {examples[0]}"
@@ -178,6 +181,7 @@ def _take_in(
             rejected_file=keep_rejects(workspace, staging, name, rejected),
             examples=examples,
             missing=missing,
+            shapes=shapes,
         )
 
 

@@ -13,7 +13,7 @@ def body(parsed: Parsed) -> int:
     from rolloutops.cli.check import check
 
     findings = list(check(plan_of(parsed), parsed.flags.get("deep", False)))
-    show(*(f"{'ok ' if one.good else 'BAD'}  {one.sentence}" for one in findings))
+    show(*(f"{one.label} {one.sentence}" for one in findings))
     return 0 if all(one.good for one in findings) else 2
 
 

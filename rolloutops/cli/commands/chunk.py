@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
+from rolloutops.cli.row_shapes import shape_sentences
 from rolloutops.cli.shared_flags import SOURCE, keys, stage
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import plan_of
@@ -62,6 +63,7 @@ def sentences(done: Sequence[ChunkReport], skip_bad_lines: bool) -> Iterator[str
     for one in done:
         if one.removed:
             yield f"{one.dataset}: {count(one.removed, 'task')} removed from the input; their rollouts stay on disk"
+        yield from shape_sentences(one.shapes, one.dataset)
         yield from rejected_sentences(one, one.dataset)
     if any(one.rejected for one in done) and not skip_bad_lines:
         yield remedy("chunk")

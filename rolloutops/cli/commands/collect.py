@@ -10,6 +10,7 @@ from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
+from rolloutops.cli.row_shapes import warning_sentences
 from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, VERDICT_VERSION, stage
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new
@@ -187,6 +188,8 @@ def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
         yield f"{one.dataset}: {gone} no longer in the input but still wanted; run chunk to remove them"
     if one.missing:
         yield f"{one.dataset}: input not found ({', '.join(one.missing)}); continuing with the tasks of the workspace"
+    if one.shapes is not None:
+        yield from warning_sentences(one.shapes, one.dataset)
     yield from rejected_sentences(one, one.dataset)
     if one.rejected and not skip_bad_lines:
         yield remedy()

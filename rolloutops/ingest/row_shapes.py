@@ -1,0 +1,58 @@
+"""How the rows of one input were read: their shapes, and what of them is not part of a conversation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rolloutops.formats.content import unknown_parts
+from rolloutops.formats.task_rows import Prompt
+
+VERIFIED = {
+    "mcqa": ("options", "choices", "grading_mode", "template_metadata"),
+    "reasoning_gym": ("metadata",),
+    "multi_step": ("document",),
+    "code": (
+        *("verifier_metadata", "tests", "test_list", "unit_tests", "input_output", "test_setup_code"),
+        *("code", "canonical_solution"),
+    ),
+}
+"""Columns that a shipped environment reads, beside the expected answer."""
+
+
+@dataclass
+class RowShapes:
+    """Counts over the rows of an input, each by name.
+
+    columns: those that are not part of the prompt. fields: the same of messages and items. parts: content parts of
+    unknown types. nulls, null_rows: nulls of struct columns that were left out, and the rows that had some.
+    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these.
+    """
+
+    shapes: Counter[str] = field(default_factory=Counter)
+    columns: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)
+    parts: Counter[str] = field(default_factory=Counter)
+    nulls: int = 0
+    null_rows: int = 0
+    last_turns: int = 0
+    first: str = ""
+    answers_taken: int = 0
+
+    def add(
+        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, taken: bool = False
+    ) -> None:
+        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. taken: its
+        last turn became the answer."""
+        if prompt.shape:
+            self.shapes[prompt.shape] += 1
+        for name in prompt.left_aside:
+            if name not in read:
+                (self.fields if "[]." in name else self.columns)[name] += 1
+        self.parts.update(unknown_parts(prompt.messages))
+        self.nulls += nulls
+        self.null_rows += bool(nulls)
+        self.answers_taken += taken
+        if prompt.messages and prompt.messages[-1]["role"] == "assistant":
+            self.last_turns += 1
+            self.first = self.first or place
