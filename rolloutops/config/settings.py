@@ -110,6 +110,10 @@ class Dataset:
     environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
+    prompt: str | None = key(None, "a prompt file (YAML: user, system) that makes each row's prompt of its fields")
+    examples: list[str] = key([], "files with rows to show as examples before each task", one_text=True)
+    shots: int = key(0, "how many examples to show", least=0)
+    seed: int = key(0, "decides which examples are shown")
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
     last_turn: str = key(
         "prompt",

@@ -45,6 +45,13 @@ __all__ = [
     "tools_from",
 ]
 
+READER = 2
+"""The version of what `prompt_of_row` makes of a row: raised when it reads an unchanged row differently, so that
+workspaces compare their tasks once more. 1: until tasks could have a prompt file."""
+
+PROMPT_KEYS = ("messages", "conversations", "prompt", "question", "problem")
+"""Where a row without a Responses input has its prompt: the first of these that it has."""
+
 ANSWER_KEYS = ("expected_answer", "answer", "ground_truth", "label", "target", "solution")
 """Where a row has its expected answer: the first of these that it has."""
 

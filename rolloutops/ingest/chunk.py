@@ -8,9 +8,7 @@ tasks are appended.
 from __future__ import annotations
 
 import os
-from array import array
-from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +18,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops.config.plan import Plan
-from rolloutops.config.settings import Chunk, Dataset
+from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import agent_of
+from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.struct_nulls import without_struct_nulls
-from rolloutops.formats.task_rows import PROMPT_COLUMNS, NoPrompt, Prompt, answer_of_row, prompt_of_row, take_answer
+from rolloutops.formats.task_rows import (
+    PROMPT_COLUMNS,
+    READER,
+    NoPrompt,
+    Prompt,
+    answer_of_row,
+    prompt_of_row,
+    take_answer,
+)
 from rolloutops.ingest.inputs import TABLES, Row, find_inputs, open_rows
+from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import VERIFIED, RowShapes
+from rolloutops.ingest.task_changes import Reread, append_tasks, compare, find_reread, first_prompt, retire_tasks
 from rolloutops.layout import count
-from rolloutops.store import schema, sql
+from rolloutops.store import schema
 from rolloutops.store.scratch import scratch
 from rolloutops.store.waiting import wait_for_lock
-from rolloutops.store.workspace import Workspace, connect, write_part
+from rolloutops.store.workspace import Workspace
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
-PART_BYTES = 256_000_000
 STAGED = pa.schema(
     [*(f for f in schema.TASKS if f.name not in ("version", "removed", "part")), ("ordinal", pa.int64())]
 )
@@ -43,8 +51,10 @@ STAGED = pa.schema(
 
 @dataclass(frozen=True)
 class ChunkReport:
-    """What became of one dataset's input. Rows read = tasks of this input + duplicates + rejected. shapes: how the rows
-    were read."""
+    """What became of one dataset's input. Rows read = tasks of this input + duplicates + rejected.
+
+    edited: tasks whose row is another, and tasks that are read differently, which are `reread`. shapes: how the rows
+    were read. first_prompt: of the input, where a prompt file made it. read_by: see `read_by`."""
 
     dataset: str
     read: int
@@ -58,6 +68,9 @@ class ChunkReport:
     rejected_file: Path | None
     examples: list[str]
     shapes: RowShapes
+    reread: Reread | None
+    first_prompt: str | None
+    read_by: str
 
 
 class Staged(NamedTuple):
@@ -69,16 +82,23 @@ class Staged(NamedTuple):
     shapes: RowShapes
 
 
-def chunk(workspace: Workspace, plan: Plan, run_id: str) -> list[ChunkReport]:
-    """Bring each dataset's tasks up to its input files.
+class Source(NamedTuple):
+    """Where a dataset's tasks come from."""
+
+    paths: Sequence[Path]
+    template: PromptTemplate | None
+
+
+def chunk(workspace: Workspace, plan: Plan, sources: Mapping[str, Source], run_id: str) -> list[ChunkReport]:
+    """Bring each dataset's tasks up to its input files. sources: from `find_sources`.
 
     Raises InputError for files that cannot be read, or where two different rows have one id (nothing is written then).
     """
-    return [_chunk(workspace, plan, name, paths, run_id) for name, paths in find_sources(plan).items()]
+    return [_chunk(workspace, plan, name, source, run_id) for name, source in sources.items()]
 
 
-def find_sources(plan: Plan) -> dict[str, list[Path]]:
-    """dataset -> its input files; a dataset without any, whose tasks were imported, is not among them.
+def find_sources(plan: Plan) -> dict[str, Source]:
+    """dataset -> its input and its prompt file; a dataset without input, whose tasks were imported, is not among them.
 
     Raises UsageError or InputError where one has none, before anything is written.
     """
@@ -88,31 +108,44 @@ def find_sources(plan: Plan) -> dict[str, list[Path]]:
     for name, dataset in plan.datasets.items():
         if not dataset.input and name not in imported:
             raise UsageError(f"dataset {name!r} has no input: add input = … to [datasets.{name}], or give --input=FILE")
-    return {n: find_inputs(dataset.input, *plan.places) for n, dataset in plan.datasets.items() if dataset.input}
+    return {
+        name: Source(find_inputs(dataset.input, *plan.places), read_template(name, dataset, plan.places))
+        for name, dataset in plan.datasets.items()
+        if dataset.input
+    }
 
 
-def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
+def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: str) -> ChunkReport:
+    paths, template = source
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
         rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], rows)
+        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], rows, template)
         if not read:
             raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
             raise InputError(f"{name}: none of {count(read, 'line')} is a task; the first: {examples[0]}")
         con = compare(workspace, name, staging)
+        reread = find_reread(con, name)
         report = append_tasks(workspace, con, name, plan.chunk, staging)
-        removed = _retire(workspace, con, name, run_id)
+        removed = retire_tasks(workspace, con, name, run_id)
         rejects = keep_rejects(workspace, staging, name, rejected)
         return ChunkReport(
-            name,
-            read,
+            *(name, read),
+            **report._asdict(),
             removed=removed,
             rejected=rejected,
             rejected_file=rejects,
             examples=examples,
             shapes=shapes,
-            **report,
+            reread=reread,
+            first_prompt=first_prompt(con) if template is not None else None,
+            read_by=read_by(plan.datasets[name], template),
         )
+
+
+def read_by(dataset: Dataset, template: PromptTemplate | None) -> str:
+    """Name what makes tasks of rows: the reader's version, and the dataset's settings that it heeds."""
+    return digest([READER, dataset.id, dataset.needs_prompt, dataset.last_turn, template and template.hash()])
 
 
 def changing_tasks(workspace: Workspace, name: str) -> AbstractContextManager[None]:
@@ -125,7 +158,13 @@ def staging_folder(workspace: Workspace, name: str) -> AbstractContextManager[Pa
     return scratch(workspace.root / "staging" / name)
 
 
-def stage_rows(staging: Path, name: str, dataset: Dataset, rows: Iterable[tuple[Path, Row]]) -> Staged:
+def stage_rows(
+    staging: Path,
+    name: str,
+    dataset: Dataset,
+    rows: Iterable[tuple[Path, Row]],
+    template: PromptTemplate | None = None,
+) -> Staged:
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl."""
     ordinal = rejected = 0
     examples: list[str] = []
@@ -140,7 +179,7 @@ def stage_rows(staging: Path, name: str, dataset: Dataset, rows: Iterable[tuple[
             task, reason = None, row.reason
             if row.value is not None:
                 try:
-                    task = _read(name, dataset, row.value, structs.of(path), shapes, f"{path}:{row.line}")
+                    task = _read(name, dataset, row.value, structs.of(path), template, shapes, f"{path}:{row.line}")
                 except ValueError as error:
                     reason = str(error)
             if task is None:
@@ -179,10 +218,16 @@ class _StructColumns:
 
 
 def _read(
-    name: str, dataset: Dataset, row: dict[str, Any], structs: Collection[str], shapes: RowShapes, place: str
+    name: str,
+    dataset: Dataset,
+    row: dict[str, Any],
+    structs: Collection[str],
+    template: PromptTemplate | None,
+    shapes: RowShapes,
+    place: str,
 ) -> dict[str, Any]:
     """A row's columns, with how it was read counted. Raises ValueError where it holds no prompt or no id."""
-    prompt, nulls, taken = read_prompt(dataset, row, structs)
+    prompt, nulls, taken = read_prompt(dataset, row if template is None else template.fill(row), structs)
     columns = _columns(name, dataset, row, prompt)
     read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
     shapes.add(prompt, place, read=read, nulls=nulls, taken=taken)
@@ -238,124 +283,6 @@ def _own_id(row: dict[str, Any], field_name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ValueError(f"the id field {field_name!r} is missing, or neither text nor a whole number")
     return str(value)
-
-
-def compare(workspace: Workspace, name: str, staging: Path) -> sql.Connection:
-    """Compare the staged keys with the tasks at hand: the tables newest, firsts and fresh of the connection.
-
-    Raises InputError where two different staged rows have one id.
-    """
-    con = connect(workspace)
-    staged = sql.literal(str(staging / "staged.parquet"))
-    sql.run(
-        con,
-        f"""
-        SET memory_limit = '1GB';
-        SET temp_directory = {sql.literal(str(staging / "spilled"))};
-        CREATE VIEW staged AS SELECT task_id, row_hash, ordinal, origin, line FROM read_parquet({staged});
-        CREATE TABLE newest AS
-            SELECT task_id, max(version) AS version, arg_max(row_hash, version) AS row_hash,
-                arg_max(removed, version) AS removed, max(part) AS part
-            FROM task_log WHERE dataset = {sql.literal(name)} GROUP BY task_id;
-        CREATE TABLE firsts AS
-            SELECT task_id, min(ordinal) AS ordinal, arg_min(row_hash, ordinal) AS row_hash
-            FROM staged GROUP BY task_id;
-        CREATE TABLE fresh AS
-            SELECT f.ordinal, coalesce(n.version + 1, 0) AS version,
-                CASE WHEN n.task_id IS NULL THEN 'new' WHEN n.removed THEN 'returned' ELSE 'edited' END AS change
-            FROM firsts AS f LEFT JOIN newest AS n ON n.task_id = f.task_id
-            WHERE n.task_id IS NULL OR n.removed OR n.row_hash <> f.row_hash;
-        """,
-    )
-    _refuse_conflicts(con, name)
-    return con
-
-
-def append_tasks(
-    workspace: Workspace, con: sql.Connection, name: str, settings: Chunk, staging: Path
-) -> dict[str, int]:
-    """Append the tasks that are new, edited or returned; how many of each."""
-    changes = dict(sql.rows(con, "SELECT change, count(*) FROM fresh GROUP BY change"))
-    known, total, last = sql.rows(
-        con, "SELECT (SELECT count(*) FROM firsts), (SELECT count(*) FROM staged), (SELECT max(part) FROM newest)"
-    )[0]
-    ordinals, versions = array("q"), array("q")
-    for batch in sql.stream(con, "SELECT ordinal, version FROM fresh ORDER BY ordinal"):
-        ordinals.extend(batch.column(0).to_pylist())
-        versions.extend(batch.column(1).to_pylist())
-    part = -1 if last is None else last
-    for rows in _parts(_fresh_rows(staging, ordinals, versions), settings.rows_per_part):
-        part += 1
-        numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
-        write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
-    counts = {change: changes.get(change, 0) for change in ("new", "edited", "returned")}
-    return {**counts, "unchanged": known - sum(counts.values()), "duplicates": total - known}
-
-
-def _retire(workspace: Workspace, con: sql.Connection, name: str, run_id: str) -> int:
-    """Append that the tasks which the input no longer holds are removed; how many."""
-    gone = sql.rows(
-        con,
-        "SELECT task_id, row_hash, version, part FROM newest ANTI JOIN staged USING (task_id) "
-        "WHERE NOT removed ORDER BY task_id",
-    )
-    if gone:
-        stones = [
-            {"dataset": name, "task_id": t, "row_hash": h, "version": v + 1, "removed": True, "part": p}
-            for t, h, v, p in gone
-        ]
-        write_part(workspace, "tasks", name, f"removed-{run_id}", schema.table_of(schema.TASKS, stones))
-    return len(gone)
-
-
-def _refuse_conflicts(con: sql.Connection, name: str) -> None:
-    found = sql.rows(
-        con,
-        """
-        WITH torn AS (SELECT task_id FROM staged GROUP BY task_id HAVING min(row_hash) <> max(row_hash)),
-        firsts AS (
-            SELECT task_id, row_hash, arg_min(origin || ':' || line, ordinal) AS place, min(ordinal) AS ordinal
-            FROM staged SEMI JOIN torn USING (task_id) GROUP BY task_id, row_hash
-        )
-        SELECT task_id, list(place ORDER BY ordinal)[1:2] FROM firsts GROUP BY task_id ORDER BY min(ordinal)
-        """,
-    )
-    if found:
-        task_id, (one, other) = found[0]
-        more = f" (and {len(found) - 1} more such ids)" if len(found) > 1 else ""
-        raise InputError(
-            f"{name}: two different rows have the id {task_id!r}: {one} and {other}{more}; "
-            "make the ids unique, or leave the id field out of the recipe. Nothing was written"
-        )
-
-
-def _fresh_rows(staging: Path, ordinals: array[int], versions: array[int]) -> Iterator[pa.Table]:
-    """The staged rows whose ordinals are wanted, in order, with their version."""
-    start = 0
-    with pq.ParquetFile(staging / "staged.parquet") as file:
-        for batch in file.iter_batches(BATCH_ROWS):
-            low, high = bisect_left(ordinals, start), bisect_left(ordinals, start + len(batch))
-            if low < high:
-                chosen = pa.array([ordinal - start for ordinal in ordinals[low:high]], pa.int64())
-                rows = pa.Table.from_batches([batch]).take(chosen).drop_columns("ordinal")
-                rows = rows.append_column("version", pa.array(versions[low:high].tolist(), pa.int32()))
-                yield rows.append_column("removed", pa.array([False] * len(rows), pa.bool_()))
-            start += len(batch)
-
-
-def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
-    """Tables cut and joined so that each has rows_per_part rows, or fewer where rows are very large."""
-    held: list[pa.Table] = []
-    for table in tables:
-        while len(table):
-            room = rows_per_part - sum(map(len, held))
-            held.append(table.slice(0, room))
-            table = table.slice(room)
-            if sum(map(len, held)) >= rows_per_part or sum(t.nbytes for t in held) >= PART_BYTES:
-                yield pa.concat_tables(held)
-                held = []
-    if held:
-        yield pa.concat_tables(held)
 
 
 def keep_rejects(workspace: Workspace, staging: Path, name: str, rejected: int) -> Path | None:

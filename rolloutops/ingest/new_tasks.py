@@ -14,10 +14,13 @@ from pathlib import Path
 
 from rolloutops.config.plan import Plan
 from rolloutops.errors import InputError, UsageError
-from rolloutops.ingest.chunk import append_tasks, changing_tasks, compare, keep_rejects, stage_rows, staging_folder
+from rolloutops.formats.prompt_template import PromptTemplate
+from rolloutops.ingest.chunk import changing_tasks, keep_rejects, read_by, stage_rows, staging_folder
 from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, open_rows, refuse_change
 from rolloutops.ingest.line_hashes import hash_lines
+from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import RowShapes
+from rolloutops.ingest.task_changes import Reread, append_tasks, compare, find_reread
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.runs import Run, recorded
@@ -49,7 +52,7 @@ SEMI JOIN staged AS s ON s.task_id = k.task_id
 CONFLICTS = """
 SELECT s.task_id, s.origin, s.line, min_by((l.file, l.line), (l.file, l.line)) AS place
 FROM staged AS s
-JOIN known AS k ON k.task_id = s.task_id AND k.row_hash <> s.row_hash
+JOIN known AS k ON k.task_id = s.task_id AND split_part(k.row_hash, '/', 1) <> s.row_hash
 JOIN lines AS l ON l.hash = k.hash
 GROUP BY ALL
 ORDER BY min(s.ordinal)
@@ -57,11 +60,14 @@ ORDER BY min(s.ordinal)
 """New lines whose id another line of the input has, which a task holds as it is."""
 
 
+ALL = "SELECT file, line FROM lines ORDER BY file, line"
+
+
 @dataclass(frozen=True)
 class NewTasks:
-    """What was taken in from one dataset's input. gone: tasks that the input no longer holds, which stay. unchanged:
-    the other tasks that were there before. missing: names of the input under which nothing lies here. shapes: how the
-    new rows were read."""
+    """What was taken in from one dataset's input. reread: of the edited tasks, those whose row is the same. gone: tasks
+    that the input no longer holds, which stay. unchanged: the other tasks that were there before. missing: names of the
+    input under which nothing lies here. shapes: how the new rows were read."""
 
     dataset: str
     new: int = 0
@@ -74,6 +80,7 @@ class NewTasks:
     examples: Sequence[str] = field(default_factory=list)
     missing: Sequence[str] = field(default_factory=list)
     shapes: RowShapes | None = None
+    reread: Reread | None = None
 
 
 def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
@@ -87,17 +94,23 @@ def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
     if not any(paths for paths, _ in inputs.values()):
         yield from (NewTasks(name, missing=missing) for name, (_, missing) in inputs.items() if missing)
         return
+    templates = {
+        name: read_template(name, plan.datasets[name], plan.places) if inputs[name][0] else None for name in inputs
+    }
     workspace = open_workspace(plan.data, create=True)
     with writing(workspace), ExitStack() as stack:
         run: Run | None = None
         for name, (paths, missing) in inputs.items():
+            template = templates[name]
+            present = read_by(plan.datasets[name], template)
             with changing_tasks(workspace, name):
-                lines = _new_lines(workspace, name, paths) if name in chunked_datasets(workspace) else None
+                there = name in chunked_datasets(workspace)
+                lines = _new_lines(workspace, name, paths, present) if there else None
                 if lines is None or lines.unknown:
                     run = run or stack.enter_context(recorded(workspace, "chunk", plan))
-                found = _take_in(workspace, plan, name, paths, missing, lines, run.run_id if run else "")
+                found = _take_in(workspace, plan, name, paths, missing, lines, template, run.run_id if run else "")
             if run is not None:
-                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)}
+                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)} | {"read_by": present}
                 run.exit_code = 2 if found.rejected and not plan.chunk.skip_bad_lines else run.exit_code
             if found != NewTasks(name, unchanged=found.unchanged):
                 yield found
@@ -106,7 +119,7 @@ def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
 @dataclass(frozen=True)
 class _Lines:
     """The lines of an input beside the tasks at hand. con: has the tables lines and known. unknown: file -> its lines
-    that no task holds. states: of the files when they were read."""
+    that no task holds, or that were read otherwise before. states: of the files when they were read."""
 
     con: sql.Connection
     unknown: Mapping[Path, array[int]]
@@ -123,8 +136,8 @@ def _find(plan: Plan, name: str, chunked: bool) -> tuple[list[Path], list[str]]:
     return find_inputs(there, *plan.places) if there else [], missing
 
 
-def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path]) -> _Lines:
-    """Compare the lines of the input with those of the tasks."""
+def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path], present: str) -> _Lines:
+    """Compare the lines of the input with those of the tasks. present: what reads them now (`read_by`)."""
     con = connect(workspace)
     sql.run(
         con,
@@ -138,10 +151,18 @@ def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path]) -> _Lines
     for number, path in enumerate(paths):
         hash_lines(con, number, path)
     unknown: dict[Path, array[int]] = {}
-    for batch in sql.stream(con, UNKNOWN):
+    for batch in sql.stream(con, UNKNOWN if _last_read_by(con, name) == present else ALL):
         for number, line in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             unknown.setdefault(paths[number], array("q")).append(line)
     return _Lines(con, unknown, states)
+
+
+def _last_read_by(con: sql.Connection, name: str) -> str | None:
+    """What read the input of a dataset when its tasks were last compared with it, as the log of runs has it."""
+    place = sql.literal(f'$."{name}".read_by')
+    read_by = f"json_extract_string(counts, {place})"
+    found = sql.rows(con, f"SELECT {read_by} FROM runs WHERE {read_by} IS NOT NULL ORDER BY run_id DESC LIMIT 1")
+    return found[0][0] if found else None
 
 
 def _take_in(
@@ -151,6 +172,7 @@ def _take_in(
     paths: Sequence[Path],
     missing: Sequence[str],
     lines: _Lines | None,
+    template: PromptTemplate | None,
     run_id: str,
 ) -> NewTasks:
     """Append the tasks of the unknown lines; of all lines where there are no tasks yet."""
@@ -159,7 +181,7 @@ def _take_in(
         gone = 0 if missing or not paths else sql.rows(lines.con, GONE)[0][0]
         return NewTasks(name, gone=gone, unchanged=before - gone, missing=missing)
     with staging_folder(workspace, f"{run_id}-{name}") as staging:
-        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], _rows(paths, lines))
+        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], _rows(paths, lines), template)
         if lines is None and read == rejected:
             first = (
                 f"none of {count(read, 'line')} is a task; the first: {examples[0]}"
@@ -168,20 +190,22 @@ def _take_in(
             )
             raise InputError(f"{name}: {first}")
         con = compare(workspace, name, staging)
+        reread = find_reread(con, name)
         gone = _check(lines, name, paths, staging) if lines is not None else 0
         counts = append_tasks(workspace, con, name, plan.chunk, staging)
         return NewTasks(
             name,
-            new=counts["new"],
-            edited=counts["edited"],
-            returned=counts["returned"],
+            new=counts.new,
+            edited=counts.edited,
+            returned=counts.returned,
             gone=0 if missing else gone,
-            unchanged=before - gone - counts["edited"],
+            unchanged=before - gone - counts.edited,
             rejected=rejected,
             rejected_file=keep_rejects(workspace, staging, name, rejected),
             examples=examples,
             missing=missing,
             shapes=shapes,
+            reread=reread,
         )
 
 

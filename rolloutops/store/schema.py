@@ -27,7 +27,7 @@ def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
 TASKS = _schema(
     ("dataset", TEXT, "the dataset, as the recipe names it"),
     ("task_id", TEXT, "the row's own id where the recipe names an id field, else the hash of its canonical JSON"),
-    ("row_hash", TEXT, "hash of the row's canonical JSON: an edited row has another"),
+    ("row_hash", TEXT, "hash of the row's canonical JSON; with its prompt's, where an equal row had another prompt"),
     ("version", INT, "0 for the first row under this id, one more for each edit, removal or return"),
     ("removed", BOOL, "the task is no longer in the input"),
     ("part", INT, "the partition that the task belongs to"),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
+from rolloutops.cli.reread import prompt_sentences, reread_sentences
 from rolloutops.cli.row_shapes import shape_sentences
-from rolloutops.cli.shared_flags import SOURCE, keys, stage
+from rolloutops.cli.shared_flags import OF_INPUTS, SOURCE, keys, stage
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new
@@ -27,7 +28,7 @@ def body(parsed: Parsed) -> int:
     return chunk_and_say(plan_of(parsed, "chunk"))
 
 
-COMMAND = stage("chunk", body, "Read input files into tasks", *SOURCE, *keys(Chunk))
+COMMAND = stage("chunk", body, "Read input files into tasks", *SOURCE, *keys(Chunk), aliases=OF_INPUTS)
 
 
 def chunk_and_say(plan: Plan) -> int:
@@ -44,11 +45,13 @@ def chunk_inputs(plan: Plan) -> list[ChunkReport]:
     from rolloutops.store.runs import recorded
     from rolloutops.store.workspace import open_workspace
 
-    find_sources(plan)  # a mistake in them leaves no workspace behind
+    sources = find_sources(plan)  # a mistake in them leaves no workspace behind
     workspace = open_workspace(plan.data, create=True)
     with recorded(workspace, "chunk", plan) as run:
-        done = chunk(workspace, plan, run.run_id)
-        run.counts = {one.dataset: {k: v for k, v in asdict(one).items() if isinstance(v, int)} for one in done}
+        done = chunk(workspace, plan, sources, run.run_id)
+        for one in done:
+            counts = {name: value for name, value in asdict(one).items() if isinstance(value, int)}
+            run.counts[one.dataset] = {**counts, "read_by": one.read_by}
         run.exit_code = 2 if any(one.rejected for one in done) and not plan.chunk.skip_bad_lines else 0
         return done
 
@@ -64,6 +67,9 @@ def sentences(done: Sequence[ChunkReport], skip_bad_lines: bool) -> Iterator[str
         if one.removed:
             yield f"{one.dataset}: {count(one.removed, 'task')} removed from the input; their rollouts stay on disk"
         yield from shape_sentences(one.shapes, one.dataset)
+        yield from reread_sentences(one.dataset, one.reread)
+        if one.first_prompt is not None:
+            yield from prompt_sentences(one.dataset, one.first_prompt)
         yield from rejected_sentences(one, one.dataset)
     if any(one.rejected for one in done) and not skip_bad_lines:
         yield remedy("chunk")
