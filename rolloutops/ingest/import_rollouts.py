@@ -62,20 +62,18 @@ ORDER BY n.number
 """The tasks of one new part."""
 
 NEW_ATTEMPTS = """
-WITH params AS (
-    SELECT input_key, any_value(params) AS params FROM asked WHERE params IS NOT NULL GROUP BY input_key
-)
 SELECT {dataset} AS dataset, f.task_id, h.row_hash, f.policy, f.rollout_index, f.attempt, f.attempt_id, h.part,
     {run_id} AS run_id, {run_id} || format('-{{:08d}}', f.ordinal) AS verdict_id,
-    e.* EXCLUDE (policy, request, prompt, tools),
-    coalesce(e.request::VARCHAR, p.params) AS request,
+    e.* EXCLUDE (policy, request, prompt, tools, twin),
+    coalesce(e.request::VARCHAR, p.params::VARCHAR) AS request,
     CASE WHEN e.prompt_hash <> h.prompt_hash THEN e.prompt::VARCHAR END AS prompt,
     CASE WHEN e.prompt_hash <> h.prompt_hash THEN coalesce(e.tools::VARCHAR, '[]') END AS tools,
     false AS cached
 FROM ended AS e
 JOIN fresh AS f ON f.ordinal = e.ordinal
 JOIN homes AS h ON h.task_id = f.task_id
-LEFT JOIN params AS p ON p.input_key = e.input_key
+LEFT JOIN requests AS q ON q.ordinal = e.ordinal
+LEFT JOIN asked AS p ON p.place = q.place AND p.params IS NOT NULL
 """
 """The new attempts with their verdicts."""
 
@@ -224,8 +222,8 @@ def import_rollouts(
             first = staged.examples[0]
             raise InputError(f"{dataset}: none of {count(staged.read, 'line')} can be imported; the first: {first}")
         con = _keys(workspace, dataset, staging)
-        for origin, line in sql.rows(con, "SELECT origin, line FROM unresolved ORDER BY origin, line"):
-            staged.reject(origin, line, "its task is in no file: give the materialized inputs or requests too", "")
+        for found in sql.rows(con, "SELECT * FROM unresolved ORDER BY origin, line"):
+            staged.reject(found[0], found[1], _why_unresolved(*found[2:]), "")
         counts = _write(workspace, con, dataset, run_id, rows_per_part)
         rejects = _keep_rejects(workspace, staging, dataset)
         return ImportReport(
@@ -241,6 +239,21 @@ def import_rollouts(
             left_out=dict(staged.left_out.most_common()),
             **counts,
         )
+
+
+def _why_unresolved(input_key: str | None, files: list[str] | None, of_another: bool | None) -> str:
+    """Say why the task of a row is not known. files: where the requests are that have its custom_id."""
+    if not files:
+        return "its task is in no file: give the materialized inputs or requests too"
+    name, listed = str(input_key).removeprefix("batch/"), " and ".join(files)
+    if of_another:
+        return f"its custom_id {name!r} is in {listed}, whose model answered in another file: give its own requests too"
+    if len(files) == 1:
+        return f"its custom_id {name!r} is in {listed} more than once, with different prompts"
+    return (
+        f"its custom_id {name!r} is in {listed} with different prompts, and neither the names of files nor the models "
+        "tell which of them was answered: import each batch separately"
+    )
 
 
 def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, str]]) -> None:
@@ -261,7 +274,7 @@ def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, st
                 raw = row.raw.decode("utf-8", "replace")
                 if row.value is not None:
                     try:
-                        found = reader.read(row.value, raw, source, kind == "materialized_inputs")
+                        found = reader.read(row.value, raw, path, source, kind == "materialized_inputs")
                     except ValueError as error:
                         reason = str(error)
                 if found is None:

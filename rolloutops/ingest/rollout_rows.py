@@ -3,7 +3,9 @@ became of its rollouts. `formats/rollouts/` knows the formats."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -37,18 +39,19 @@ def _fields(table: pa.Schema, names: Sequence[str]) -> list[pa.Field]:
 ASKED = pa.schema(
     [
         *(("ident", pa.string()), ("input_key", pa.string()), ("place", pa.int64()), ("ng_task", pa.int64())),
-        *(("empty", pa.bool_()), ("params", pa.string())),
+        *(("empty", pa.bool_()), ("params", pa.string()), ("twin", pa.string()), ("request_model", pa.string())),
         *_fields(schema.TASKS, TASK_COLUMNS),
     ]
 )
 """Tasks as the files ask them. ident: equal for rows that ask the same. input_key: what a rollout names it by. place:
-which of several rows with one ident is the task's. empty: it has no prompt. params: what it was asked with."""
+which of several rows with one ident is the task's. empty: it has no prompt. Of a batch's requests: params, what it was
+asked with; twin, equal for files of one batch by their names; request_model."""
 
 ENDED = pa.schema(
     [
         *(("ordinal", pa.int64()), ("origin", pa.string()), ("line", pa.int64()), ("digest", pa.string())),
         *(("source", pa.string()), ("ident", pa.string()), ("input_key", pa.string()), ("needs_input", pa.bool_())),
-        *(("policy", pa.string()), ("prompt_hash", pa.string())),
+        *(("policy", pa.string()), ("prompt_hash", pa.string()), ("twin", pa.string())),
         *(("ng_task", pa.int64()), ("ng_rollout", pa.int64()), ("ng_attempt", pa.int64())),
         *_fields(schema.ATTEMPTS, ATTEMPT_COLUMNS),
         *_fields(schema.VERDICTS, VERDICT_COLUMNS),
@@ -57,6 +60,11 @@ ENDED = pa.schema(
 )
 """Rollouts as they ended. digest: equal for equal rows. ident and input_key: its task, see ASKED. source: the rollout
 file that it belongs to. needs_input: its task is in another row, or it is rejected."""
+
+FILE_WORDS = re.compile(
+    r"(?<![a-z])(input|request|output|response|result|answer|error|prediction|question|in|out)s?(?![a-z])[._-]?"
+)
+"""Words that tell the files of one batch apart."""
 
 BY_RULE = Dataset(needs_prompt=False)
 
@@ -78,10 +86,10 @@ class Reader:
     def __init__(self, dataset: str, policy: str | None) -> None:
         self.dataset, self.policy = dataset, policy
 
-    def read(self, row: Mapping[str, Any], raw: str, source: str, is_input: bool) -> Read:
+    def read(self, row: Mapping[str, Any], raw: str, path: Path, source: str, is_input: bool) -> Read:
         """The task that a row asks and the rollouts that it holds, either of which may be missing.
 
-        source: the rollout file it belongs to. is_input: the file holds materialized inputs.
+        source: the rollout file that path belongs to. is_input: the file holds materialized inputs.
         Raises ValueError that says what is wrong with it.
         """
         if is_input:
@@ -92,11 +100,17 @@ class Reader:
         known = self._known(format_, row, source, task, found.request_id)
         ended = []
         for number, answer in enumerate(found.answers):
-            one = len(found.answers) == 1
-            own = {"digest": digest(row) if one else digest([row, number]), "engine": format_.ENGINE}
+            whole = [row] if found.request_id is None or _has_id(row) else [row, Path(batch_of(path)).name]
+            several = [number] if len(found.answers) > 1 else []
+            name = digest(row) if len(whole + several) == 1 else digest(whole + several)
+            own = {"digest": name, "engine": format_.ENGINE}
             ended.append({**known, **self._ended(answer, raw), **own})
-        if task is not None and found.request_id is not None:
-            task |= {"input_key": _input_key(found.request_id), "params": dump(found.params or {})}
+        if found.request_id is not None:
+            twin = {"twin": batch_of(path)}
+            ended = [one | twin for one in ended]
+            if task is not None:
+                asked = {"params": dump(found.params or {}), "request_model": found.model}
+                task |= twin | asked | {"input_key": _input_key(found.request_id)}
         return Read(task, ended, found.shape or format_.LABEL, found.left_out)
 
     def _input(self, row: Mapping[str, Any], source: str) -> Record:
@@ -183,6 +197,20 @@ def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Re
         "started_at": _time(created),
         **({k: task[k] for k in ("prompt", "tools", "prompt_hash")} if task and not task["empty"] else {}),
     }
+
+
+def batch_of(path: Path) -> str:
+    """What the names of a batch's files have in common: the name without `input`, `output` and the like."""
+    name = path.name.partition(".jsonl")[0].lower()
+    return str(path.with_name(FILE_WORDS.sub("", name).strip("._- ") or "batch"))
+
+
+def _has_id(row: Mapping[str, Any]) -> bool:
+    """Whether an answer of a batch has an id that no other has. Without one, two batches may have equal answers."""
+    response, result = row.get("response"), row.get("result")
+    message = result.get("message") if isinstance(result, Mapping) else None
+    places = ((row, "id"), (message, "id"), (response, "responseId"))
+    return any(isinstance(place, Mapping) and bool(place.get(name)) for place, name in places)
 
 
 def _input_key(request_id: str) -> str:

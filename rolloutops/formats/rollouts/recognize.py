@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from rolloutops.formats.rollouts import alpaca, chat_log, gym, openai_batch, prompt_answer
+from rolloutops.formats.rollouts import (
+    alpaca,
+    anthropic_batch,
+    chat_log,
+    gemini_batch,
+    gym,
+    openai_batch,
+    prompt_answer,
+)
 from rolloutops.formats.rollouts.row import RolloutRow, keys_of
 
 
@@ -22,7 +30,7 @@ class Format(Protocol):
         """Read a row that is recognized. raw: as it was written. Raises ValueError that says what is wrong with it."""
 
 
-FORMATS: tuple[Format, ...] = (openai_batch, gym, alpaca, prompt_answer, chat_log)
+FORMATS: tuple[Format, ...] = (anthropic_batch, openai_batch, gym, gemini_batch, alpaca, prompt_answer, chat_log)
 """In this order, from the most special keys to the most common ones."""
 
 
