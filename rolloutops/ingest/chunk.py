@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +155,7 @@ def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, 
     tools = dump(prompt.tools) if prompt.tools else None
     return {
         "dataset": name,
-        "task_id": row_hash if dataset.id is None else _own_id(row, dataset.id),
+        "task_id": row_hash if dataset.id is None else own_id_of(row, dataset.id),
         "row_hash": row_hash,
         "agent": agent_of(row),
         "prompt": messages,
@@ -165,7 +165,8 @@ def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, 
     }
 
 
-def _own_id(row: dict[str, Any], field_name: str) -> str:
+def own_id_of(row: Mapping[str, Any], field_name: str) -> str:
+    """A row's own id; field_name may be a path with dots. Raises ValueError where it is none."""
     value: Any = row
     for step in field_name.split("."):
         value = value.get(step) if isinstance(value, dict) else None

@@ -13,13 +13,13 @@ import pyarrow as pa
 from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
-from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_INDEX, index_of
+from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, index_of
 from rolloutops.formats.rollouts import gym
 from rolloutops.formats.rollouts.recognize import Format, format_of
 from rolloutops.formats.rollouts.task_keys import verified_by
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import text_of
-from rolloutops.ingest.chunk import task_columns
+from rolloutops.ingest.chunk import own_id_of, task_columns
 from rolloutops.store import schema
 from rolloutops.types import RolloutAnswer
 
@@ -40,12 +40,14 @@ ASKED = pa.schema(
     [
         *(("ident", pa.string()), ("input_key", pa.string()), ("place", pa.int64()), ("ng_task", pa.int64())),
         *(("empty", pa.bool_()), ("params", pa.string()), ("twin", pa.string()), ("request_model", pa.string())),
+        *(("own_id", pa.string()), ("verified", pa.string())),
         *_fields(schema.TASKS, TASK_COLUMNS),
     ]
 )
 """Tasks as the files ask them. ident: equal for rows that ask the same. input_key: what a rollout names it by. place:
 which of several rows with one ident is the task's. empty: it has no prompt. Of a batch's requests: params, what it was
-asked with; twin, equal for files of one batch by their names; request_model."""
+asked with; twin, equal for files of one batch by their names; request_model.
+own_id: what the id field says. verified: what of the row a verifier reads, as JSON."""
 
 ENDED = pa.schema(
     [
@@ -81,10 +83,12 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model."""
+    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model. id: the field that
+    holds a task's own id, None where a task is named by its content. dataset_field: names the dataset."""
 
-    def __init__(self, dataset: str, policy: str | None) -> None:
-        self.dataset, self.policy = dataset, policy
+    def __init__(self, policy: str | None = None, id: str | None = None, dataset_field: str | None = None) -> None:
+        self.policy, self.id = policy, id
+        self.known = {field.partition(".")[0] for field in (id, dataset_field) if field is not None}
 
     def read(self, row: Mapping[str, Any], raw: str, path: Path, source: str, is_input: bool) -> Read:
         """The task that a row asks and the rollouts that it holds, either of which may be missing.
@@ -96,7 +100,7 @@ class Reader:
             return Read(self._input(row, source), (), "NeMo Gym input")
         format_ = format_of(row)
         found = format_.read(row, raw)
-        task = self._task_columns(found.task) if found.task is not None else None
+        task = self._task_columns(found.task, row) if found.task is not None else None
         known = self._known(format_, row, source, task, found.request_id)
         ended = []
         for number, answer in enumerate(found.answers):
@@ -110,13 +114,13 @@ class Reader:
             ended = [one | twin for one in ended]
             if task is not None:
                 asked = {"params": dump(found.params or {}), "request_model": found.model}
-                task |= twin | asked | {"input_key": _input_key(found.request_id)}
-        return Read(task, ended, found.shape or format_.LABEL, found.left_out)
+                task |= twin | asked | {"input_key": _input_key(format_, found.request_id)}
+        return Read(task, ended, found.shape or format_.LABEL, [key for key in found.left_out if key not in self.known])
 
     def _input(self, row: Mapping[str, Any], source: str) -> Record:
         task = {key: value for key, value in row.items() if key not in gym.PER_ROLLOUT}
         number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX) or 0
-        requested = self._task_columns(task)
+        requested = self._task_columns(task, row)
         if number is None:
             return requested
         return requested | {
@@ -132,16 +136,20 @@ class Reader:
         if format_ is gym:
             return _gym_columns(row, source, task)
         if request_id is not None:
-            return {"input_key": _input_key(request_id), "needs_input": True}
+            return {"input_key": _input_key(format_, request_id), "needs_input": True}
         return {"ident": task["ident"] if task else None}
 
-    def _task_columns(self, task: Mapping[str, Any]) -> Record:
-        """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task."""
-        columns = task_columns(self.dataset, BY_RULE, dict(task))
+    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any]) -> Record:
+        """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one."""
+        columns = task_columns("", BY_RULE, dict(task))
+        own_id = own_id_of(row, self.id) if self.id is not None else None
         empty = columns["prompt"] == "[]"
-        same = [columns["prompt_hash"], verified_by(task), columns["agent"], index_of(task, TASK_INDEX)]
+        verified = verified_by(task)
+        same = [columns["prompt_hash"], verified, columns["agent"], index_of(task, TASK_INDEX)]
         return {
-            "ident": columns["row_hash"] if empty else digest(same),
+            "ident": columns["row_hash"] if empty else digest(same if own_id is None else [*same, own_id]),
+            "own_id": own_id,
+            "verified": dump(verified),
             "ng_task": index_of(task, TASK_INDEX),
             "empty": empty,
             "row": dump(task),
@@ -195,7 +203,7 @@ def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Re
         "ng_attempt": index_of(row, ATTEMPT_INDEX),
         "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
         "started_at": _time(created),
-        **({k: task[k] for k in ("prompt", "tools", "prompt_hash")} if task and not task["empty"] else {}),
+        **_asked(row, params, task),
     }
 
 
@@ -203,6 +211,16 @@ def batch_of(path: Path) -> str:
     """What the names of a batch's files have in common: the name without `input`, `output` and the like."""
     name = path.name.partition(".jsonl")[0].lower()
     return str(path.with_name(FILE_WORDS.sub("", name).strip("._- ") or "batch"))
+
+
+def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None) -> Record:
+    """What a rollout was asked in the end: an environment may have added to its task's prompt."""
+    if task is not None and TASK_FIELDS in row and params.get("input"):
+        requested = {key: params[key] for key in gym.ASKED_PARAMS if params.get(key) is not None}
+        task = {"empty": False, **task_columns("", BY_RULE, {"responses_create_params": requested})}
+    if task is None or task["empty"]:
+        return {}
+    return {key: task[key] for key in ("prompt", "tools", "prompt_hash")}
 
 
 def _has_id(row: Mapping[str, Any]) -> bool:
@@ -213,8 +231,9 @@ def _has_id(row: Mapping[str, Any]) -> bool:
     return any(isinstance(place, Mapping) and bool(place.get(name)) for place, name in places)
 
 
-def _input_key(request_id: str) -> str:
-    return f"batch/{request_id}"
+def _input_key(format_: Format, request_id: str) -> str:
+    """What ties an answer to its request: `import:batch/ID`."""
+    return f"{format_.ENGINE}/{request_id}"
 
 
 def _time(seconds: Any) -> int | None:

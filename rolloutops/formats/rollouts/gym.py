@@ -9,6 +9,7 @@ from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
     ROLLOUT_INDEX,
+    TASK_FIELDS,
     TASK_INDEX,
     read_rollout,
     refused,
@@ -43,10 +44,20 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
 def own_task(row: Mapping[str, Any]) -> dict[str, Any]:
     """The task's row, as far as a rollout row tells it. Where it has neither prompt nor index, all that is not the
     rollout's own is the task: rather two tasks too many than two that are taken for one."""
-    params = row.get("responses_create_params")
+    params, named = row.get("responses_create_params"), row.get(TASK_FIELDS)
+    if isinstance(named, list):  # a row that `export` put together
+        own = {str(key): row[key] for key in named if key in row}
+        return own | ({"responses_create_params": _requested(params)} if "responses_create_params" in own else {})
     task = {key: row[key] for key in (TASK_INDEX,) if row.get(key) is not None} | task_fields(row)
     if isinstance(params, Mapping):
-        requested = {key: params[key] for key in ASKED_PARAMS if params.get(key) is not None and params[key] != []}
+        requested = _requested(params)
         if requested.get("input") or TASK_INDEX in row:
-            return {"responses_create_params": {"input": params.get("input"), **requested}, **task}
+            return {"responses_create_params": requested, **task}
     return {key: value for key, value in row.items() if key not in ("response", "reward", *PER_ROLLOUT)}
+
+
+def _requested(params: Any) -> dict[str, Any]:
+    """The task's part of `responses_create_params`: the input, and what else is not a parameter of one run."""
+    params = params if isinstance(params, Mapping) else {}
+    given = {key: params[key] for key in ASKED_PARAMS if params.get(key) is not None and params[key] != []}
+    return {"input": params.get("input"), **given}
