@@ -102,6 +102,8 @@ class Reader:
         found = format_.read(row, raw)
         task = self._task_columns(found.task, row) if found.task is not None else None
         known = self._known(format_, row, source, task, found.request_id)
+        if found.request_id is None and found.params is not None:
+            known |= {"request": dump(found.params)}
         ended = []
         for number, answer in enumerate(found.answers):
             whole = [row] if found.request_id is None or _has_id(row) else [row, Path(batch_of(path)).name]

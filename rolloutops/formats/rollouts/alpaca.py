@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rolloutops.formats.chat import from_chat
-from rolloutops.formats.rollouts.conversation import answer_messages, rollout_of, with_system
+from rolloutops.formats.rollouts.conversation import ASKED_KEYS, answer_messages, rollout_of, tools_beside, with_system
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.task_keys import task_fields
 
 LABEL, ENGINE = "Alpaca row", "import:alpaca"
-READ = ("instruction", "input", "output", "system", "system_prompt", "history", "tools")
+READ = ("instruction", "input", "output", "history", *ASKED_KEYS)
 
 
 def recognizes(row: Mapping[str, Any]) -> bool:
@@ -29,7 +29,6 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     if not question:
         raise ValueError("instruction and input are empty")
     messages = with_system(row, from_chat([*_history(row), {"role": "user", "content": question}]))
-    tools = {"tools": row["tools"]} if row.get("tools") else {}
     answer = rollout_of(
         answer_messages(row["output"] if row["output"] is not None else ""),
         raw,
@@ -37,7 +36,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
         finish_reason=row.get("finish_reason"),
         returned=returned(row, READ),
     )
-    task = {"messages": messages, **tools, **task_fields(row)}
+    task = {"messages": messages, **tools_beside(row), **task_fields(row)}
     return RolloutRow(task, [answer], model=answer.model, left_out=left_out(row, READ))
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rolloutops.formats.rollouts.conversation import ASKED_KEYS, messages_of, rollout_of, split
+from rolloutops.formats.rollouts.conversation import (
+    ASKED_KEYS,
+    listed,
+    messages_of,
+    refuse_lost_text,
+    rollout_of,
+    split,
+    tools_beside,
+)
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.task_keys import task_fields
@@ -27,7 +35,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     """The task is what stands before the last answer. Raises ValueError where there is none."""
     key = next(key for key in KEYS if row.get(key) is not None)
     prompt, completion = split(messages_of(row, key))
-    tools = {"tools": row["tools"]} if row.get("tools") else {}
+    refuse_lost_text(listed(row[key])[-len(completion) :], completion)
     read_keys = (key, *ASKED_KEYS)
     answer = rollout_of(
         completion,
@@ -36,5 +44,5 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
         finish_reason=row.get("finish_reason"),
         returned=returned(row, read_keys),
     )
-    task = {"messages": prompt, **tools, **task_fields(row)}
+    task = {"messages": prompt, **tools_beside(row), **task_fields(row)}
     return RolloutRow(task, [answer], model=answer.model, left_out=left_out(row, read_keys))

@@ -15,18 +15,25 @@ from rolloutops.types import Message, RolloutAnswer
 SYSTEM_KEYS = ("system", "system_prompt")
 """Columns that hold the system prompt beside the turns (LLaMA-Factory's `columns.system`, SkyRL's `system_prompt`)."""
 
-ASKED_KEYS = ("tools", *SYSTEM_KEYS)
+TOOL_KEYS = ("tools", "tool_defs", "functions")
+"""Columns that hold the tools: verifiers' results and OpenAI's first form have names of their own."""
+
+ASKED_KEYS = (*TOOL_KEYS, *SYSTEM_KEYS)
 """Columns beside the turns that are part of what was asked."""
 
 
 def messages_of(row: Mapping[str, Any], key: str) -> list[Message]:
     """The canonical messages under a key of a row, after the system prompt that stands beside them. Raises ValueError
     where it holds none."""
-    value = row[key]
-    if isinstance(value, str) and key != "prompt":
-        value = listed(value)
+    value = row[key] if key == "prompt" else listed(row[key])
     found = prompt_of_row({key if key in ("messages", "conversations") else "prompt": with_calls(value)}).messages
     return with_system(row, found)
+
+
+def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The tools that stand beside the turns, as a field of the task's row."""
+    tools = next((row[key] for key in TOOL_KEYS if row.get(key)), None)
+    return {} if tools is None else {"tools": tools}
 
 
 def with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
@@ -38,13 +45,23 @@ def with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message
 
 
 def answer_messages(value: Any) -> list[Message]:
-    """The canonical messages of an answer: text, one message, or a list of messages."""
+    """The canonical messages of an answer: text, also empty text, one message, or a list of messages. Raises ValueError
+    where messages that hold something say nothing."""
     if isinstance(value, str):
-        return from_chat([{"role": "assistant", "content": value}]) if value else []
+        return from_chat([{"role": "assistant", "content": value}])
     turns = [value] if isinstance(value, Mapping) else value
     if not isinstance(turns, list):
         raise ValueError(f"an answer is text or messages, not {type(value).__name__}")
-    return from_chat([_as_answer(turn) for turn in with_calls(turns)])
+    found = from_chat([_as_answer(turn) for turn in with_calls(turns)])
+    refuse_lost_text(turns, found)
+    return found
+
+
+def refuse_lost_text(turns: Any, found: Sequence[Message]) -> None:
+    """Raise ValueError where the model's turns hold something, and nothing of it was found."""
+    said = [turn for turn in turns if not isinstance(turn, Mapping) or turn.get("role") in (None, "assistant")]
+    if not says_something(found) and any(map(_holds, said)):
+        raise ValueError("no text can be found in the answer")
 
 
 def with_calls(turns: Any) -> Any:
@@ -82,8 +99,9 @@ def rollout_of(
     input_tokens: int | None = None,
     output_tokens: int | None = None,
 ) -> RolloutAnswer:
-    """Messages that answer a prompt as a rollout. Raises ValueError where they say nothing."""
-    if not says_something(completion):
+    """Messages that answer a prompt as a rollout. Raises ValueError where they say nothing and have no reward: one that
+    was verified counts, though the model said nothing."""
+    if not says_something(completion) and not (completion and returned is not None):
         raise ValueError("the answer is empty")
     said = finish_reason
     return RolloutAnswer(
@@ -100,9 +118,16 @@ def rollout_of(
     )
 
 
-def listed(text: str) -> Any:
-    """JSON text as what it holds. Raises ValueError where it is not JSON."""
-    return parse(text)
+def listed(value: Any) -> Any:
+    """JSON text, as tables hold lists, as what it holds; anything else as it is. Raises ValueError where it is not
+    JSON."""
+    return parse(value) if isinstance(value, str) else value
+
+
+def _holds(turn: Any) -> bool:
+    """Whether a message holds anything besides its role."""
+    inner = turn.items() if isinstance(turn, Mapping) else [("", turn)]
+    return any(value not in (None, "", [], {}) for key, value in inner if key not in ("role", "from"))
 
 
 def _as_answer(turn: Any) -> Any:

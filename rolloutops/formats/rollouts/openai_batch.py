@@ -1,7 +1,7 @@
 """The two files of an OpenAI batch: requests, and outputs or errors (openai 2.x, types/batch.py; guides/batch).
 
-Chat and Responses. Of an answer with several choices each is a rollout; its tokens were counted for all of them: output
-tokens are shared out evenly, input tokens are those of the first choice, as they were paid once.
+Chat, Responses and text completions. Of an answer with several choices each is a rollout; its tokens were counted for
+all of them: output tokens are shared out evenly, input tokens are those of the first choice, as they were paid once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.openai_replies import failure, read_chat, read_responses
+from rolloutops.formats.rollouts.conversation import with_calls
 from rolloutops.formats.rollouts.gym import ASKED_PARAMS
 from rolloutops.formats.rollouts.row import RolloutRow, one_turn, share
 from rolloutops.formats.strict_json import dump
@@ -34,21 +35,33 @@ def _request(row: Mapping[str, Any]) -> RolloutRow:
     body = row["body"]
     if not isinstance(body, Mapping):
         raise ValueError("body is not an object")
-    if "messages" in body:
-        task: dict[str, Any] = {"messages": body["messages"]}
-        task |= {"tools": body["tools"]} if body.get("tools") else {}
-    else:
-        task = {"responses_create_params": {key: body[key] for key in ASKED_PARAMS if body.get(key) is not None}}
-    prompt_of_row(task)  # raises where there is none
-    params = {key: value for key, value in body.items() if key != "messages" and key not in ASKED_PARAMS}
     model = body.get("model")
     return RolloutRow(
-        task,
+        task_of(body),
         request_id=str(row["custom_id"]),
         model=model if isinstance(model, str) else None,
-        params=params,
+        params=params_of(body),
         shape="OpenAI batch request",
     )
+
+
+def task_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's row of a request's body: chat, Responses, or text completions. Raises ValueError where it has no
+    prompt."""
+    if "messages" in body:
+        task: dict[str, Any] = {"messages": with_calls(body["messages"])}
+        task |= {"tools": body["tools"]} if body.get("tools") else {}
+    elif isinstance(body.get("prompt"), str):
+        task = {"messages": [{"role": "user", "content": body["prompt"]}]}
+    else:
+        task = {"responses_create_params": {key: body[key] for key in ASKED_PARAMS if body.get(key) is not None}}
+    prompt_of_row(task)
+    return task
+
+
+def params_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a request's body is how it was asked."""
+    return {key: value for key, value in body.items() if key not in ("messages", "prompt", *ASKED_PARAMS)}
 
 
 def _answer(row: Mapping[str, Any], raw: str) -> RolloutRow:
@@ -57,15 +70,11 @@ def _answer(row: Mapping[str, Any], raw: str) -> RolloutRow:
     try:
         if row.get("error") or not isinstance(response, Mapping):
             raise failure(500, {}, dump({"error": row.get("error") or "no response"}).encode())
-        body, status = response.get("body"), response.get("status_code", 200)
+        # Some providers leave out the object around the body.
+        body, status = response.get("body", response), response.get("status_code", 200)
         if not (isinstance(status, int) and 200 <= status < 300):
             raise failure(status if isinstance(status, int) else 500, {}, dump(body).encode())
-        choices = body.get("choices") if isinstance(body, Mapping) else None
-        if isinstance(body, Mapping) and isinstance(choices, list) and len(choices) > 1:
-            answers = _choices(row, response, body, choices)
-        else:
-            read_body = read_responses if choices is None else read_chat
-            answers = [one_turn(read_body(dump(body).encode(), token_ids=True), raw)]
+        answers = answers_in(body, row, raw)
     except AttemptFailed as failed:
         answers = [failed]
     models = [answer.model for answer in answers if isinstance(answer, RolloutAnswer)]
@@ -78,8 +87,29 @@ def _answer(row: Mapping[str, Any], raw: str) -> RolloutRow:
     )
 
 
+def answers_in(body: Any, row: Mapping[str, Any], raw: str) -> list[RolloutAnswer | AttemptFailed]:
+    """The rollouts in a reply's body: each choice is one. Raises AttemptFailed where it is not a reply."""
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if isinstance(body, Mapping) and isinstance(choices, list):
+        choices = [_as_chat(choice) for choice in choices]
+        if len(choices) > 1:
+            return _choices(row, body, choices)
+        body = {**body, "choices": choices}
+    read_body = read_responses if choices is None else read_chat
+    return [one_turn(read_body(dump(body).encode(), token_ids=True), raw)]
+
+
+def _as_chat(choice: Any) -> Any:
+    """A choice of a text completion as one of chat; tool calls that are JSON texts as objects."""
+    if not isinstance(choice, Mapping):
+        return choice
+    if choice.get("message") is None and isinstance(choice.get("text"), str):
+        return {**choice, "message": {"role": "assistant", "content": choice["text"]}}
+    return {**choice, "message": with_calls([choice["message"]])[0]} if "message" in choice else choice
+
+
 def _choices(
-    row: Mapping[str, Any], response: Mapping[str, Any], body: Mapping[str, Any], choices: list[Any]
+    row: Mapping[str, Any], body: Mapping[str, Any], choices: list[Any]
 ) -> list[RolloutAnswer | AttemptFailed]:
     """Each choice as an answer of its own, with its share of the tokens."""
     usage = body.get("usage")
@@ -100,6 +130,5 @@ def _choices(
         except AttemptFailed as failed:
             found.append(failed)
             continue
-        as_received = {**row, "response": {**response, "body": {**body, "choices": [choice]}}}
-        found.append(one_turn(answer, dump(as_received)))
+        found.append(one_turn(answer, dump({**row, "response": {**body, "choices": [choice]}})))
     return found

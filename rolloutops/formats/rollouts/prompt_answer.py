@@ -11,10 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.openai_replies import count_of
+from rolloutops.formats.responses import CALLS, OUTPUTS, from_responses
 from rolloutops.formats.rollouts.conversation import (
     ASKED_KEYS,
     answer_messages,
@@ -22,6 +24,7 @@ from rolloutops.formats.rollouts.conversation import (
     messages_of,
     rollout_of,
     says_something,
+    tools_beside,
 )
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow, share
@@ -39,6 +42,9 @@ ANSWERS = (
     *("predictions", "output", "outputs", "output_text"),
 )
 """Where the model's answer is: the first of these that a row has."""
+
+ITEMS = ("message", "reasoning", *CALLS, *OUTPUTS)
+"""Types of Responses items."""
 
 INNER = ("text", "generated_text", "content", "message", "output_text", "response", "completion", "output", "answer")
 """Where an object that is an answer has its text."""
@@ -58,9 +64,8 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     """The prompt and its rollouts. Raises ValueError where one of them is empty or in no known shape."""
     prompt_key, answer_key = str(_first(row, PROMPTS)), str(_first(row, ANSWERS))
     prompt = _prompt(row, prompt_key)
-    tools = row.get("tools") or row.get("tool_defs")
-    read_keys = (*ASKED_KEYS, *ROWS_OWN, prompt_key, answer_key)
-    task = {"messages": prompt, **({"tools": tools} if tools else {}), **task_fields(row)}
+    read_keys = (*ASKED_KEYS, *ROWS_OWN, *_parts(prompt_key), answer_key)
+    task = {"messages": prompt, **tools_beside(row), **task_fields(row)}
     values = _values(row[answer_key])
     failed = _failure(row, values)
     answers = [failed] if failed else _answers(row, raw, values, read_keys, answer_key)
@@ -74,7 +79,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     )
 
 
-ROWS_OWN = ("tool_defs", "token_usage", "is_truncated", "is_completed", "finish_reasons", "chat_template_kwargs")
+ROWS_OWN = ("token_usage", "is_truncated", "is_completed", "finish_reasons", "chat_template_kwargs")
 """Fields that are read here besides prompt, answer, tools and rewards."""
 
 
@@ -124,12 +129,11 @@ def _own(row: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
 
 
 def _prompt(row: Mapping[str, Any], key: str) -> list[Message]:
-    value = row[key]
+    texts = [row[part] for part in _parts(key) if isinstance(row.get(part), str) and row[part]]
+    value = "\n".join(texts) if len(texts) > 1 else row[key]
     if isinstance(value, str) and value.lstrip().startswith("[{"):
-        try:
+        with suppress(ValueError):
             value = listed(value)
-        except ValueError:
-            value = row[key]
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, str | list) or (
@@ -139,6 +143,11 @@ def _prompt(row: Mapping[str, Any], key: str) -> list[Message]:
     return messages_of({**row, "prompt": value}, "prompt")
 
 
+def _parts(key: str) -> tuple[str, ...]:
+    """The fields that make up a prompt: an instruction goes on in `input` (Alpaca) or `context` (Dolly)."""
+    return (key, "input", "context") if key == "instruction" else (key,)
+
+
 def _values(value: Any) -> list[Any]:
     """The answers in a field: one, or a list of them. A list of messages is one answer."""
     if isinstance(value, str) and value.lstrip().startswith("[{") and '"role"' in value:
@@ -146,7 +155,11 @@ def _values(value: Any) -> list[Any]:
             value = listed(value)
         except ValueError:
             return [value]
-    if not isinstance(value, list) or (value and all(_is_message(item) for item in value)):
+    if isinstance(value, Mapping) and isinstance(value.get("choices"), list):
+        return [
+            {"model": value.get("model"), **each} if isinstance(each, Mapping) else each for each in value["choices"]
+        ]
+    if not isinstance(value, list) or (value and all(_is_turn(item) for item in value)):
         return [value]
     return value
 
@@ -158,7 +171,11 @@ def _completion(value: Any) -> list[Message]:
         if key is None:
             raise ValueError(f"an answer with none of {', '.join(INNER)}")
         return _completion(value[key])
-    found = answer_messages(value)
+    items = value if isinstance(value, list) else []
+    if any(isinstance(item, Mapping) and item.get("type") in ITEMS for item in items):
+        found = from_responses(items)
+    else:
+        return answer_messages(value)
     if not says_something(found):
         raise ValueError("the answer is empty")
     return found
@@ -171,6 +188,11 @@ def _failure(row: Mapping[str, Any], values: Sequence[Any]) -> AttemptFailed | N
         return None
     text = error.get("error_chain_str") or error.get("error") if isinstance(error, Mapping) else error
     return AttemptFailed("server_error", str(text))
+
+
+def _is_turn(item: Any) -> bool:
+    """Whether a value is a message, or an item of the Responses API."""
+    return _is_message(item) or (isinstance(item, Mapping) and item.get("type") in ITEMS)
 
 
 def _is_message(item: Any) -> bool:

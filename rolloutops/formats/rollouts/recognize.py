@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rolloutops.formats.rollouts import (
     alpaca,
     anthropic_batch,
+    api_log,
     chat_log,
     gemini_batch,
     gym,
@@ -30,7 +31,16 @@ class Format(Protocol):
         """Read a row that is recognized. raw: as it was written. Raises ValueError that says what is wrong with it."""
 
 
-FORMATS: tuple[Format, ...] = (anthropic_batch, openai_batch, gym, gemini_batch, alpaca, prompt_answer, chat_log)
+FORMATS: tuple[Format, ...] = (
+    anthropic_batch,
+    openai_batch,
+    gym,
+    gemini_batch,
+    api_log,
+    alpaca,
+    prompt_answer,
+    chat_log,
+)
 """In this order, from the most special keys to the most common ones."""
 
 

@@ -32,5 +32,7 @@ def left_out(row: Mapping[str, Any], read: Collection[str]) -> list[str]:
     return [
         key
         for key, value in row.items()
-        if key not in known and value not in (None, "", [], {}) and not (numbers and isinstance(value, int | float))
+        if (key not in known or (key == "label" and isinstance(value, bool)))
+        and value not in (None, "", [], {})
+        and not (numbers and isinstance(value, int | float))
     ]

@@ -14,7 +14,7 @@ READ_BY_VERIFIERS = (
     *ANSWER_KEYS,
     *("question", "problem", "options", "choices", "grading_mode", "template_metadata"),
     *("tests", "test_list", "unit_tests", "verifier_metadata", "input_output", "test_setup_code"),
-    *("prefix", "prompt_prefix", "starter_code", "document", "info", "task"),
+    *("prefix", "prompt_prefix", "starter_code", "document", "context", "info", "task"),
 )
 """Fields that the shipped environments and verifiers' own read of a task's row. Rollouts in which one differs are of
 two tasks."""
