@@ -13,12 +13,12 @@ import pyarrow as pa
 from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
-from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, index_of
+from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
 from rolloutops.formats.rollouts import gym
 from rolloutops.formats.rollouts.recognize import Format, format_of
 from rolloutops.formats.rollouts.task_keys import verified_by
 from rolloutops.formats.strict_json import digest, dump
-from rolloutops.formats.task_rows import text_of
+from rolloutops.formats.task_rows import answer_of_row, text_of
 from rolloutops.ingest.chunk import own_id_of, task_columns
 from rolloutops.store import schema
 from rolloutops.types import RolloutAnswer
@@ -143,7 +143,7 @@ class Reader:
 
     def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any]) -> Record:
         """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one."""
-        columns = task_columns("", BY_RULE, dict(task))
+        columns = _columns_of(task)
         own_id = own_id_of(row, self.id) if self.id is not None else None
         empty = columns["prompt"] == "[]"
         verified = verified_by(task)
@@ -187,6 +187,17 @@ class Reader:
         }
 
 
+def _columns_of(task: Mapping[str, Any]) -> Record:
+    """The columns of a task's row. A Gym rollout whose prompt cannot be read has none: its result counts anyway."""
+    try:
+        return task_columns("", BY_RULE, dict(task))
+    except ValueError:
+        if "responses_create_params" not in task:
+            raise
+    about = {"row_hash": digest(task), "agent": agent_of(task), "answer": answer_of_row(task)}
+    return {**task_columns("", BY_RULE, {}), **about}
+
+
 def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Record:
     """The staged columns of a Gym row's identity and of what it was asked."""
     number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX)
@@ -219,7 +230,7 @@ def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | Non
     """What a rollout was asked in the end: an environment may have added to its task's prompt."""
     if task is not None and TASK_FIELDS in row and params.get("input"):
         requested = {key: params[key] for key in gym.ASKED_PARAMS if params.get(key) is not None}
-        task = {"empty": False, **task_columns("", BY_RULE, {"responses_create_params": requested})}
+        task = {"empty": False, **_columns_of({"responses_create_params": requested})}
     if task is None or task["empty"]:
         return {}
     return {key: task[key] for key in ("prompt", "tools", "prompt_hash")}

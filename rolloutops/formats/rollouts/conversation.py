@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rolloutops.formats.chat import from_chat
+from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.finish_reasons import known
 from rolloutops.formats.rollouts.row import VERIFIER
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.task_rows import prompt_of_row
 from rolloutops.types import Message, RolloutAnswer
 
-SYSTEM_KEYS = ("system", "system_prompt")
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 """Columns that hold the system prompt beside the turns (LLaMA-Factory's `columns.system`, SkyRL's `system_prompt`)."""
 
 TOOL_KEYS = ("tools", "tool_defs", "functions")
@@ -37,11 +37,14 @@ def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
-    """The messages after the system prompt that stands beside them; the one among them wins."""
-    beside = next((row[key] for key in SYSTEM_KEYS if isinstance(row.get(key), str) and row[key]), None)
-    if beside is None or any(said["role"] in ("system", "developer") for said in messages[:1]):
+    """The messages after the system prompt that stands beside them, unless they begin with the same."""
+    beside = next((row[key] for key in SYSTEM_KEYS if row.get(key)), None)
+    if beside is None:
         return messages
-    return [*from_chat([{"role": "system", "content": beside}]), *messages]
+    (said,) = from_chat([{"role": "system", "content": beside}])
+    first = messages[0] if messages else {}
+    same = first.get("role") in ("system", "developer") and text_of(first) == text_of(said)
+    return messages if same or not said["content"] else [said, *messages]
 
 
 def answer_messages(value: Any) -> list[Message]:
