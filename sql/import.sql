@@ -1,14 +1,15 @@
 -- Imported rows, as keys: which are new, whose rollouts they are, and which index each gets
 -- (rolloutops/ingest/import_rollouts.py). Stands on the views of a workspace, on the variable `dataset`, and on the
 -- staged rows:
---   asked    tasks: ident, input_key, place, ng_task, empty, row_hash, prompt_hash, answer, and the payload
---   ended    rollouts: ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt
+--   asked    tasks: ident, input_key, place, ng_task, empty, row_hash, prompt_hash, answer, twin, request_model, payload
+--   ended    rollouts: ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt,
+--            twin, model
 
 -- fresh_rows: the rows that the workspace does not have. copy: which of several equal rows it is, from 1.
 CREATE TABLE fresh_rows AS
 WITH named AS (
     SELECT ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt, prompt_hash,
-        origin, line, error IS NOT NULL AS failed,
+        origin, line, twin, model, error IS NOT NULL AS failed,
         row_number() OVER (PARTITION BY digest ORDER BY ordinal) AS copy
     FROM ended
 )
@@ -16,6 +17,50 @@ SELECT n.*, format('import-{}-{:04d}', digest, copy) AS attempt_id
 FROM named AS n
 ANTI JOIN (SELECT attempt_id FROM attempts WHERE dataset = getvariable('dataset')) AS a
     ON a.attempt_id = format('import-{}-0001', n.digest);
+
+-- requests: the request that an answer of a batch belongs to. Several may have its custom_id: then the one whose file is
+-- named alike, else the one whose model answered. Where that is none or several, it is not known (place is null); nor
+-- where another file's answer is of the request's model, and this one is not.
+CREATE MACRO model_name(model) AS lower(regexp_replace(model, '^.*/', ''));
+CREATE TABLE requests AS
+WITH candidates AS (
+    SELECT f.ordinal, f.input_key, f.origin, f.model, a.place, a.ident, a.request_model,
+        coalesce(a.twin = f.twin, false) AS alike,
+        coalesce(
+            model_name(f.model) = model_name(a.request_model)
+            OR starts_with(model_name(f.model), model_name(a.request_model) || '-'),
+            false
+        ) AS same_model
+    FROM fresh_rows AS f
+    JOIN asked AS a ON a.input_key = f.input_key
+    WHERE f.needs_input AND f.ng_task IS NULL
+),
+scored AS (
+    SELECT *, 2 * alike::INTEGER + same_model::INTEGER AS score,
+        max(2 * alike::INTEGER + same_model::INTEGER) OVER (PARTITION BY ordinal) AS best
+    FROM candidates
+),
+chosen AS (
+    SELECT ordinal, any_value(input_key) AS input_key, any_value(origin) AS origin, any_value(model) AS model,
+        min(place) AS place, min(ident) AS ident, min(ident) = max(ident) AS single, bool_or(same_model) AS same_model,
+        bool_or(alike) AS alike, any_value(request_model) AS request_model
+    FROM scored
+    WHERE score = best
+    GROUP BY ordinal
+)
+SELECT c.ordinal, CASE WHEN c.single AND o.ordinal IS NULL THEN c.place END AS place,
+    CASE WHEN c.single AND o.ordinal IS NULL THEN c.ident END AS ident,
+    (
+        SELECT list(DISTINCT a.origin ORDER BY a.origin) FROM asked AS a WHERE a.input_key = c.input_key
+    ) AS files,
+    o.ordinal IS NOT NULL AS of_another
+FROM chosen AS c
+LEFT JOIN (
+    SELECT DISTINCT c.ordinal
+    FROM chosen AS c
+    JOIN chosen AS o ON o.place = c.place AND o.origin <> c.origin AND o.same_model
+    WHERE NOT c.same_model AND NOT c.alike AND c.model IS NOT NULL AND c.request_model IS NOT NULL
+) AS o ON o.ordinal = c.ordinal;
 
 -- resolved: what each row was asked: what it names, else what its file's first rollout of the task index was, else what
 -- it holds itself. Files that were joined may use one index for two tasks: there the index says nothing. The policy of
@@ -51,16 +96,22 @@ named AS (
 )
 SELECT f.* EXCLUDE (ident, policy), coalesce(f.policy, n.policy, 'imported') AS policy,
     -- Equal rows are one rollout, also where only one of them is next to its materialized input.
-    first_value(coalesce(k.ident, i.ident, f.ident)) OVER (
+    first_value(CASE WHEN r.ordinal IS NOT NULL THEN r.ident ELSE coalesce(k.ident, i.ident, f.ident) END) OVER (
         PARTITION BY f.digest ORDER BY k.ident IS NULL, f.copy
     ) AS ident
 FROM fresh_rows AS f
+LEFT JOIN requests AS r ON r.ordinal = f.ordinal
 LEFT JOIN by_key AS k ON k.input_key = f.input_key
 LEFT JOIN by_index AS i ON i.source = f.source AND i.ng_task = f.ng_task
 LEFT JOIN named AS n ON n.place = 1 AND n.source IS NOT DISTINCT FROM f.source;
 
-CREATE TABLE unresolved AS
-SELECT origin, line FROM resolved WHERE ident IS NULL;
+CREATE TABLE unknown_tasks AS
+SELECT r.origin, r.line, NULL::VARCHAR AS why, any_value(r.input_key) AS input_key, any_value(q.files) AS files,
+    any_value(q.of_another) AS of_another
+FROM resolved AS r
+LEFT JOIN requests AS q ON q.ordinal = r.ordinal
+WHERE r.ident IS NULL
+GROUP BY r.origin, r.line;
 
 -- firsts: the row that stands for each task that is asked for.
 CREATE TABLE firsts AS
@@ -70,7 +121,7 @@ WITH chosen AS (
     SEMI JOIN resolved USING (ident)
     GROUP BY ident
 )
-SELECT DISTINCT ON (ident) asked.ident, asked.place, row_hash, prompt_hash, answer, ng_task, empty
+SELECT DISTINCT ON (ident) asked.ident, asked.place, row_hash, prompt_hash, answer, ng_task, empty, own_id, verified
 FROM asked
 SEMI JOIN chosen USING (ident, place);
 
@@ -80,8 +131,32 @@ SELECT task_id, row_hash, part, prompt_hash, answer, TRY_CAST(json_extract(row, 
 FROM tasks
 WHERE dataset = getvariable('dataset');
 
+-- conflicts: tasks with an id of their own that another task has: in the workspace, or earlier in these files.
+CREATE TABLE conflicts AS
+SELECT f.ident, any_value(f.own_id) AS own_id
+FROM firsts AS f
+LEFT JOIN known_tasks AS k ON k.task_id = f.own_id
+LEFT JOIN (
+    SELECT own_id, arg_min(ident, place) AS ident FROM firsts WHERE own_id IS NOT NULL GROUP BY own_id
+) AS o ON o.own_id = f.own_id
+WHERE f.own_id IS NOT NULL
+    AND (o.ident <> f.ident OR k.prompt_hash <> f.prompt_hash OR k.answer <> f.answer)
+GROUP BY f.ident;
+
+-- unresolved: rows whose task is not known, or cannot be.
+CREATE TABLE unresolved AS
+SELECT * FROM unknown_tasks
+UNION ALL
+SELECT r.origin, r.line, format(
+        'its id ''{}'' is that of another task, with another prompt or expected answer', any_value(c.own_id)
+    ), NULL, NULL, NULL
+FROM resolved AS r
+JOIN conflicts AS c ON c.ident = r.ident
+GROUP BY r.origin, r.line;
+
 -- matches: the task that the workspace has for what is asked. The same row is the same task; so is the only one with
--- the same prompt that does not contradict in its answer or index. A prompt that many tasks share says nothing.
+-- the same prompt that does not contradict in its answer, its index or what else a verifier reads of it. A prompt that
+-- many tasks share says nothing. Where tasks have ids of their own, the id is the task.
 CREATE TABLE matches AS
 WITH same AS (
     SELECT f.ident, min(k.task_id) AS task_id
@@ -93,26 +168,44 @@ telling AS (
     SELECT prompt_hash FROM known_tasks GROUP BY prompt_hash HAVING count(*) <= 100
 ),
 alike AS (
-    SELECT f.ident, min(k.task_id) AS task_id
+    SELECT f.ident, k.task_id, f.verified
     FROM firsts AS f
     JOIN telling AS t ON t.prompt_hash = f.prompt_hash
     JOIN known_tasks AS k ON k.prompt_hash = f.prompt_hash
     WHERE NOT f.empty
         AND coalesce(k.answer = f.answer, true)
         AND coalesce(k.ng_task = f.ng_task, true)
-    GROUP BY f.ident
+),
+contradicting AS (
+    SELECT DISTINCT ident, task_id
+    FROM (
+        SELECT a.ident, a.task_id, json_extract(t.row, '$."' || e.key || '"')::VARCHAR AS known, e.value::VARCHAR AS own
+        FROM alike AS a
+        JOIN tasks AS t ON t.dataset = getvariable('dataset') AND t.task_id = a.task_id,
+            json_each(a.verified) AS e
+        WHERE a.verified <> '{}'
+    )
+    WHERE known <> own AND known <> 'null'
+),
+single AS (
+    SELECT ident, min(task_id) AS task_id
+    FROM alike
+    ANTI JOIN contradicting USING (ident, task_id)
+    GROUP BY ident
     HAVING count(*) = 1
 )
-SELECT f.ident, coalesce(s.task_id, a.task_id, f.row_hash) AS task_id,
-    s.task_id IS NULL AND a.task_id IS NULL AS new
+SELECT f.ident, coalesce(f.own_id, s.task_id, a.task_id, f.row_hash) AS task_id,
+    CASE WHEN f.own_id IS NULL THEN s.task_id IS NULL AND a.task_id IS NULL ELSE k.task_id IS NULL END AS new
 FROM firsts AS f
+ANTI JOIN conflicts AS c ON c.ident = f.ident
 LEFT JOIN same AS s ON s.ident = f.ident
-LEFT JOIN alike AS a ON a.ident = f.ident;
+LEFT JOIN single AS a ON a.ident = f.ident
+LEFT JOIN known_tasks AS k ON k.task_id = f.own_id;
 
 -- new_tasks: numbered in the order of the files. version: above that of an earlier task of this id.
 CREATE TABLE new_tasks AS
 WITH once AS (
-    SELECT m.task_id, min(f.place) AS place
+    SELECT m.task_id, min(f.place) AS place, arg_min(f.ident, f.place) AS ident
     FROM matches AS m
     JOIN firsts AS f ON f.ident = m.ident
     WHERE m.new
@@ -128,7 +221,7 @@ SELECT DISTINCT ON (o.task_id) o.task_id, f.ident, o.place, f.row_hash, f.prompt
     coalesce(b.version, 0)::INTEGER AS version,
     dense_rank() OVER (ORDER BY o.place & 1099511627775, o.place, o.task_id) - 1 AS number
 FROM once AS o
-JOIN firsts AS f ON f.place = o.place AND f.row_hash = o.task_id
+JOIN firsts AS f ON f.ident = o.ident
 LEFT JOIN before AS b ON b.task_id = o.task_id;
 
 -- fresh: the new rows with their task and their index. A failed try belongs to the index that it names, and an equal

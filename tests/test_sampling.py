@@ -120,7 +120,7 @@ def test_a_reply_in_a_stream_is_refused_on_the_command_line_and_left_out_of_rows
                 done = rolloutops(command, *words, given, cwd=tmp_path, code=2)
                 assert "stream changes how a reply is sent" in done.stdout + done.stderr
         done = rolloutops("collect", *words, cwd=tmp_path)
-        assert "stream, stream_options, background left out of the rows of 1 task, because" in done.stderr
+        assert "stream, stream_options, background left out of the rows of 2 tasks, because" in done.stderr
     assert [sorted({"stream", "stream_options"} & {*body}) for body in server.bodies] == [[], [], []]
     assert sorted(str(body.get("temperature") or body.get("top_k")) for body in server.bodies) == ["0.5", "3", "None"]
     assert query(tmp_path / "w", "SELECT count(*) FROM attempts WHERE request::VARCHAR LIKE '%stream_options%'") == [

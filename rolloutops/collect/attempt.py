@@ -8,7 +8,7 @@ from typing import Any
 
 from rolloutops.config.settings import Collect
 from rolloutops.errors import AttemptFailed
-from rolloutops.formats.strict_json import dump
+from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import HOW_SENT, text_of
 from rolloutops.types import Message, ModelAnswer, Rollout, RolloutAnswer, Task
 
@@ -50,9 +50,22 @@ def effective_params(row: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
 
 
 def asks_to_stream(row: Mapping[str, Any]) -> bool:
-    """Say whether a task's own parameters ask for a reply that is sent otherwise than whole."""
+    """Say whether a task's own parameters ask for a reply that is sent otherwise than whole: themselves, or in their
+    `extra_body`, which NeMo Gym's rows have as JSON text in `metadata`."""
     own = row.get("responses_create_params")
-    return isinstance(own, dict) and any(own.get(name) for name in HOW_SENT)
+    if not isinstance(own, dict):
+        return False
+    metadata = own.get("metadata")
+    places = [own, own.get("extra_body"), metadata.get("extra_body") if isinstance(metadata, dict) else None]
+    return any(isinstance(place := _parsed(each), dict) and any(map(place.get, HOW_SENT)) for each in places)
+
+
+def _parsed(value: Any) -> Any:
+    """JSON text as what it holds; None where it is not JSON, and anything else as it is."""
+    try:
+        return parse(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def of_repeat(params: Mapping[str, Any], rollout_index: int) -> Mapping[str, Any]:

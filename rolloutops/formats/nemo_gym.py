@@ -26,7 +26,10 @@ from rolloutops.types import ModelCall, RolloutAnswer
 TASK_INDEX, ROLLOUT_INDEX, ATTEMPT_INDEX = "_ng_task_index", "_ng_rollout_index", "_ng_attempt_index"
 FAILURE_CLASS = "_ng_failure_class"
 
-NOT_RETURNED = ("responses_create_params", "response", "agent_ref")
+TASK_FIELDS = "rolloutops_task_fields"
+"""In rows that `export` puts together: the names of the fields that are the task's own row."""
+
+NOT_RETURNED = ("responses_create_params", "response", "agent_ref", TASK_FIELDS)
 """Keys of a rollout row that are not what the verifier returned; nor is anything that begins with `_ng_`."""
 
 KINDS = {
@@ -94,10 +97,13 @@ def read_rollout(row: Mapping[str, Any], raw: str, token_ids: bool = True) -> Ro
 
 
 def returned(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the verifier returned, as a verify of ours would; None where the row has no reward."""
+    """What the verifier returned, as a verify of ours would; None where the row has no reward. Fields that are known to
+    be the task's are not among it."""
     if "reward" not in row:
         return None
-    return {key: value for key, value in row.items() if key not in NOT_RETURNED and not key.startswith("_ng_")}
+    own = row.get(TASK_FIELDS)
+    others = {*NOT_RETURNED, *(name for name in own if name != "reward")} if isinstance(own, list) else NOT_RETURNED
+    return {key: value for key, value in row.items() if key not in others and not key.startswith("_ng_")}
 
 
 def run_request(call: ModelCall) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def _columns(name: str, dataset: Dataset, row: dict[str, Any], prompt: Prompt) -
     tools = dump(prompt.tools) if prompt.tools else None
     return {
         "dataset": name,
-        "task_id": row_hash if dataset.id is None else _own_id(row, dataset.id),
+        "task_id": row_hash if dataset.id is None else own_id_of(row, dataset.id),
         "row_hash": row_hash,
         "agent": agent_of(row),
         "prompt": messages,
@@ -276,7 +276,8 @@ def _columns(name: str, dataset: Dataset, row: dict[str, Any], prompt: Prompt) -
     }
 
 
-def _own_id(row: dict[str, Any], field_name: str) -> str:
+def own_id_of(row: Mapping[str, Any], field_name: str) -> str:
+    """A row's own id; field_name may be a path with dots. Raises ValueError where it is none."""
     value: Any = row
     for step in field_name.split("."):
         value = value.get(step) if isinstance(value, dict) else None

@@ -18,6 +18,7 @@ from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
     ROLLOUT_INDEX,
+    TASK_FIELDS,
     TASK_INDEX,
     class_of,
     create_params,
@@ -112,7 +113,9 @@ def _rollout(row: Mapping[str, Any]) -> str:
         return dump({**json.loads(row["response"])[0], **_ids(row, task)})
     details = json.loads(row["details"]) if row["details"] else {}
     said = {"responses_create_params": _params(row, task), "response": _response(row)}
-    return dump({**task, "reward": row["reward"], **details, **said, **_ids(row, task)})
+    # The task's own fields win: what its verifier reads must be what it was.
+    own = {key: value for key, value in task.items() if key not in ("reward", "response")}
+    return dump({"reward": row["reward"], **details, **own, **said, **_ids(row, task), TASK_FIELDS: list(own)})
 
 
 def _materialized(row: Mapping[str, Any]) -> str:

@@ -20,34 +20,32 @@ further attempt at the same rollout, which the views show once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rolloutops.config.plan import make_plan
-from rolloutops.config.recipe import LastRecipe, Recipe, from_flags
+from rolloutops.config.recipe import LastRecipe, Recipe, checked_name, from_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Dataset
-from rolloutops.errors import InputError
+from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import rollout_files
-from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
-from rolloutops.ingest.inputs import find_inputs, open_rows
-from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
+from rolloutops.ingest.import_datasets import ByField, InputFile, by_file
+from rolloutops.ingest.inputs import find_inputs
+from rolloutops.ingest.rollout_rows import Reader
+from rolloutops.ingest.staged_rollouts import Staging, stage_rows, why_unresolved
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
 from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, write_part
 
-BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 PART_ROWS, PART_BYTES = 5000, 256_000_000
-SEEN = 200_000
-"""Tasks that are remembered as staged; more are staged again, which costs space and nothing else."""
 
 NEW_TASKS = """
 SELECT {dataset} AS dataset, n.task_id, n.version, false AS removed, {part} AS part,
@@ -61,20 +59,18 @@ ORDER BY n.number
 """The tasks of one new part."""
 
 NEW_ATTEMPTS = """
-WITH params AS (
-    SELECT input_key, any_value(params) AS params FROM asked WHERE params IS NOT NULL GROUP BY input_key
-)
 SELECT {dataset} AS dataset, f.task_id, h.row_hash, f.policy, f.rollout_index, f.attempt, f.attempt_id, h.part,
     {run_id} AS run_id, {run_id} || format('-{{:08d}}', f.ordinal) AS verdict_id,
-    e.* EXCLUDE (policy, request, prompt, tools),
-    coalesce(e.request::VARCHAR, p.params) AS request,
+    e.* EXCLUDE (policy, request, prompt, tools, twin),
+    coalesce(e.request::VARCHAR, p.params::VARCHAR) AS request,
     CASE WHEN e.prompt_hash <> h.prompt_hash THEN e.prompt::VARCHAR END AS prompt,
     CASE WHEN e.prompt_hash <> h.prompt_hash THEN coalesce(e.tools::VARCHAR, '[]') END AS tools,
     false AS cached
 FROM ended AS e
 JOIN fresh AS f ON f.ordinal = e.ordinal
 JOIN homes AS h ON h.task_id = f.task_id
-LEFT JOIN params AS p ON p.input_key = e.input_key
+LEFT JOIN requests AS q ON q.ordinal = e.ordinal
+LEFT JOIN asked AS p ON p.place = q.place AND p.params IS NOT NULL
 """
 """The new attempts with their verdicts."""
 
@@ -82,7 +78,7 @@ COUNTS = """
 SELECT count(*) FILTER (copy = 1 AND NOT failed) AS rollouts,
     count(*) FILTER (copy = 1 AND failed) AS failures,
     count(*) FILTER (copy > 1) AS duplicates,
-    (SELECT count(*) FROM ended) - (SELECT count(*) FROM fresh_rows) AS known,
+    (SELECT count(*) FROM ended) - (SELECT count(*) FROM fresh_rows) AS already_present,
     count(*) FILTER (e.verifier IS NOT NULL) AS verdicts,
     count(*) FILTER (e.verdict_error = 'masked') AS masked,
     count(*) FILTER (copy = 1 AND NOT failed AND e.turns = 0 AND e.verifier IS NULL) AS empty,
@@ -94,21 +90,22 @@ JOIN ended AS e ON e.ordinal = f.ordinal
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of the rows. read = asked (requests, inputs) + rollouts + failures + duplicates + known + rejected.
+    """What became of the rows: each is a prompt (a request, an input), a rollout or several, a failure, or rejected.
 
-    known: in the workspace already. duplicates: equal to another row of these files. tasks: new ones. renumbered:
-    rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts with neither
-    an answer nor a reward. skipped: files that hold none.
+    already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new ones.
+    renumbered: rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts
+    of NeMo Gym with neither answer nor reward. skipped: files that hold none. shapes: rows by the shape that they were
+    read as. left_out: fields that no reader knows, by name.
     """
 
     dataset: str
     files: int
     read: int
-    asked: int
+    prompts: int
     rollouts: int
     failures: int
     duplicates: int
-    known: int
+    already_present: int
     rejected: int
     tasks: int
     verdicts: int
@@ -119,71 +116,63 @@ class ImportReport:
     skipped: list[str]
     rejected_file: Path | None
     examples: list[str]
+    shapes: dict[str, int]
+    left_out: dict[str, int]
 
 
-@dataclass
-class _Staging:
-    """What was read: counts, and where the staged files are."""
+class ImportChoices(NamedTuple):
+    """How an import is done. dataset: the one of all files; dataset_field: the field of rows that names it; else each
+    file is a dataset. policy: its name (default: the model that each row names). id: the field of a task's own id."""
 
-    folder: Path
-    read: int = 0
-    asked: int = 0
-    rejected: int = 0
-    examples: list[str] | None = None
-
-    def reject(self, origin: str, line: int, reason: str, text: str) -> None:
-        """Keep a line that cannot be used, with the reason."""
-        with (self.folder / "rejected.jsonl").open("a", encoding="utf-8") as rejects:
-            rejects.write(dump({"origin": origin, "line": line, "reason": reason, "text": text[:2000]}) + "\n")
-        self.rejected += 1
-        self.examples = self.examples or []
-        if len(self.examples) < 3:
-            self.examples.append(f"{origin}:{line}: {reason}")
+    dataset: str | None = None
+    dataset_field: str | None = None
+    policy: str | None = None
+    id: str | None = None
 
 
 def import_stage(
     paths: Sequence[str],
     data: Path | None = None,
-    dataset: str | None = None,
-    policy: str | None = None,
+    choices: ImportChoices | None = None,
     recipe: Recipe | None = None,
     skip_bad_lines: bool = False,
-) -> ImportReport:
+    progress: Callable[[Sequence[Path]], AbstractContextManager[Callable[[], None]]] = lambda _: nullcontext(_nothing),
+) -> list[ImportReport]:
     """Import files into a workspace, which is made where there is none, and record the run.
 
-    data: the workspace (default: the recipe's, else data/<dataset>). dataset: (default: the recipe's only one, else the
-    first file's name). recipe: (default: the workspace's last; the dataset is added where no policy collects).
+    data: the workspace (default: the recipe's, else data/<dataset>). recipe: (default: the workspace's last; datasets
+    are added where no policy collects). progress: shows how far the reading of files is.
     """
-    made = _from_files(paths, dataset, recipe)
-    name = next(iter(made.datasets))
-    data = workspace_of(paths, data, dataset, recipe)
-    find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
+    choices = _with_recipe(choices or ImportChoices(), recipe)
+    data = workspace_of(paths, data, choices.dataset, recipe)
+    found = find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
+    listed, skipped = rollout_files(found)
+    files = [InputFile(*file) for file in listed]
+    if not files:
+        raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
+    groups, by_field = _groups(files, choices)
     workspace = open_workspace(data, create=True)
     last = LastRecipe(recipe or Recipe(data, {}), {})
     if recipe is None and patterns(workspace)["runs"]:
         last = last_recipe(workspace)
     # Where a policy collects, a dataset that is added would be asked of it too, and nobody asked for that.
-    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset()}
+    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset(id=choices.id) for name in groups}
     recipe = replace(last.recipe, data=data, datasets={**added, **last.recipe.datasets})
     plan = make_plan(recipe, earlier=last.flags)
-    with recorded(workspace, "import", plan) as run:
-        rows = plan.chunk.rows_per_part
-        done = import_rollouts(workspace, name, paths, run.run_id, policy=policy, rows_per_part=rows)
-        run.counts = {key: value for key, value in asdict(done).items() if isinstance(value, int)}
-        run.exit_code = 2 if done.rejected and not skip_bad_lines else 0
+    with recorded(workspace, "import", plan) as run, progress([file.path for file in files]) as count_row:
+        done = _import_groups(workspace, groups, by_field, run.run_id, choices, plan.chunk.rows_per_part, count_row)
+        done[0] = replace(done[0], skipped=[str(path) for path in skipped])
+        run.counts = _counts(done)
+        run.exit_code = 2 if any(one.rejected for one in done) and not skip_bad_lines else 0
         return done
 
 
 def workspace_of(paths: Sequence[str], data: Path | None, dataset: str | None, recipe: Recipe | None) -> Path:
-    """The workspace that an import fills: the one that is named, else the recipe's, else data/<dataset>."""
-    return data or (recipe.data if recipe else _from_files(paths, dataset, recipe).data)
-
-
-def _from_files(paths: Sequence[str], dataset: str | None, recipe: Recipe | None) -> Recipe:
-    """The recipe that the files alone would make: one dataset."""
-    if dataset is None and recipe is not None and len(recipe.datasets) == 1:
-        dataset = next(iter(recipe.datasets))
-    return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {}))
+    """The workspace that an import fills: the one that is named, else the recipe's, else data/<dataset>, by the name of
+    the first file where none is given."""
+    if data is None and recipe is None:
+        return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {})).data
+    return data or (recipe.data if recipe else Path())
 
 
 def import_rollouts(
@@ -204,72 +193,121 @@ def import_rollouts(
     """
     found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
     files, skipped = rollout_files(found)
-    with changing_tasks(workspace, dataset), staging_folder(workspace, f"{run_id}-{dataset}") as staging:
-        staged = _Staging(staging)
-        _stage(staged, Reader(dataset, policy), files)
-        if not staged.read:
-            raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
-        if staged.read == staged.rejected:
-            first = (staged.examples or [""])[0]
-            raise InputError(f"{dataset}: none of {count(staged.read, 'line')} can be imported; the first: {first}")
-        con = _keys(workspace, dataset, staging)
-        for origin, line in sql.rows(con, "SELECT origin, line FROM unresolved ORDER BY origin, line"):
-            staged.reject(origin, line, "its task is in no file: give the materialized inputs or requests too", "")
-        counts = _write(workspace, con, dataset, run_id, rows_per_part)
-        rejects = _keep_rejects(workspace, staging, dataset)
-        return ImportReport(
-            dataset,
-            files=len(files),
-            read=staged.read,
-            asked=staged.asked,
-            rejected=staged.rejected,
-            skipped=[str(path) for path in skipped],
-            rejected_file=rejects,
-            examples=staged.examples or [],
-            **counts,
-        )
+    groups = {dataset: [InputFile(*file) for file in files]}
+    (done,) = _import_groups(workspace, groups, None, run_id, ImportChoices(dataset, policy=policy), rows_per_part)
+    return replace(done, skipped=[str(path) for path in skipped])
 
 
-def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, str]]) -> None:
-    """Read all rows into asked.parquet and ended.parquet."""
-    seen: set[str] = set()
-    with (
-        pq.ParquetWriter(staged.folder / "asked.parquet", ASKED, compression="zstd", compression_level=1) as asked_file,
-        pq.ParquetWriter(staged.folder / "ended.parquet", ENDED, compression="zstd", compression_level=1) as ended_file,
-    ):
-        asked_rows: list[dict[str, Any]] = []
-        ended_rows: list[dict[str, Any]] = []
-        size = 0
-        for path, kind, source in files:
-            for row in open_rows(path):
-                ordinal, reason = staged.read, row.reason
-                staged.read += 1
-                requested = ended = None
-                raw = row.raw.decode("utf-8", "replace")
-                if row.value is not None:
-                    try:
-                        requested, ended = reader.read(row.value, raw, source, kind == "materialized_inputs")
-                    except ValueError as error:
-                        reason = str(error)
-                if requested is None and ended is None:
-                    staged.reject(str(path), row.line, reason or "nothing to import", raw)
-                    continue
-                place = {"origin": str(path), "line": row.line}
-                if requested is not None and (ended is None or requested["ident"] not in seen):
-                    if len(seen) >= SEEN:
-                        seen.clear()
-                    seen.add(requested["ident"])
-                    asked_rows.append({**requested, **place, "place": (requested.get("place", 0) << 40) + ordinal})
-                if ended is not None:
-                    ended_rows.append({**ended, **place, "ordinal": ordinal})
-                staged.asked += ended is None
-                size += len(raw)
-                if len(asked_rows) + len(ended_rows) >= BATCH_ROWS or size >= BATCH_BYTES:
-                    asked_file.write_table(schema.table_of(ASKED, asked_rows))
-                    ended_file.write_table(schema.table_of(ENDED, ended_rows))
-                    asked_rows, ended_rows, size = [], [], 0
-        asked_file.write_table(schema.table_of(ASKED, asked_rows))
-        ended_file.write_table(schema.table_of(ENDED, ended_rows))
+def _nothing() -> None:
+    """Count nothing."""
+
+
+def _with_recipe(choices: ImportChoices, recipe: Recipe | None) -> ImportChoices:
+    """The choices with what a recipe says: its only dataset, and that one's id field."""
+    if choices.dataset is not None:
+        checked_name(choices.dataset, "--dataset")
+    if recipe is None or choices.dataset_field is not None:
+        return choices
+    if choices.dataset is None and len(recipe.datasets) == 1:
+        choices = choices._replace(dataset=next(iter(recipe.datasets)))
+    own = recipe.datasets.get(choices.dataset or "")
+    return choices if own is None or choices.id is not None else choices._replace(id=own.id)
+
+
+def _groups(files: list[InputFile], choices: ImportChoices) -> tuple[dict[str, list[InputFile]], ByField | None]:
+    """dataset -> its files; with a dataset field, all files of each dataset, and which row is of which."""
+    if choices.dataset is not None and choices.dataset_field is not None:
+        raise UsageError("--dataset puts all rows into one dataset, --dataset_field into several: pass only one")
+    if choices.dataset is not None:
+        return {choices.dataset: files}, None
+    if choices.dataset_field is None:
+        return by_file(files), None
+    found = ByField(choices.dataset_field, files)
+    return dict.fromkeys(found.values, files), found
+
+
+def _import_groups(
+    workspace: Workspace,
+    groups: Mapping[str, list[InputFile]],
+    by_field: ByField | None,
+    run_id: str,
+    choices: ImportChoices,
+    rows_per_part: int,
+    count_row: Callable[[], None] = _nothing,
+) -> list[ImportReport]:
+    """Import each dataset's files. Raises InputError where no row of any can be used; then nothing was written."""
+    together = [list(groups)] if by_field is not None else [[name] for name in groups]
+    done: list[ImportReport] = []
+    usable = False
+    for names in together:
+        with ExitStack() as held:
+            for name in sorted(names):
+                held.enter_context(changing_tasks(workspace, name))
+            stagings = {n: Staging(held.enter_context(staging_folder(workspace, f"{run_id}-{n}"))) for n in names}
+            default, files = stagings[names[0]], groups[names[0]]
+
+            def staging_of(
+                file: InputFile, row: Mapping[str, Any], stagings: Mapping[str, Staging] = stagings
+            ) -> Staging:
+                return (
+                    stagings[by_field.dataset_of(file, row)] if by_field is not None else next(iter(stagings.values()))
+                )
+
+            stage_rows(files, Reader(choices.policy, choices.id, choices.dataset_field), staging_of, default, count_row)
+            for staged in stagings.values():
+                staged.close()
+                usable = usable or staged.read > staged.rejected
+            if len(together) == 1:
+                _refuse_useless(names, files, list(stagings.values()))
+            done += [
+                _import_staged(workspace, name, staged, run_id, rows_per_part, len(files))
+                for name, staged in stagings.items()
+            ]
+    if not usable:
+        first = next((example for one in done for example in one.examples), "they are empty")
+        raise InputError(f"none of {count(len(done), 'file')} can be imported; the first: {first}")
+    return done
+
+
+def _refuse_useless(names: Sequence[str], files: Sequence[InputFile], stagings: Sequence[Staging]) -> None:
+    """Raise InputError where no row can be used."""
+    read = sum(staged.read for staged in stagings)
+    if not read:
+        raise InputError(f"there is no rollout in {', '.join(str(file.path) for file in files)}")
+    if read == sum(staged.rejected for staged in stagings):
+        first = next(example for staged in stagings for example in staged.examples)
+        raise InputError(f"{', '.join(names)}: none of {count(read, 'line')} can be imported; the first: {first}")
+
+
+def _import_staged(
+    workspace: Workspace, dataset: str, staged: Staging, run_id: str, rows_per_part: int, files: int
+) -> ImportReport:
+    """Append what is staged of a dataset to the workspace's tables."""
+    con = _keys(workspace, dataset, staged.folder)
+    for origin, line, why, *about in sql.rows(con, "SELECT * FROM unresolved ORDER BY origin, line"):
+        staged.reject(origin, line, why or why_unresolved(*about), "")
+    counts = _write(workspace, con, dataset, run_id, rows_per_part)
+    return ImportReport(
+        dataset,
+        files=files,
+        read=staged.read,
+        prompts=staged.prompts,
+        rejected=staged.rejected,
+        skipped=[],
+        rejected_file=_keep_rejects(workspace, staged.folder, dataset),
+        examples=staged.examples,
+        shapes=dict(staged.shapes.most_common()),
+        left_out=dict(staged.left_out.most_common()),
+        **counts,
+    )
+
+
+def _counts(done: Sequence[ImportReport]) -> dict[str, Any]:
+    """What the log of runs keeps: the counts, by dataset where there are several."""
+    by_name = {
+        one.dataset: {key: value for key, value in asdict(one).items() if isinstance(value, int)} for one in done
+    }
+    return by_name if len(done) > 1 else by_name[done[0].dataset]
 
 
 def _keys(workspace: Workspace, dataset: str, staging: Path) -> sql.Connection:
@@ -332,14 +370,14 @@ def _append(workspace: Workspace, dataset: str, name: str, batches: Sequence[pa.
 def _conformed(rows: pa.Table, table: pa.Schema) -> pa.Table:
     """Rows as a table of the workspace: its columns, in its types; what is not there is null."""
     columns = []
-    for field in table:
-        storage = pa.string() if field.type == schema.JSON else field.type
-        if field.name not in rows.column_names:
+    for column_of in table:
+        storage = pa.string() if column_of.type == schema.JSON else column_of.type
+        if column_of.name not in rows.column_names:
             column = pa.nulls(len(rows), storage)
         else:
-            column = rows[field.name].combine_chunks().cast(storage)
+            column = rows[column_of.name].combine_chunks().cast(storage)
         column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-        columns.append(pa.ExtensionArray.from_storage(schema.JSON, column) if field.type == schema.JSON else column)
+        columns.append(pa.ExtensionArray.from_storage(schema.JSON, column) if column_of.type == schema.JSON else column)
     return pa.Table.from_arrays(columns, schema=table)
 
 

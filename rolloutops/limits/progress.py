@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple, TextIO
@@ -141,6 +143,36 @@ async def report(meter: Progress, out: TextIO | None = None) -> None:
         meter.publish(meter)
         out.write(f"{clear}{NEWLINE.join(meter.lines(columns_of(out) - 1))}{NEWLINE}")
         out.flush()
+
+
+@contextmanager
+def shown(meter: Progress, prepare: Callable[[], None], after: float = 5.0) -> Iterator[None]:
+    """Write the line of a stage without an event loop, from a thread, where it takes longer than `after` seconds.
+
+    prepare: works out, in that thread, what the line needs.
+    """
+    ended = threading.Event()
+
+    async def until_ended() -> None:
+        line = asyncio.ensure_future(report(meter))
+        while not ended.is_set():
+            await asyncio.sleep(0.1)
+        line.cancel()
+        await asyncio.gather(line, return_exceptions=True)
+
+    def show() -> None:
+        if not ended.wait(after):
+            with suppress(Exception):  # a file that cannot be read is the stage's to report
+                prepare()
+            asyncio.run(until_ended())
+
+    thread = threading.Thread(target=show, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def duration(seconds: float) -> str:

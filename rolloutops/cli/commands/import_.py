@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Command, Flag, Parsed
@@ -21,28 +23,31 @@ if TYPE_CHECKING:
 
 def body(parsed: Parsed) -> int:
     """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
-    from rolloutops.ingest.import_rollouts import import_stage, workspace_of
+    from rolloutops.ingest.import_rollouts import ImportChoices, import_stage, workspace_of
 
     flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
     recipe = load(flags["recipe"]) if "recipe" in flags else None
     data = as_path(flags["data"]) if "data" in flags else None
     if recipe is not None and data is None:
         refuse_twin(recipe.data, recipe.folder)
-    files, dataset = parsed.positionals["files"], flags.get("dataset")
-    with announce_new(workspace_of(files, data, dataset, recipe)):
-        done = import_stage(files, data, dataset, flags.get("policy"), recipe, skip)
+    files = parsed.positionals["files"]
+    choices = ImportChoices(**{name: flags.get(name) for name in ImportChoices._fields})
+    with announce_new(workspace_of(files, data, choices.dataset, recipe)):
+        done = import_stage(files, data, choices, recipe, skip, _progress)
         say(*_sentences(done, skip))
-    return 2 if done.rejected and not skip else 0
+    return 2 if any(one.rejected for one in done) and not skip else 0
 
 
 COMMAND = Command(
     "import",
     body,
-    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
+    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, prompts with answers, batches of three providers",
     (
         DATA,
-        Flag("dataset", str, "the dataset's name (default: the recipe's only one, else the first file's name)"),
+        Flag("dataset", str, "one dataset for all files (default: the recipe's only one, else one for each file)"),
+        Flag("dataset_field", str, "the field of each row that names its dataset, e.g. task_name"),
         Flag("policy", str, "the policy's name (default: the model that each row names)"),
+        Flag("id", str, "the field that holds the id of each row's task (default: the task's content)"),
         RECIPE,
         Flag("skip_bad_lines", bool, "skip (and count) lines that cannot be imported; exit with 0"),
     ),
@@ -51,11 +56,55 @@ COMMAND = Command(
 )
 
 
-def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
+@contextmanager
+def _progress(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    """Show how many lines of the files are read, where that takes long."""
+    from rolloutops.ingest.staged_rollouts import count_lines
+    from rolloutops.limits.progress import Progress, shown
+
+    meter = Progress("lines", 0)
+
+    def count_row() -> None:
+        meter.done += 1
+        meter.pending = max(meter.pending, meter.done)
+
+    def count_pending() -> None:
+        meter.pending = max(sum(map(count_lines, paths)), meter.done)
+
+    with shown(meter, count_pending):
+        yield count_row
+
+
+def _sentences(done: Sequence[ImportReport], skip_bad_lines: bool) -> Iterator[str]:
     """Say what became of imported rows."""
-    counted = ("read", "asked", "rollouts", "failures", "duplicates", "known", "rejected", "tasks", "verdicts")
+    counted = (
+        "read",
+        "prompts",
+        "rollouts",
+        "failures",
+        "duplicates",
+        "already_present",
+        "rejected",
+        "tasks",
+        "verdicts",
+    )
     columns = ("dataset", *counted)
-    yield table(columns, [[getattr(done, name) for name in columns]])
+    yield table(columns, [[getattr(one, name) for name in columns] for one in done])
+    for one in done:
+        of = f"{one.dataset}: " if len(done) > 1 else ""
+        yield from (of + sentence for sentence in _about(one))
+        yield from rejected_sentences(one, one.dataset if len(done) > 1 else "")
+    if any(one.rejected for one in done) and not skip_bad_lines:
+        yield remedy("import")
+
+
+def _about(done: ImportReport) -> Iterator[str]:
+    """Say how the rows of one dataset were read."""
+    if done.shapes:
+        yield f"recognized: {', '.join(f'{shape} ({rows:,})' for shape, rows in done.shapes.items())}"
+    if done.left_out:
+        listed = ", ".join(f"{name} ({rows:,})" for name, rows in done.left_out.items())
+        yield f"fields left aside, kept in the column response only: {listed}"
     if done.policies:
         yield f"policies: {', '.join(done.policies)}"
     if done.masked:
@@ -66,6 +115,3 @@ def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
-    yield from rejected_sentences(done)
-    if done.rejected and not skip_bad_lines:
-        yield remedy("import")

@@ -1,0 +1,124 @@
+"""The rows of an import, read into two files of a dataset's staging folder: what is asked, and what ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rolloutops.formats.strict_json import dump
+from rolloutops.ingest.import_datasets import InputFile
+from rolloutops.ingest.inputs import TABLES, blocks_of, open_rows
+from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
+from rolloutops.store import schema
+
+BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
+SEEN = 200_000
+"""Tasks that are remembered as staged; more are staged again, which costs space and nothing else."""
+
+
+class Staging:
+    """What was read of one dataset: counts, and its staged files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read = self.prompts = self.rollouts = self.rejected = 0
+        self.examples: list[str] = []
+        self.shapes: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self._seen: set[str] = set()
+        self._rows: dict[str, list[dict[str, Any]]] = {"asked": [], "ended": []}
+        self._size = 0
+        self._files = {
+            name: pq.ParquetWriter(folder / f"{name}.parquet", table, compression="zstd", compression_level=1)
+            for name, table in (("asked", ASKED), ("ended", ENDED))
+        }
+
+    def add(self, found: Read, origin: str, line: int, size: int) -> None:
+        """Stage what a row says."""
+        self.shapes[found.shape] += 1
+        self.left_out.update(found.left_out)
+        place, task = {"origin": origin, "line": line}, found.task
+        if task is not None and (not found.ended or task["ident"] not in self._seen):
+            if len(self._seen) >= SEEN:
+                self._seen.clear()
+            self._seen.add(task["ident"])
+            order = (task.get("place", 0) << 40) + self.read
+            self._rows["asked"].append({**task, **place, "place": order})
+        for ended in found.ended:
+            self._rows["ended"].append({**ended, **place, "ordinal": self.rollouts})
+            self.rollouts += 1
+        self.prompts += not found.ended
+        self._size += size
+        if sum(map(len, self._rows.values())) >= BATCH_ROWS or self._size >= BATCH_BYTES:
+            self._flush()
+
+    def reject(self, origin: str, line: int, reason: str, text: str) -> None:
+        """Keep a line that cannot be used, with the reason."""
+        with (self.folder / "rejected.jsonl").open("a", encoding="utf-8") as rejects:
+            rejects.write(dump({"origin": origin, "line": line, "reason": reason, "text": text[:2000]}) + "\n")
+        self.rejected += 1
+        if len(self.examples) < 3:
+            self.examples.append(f"{origin}:{line}: {reason}")
+
+    def close(self) -> None:
+        """Write what is held, and the ends of the files."""
+        self._flush()
+        for file in self._files.values():
+            file.close()
+
+    def _flush(self) -> None:
+        for (name, rows), table in zip(self._rows.items(), (ASKED, ENDED), strict=True):
+            self._files[name].write_table(schema.table_of(table, rows))
+            rows.clear()
+        self._size = 0
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file, blank ones too, for the display of progress; 0 where that takes reading all of it."""
+    if path.name.lower().endswith(TABLES):
+        return int(pq.read_metadata(path).num_rows) if path.suffix.lower() == ".parquet" else 0
+    return sum(block.count(b"\n") for block in blocks_of(path))
+
+
+def stage_rows(
+    files: Iterable[InputFile],
+    reader: Reader,
+    staging_of: Callable[[InputFile, Mapping[str, Any]], Staging],
+    default: Staging,
+    count_row: Callable[[], None],
+) -> None:
+    """Read all rows of files into the staging of their dataset. default: of lines of which none can be told."""
+    for file in files:
+        for row in open_rows(file.path):
+            count_row()
+            raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
+            if row.value is not None:
+                try:
+                    staged = staging_of(file, row.value)
+                    found = reader.read(row.value, raw, file.path, file.source, file.kind == "materialized_inputs")
+                except ValueError as error:
+                    reason = str(error)
+            staged.read += 1
+            if found is None:
+                staged.reject(str(file.path), row.line, reason or "nothing to import", raw)
+            else:
+                staged.add(found, str(file.path), row.line, len(raw))
+
+
+def why_unresolved(input_key: str | None, files: list[str] | None, of_another: bool | None) -> str:
+    """Say why the task of a row is not known. files: where the requests are that have its custom_id."""
+    if not files:
+        return "its task is in no file: give the materialized inputs or requests too"
+    name, listed = str(input_key).partition("/")[2], " and ".join(files)
+    if of_another:
+        return f"its custom_id {name!r} is in {listed}, whose model answered in another file: give its own requests too"
+    if len(files) == 1:
+        return f"its custom_id {name!r} is in {listed} more than once, with different prompts"
+    return (
+        f"its custom_id {name!r} is in {listed} with different prompts, and neither the names of files nor the models "
+        "tell which of them was answered: import each batch separately"
+    )

@@ -1,0 +1,406 @@
+"""Import, through the command line on files of many formats: each row's shape is recognized by name, what was asked
+decides the task, and nothing vanishes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rolloutops.ingest.import_rollouts import import_rollouts
+from rolloutops.store import sql
+from rolloutops.store.workspace import Workspace, connect, open_workspace
+from tests.helpers import query, read_jsonl, rolloutops, sums, write_jsonl
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+ASK = [{"role": "user", "content": "Where?"}]
+
+KNOWN: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
+    # name: (row, prompt's last text, texts of the rollouts joined, names of tools called)
+    "trl": ({"prompt": "Where?", "completion": "Here."}, "Where?", "Here.", []),
+    "trl_chat": ({"prompt": ASK, "completion": [{"role": "assistant", "content": "Here."}]}, "Where?", "Here.", []),
+    "verifiers": (
+        {
+            "example_id": 3,
+            "prompt": ASK,
+            "completion": [
+                {"role": "assistant", "content": "", "tool_calls": [json.dumps(CALL)]},
+                {"role": "tool", "content": "1", "tool_call_id": "c1", "tool_calls": None},
+                {"role": "assistant", "content": "Here.", "tool_calls": None},
+            ],
+            "info": {"seed": 1},
+            "answer": "here",
+            "reward": 0.5,
+            "metrics": {"format": 1.0},
+            "format": 1.0,
+            "tool_defs": [TOOL["function"]],
+            "token_usage": {"input_tokens": 7.0, "output_tokens": 3.0},
+            "is_truncated": False,
+            "error": None,
+        },
+        "Where?",
+        "Here.",
+        ["look"],
+    ),
+    "open_r1": (
+        {"problem": "Where?", "generations": ["Here.", "There."], "answer": "here"},
+        "Where?",
+        "Here.There.",
+        [],
+    ),
+    "vllm": (
+        {"prompt": "Where?", "outputs": [{"index": 0, "text": "Here.", "token_ids": [1], "finish_reason": "length"}]},
+        "Where?",
+        "Here.",
+        [],
+    ),
+    "query": ({"query": "Where?", "model_output": "Here."}, "Where?", "Here.", []),
+    "alpaca": (
+        {"instruction": "Say", "input": "Where?", "output": "Here.", "system": "Be kind", "history": [["a", "b"]]},
+        "Say\nWhere?",
+        "Here.",
+        [],
+    ),
+    "sharegpt": (
+        {
+            "conversations": [
+                {"from": "human", "value": "Where?"},
+                {"from": "function_call", "value": '{"name": "look", "arguments": {"at": 1}}'},
+                {"from": "observation", "value": "1"},
+                {"from": "gpt", "value": "Here."},
+            ],
+            "system": "Be kind",
+            "tools": json.dumps([TOOL]),
+        },
+        "Where?",
+        "Here.",
+        ["look"],
+    ),
+    "text_of_table": (
+        {"messages": json.dumps([*ASK, {"role": "assistant", "content": "Here."}])},
+        "Where?",
+        "Here.",
+        [],
+    ),
+    "vertex": (
+        {
+            "request": {"contents": [{"role": "user", "parts": [{"text": "Where?"}]}]},
+            "response": {
+                "candidates": [{"content": {"role": "model", "parts": [{"text": "Here."}]}, "finishReason": "STOP"}]
+            },
+            "status": "",
+        },
+        "Where?",
+        "Here.",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_row_of_each_format_comes_in_whole(tmp_path: Path, name: str) -> None:
+    row, prompt, text, tools = KNOWN[name]
+    done = import_rollouts(
+        open_workspace(tmp_path / "w", create=True), "d", [str(write_jsonl(tmp_path / "r.jsonl", [row]))], "run1"
+    )
+    assert (done.rejected, done.left_out) == (0, {})
+    found = look(
+        tmp_path,
+        "SELECT t.prompt::VARCHAR, r.text, r.tool_names FROM rollouts AS r JOIN tasks AS t USING (task_id) "
+        "ORDER BY r.rollout_index",
+    )
+    assert "".join(each[1] for each in found) == text
+    assert json.loads(found[0][0])[-1] == {"role": "user", "content": prompt}
+    assert found[0][2] == tools
+    if "system" in row:
+        assert json.loads(found[0][0])[0] == {"role": "system", "content": "Be kind"}
+
+
+def test_verifiers_results_keep_reward_metrics_tools_and_tokens(tmp_path: Path) -> None:
+    rows = [
+        KNOWN["verifiers"][0],
+        {"example_id": 4, "prompt": ASK, "completion": None, "reward": 0.0, "error": "Timeout"},
+    ]
+    write_jsonl(tmp_path / "results.jsonl", rows)
+    said = rolloutops("import", "results.jsonl", "--data=w", cwd=tmp_path).stderr
+    assert "recognized: prompt + completion (2)" in said
+    facts = "SELECT reward, metrics['format'], answer, tools->>'$[0].function.name', input_tokens, output_tokens "
+    facts += "FROM rollouts"
+    assert query(tmp_path / "w", facts) == [(0.5, 1.0, "here", "look", 7, 3)]
+    assert query(tmp_path / "w", "SELECT error, error_message FROM attempts WHERE error IS NOT NULL") == [
+        ("server_error", "Timeout")
+    ]
+
+
+def test_rows_without_an_answer_are_rejected_with_their_keys(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Where?", "response": "Here."},
+        {"question": "Where?", "answer": "here"},
+        {"chosen": "x", "rejected": "y"},
+        {"prompt": "Where?", "response": ""},
+        {"prompt": "Where?", "response": {"code": 3}},
+        {"conversations": [{"from": "human", "value": "Where?"}]},
+        {"responses": ["a"], "reward": 1.0},
+    ]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    rolloutops("import", "r.jsonl", "--data=w", cwd=tmp_path, code=2)
+    reasons = {row["line"]: row["reason"] for row in read_jsonl(tmp_path / "w" / "rejected" / "r.import.jsonl")}
+    assert sorted(reasons) == [2, 3, 4, 5, 6, 7]
+    assert "answer is the expected one" in reasons[2]
+    assert reasons[2].endswith("its keys: answer, question")
+    assert reasons[3] == "not a row of rollouts that is known; its keys: chosen, rejected"
+    assert reasons[4] == "response: the answer is empty"
+    assert "an answer with none of text" in reasons[5]
+
+
+def test_batches_of_three_providers_with_the_same_ids(tmp_path: Path) -> None:
+    """Each request file with its answers is one dataset; of several answers to a request each is a rollout."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 7}
+    choices = [
+        {"index": n, "message": {"role": "assistant", "content": f"o{n}"}, "finish_reason": "stop"} for n in (0, 1)
+    ]
+    files: dict[str, dict[str, Any]] = {
+        "openai_requests": {"custom_id": "1", "url": "/v1/x", "body": {"model": "gpt", "messages": ASK, "n": 2}},
+        "openai_output": {
+            "id": "b1",
+            "custom_id": "1",
+            "response": {"status_code": 200, "body": {"model": "gpt-1", "choices": choices, "usage": usage}},
+        },
+        "anthropic_requests": {
+            "custom_id": "1",
+            "params": {
+                "model": "claude",
+                "system": [{"type": "text", "text": "Be kind", "cache_control": {"type": "ephemeral"}}],
+                "messages": [
+                    {"role": "user", "content": "Where?"},
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "tool_use", "id": "c1", "name": "look", "input": {"at": 1}}],
+                    },
+                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "1"}]},
+                ],
+                "tools": [{"name": "look", "input_schema": {"type": "object", "properties": {}}}],
+            },
+        },
+        "anthropic_results": {
+            "custom_id": "1",
+            "result": {
+                "type": "succeeded",
+                "message": {
+                    "id": "m1",
+                    "model": "claude-9",
+                    "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a0"}],
+                    "stop_reason": "max_tokens",
+                    "usage": {"input_tokens": 2, "cache_read_input_tokens": 3, "output_tokens": 4},
+                },
+            },
+        },
+        "gemini_input": {
+            "key": "1",
+            "request": {
+                "contents": [{"role": "user", "parts": [{"text": "Where?"}]}],
+                "system_instruction": {"parts": [{"text": "Be kind"}]},
+                "tools": [{"functionDeclarations": [{"name": "look", "parameters": {"type": "OBJECT"}}]}],
+            },
+        },
+        "gemini_output": {
+            "key": "1",
+            "response": {
+                "candidates": [
+                    {"content": {"parts": [{"text": "t", "thought": True}, {"text": "g0"}]}, "finishReason": "STOP"},
+                    {
+                        "content": {"parts": [{"functionCall": {"name": "look", "args": {"at": 1}}}]},
+                        "finishReason": "STOP",
+                    },
+                ],
+                "usageMetadata": {"promptTokenCount": 6, "candidatesTokenCount": 3, "thoughtsTokenCount": 2},
+                "modelVersion": "gemini-9",
+            },
+        },
+    }
+    for name, row in files.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", [row])
+    rolloutops("import", *(f"{name}.jsonl" for name in files), "--data=w", cwd=tmp_path)
+    facts = "SELECT dataset, policy, text, finish_reason, input_tokens, output_tokens, tool_names FROM rollouts "
+    facts += "ORDER BY ALL"
+    assert query(tmp_path / "w", facts) == [
+        ("anthropic_requests", "claude-9", "a0", "length", 5, 4, []),
+        ("gemini_input", "gemini-9", "", "tool_calls", None, 2, ["look"]),
+        ("gemini_input", "gemini-9", "g0", "stop", 6, 3, []),
+        ("openai_requests", "gpt-1", "o0", "stop", 5, 4, []),
+        ("openai_requests", "gpt-1", "o1", "stop", None, 3, []),
+    ]
+    asked = "SELECT prompt->>'$[0].role', json_array_length(prompt), tools->>'$[0].function.name' "
+    asked += "FROM tasks ORDER BY dataset"
+    assert query(tmp_path / "w", asked) == [("system", 4, "look"), ("system", 2, "look"), ("user", 1, None)]
+
+
+def request(name: str, prompt: str, model: str) -> dict[str, Any]:
+    return {"custom_id": name, "body": {"model": model, "messages": [{"role": "user", "content": prompt}]}}
+
+
+def answered(name: str, text: str, model: str) -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {
+        "id": text,
+        "custom_id": name,
+        "response": {"status_code": 200, "body": {"model": model, "choices": [choice]}},
+    }
+
+
+def test_batches_that_share_ids_are_told_apart_by_file_and_model(tmp_path: Path) -> None:
+    for name, prompt, model in (("a", "A?", "m1"), ("b", "B?", "m1"), ("c", "C?", "m2")):
+        write_jsonl(tmp_path / f"{name}_input.jsonl", [request("r0", prompt, model)])
+    write_jsonl(tmp_path / "a_output.jsonl", [answered("r0", "to A", "m1-2026")])
+    write_jsonl(tmp_path / "b_output.jsonl", [answered("r0", "to B", "m1-2026")])
+    write_jsonl(tmp_path / "late.jsonl", [answered("r0", "to C", "m2-2026")])
+    rolloutops(
+        "import", *sorted(path.name for path in tmp_path.glob("*.jsonl")), "--data=w", "--dataset=d", cwd=tmp_path
+    )
+    pairs = "SELECT prompt->>'$[0].content', text FROM rollouts ORDER BY ALL"
+    assert query(tmp_path / "w", pairs) == [("A?", "to A"), ("B?", "to B"), ("C?", "to C")]
+    write_jsonl(tmp_path / "other.jsonl", [answered("r0", "to whom", "m1-2026")])
+    said = rolloutops(
+        "import", "a_input.jsonl", "b_input.jsonl", "other.jsonl", "--data=v", "--dataset=d", cwd=tmp_path, code=2
+    )
+    assert "'r0' is in a_input.jsonl and b_input.jsonl with different prompts" in said.stderr
+
+
+def test_each_file_is_a_dataset_and_a_field_can_name_them(tmp_path: Path) -> None:
+    rows = [
+        {"task_name": name, "uid": n, "prompt": f"{n}?", "response": "x"}
+        for n, name in enumerate(["math", "code", "math"])
+    ]
+    write_jsonl(tmp_path / "one.jsonl", rows[:1])
+    write_jsonl(tmp_path / "two.jsonl", rows[1:])
+    rolloutops("import", "one.jsonl", "two.jsonl", "--data=w", cwd=tmp_path)
+    sizes = "SELECT dataset, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL"
+    assert query(tmp_path / "w", sizes) == [("one", 1), ("two", 2)]
+    write_jsonl(tmp_path / "three.jsonl", [{"prompt": "?", "response": "nameless", "uid": 9}])
+    words = ["one.jsonl", "two.jsonl", "three.jsonl", "--data=v", "--dataset_field=task_name", "--id=uid"]
+    said = rolloutops("import", *words, cwd=tmp_path, code=2).stderr
+    assert "three.jsonl:1: the dataset field 'task_name' is missing" in said
+    ids = "SELECT dataset, task_id FROM rollouts ORDER BY ALL"
+    assert query(tmp_path / "v", ids) == [("code", "1"), ("math", "0"), ("math", "2")]
+    write_jsonl(tmp_path / "four.jsonl", [{"uid": 2, "prompt": "?", "response": "x"}, {"prompt": "?", "response": "x"}])
+    said = rolloutops("import", "four.jsonl", "--data=v", "--dataset=math", "--id=uid", cwd=tmp_path, code=2).stderr
+    assert "four.jsonl:1: its id '2' is that of another task" in said
+    assert "four.jsonl:2: the id field 'uid' is missing" in said
+
+
+def test_every_field_of_a_task_survives_export_and_import(tmp_path: Path) -> None:
+    """Also those that only a custom environment or the judge's prompt reads."""
+    tasks: list[dict[str, Any]] = [
+        {
+            **row,
+            "rubric": f"r{row['n']}",
+            "tests": ["assert True"],
+            "meta": {"deep": [1]},
+            "document": "d",
+            "options": ["A"],
+        }
+        for row in sums(3)
+    ]
+    write_jsonl(tmp_path / "tasks.jsonl", tasks)
+    rolloutops(
+        "collect", "--input=tasks.jsonl", "--environment=exact_match", "--engine=scripted", "--data=w", cwd=tmp_path
+    )
+    rolloutops("export", "--data=w", "--output=out.jsonl", cwd=tmp_path)
+    rolloutops("import", "out.jsonl", "--data=v", "--dataset=d", cwd=tmp_path)
+    rows = [json.loads(row) for (row,) in query(tmp_path / "v", "SELECT row::VARCHAR FROM tasks ORDER BY row->'n'")]
+    assert rows == tasks
+    rolloutops("verify", "--data=v", "--dataset=d", "--environment=exact_match", cwd=tmp_path)
+    rewards = "SELECT text, reward FROM rollouts ORDER BY ALL"
+    assert query(tmp_path / "v", rewards) == query(tmp_path / "w", rewards)
+
+
+def look(tmp_path: Path, text: str) -> list[tuple[Any, ...]]:
+    return sql.rows(connect(Workspace(tmp_path / "w")), text)
+
+
+TEXTS = st.sampled_from(["a", "b"])
+ASKED = st.fixed_dictionaries(
+    {"prompt": TEXTS},
+    optional={
+        "system": TEXTS,
+        "tools": st.sampled_from([[], [TOOL]]),
+        "answer": TEXTS,
+        "info": st.sampled_from([{"k": 1}, {"k": 2}]),
+        "options": st.sampled_from([["x"], ["y"]]),
+        "tests": st.sampled_from([["assert 1"], ["assert 2"]]),
+        "images": st.sampled_from([["https://x.invalid/1.png"], ["https://x.invalid/2.png"]]),
+    },
+)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(ASKED, st.booleans()), min_size=2, max_size=40))
+def test_rollouts_share_a_task_exactly_if_all_that_was_asked_is_equal(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[dict[str, Any], bool]]
+) -> None:
+    """As a chat log or as prompt and response, in one import or in two."""
+    folder, rows = tmp_path_factory.mktemp("identity"), []
+    for number, (asked, as_chat) in enumerate(drawn):
+        rest = {key: value for key, value in asked.items() if key != "prompt"} | {"id": number, "model": f"m{number}"}
+        turns = [{"role": "user", "content": asked["prompt"]}, {"role": "assistant", "content": f"text {number}"}]
+        rows.append({"messages": turns, **rest} if as_chat else {**asked, **rest, "response": f"text {number}"})
+    write_jsonl(folder / "r.jsonl", rows)
+    import_rollouts(open_workspace(folder / "w", create=True), "d", [str(folder / "r.jsonl")], "run1")
+    tasks = dict(sql.rows(connect(Workspace(folder / "w")), "SELECT text, task_id FROM rollouts"))
+    expected, found = defaultdict(set), defaultdict(set)
+    for number, (asked, _) in enumerate(drawn):
+        same = json.dumps({key: value for key, value in asked.items() if value != []}, sort_keys=True)
+        expected[same].add(number)
+        found[tasks[f"text {number}"]].add(number)
+    assert sorted(map(sorted, found.values())) == sorted(map(sorted, expected.values()))
+
+
+FIELDS = (
+    *("messages", "conversations", "prompt", "completion", "response", "responses", "output", "outputs", "instruction"),
+    *("input", "question", "system", "history", "generation", "custom_id", "body", "result", "key", "request", "text"),
+)
+WORD = st.text("abcäß漢 ", min_size=1, max_size=6)
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool", "critic"])},
+    optional={"content": WORD | st.lists(WORD, max_size=2) | st.none(), "value": WORD},
+)
+VALUE = st.recursive(
+    WORD | st.none() | st.integers(0, 9) | st.lists(TURN, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "text"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUE, max_size=5), min_size=1, max_size=60))
+def test_any_object_is_found_in_the_tables_or_rejected_by_line(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    rows = [{"prompt": "p", "response": "r"}, *rows]
+    write_jsonl(folder / "r.jsonl", rows)
+    done = import_rollouts(open_workspace(folder / "w", create=True), "d", [str(folder / "r.jsonl")], "run1")
+    rejected = (
+        {row["line"] for row in read_jsonl(folder / "w" / "rejected" / "d.import.jsonl")} if done.rejected else set()
+    )
+    con = connect(Workspace(folder / "w"))
+    stored: dict[str, list[str]] = defaultdict(list)
+    for text, completion in sql.rows(con, "SELECT response, completion::VARCHAR FROM attempts WHERE error IS NULL"):
+        assert any(said["content"] or said.get("tool_calls") for said in json.loads(completion)), text
+        stored[json.dumps(json.loads(text)[0], sort_keys=True)].append(completion)
+    requests = sum(shapes for name, shapes in done.shapes.items() if name.endswith("request"))
+    missing = [
+        row
+        for line, row in enumerate(rows, 1)
+        if line not in rejected and json.dumps(row, sort_keys=True) not in stored
+    ]
+    failures = sql.rows(con, "SELECT count(*) FROM attempts WHERE error IS NOT NULL")[0][0]
+    assert len(missing) <= requests + failures
