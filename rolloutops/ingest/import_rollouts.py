@@ -37,8 +37,9 @@ from rolloutops.errors import InputError
 from rolloutops.formats.nemo_gym import rollout_files
 from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
-from rolloutops.ingest.inputs import find_inputs, open_rows
+from rolloutops.ingest.inputs import Row, find_inputs, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
+from rolloutops.ingest.session_files import folder_name, read_session, take_sessions
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
@@ -46,6 +47,9 @@ from rolloutops.store.workspace import Workspace, connect, open_workspace, patte
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 PART_ROWS, PART_BYTES = 5000, 256_000_000
+SESSION = "session"
+"""What a file is called of which all lines are one rollout."""
+
 SEEN = 200_000
 """Tasks that are remembered as staged; more are staged again, which costs space and nothing else."""
 
@@ -98,7 +102,8 @@ class ImportReport:
 
     known: in the workspace already. duplicates: equal to another row of these files. tasks: new ones. renumbered:
     rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts with neither
-    an answer nor a reward. skipped: files that hold none.
+    an answer nor a reward. skipped: files that hold none. left_aside: events of agent sessions that are neither prompt
+    nor completion, by agent and type.
     """
 
     dataset: str
@@ -119,6 +124,7 @@ class ImportReport:
     skipped: list[str]
     rejected_file: Path | None
     examples: list[str]
+    left_aside: dict[str, int]
 
 
 @dataclass
@@ -157,7 +163,7 @@ def import_stage(
     made = _from_files(paths, dataset, recipe)
     name = next(iter(made.datasets))
     data = workspace_of(paths, data, dataset, recipe)
-    find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
+    _find(paths, Path())  # a mistake in them leaves no workspace behind
     workspace = open_workspace(data, create=True)
     last = LastRecipe(recipe or Recipe(data, {}), {})
     if recipe is None and patterns(workspace)["runs"]:
@@ -183,6 +189,8 @@ def _from_files(paths: Sequence[str], dataset: str | None, recipe: Recipe | None
     """The recipe that the files alone would make: one dataset."""
     if dataset is None and recipe is not None and len(recipe.datasets) == 1:
         dataset = next(iter(recipe.datasets))
+    if dataset is None and take_sessions(paths, Path())[0]:
+        dataset = folder_name(paths)
     return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {}))
 
 
@@ -202,11 +210,11 @@ def import_rollouts(
     name (default: the model that each row names, without its folder). Raises InputError for files that cannot be read,
     or of which no row can be used; then nothing was written.
     """
-    found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
-    files, skipped = rollout_files(found)
+    found, files, skipped = _find(paths, *bases)
     with changing_tasks(workspace, dataset), staging_folder(workspace, f"{run_id}-{dataset}") as staging:
         staged = _Staging(staging)
-        _stage(staged, Reader(dataset, policy), files)
+        reader = Reader(dataset, policy)
+        _stage(staged, reader, files)
         if not staged.read:
             raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
         if staged.read == staged.rejected:
@@ -226,8 +234,18 @@ def import_rollouts(
             skipped=[str(path) for path in skipped],
             rejected_file=rejects,
             examples=staged.examples or [],
+            left_aside=dict(reader.left_aside),
             **counts,
         )
+
+
+def _find(paths: Sequence[str], *bases: Path) -> tuple[list[Path], list[tuple[Path, str, str]], list[Path]]:
+    """All files, those to read as (file, what it is, what it belongs to), and those that hold no rollouts."""
+    sessions, patterns = take_sessions(paths, *bases)
+    # NeMo Gym leaves a failures file also without a failure.
+    found = find_inputs(patterns, *bases, empty_too=True) if patterns or not sessions else []
+    files, skipped = rollout_files(found)
+    return [*sessions, *found], [*((path, SESSION, str(path.parent)) for path in sessions), *files], skipped
 
 
 def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, str]]) -> None:
@@ -241,14 +259,18 @@ def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, st
         ended_rows: list[dict[str, Any]] = []
         size = 0
         for path, kind, source in files:
-            for row in open_rows(path):
+            for row in [Row(1, b"", {}, None)] if kind == SESSION else open_rows(path):
                 ordinal, reason = staged.read, row.reason
                 staged.read += 1
                 requested = ended = None
                 raw = row.raw.decode("utf-8", "replace")
                 if row.value is not None:
                     try:
-                        requested, ended = reader.read(row.value, raw, source, kind == "materialized_inputs")
+                        if kind == SESSION:
+                            session, raw = read_session(path)
+                            requested, ended = reader.session(session, raw, source)
+                        else:
+                            requested, ended = reader.read(row.value, raw, source, kind == "materialized_inputs")
                     except ValueError as error:
                         reason = str(error)
                 if requested is None and ended is None:

@@ -6,6 +6,7 @@ last turn being the rollout), and the two files of an OpenAI batch. Each becomes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from rolloutops.formats.nemo_gym import (
     refused,
 )
 from rolloutops.formats.openai_replies import failure, read_chat, read_responses
+from rolloutops.formats.sessions import openhands
+from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump, parse
 from rolloutops.formats.task_rows import from_chat, prompt_of_row, text_of
 from rolloutops.ingest.chunk import task_columns
@@ -90,10 +93,12 @@ Record = dict[str, Any]
 
 
 class Reader:
-    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model."""
+    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model. left_aside: events
+    of sessions that are neither prompt nor completion, by agent and type."""
 
     def __init__(self, dataset: str, policy: str | None) -> None:
         self.dataset, self.policy = dataset, policy
+        self.left_aside: Counter[str] = Counter()
 
     def read(
         self, row: Mapping[str, Any], raw: str, source: str, is_input: bool
@@ -105,6 +110,8 @@ class Reader:
         """
         if is_input:
             return self._input(row, source), None
+        if openhands.recognizes_row(row):
+            return self.session(openhands.read_row(row), raw, source)
         if "custom_id" in row and "body" in row:
             return self._batch_request(row), None
         if "custom_id" in row and ("response" in row or "error" in row):
@@ -169,6 +176,28 @@ class Reader:
         )
         ended = self._answered(answer)
         return requested, ended | {"engine": "import:chat", "digest": digest(row), "ident": requested["ident"]}
+
+    def session(self, session: Session, raw: str, source: str) -> tuple[Record, Record]:
+        """The task and the rollout of one agent session. raw: what it was read from, as one JSON value."""
+        tools = {"tools": session.tools} if session.tools else {}
+        requested = self._request_columns({"messages": session.prompt, **tools, **session.task})
+        self.left_aside.update({f"{session.agent}: {name}": number for name, number in session.left_aside.items()})
+        answer = RolloutAnswer(
+            completion=session.completion,
+            finish_reason=session.finish_reason,
+            model=session.model,
+            returned=None if session.reward is None else {**session.details, "reward": session.reward},
+            verifier=session.agent,
+            raw=raw,
+            turns=sum(said["role"] == "assistant" for said in session.completion),
+            tool_names=[call["function"]["name"] for said in session.completion for call in said.get("tool_calls", ())],
+            input_tokens=session.tokens.input,
+            output_tokens=session.tokens.output,
+            reasoning_tokens=session.tokens.reasoning,
+            cached_tokens=session.tokens.cached,
+        )
+        ended = self._answered(answer) | {"engine": f"import:{session.agent}", "started_at": session.started_at}
+        return requested, ended | {"digest": digest(raw), "ident": requested["ident"], "source": source}
 
     def _batch_request(self, row: Mapping[str, Any]) -> Record:
         body = row["body"]

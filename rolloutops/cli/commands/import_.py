@@ -38,10 +38,14 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "import",
     body,
-    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output",
+    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, OpenAI Batch output, agent sessions",
     (
         DATA,
-        Flag("dataset", str, "the dataset's name (default: the recipe's only one, else the first file's name)"),
+        Flag(
+            "dataset",
+            str,
+            "the dataset's name (default: the recipe's only one, else the first file's name, of sessions the folder's)",
+        ),
         Flag("policy", str, "the policy's name (default: the model that each row names)"),
         RECIPE,
         Flag("skip_bad_lines", bool, "skip (and count) lines that cannot be imported; exit with 0"),
@@ -66,6 +70,9 @@ def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
+    if done.left_aside:
+        listed = ", ".join(f"{number} {name}" for name, number in sorted(done.left_aside.items()))
+        yield f"left aside, kept in attempts.response: {listed}"
     yield from rejected_sentences(done)
     if done.rejected and not skip_bad_lines:
         yield remedy("import")
