@@ -19,6 +19,7 @@ from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe import Recipe
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError
+from rolloutops.formats.rollouts import gym
 from rolloutops.ingest.export import export
 from rolloutops.ingest.import_rollouts import ImportReport, import_rollouts
 from rolloutops.steps.step import measure
@@ -90,7 +91,7 @@ def test_every_rollout_file_comes_back_value_for_value(tmp_path: Path) -> None:
     done = imported(tmp_path / "w", *files)
     assert done.rollouts + done.duplicates == len(rows)
     assert done.duplicates == len(rows) - len(values(rows))
-    assert done.read == done.asked + done.rollouts + done.duplicates + done.rejected
+    assert done.read == done.prompts + done.rollouts + done.duplicates + done.rejected
     assert done.rejected == len(bad)
     rejected = read_jsonl(tmp_path / "w" / "rejected" / "d.import.jsonl")
     assert [f"{row['origin']}:{row['line']}" for row in rejected] == bad
@@ -98,7 +99,7 @@ def test_every_rollout_file_comes_back_value_for_value(tmp_path: Path) -> None:
     assert look(tmp_path / "w", "SELECT count(*) FROM rollouts") == [(done.rollouts,)]
     again = imported(tmp_path / "w", *files, run="run2")
     assert (again.rollouts, again.duplicates, again.tasks, again.verdicts) == (0, 0, 0, 0)
-    assert again.known == len(rows)
+    assert again.already_present == len(rows)
 
 
 @needs_gym
@@ -212,7 +213,7 @@ def test_materialized_inputs_and_failures_beside_the_file(tmp_path: Path) -> Non
     write_jsonl(tmp_path / "r_failures.jsonl", failures)
     (tmp_path / "other_failures.jsonl").touch()
     done = imported(tmp_path / "w", write_jsonl(tmp_path / "r.jsonl", rows), tmp_path / "other*.jsonl")
-    assert (done.asked, done.rollouts, done.failures, done.tasks) == (4, 2, 2, 2)
+    assert (done.prompts, done.rollouts, done.failures, done.tasks) == (4, 2, 2, 2)
     rollouts = look(
         tmp_path / "w",
         "SELECT rollout_index, text, json_extract_string(row, '$.options[0].A') FROM rollouts ORDER BY 1",
@@ -254,7 +255,7 @@ def test_import_again_adds_nothing_and_mends_what_a_crash_left(tmp_path: Path) -
     before = look(tmp_path / "w", "SELECT task_id, rollout_index, text, reward FROM rollouts ORDER BY ALL")
     turned = [{key: row[key] for key in reversed(row)} for row in reversed(rows)]
     done = imported(tmp_path / "w", write_jsonl(tmp_path / "s.jsonl", turned), run="run2")
-    assert (done.known, done.rollouts, done.tasks) == (50, 0, 0)
+    assert (done.already_present, done.rollouts, done.tasks) == (50, 0, 0)
     for part in (tmp_path / "w" / "attempts" / "d").glob("*.parquet"):
         part.unlink()
     done = imported(tmp_path / "w", file, run="run3")
@@ -341,9 +342,11 @@ ROWS = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), JSON_VALUES,
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_any_object_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("any")
-    done = imported(folder / "w", write_jsonl(folder / "r.jsonl", rows))
-    assert (done.rejected, done.rollouts + done.duplicates) == (0, len(rows))
-    assert values(exported(folder / "w")) == values(rows)
+    known = [row for row in rows if any(key in row for key in gym.OWN)]
+    file = write_jsonl(folder / "r.jsonl", [gym_row("q", "a"), *rows])
+    done = imported(folder / "w", file)
+    assert (done.rejected, done.rollouts + done.duplicates) == (len(rows) - len(known), len(known) + 1)
+    assert values(exported(folder / "w")) == values([gym_row("q", "a"), *known])
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -428,7 +431,7 @@ def test_openai_batch_files(tmp_path: Path) -> None:
     )
     write_jsonl(tmp_path / "errors.jsonl", [broken])
     done = imported(tmp_path / "w", tmp_path / "*.jsonl")
-    assert (done.asked, done.rollouts, done.failures, done.tasks, done.rejected) == (4, 3, 1, 2, 1)
+    assert (done.prompts, done.rollouts, done.failures, done.tasks, done.rejected) == (4, 3, 1, 2, 1)
     assert "its task is in no file" in done.examples[0]
     found = "SELECT json_extract_string(rollouts.prompt, '$[0].content'), text, rollout_index, finish_reason, "
     found += (
@@ -524,8 +527,8 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     done = rolloutops("import", "r_reward_profiling.jsonl", "--data=u", cwd=tmp_path, code=2)
     assert done.stderr == "rolloutops: there is no rollout in r_reward_profiling.jsonl\n"
     write_lines(tmp_path / "tasks.jsonl", '{"prompt": "2 + 2?"}', '{"prompt": "3 + 3?"}')
-    done = rolloutops("import", "tasks.jsonl", "--data=u", cwd=tmp_path)
-    assert "2 rollouts with neither answer nor reward: if these are tasks, read them with chunk" in done.stderr
+    done = rolloutops("import", "tasks.jsonl", "--data=u", cwd=tmp_path, code=2)
+    assert "tasks.jsonl:1: no answer: if these are tasks, read them with chunk; its keys: prompt" in done.stderr
 
 
 def write_lines(path: Path, *lines: str) -> Path:

@@ -121,9 +121,9 @@ def test_claude_code_main_thread_is_the_rollout(tmp_path: Path) -> None:
     )  # three answers, once each
     assert row["tool_names"] == ["Bash", "Bash"]
     for counted in (
-        "2 claude_code: other branch",
-        "1 claude_code: sidechain",
-        "1 claude_code: system:compact_boundary",
+        "other branch 2",
+        "sidechain 1",
+        "system:compact_boundary 1",
     ):
         assert counted in printed
     assert query(data, "SELECT DISTINCT dataset FROM attempts") == [("home-me-x",)]
@@ -173,7 +173,7 @@ def test_claude_code_session_that_did_not_end_is_not_stop(tmp_path: Path, last: 
     row = only(data)
     assert row["finish_reason"] == reason
     assert row["prompt"][0]["content"][1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
-    assert "1 claude_code: not an object" in printed
+    assert "not an object 1" in printed
     assert "API Error" not in json.dumps(row["completion"])
 
 
@@ -251,7 +251,7 @@ def test_codex_rollout_file(tmp_path: Path) -> None:
     assert texts == ["One file: a.", "Only an event says this."]
     assert (row["model"], row["finish_reason"]) == ("gpt-5-codex", "stop")
     assert [row[f"{name}_tokens"] for name in ("input", "output", "cached", "reasoning")] == [300, 45, 50, 9]
-    for counted in ("3 codex: event_msg:token_count", "2 codex: item of a turn taken back", "1 codex: ghost_snapshot"):
+    for counted in ("event_msg:token_count 3", "item of a turn taken back 2", "ghost_snapshot 1"):
         assert counted in printed
 
 

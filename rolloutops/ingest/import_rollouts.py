@@ -20,8 +20,9 @@ further attempt at the same rollout, which the views show once.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from rolloutops.formats.nemo_gym import rollout_files
 from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.inputs import Row, find_inputs, open_rows
-from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
+from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
 from rolloutops.ingest.session_files import folder_name, read_session, take_sessions
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
@@ -86,7 +87,7 @@ COUNTS = """
 SELECT count(*) FILTER (copy = 1 AND NOT failed) AS rollouts,
     count(*) FILTER (copy = 1 AND failed) AS failures,
     count(*) FILTER (copy > 1) AS duplicates,
-    (SELECT count(*) FROM ended) - (SELECT count(*) FROM fresh_rows) AS known,
+    (SELECT count(*) FROM ended) - (SELECT count(*) FROM fresh_rows) AS already_present,
     count(*) FILTER (e.verifier IS NOT NULL) AS verdicts,
     count(*) FILTER (e.verdict_error = 'masked') AS masked,
     count(*) FILTER (copy = 1 AND NOT failed AND e.turns = 0 AND e.verifier IS NULL) AS empty,
@@ -98,22 +99,23 @@ JOIN ended AS e ON e.ordinal = f.ordinal
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of the rows. read = asked (requests, inputs) + rollouts + failures + duplicates + known + rejected.
+    """What became of the rows: each is a prompt (a request, an input), a rollout or several, a failure, or rejected.
 
-    known: in the workspace already. duplicates: equal to another row of these files. tasks: new ones. renumbered:
-    rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts with neither
-    an answer nor a reward. skipped: files that hold none. left_aside: events of agent sessions that are neither prompt
-    nor completion, by agent and type.
+    already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new ones.
+    renumbered: rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts
+    of NeMo Gym with neither answer nor reward. skipped: files that hold none. shapes: rows by the shape that they were
+    read as. left_out: fields and events that no reader knows, by
+    name.
     """
 
     dataset: str
     files: int
     read: int
-    asked: int
+    prompts: int
     rollouts: int
     failures: int
     duplicates: int
-    known: int
+    already_present: int
     rejected: int
     tasks: int
     verdicts: int
@@ -124,7 +126,8 @@ class ImportReport:
     skipped: list[str]
     rejected_file: Path | None
     examples: list[str]
-    left_aside: dict[str, int]
+    shapes: dict[str, int]
+    left_out: dict[str, int]
 
 
 @dataclass
@@ -133,16 +136,23 @@ class _Staging:
 
     folder: Path
     read: int = 0
-    asked: int = 0
+    prompts: int = 0
+    rollouts: int = 0
     rejected: int = 0
-    examples: list[str] | None = None
+    examples: list[str] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def recognize(self, found: Read) -> None:
+        """Count a row's shape, and the fields of it that no reader knows."""
+        self.shapes[found.shape] += 1
+        self.left_out.update(found.left_out)
 
     def reject(self, origin: str, line: int, reason: str, text: str) -> None:
         """Keep a line that cannot be used, with the reason."""
         with (self.folder / "rejected.jsonl").open("a", encoding="utf-8") as rejects:
             rejects.write(dump({"origin": origin, "line": line, "reason": reason, "text": text[:2000]}) + "\n")
         self.rejected += 1
-        self.examples = self.examples or []
         if len(self.examples) < 3:
             self.examples.append(f"{origin}:{line}: {reason}")
 
@@ -213,12 +223,11 @@ def import_rollouts(
     found, files, skipped = _find(paths, *bases)
     with changing_tasks(workspace, dataset), staging_folder(workspace, f"{run_id}-{dataset}") as staging:
         staged = _Staging(staging)
-        reader = Reader(dataset, policy)
-        _stage(staged, reader, files)
+        _stage(staged, Reader(dataset, policy), files)
         if not staged.read:
             raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
         if staged.read == staged.rejected:
-            first = (staged.examples or [""])[0]
+            first = staged.examples[0]
             raise InputError(f"{dataset}: none of {count(staged.read, 'line')} can be imported; the first: {first}")
         con = _keys(workspace, dataset, staging)
         for origin, line in sql.rows(con, "SELECT origin, line FROM unresolved ORDER BY origin, line"):
@@ -229,12 +238,13 @@ def import_rollouts(
             dataset,
             files=len(files),
             read=staged.read,
-            asked=staged.asked,
+            prompts=staged.prompts,
             rejected=staged.rejected,
             skipped=[str(path) for path in skipped],
             rejected_file=rejects,
-            examples=staged.examples or [],
-            left_aside=dict(reader.left_aside),
+            examples=staged.examples,
+            shapes=dict(staged.shapes.most_common()),
+            left_out=dict(staged.left_out.most_common()),
             **counts,
         )
 
@@ -262,29 +272,33 @@ def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, st
             for row in [Row(1, b"", {}, None)] if kind == SESSION else open_rows(path):
                 ordinal, reason = staged.read, row.reason
                 staged.read += 1
-                requested = ended = None
+                found = None
                 raw = row.raw.decode("utf-8", "replace")
                 if row.value is not None:
                     try:
                         if kind == SESSION:
                             session, raw = read_session(path)
-                            requested, ended = reader.session(session, raw, source)
+                            found = reader.session(session, raw, source)
                         else:
-                            requested, ended = reader.read(row.value, raw, source, kind == "materialized_inputs")
+                            found = reader.read(row.value, raw, source, kind == "materialized_inputs")
                     except ValueError as error:
                         reason = str(error)
-                if requested is None and ended is None:
+                if found is None:
                     staged.reject(str(path), row.line, reason or "nothing to import", raw)
                     continue
+                staged.recognize(found)
                 place = {"origin": str(path), "line": row.line}
-                if requested is not None and (ended is None or requested["ident"] not in seen):
+                task = found.task
+                if task is not None and (not found.ended or task["ident"] not in seen):
                     if len(seen) >= SEEN:
                         seen.clear()
-                    seen.add(requested["ident"])
-                    asked_rows.append({**requested, **place, "place": (requested.get("place", 0) << 40) + ordinal})
-                if ended is not None:
-                    ended_rows.append({**ended, **place, "ordinal": ordinal})
-                staged.asked += ended is None
+                    seen.add(task["ident"])
+                    asked_rows.append({**task, **place, "place": (task.get("place", 0) << 40) + ordinal})
+                ended_rows += [
+                    {**ended, **place, "ordinal": staged.rollouts + n} for n, ended in enumerate(found.ended)
+                ]
+                staged.rollouts += len(found.ended)
+                staged.prompts += not found.ended
                 size += len(raw)
                 if len(asked_rows) + len(ended_rows) >= BATCH_ROWS or size >= BATCH_BYTES:
                     asked_file.write_table(schema.table_of(ASKED, asked_rows))
@@ -354,14 +368,14 @@ def _append(workspace: Workspace, dataset: str, name: str, batches: Sequence[pa.
 def _conformed(rows: pa.Table, table: pa.Schema) -> pa.Table:
     """Rows as a table of the workspace: its columns, in its types; what is not there is null."""
     columns = []
-    for field in table:
-        storage = pa.string() if field.type == schema.JSON else field.type
-        if field.name not in rows.column_names:
+    for column_of in table:
+        storage = pa.string() if column_of.type == schema.JSON else column_of.type
+        if column_of.name not in rows.column_names:
             column = pa.nulls(len(rows), storage)
         else:
-            column = rows[field.name].combine_chunks().cast(storage)
+            column = rows[column_of.name].combine_chunks().cast(storage)
         column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-        columns.append(pa.ExtensionArray.from_storage(schema.JSON, column) if field.type == schema.JSON else column)
+        columns.append(pa.ExtensionArray.from_storage(schema.JSON, column) if column_of.type == schema.JSON else column)
     return pa.Table.from_arrays(columns, schema=table)
 
 

@@ -1,38 +1,27 @@
-"""What one line of an imported file says: a task that was asked, or what became of a rollout.
-
-Understood are NeMo Gym's rollout, materialized-inputs and failures rows, chat logs (`messages` or `conversations`, the
-last turn being the rollout), and the two files of an OpenAI batch. Each becomes columns of the two staged tables below.
-"""
+"""What one line of an imported file says, as columns of the two staged tables below: a task that was asked, and what
+became of its rollouts. `formats/rollouts/` knows the formats."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
-from rolloutops.formats.finish_reasons import known
-from rolloutops.formats.nemo_gym import (
-    ATTEMPT_INDEX,
-    FAILURE_CLASS,
-    ROLLOUT_INDEX,
-    TASK_INDEX,
-    index_of,
-    read_rollout,
-    refused,
-)
-from rolloutops.formats.openai_replies import failure, read_chat, read_responses
-from rolloutops.formats.sessions import openhands
+from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_INDEX, index_of
+from rolloutops.formats.rollouts import gym
+from rolloutops.formats.rollouts.recognize import Format, format_of
+from rolloutops.formats.rollouts.session import session_row
+from rolloutops.formats.rollouts.task_keys import verified_by
 from rolloutops.formats.sessions.session import Session
-from rolloutops.formats.strict_json import digest, dump, parse
-from rolloutops.formats.task_rows import from_chat, prompt_of_row, text_of
+from rolloutops.formats.strict_json import digest, dump
+from rolloutops.formats.task_rows import text_of
 from rolloutops.ingest.chunk import task_columns
 from rolloutops.store import schema
-from rolloutops.types import ModelAnswer, RolloutAnswer
+from rolloutops.types import RolloutAnswer
 
 TASK_COLUMNS = ("row_hash", "row", "prompt", "tools", "prompt_hash", "answer", "agent", "origin", "line")
 ATTEMPT_COLUMNS = (
@@ -71,62 +60,63 @@ ENDED = pa.schema(
 """Rollouts as they ended. digest: equal for equal rows. ident and input_key: its task, see ASKED. source: the rollout
 file that it belongs to. needs_input: its task is in another row, or it is rejected."""
 
-ASKED_PARAMS = ("input", "tools", "instructions", "tool_choice", "parallel_tool_calls")
-"""What of `responses_create_params` is the task's; the rest is how one run asked it."""
-
-INPUT_KEYS = (
-    *("agent_ref", "task_source", "skills_ref", "task_id", "task_input", "uuid", "id", TASK_INDEX),
-    *("expected_answer", "ground_truth", "question", "problem", "options"),
-)
-"""Keys of a rollout row that are known to come from its task. What else does, only the materialized inputs tell."""
-
-PER_ROLLOUT = (ROLLOUT_INDEX, ATTEMPT_INDEX, "_ng_rollout_id")
-"""Keys of a materialized input that are not the task's."""
-
-CHAT_KEYS = ("messages", "conversations")
-UNNAMED = "imported"
-"""The verifier of chat logs that hold a reward."""
-
 BY_RULE = Dataset(needs_prompt=False)
 
 Record = dict[str, Any]
 
 
+class Read(NamedTuple):
+    """What a row says: its task, its rollouts, the name of its shape, and the fields that no reader knows."""
+
+    task: Record | None
+    ended: Sequence[Record]
+    shape: str
+    left_out: Sequence[str] = ()
+
+
 class Reader:
-    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model. left_aside: events
-    of sessions that are neither prompt nor completion, by agent and type."""
+    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model."""
 
     def __init__(self, dataset: str, policy: str | None) -> None:
         self.dataset, self.policy = dataset, policy
-        self.left_aside: Counter[str] = Counter()
 
-    def read(
-        self, row: Mapping[str, Any], raw: str, source: str, is_input: bool
-    ) -> tuple[Record | None, Record | None]:
-        """The task that a row asks and the rollout that it holds, either of which may be missing.
+    def read(self, row: Mapping[str, Any], raw: str, source: str, is_input: bool) -> Read:
+        """The task that a row asks and the rollouts that it holds, either of which may be missing.
 
         source: the rollout file it belongs to. is_input: the file holds materialized inputs.
         Raises ValueError that says what is wrong with it.
         """
         if is_input:
-            return self._input(row, source), None
-        if openhands.recognizes_row(row):
-            return self.session(openhands.read_row(row), raw, source)
-        if "custom_id" in row and "body" in row:
-            return self._batch_request(row), None
-        if "custom_id" in row and ("response" in row or "error" in row):
-            return None, self._batch_answer(row, raw)
-        if FAILURE_CLASS in row and (failed := refused(row)) is not None:
-            return self._failure(row, raw, source, failed)
-        key = next((key for key in CHAT_KEYS if row.get(key) is not None), None)
-        if key is not None and "response" not in row and "responses_create_params" not in row:
-            return self._chat_log(row, raw, key)
-        return self._rollout(row, raw, source)
+            return Read(self._input(row, source), (), "NeMo Gym input")
+        format_ = format_of(row)
+        found = format_.read(row, raw)
+        task = self._task_columns(found.task) if found.task is not None else None
+        known = self._known(format_, row, source, task, found.request_id)
+        ended = []
+        for number, answer in enumerate(found.answers):
+            one = len(found.answers) == 1
+            own: Record = {"digest": digest(row) if one else digest([row, number]), "engine": format_.ENGINE}
+            if found.started_at is not None:
+                own |= {"started_at": found.started_at}
+            ended.append({**known, **self._ended(answer, raw), **own})
+        if task is not None and found.request_id is not None:
+            task |= {"input_key": _input_key(found.request_id), "params": dump(found.params or {})}
+        return Read(task, ended, found.shape or format_.LABEL, found.left_out)
+
+    def session(self, session: Session, raw: str, source: str) -> Read:
+        """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""
+        found = session_row(session, raw)
+        task = self._task_columns(found.task or {})
+        own: Record = {"digest": digest(raw), "engine": f"import:{session.agent}", "source": source}
+        own |= {"ident": task["ident"], "started_at": found.started_at}
+        return Read(
+            task, [self._ended(answer, raw) | own for answer in found.answers], found.shape or "", found.left_out
+        )
 
     def _input(self, row: Mapping[str, Any], source: str) -> Record:
-        task = {key: value for key, value in row.items() if key not in PER_ROLLOUT}
+        task = {key: value for key, value in row.items() if key not in gym.PER_ROLLOUT}
         number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX) or 0
-        requested = self._request_columns(task)
+        requested = self._task_columns(task)
         if number is None:
             return requested
         return requested | {
@@ -135,104 +125,21 @@ class Reader:
             "place": rollout,
         }
 
-    def _rollout(self, row: Mapping[str, Any], raw: str, source: str) -> tuple[Record, Record]:
-        requested = self._request_columns(_own_task(row))
-        answer = read_rollout(row, raw)
-        ended = self._gym(row, source, requested) | self._answered(answer) | {"engine": "import:gym"}
-        response = row.get("response")
-        created = response.get("created_at") if isinstance(response, Mapping) else None
-        return requested, ended | {"digest": digest(row), "started_at": _time(created)}
+    def _known(
+        self, format_: Format, row: Mapping[str, Any], source: str, task: Record | None, request_id: str | None
+    ) -> Record:
+        """The staged columns that all rollouts of a row share: whose they are."""
+        if format_ is gym:
+            return _gym_columns(row, source, task)
+        if request_id is not None:
+            return {"input_key": _input_key(request_id), "needs_input": True}
+        return {"ident": task["ident"] if task else None}
 
-    def _failure(
-        self, row: Mapping[str, Any], raw: str, source: str, failed: AttemptFailed
-    ) -> tuple[Record | None, Record]:
-        known = isinstance(row.get("responses_create_params"), Mapping)
-        requested = self._request_columns(_own_task(row)) if known else None
-        ended = self._gym(row, source, requested) | _failed(failed, raw) | {"engine": "import:gym"}
-        return requested, ended | {"digest": digest(row), "policy": self.policy, "needs_input": not known}
-
-    def _chat_log(self, row: Mapping[str, Any], raw: str, key: str) -> tuple[Record, Record]:
-        given = parse(row[key]) if isinstance(row[key], str) else row[key]
-        if not isinstance(given, list):
-            raise ValueError(f"{key} is not a list of messages")
-        messages = from_chat(given)
-        end = max((n for n, said in enumerate(messages, 1) if said["role"] not in ("assistant", "tool")), default=0)
-        completion = messages[end:]
-        if not any(said["role"] == "assistant" for said in completion):
-            raise ValueError("the conversation does not end with an answer")
-        task = {k: row[k] for k in (*INPUT_KEYS, "tools", "answer") if row.get(k) is not None}
-        requested = self._request_columns({"messages": messages[:end], **task})
-        model = row.get("model")
-        last, said = completion[-1], row.get("finish_reason")
-        answer = RolloutAnswer(
-            completion=completion,
-            finish_reason=(known(said) or said) if isinstance(said, str) else _end_of(last),
-            model=model if isinstance(model, str) else None,
-            returned={k: v for k, v in row.items() if k not in (*CHAT_KEYS, "tools")} if "reward" in row else None,
-            verifier=UNNAMED,
-            raw=raw,
-            turns=sum(said["role"] == "assistant" for said in completion),
-            tool_names=[call["function"]["name"] for said in completion for call in said.get("tool_calls", ())],
-        )
-        ended = self._answered(answer)
-        return requested, ended | {"engine": "import:chat", "digest": digest(row), "ident": requested["ident"]}
-
-    def session(self, session: Session, raw: str, source: str) -> tuple[Record, Record]:
-        """The task and the rollout of one agent session. raw: what it was read from, as one JSON value."""
-        tools = {"tools": session.tools} if session.tools else {}
-        requested = self._request_columns({"messages": session.prompt, **tools, **session.task})
-        self.left_aside.update({f"{session.agent}: {name}": number for name, number in session.left_aside.items()})
-        answer = RolloutAnswer(
-            completion=session.completion,
-            finish_reason=session.finish_reason,
-            model=session.model,
-            returned=None if session.reward is None else {**session.details, "reward": session.reward},
-            verifier=session.agent,
-            raw=raw,
-            turns=sum(said["role"] == "assistant" for said in session.completion),
-            tool_names=[call["function"]["name"] for said in session.completion for call in said.get("tool_calls", ())],
-            input_tokens=session.tokens.input,
-            output_tokens=session.tokens.output,
-            reasoning_tokens=session.tokens.reasoning,
-            cached_tokens=session.tokens.cached,
-        )
-        ended = self._answered(answer) | {"engine": f"import:{session.agent}", "started_at": session.started_at}
-        return requested, ended | {"digest": digest(raw), "ident": requested["ident"], "source": source}
-
-    def _batch_request(self, row: Mapping[str, Any]) -> Record:
-        body = row["body"]
-        if not isinstance(body, Mapping):
-            raise ValueError("body is not an object")
-        if "messages" in body:
-            task: Record = {"messages": body["messages"]} | ({"tools": body["tools"]} if body.get("tools") else {})
-        else:
-            task = {"responses_create_params": {key: body[key] for key in ASKED_PARAMS if body.get(key) is not None}}
-        prompt_of_row(task)  # raises where there is none
-        params = {key: value for key, value in body.items() if key != "messages" and key not in ASKED_PARAMS}
-        return self._request_columns(task) | {"input_key": f"batch/{row['custom_id']}", "params": dump(params)}
-
-    def _batch_answer(self, row: Mapping[str, Any], raw: str) -> Record:
-        reported: Record = {"engine": "import:batch", "digest": digest(row), "input_key": f"batch/{row['custom_id']}"}
-        reported |= {"needs_input": True}
-        response = row.get("response")
-        try:
-            if row.get("error") or not isinstance(response, Mapping):
-                raise failure(500, {}, dump({"error": row.get("error") or "no response"}).encode())
-            body, status = dump(response.get("body")).encode(), response.get("status_code", 200)
-            if not (isinstance(status, int) and 200 <= status < 300):
-                raise failure(status if isinstance(status, int) else 500, {}, body)
-            chat = isinstance(response.get("body"), Mapping) and "choices" in response["body"]
-            answer = (read_chat if chat else read_responses)(body, token_ids=True)
-        except AttemptFailed as failed:
-            return reported | _failed(failed, raw) | {"policy": self.policy}
-        return reported | self._answered(_one_turn(answer, raw))
-
-    def _request_columns(self, task: Mapping[str, Any]) -> Record:
-        """The staged columns of a task's row."""
+    def _task_columns(self, task: Mapping[str, Any]) -> Record:
+        """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task."""
         columns = task_columns(self.dataset, BY_RULE, dict(task))
         empty = columns["prompt"] == "[]"
-        expected = next((task[k] for k in ("expected_answer", "ground_truth") if task.get(k) is not None), None)
-        same = [columns["prompt_hash"], expected, columns["agent"], index_of(task, TASK_INDEX)]
+        same = [columns["prompt_hash"], verified_by(task), columns["agent"], index_of(task, TASK_INDEX)]
         return {
             "ident": columns["row_hash"] if empty else digest(same),
             "ng_task": index_of(task, TASK_INDEX),
@@ -241,25 +148,12 @@ class Reader:
             **{name: columns[name] for name in ("row_hash", "prompt", "tools", "prompt_hash", "answer", "agent")},
         }
 
-    def _gym(self, row: Mapping[str, Any], source: str, request: Record | None) -> Record:
-        """The staged columns of a Gym row's identity and of what it was asked."""
-        number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX)
-        params = row.get("responses_create_params")
-        params = params if isinstance(params, Mapping) else {}
-        named = number is not None and rollout is not None
-        return {
-            "source": source,
-            "ident": request["ident"] if request else None,
-            "input_key": f"{source}/{number}/{rollout}" if named else None,
-            "ng_task": number,
-            "ng_rollout": rollout,
-            "ng_attempt": index_of(row, ATTEMPT_INDEX),
-            "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
-            **({k: request[k] for k in ("prompt", "tools", "prompt_hash")} if request and not request["empty"] else {}),
-        }
-
-    def _answered(self, answer: RolloutAnswer) -> Record:
-        """The staged columns of a rollout that succeeded. Its policy is that of its file, where it names no model."""
+    def _ended(self, answer: RolloutAnswer | AttemptFailed, raw: str) -> Record:
+        """The staged columns of a rollout that ended. Its policy is that of its file, where it names no model."""
+        if isinstance(answer, AttemptFailed):
+            said = {"error": answer.kind, "error_message": answer.message, "final": answer.final}
+            empty = {"response": f"[{raw}]", "turns": 0, "tool_calls": 0, "tool_names": []}
+            return said | empty | {"policy": self.policy}
         verdict: Record = {}
         if answer.returned is not None:
             made = verdict_of(answer.returned, 0.0)
@@ -283,51 +177,30 @@ class Reader:
         }
 
 
-def _own_task(row: Mapping[str, Any]) -> Record:
-    """The task's row, as far as a rollout row tells it. Where it has neither prompt nor index, all that is not the
-    rollout's own is the task: rather two tasks too many than two that are taken for one."""
+def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Record:
+    """The staged columns of a Gym row's identity and of what it was asked."""
+    number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX)
     params = row.get("responses_create_params")
-    task: Record = {key: row[key] for key in INPUT_KEYS if row.get(key) is not None}
-    if isinstance(params, Mapping):
-        requested = {key: params[key] for key in ASKED_PARAMS if params.get(key) is not None and params[key] != []}
-        if requested.get("input") or TASK_INDEX in row:
-            return {"responses_create_params": {"input": params.get("input"), **requested}, **task}
-    return {key: value for key, value in row.items() if key not in ("response", "reward", *PER_ROLLOUT)}
-
-
-def _failed(failed: AttemptFailed, raw: str) -> Record:
-    said = {"error": failed.kind, "error_message": failed.message, "final": failed.final}
-    return said | {"response": f"[{raw}]", "turns": 0, "tool_calls": 0, "tool_names": []}
-
-
-def _one_turn(answer: ModelAnswer, raw: str) -> RolloutAnswer:
-    """A model's answer as a rollout of one turn."""
-    turn = {
-        "prompt_token_ids": list(answer.prompt_token_ids or ()),
-        "generation_token_ids": list(answer.generation_token_ids or ()),
-        "generation_log_probs": list(answer.generation_log_probs or ()),
+    params = params if isinstance(params, Mapping) else {}
+    response = row.get("response")
+    created = response.get("created_at") if isinstance(response, Mapping) else None
+    named = number is not None and rollout is not None
+    return {
+        "source": source,
+        "ident": task["ident"] if task else None,
+        "needs_input": task is None,
+        "input_key": f"{source}/{number}/{rollout}" if named else None,
+        "ng_task": number,
+        "ng_rollout": rollout,
+        "ng_attempt": index_of(row, ATTEMPT_INDEX),
+        "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
+        "started_at": _time(created),
+        **({k: task[k] for k in ("prompt", "tools", "prompt_hash")} if task and not task["empty"] else {}),
     }
-    return RolloutAnswer(
-        completion=[answer.message],
-        finish_reason=answer.finish_reason,
-        model=answer.model or None,
-        returned=None,
-        verifier=UNNAMED,
-        raw=raw,
-        tool_names=[call["function"]["name"] for call in answer.message.get("tool_calls", ())],
-        input_tokens=answer.input_tokens,
-        output_tokens=answer.output_tokens,
-        reasoning_tokens=answer.reasoning_tokens,
-        cached_tokens=answer.cached_tokens,
-        token_turns=[turn] if answer.generation_token_ids else None,
-        service_tier=answer.service_tier,
-    )
 
 
-def _end_of(last: Mapping[str, Any]) -> str | None:
-    if last["role"] != "assistant":
-        return None
-    return "tool_calls" if last.get("tool_calls") else "stop"
+def _input_key(request_id: str) -> str:
+    return f"batch/{request_id}"
 
 
 def _time(seconds: Any) -> int | None:

@@ -57,9 +57,16 @@ COMMAND = Command(
 
 def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
     """Say what became of imported rows."""
-    counted = ("read", "asked", "rollouts", "failures", "duplicates", "known", "rejected", "tasks", "verdicts")
+    counted = (
+        *("read", "prompts", "rollouts", "failures", "duplicates", "already_present", "rejected", "tasks", "verdicts"),
+    )
     columns = ("dataset", *counted)
     yield table(columns, [[getattr(done, name) for name in columns]])
+    if done.shapes:
+        yield f"recognized: {', '.join(f'{shape} {rows:,}' for shape, rows in done.shapes.items())}"
+    if done.left_out:
+        listed = ", ".join(f"{name} {rows:,}" for name, rows in done.left_out.items())
+        yield f"left aside, in the column response only: {listed}"
     if done.policies:
         yield f"policies: {', '.join(done.policies)}"
     if done.masked:
@@ -70,9 +77,6 @@ def _sentences(done: ImportReport, skip_bad_lines: bool) -> Iterator[str]:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
-    if done.left_aside:
-        listed = ", ".join(f"{number} {name}" for name, number in sorted(done.left_aside.items()))
-        yield f"left aside, kept in attempts.response: {listed}"
     yield from rejected_sentences(done)
     if done.rejected and not skip_bad_lines:
         yield remedy("import")

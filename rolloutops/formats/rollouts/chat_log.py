@@ -1,0 +1,40 @@
+"""Chat logs: `messages` or `conversations`, whose last turns are the rollout.
+
+OpenAI's fine-tuning files, ShareGPT, LLaMA-Factory's `sharegpt` and typed parts (its data/README.md of 0.9.4), in each
+dialect that `formats/chat.py` reads. A system prompt and tools may stand beside the turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rolloutops.formats.rollouts.conversation import ASKED_KEYS, messages_of, rollout_of, split
+from rolloutops.formats.rollouts.rewards import left_out, returned
+from rolloutops.formats.rollouts.row import RolloutRow
+from rolloutops.formats.rollouts.task_keys import task_fields
+
+LABEL, ENGINE = "chat log", "import:chat"
+KEYS = ("messages", "conversations", "conversation")
+
+
+def recognizes(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds a conversation and no answer beside it."""
+    return any(row.get(key) is not None for key in KEYS)
+
+
+def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
+    """The task is what stands before the last answer. Raises ValueError where there is none."""
+    key = next(key for key in KEYS if row.get(key) is not None)
+    prompt, completion = split(messages_of(row, key))
+    tools = {"tools": row["tools"]} if row.get("tools") else {}
+    read_keys = (key, *ASKED_KEYS)
+    answer = rollout_of(
+        completion,
+        raw,
+        model=row.get("model"),
+        finish_reason=row.get("finish_reason"),
+        returned=returned(row, read_keys),
+    )
+    task = {"messages": prompt, **tools, **task_fields(row)}
+    return RolloutRow(task, [answer], model=answer.model, left_out=left_out(row, read_keys))

@@ -1,0 +1,45 @@
+"""Which fields of a rollout's row belong to its task: what was asked, and what a verifier reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rolloutops.formats.task_rows import ANSWER_KEYS
+
+MEDIA = ("images", "videos", "audios")
+"""Columns of media beside the turns."""
+
+READ_BY_VERIFIERS = (
+    *ANSWER_KEYS,
+    *("question", "problem", "options", "choices", "grading_mode", "template_metadata"),
+    *("tests", "test_list", "unit_tests", "verifier_metadata", "input_output", "test_setup_code"),
+    *("prefix", "prompt_prefix", "starter_code", "document", "info", "task"),
+)
+"""Fields that the shipped environments and verifiers' own read of a task's row. Rollouts in which one differs are of
+two tasks."""
+
+NAMES = ("agent_ref", "task_source", "skills_ref", "task_id", "task_input", "uuid", "id", "example_id", "metadata")
+"""Fields that come from the task too, and may differ between rollouts of one task."""
+
+OF_THE_TASK = tuple(dict.fromkeys((*NAMES, *READ_BY_VERIFIERS, *MEDIA)))
+
+
+def task_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a rollout's row that are its task's. A label that is true or false says how good the rollout is
+    (TRL's KTO format), and not what to answer."""
+    return {
+        key: row[key]
+        for key in OF_THE_TASK
+        if row.get(key) is not None and not (key == "label" and isinstance(row[key], bool))
+    }
+
+
+def verified_by(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a verifier reads of a task's row, for its identity. `metadata` counts where it is an entry of reasoning_gym:
+    elsewhere it is a note on the rollout."""
+    found = {key: task[key] for key in (*READ_BY_VERIFIERS, *MEDIA) if task.get(key) is not None}
+    about = task.get("metadata")
+    if isinstance(about, Mapping) and "source_dataset" in about:
+        found["metadata"] = about
+    return found
