@@ -134,10 +134,11 @@ def _is_event(row: Mapping[str, Any]) -> bool:
 def _messages(events: Sequence[Event], aside: Counter[str]) -> list[Message]:
     found: list[Message] = []
     answers: dict[str, int] = {}
+    named: set[str] = set()  # calls that are named after their events
     for event in events:
         kind = as_text(event.get("action"))
         if not kind:
-            found += _of_observation(event, found, aside)
+            found += _of_observation(event, named, aside)
         elif kind in NOT_SAID:
             aside[f"action:{kind}"] += 1
         elif kind == "system" or event.get("source") == "user":
@@ -146,6 +147,7 @@ def _messages(events: Sequence[Event], aside: Counter[str]) -> list[Message]:
             found.append(message("assistant", _with_images(_args(event))))
         elif (response := _response(event)) is None:
             found.append(_from_args(event))
+            named.add(found[-1]["tool_calls"][0]["id"])
         else:
             _add_answer(found, answers, event, response)
     return found
@@ -187,7 +189,7 @@ def _of_user(event: Event) -> Message:
     return message(role, as_text(args.get("command")) or dump(args))
 
 
-def _of_observation(event: Event, before: Sequence[Message], aside: Counter[str]) -> Iterator[Message]:
+def _of_observation(event: Event, named: set[str], aside: Counter[str]) -> Iterator[Message]:
     """The output of a tool call; a user's message where it answers none."""
     kind = as_text(event.get("observation"))
     if not kind or kind in NOT_SHOWN:
@@ -195,8 +197,7 @@ def _of_observation(event: Event, before: Sequence[Message], aside: Counter[str]
         return
     metadata = event.get("tool_call_metadata")
     call_id = as_text(metadata.get("tool_call_id")) if isinstance(metadata, dict) else ""
-    open_calls = {call["id"] for item in before for call in item.get("tool_calls", ())}
-    if not call_id and f"event_{event.get('cause')}" in open_calls:
+    if not call_id and f"event_{event.get('cause')}" in named:
         call_id = f"event_{event['cause']}"
     text = _shown(event)
     if call_id:
