@@ -76,7 +76,7 @@ def trajectory(status: str) -> dict[str, Any]:
 def test_mini_swe_agent_trajectory(tmp_path: Path, status: str, reason: str) -> None:
     document(tmp_path / "runs" / "a" / "a.traj.json", trajectory(status))
     document(tmp_path / "runs" / "preds.json", {"a": {"model_patch": "diff"}})
-    data, printed = imported(tmp_path, "runs/**/*.traj.json")
+    data, printed = imported(tmp_path, "runs/**/*.json")
     row = only(data)
     assert roles(row["prompt"]) == ["system", "user"]
     assert roles(row["completion"]) == ["assistant", "tool", "assistant", "user", "assistant"]
@@ -90,6 +90,7 @@ def test_mini_swe_agent_trajectory(tmp_path: Path, status: str, reason: str) -> 
     assert [row[f"{name}_tokens"] for name in ("input", "output", "cached", "reasoning")] == [300, 30, 180, 12]
     assert query(data, "SELECT dataset, row->>'instance_id' FROM tasks") == [("runs", "django__django-1")]
     assert "exit 1" in printed
+    assert "no rollouts in: runs/preds.json" in printed
 
 
 def test_mini_swe_agent_messages_of_the_responses_api_and_of_version_1(tmp_path: Path) -> None:
@@ -357,6 +358,20 @@ def test_openhands_sdk_events(tmp_path: Path, end: str, reason: str) -> None:
     assert query(data, "SELECT json_array_length(tools) FROM tasks") == [(2,)]
     assert "other branch 1" in printed
     assert "Condensation 1" in printed
+
+
+def test_openhands_sdk_folder_of_events_is_one_rollout(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for number, event in enumerate(sdk_events("cut")):
+            document(tmp_path / "conversations" / name / "events" / f"event-{number:05d}-{name}{number}.json", event)
+        document(tmp_path / "conversations" / name / "base_state.json", {"execution_status": "finished"})
+    data, printed = imported(tmp_path, "conversations/**/*.json")
+    found = query(data, "SELECT finish_reason, model, tool_names FROM attempts")
+    assert found == [("stop", "openhands/claude", ["terminal", "fetch"])] * 2
+    assert query(data, "SELECT DISTINCT dataset FROM tasks") == [("conversations",)]
+    assert "no rollouts" not in printed
+    rolloutops("import", "conversations/one", "--data=other", cwd=tmp_path)
+    assert query(tmp_path / "other", "SELECT dataset FROM attempts") == [("one",)]
 
 
 def test_a_file_without_an_answer_is_rejected_with_its_path(tmp_path: Path) -> None:

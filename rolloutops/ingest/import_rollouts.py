@@ -199,7 +199,7 @@ def _from_files(paths: Sequence[str], dataset: str | None, recipe: Recipe | None
     """The recipe that the files alone would make: one dataset."""
     if dataset is None and recipe is not None and len(recipe.datasets) == 1:
         dataset = next(iter(recipe.datasets))
-    if dataset is None and take_sessions(paths, Path())[0]:
+    if dataset is None and take_sessions(paths, Path()).sessions:
         dataset = folder_name(paths)
     return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {}))
 
@@ -251,11 +251,11 @@ def import_rollouts(
 
 def _find(paths: Sequence[str], *bases: Path) -> tuple[list[Path], list[tuple[Path, str, str]], list[Path]]:
     """All files, those to read as (file, what it is, what it belongs to), and those that hold no rollouts."""
-    sessions, patterns = take_sessions(paths, *bases)
+    sessions, patterns, beside = take_sessions(paths, *bases)
     # NeMo Gym leaves a failures file also without a failure.
     found = find_inputs(patterns, *bases, empty_too=True) if patterns or not sessions else []
     files, skipped = rollout_files(found)
-    return [*sessions, *found], [*((path, SESSION, str(path.parent)) for path in sessions), *files], skipped
+    return [*sessions, *found], [*((path, SESSION, str(path.parent)) for path in sessions), *files], [*beside, *skipped]
 
 
 def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, str]]) -> None:

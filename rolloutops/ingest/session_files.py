@@ -1,6 +1,7 @@
 """Session files of coding agents among the files of an import: found, recognized by their first lines, and read whole.
 
-One file is one rollout. The formats are those of formats/sessions/.
+One file is one rollout. The formats are those of formats/sessions/. OpenHands' SDK writes a folder for a session, with
+one file an event: the folder is the rollout.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rolloutops.config.paths import as_path
-from rolloutops.formats.sessions import claude_code, codex, mini_swe_agent, openhands
+from rolloutops.formats.sessions import claude_code, codex, mini_swe_agent, openhands, openhands_sdk
 from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.ingest.inputs import SUFFIXES, is_json_lines, open_rows, raw_rows
@@ -22,7 +23,13 @@ FIRST_LINES, FIRST_BYTES = 20, 1 << 20
 """How far a file of lines is read to see whether it is a session."""
 
 MAX_BYTES = 1 << 28
-"""The largest session file that is read: it is held in memory whole."""
+"""The largest session that is read: it is held in memory whole."""
+
+EVENT = re.compile(r"event-\d{5,}-.+\.json")
+"""How OpenHands' SDK names the file of an event, in a folder `events`."""
+
+STATE = "base_state.json"
+"""What is beside that folder."""
 
 DOCUMENT, TRAJECTORY = ".json", ".traj.json"
 """How documents are named; the second are mini-swe-agent's, whatever is in them."""
@@ -35,27 +42,40 @@ class SessionFile(NamedTuple):
     raw: str
 
 
-def take_sessions(patterns: Sequence[str], *bases: Path) -> tuple[list[Path], list[str]]:
-    """The session files among those that the patterns name, and the patterns of all other files.
+class Sorted(NamedTuple):
+    """The sessions among the files that patterns name, the patterns of all other files, and documents beside sessions
+    that are none themselves, e.g. a run's `preds.json`."""
 
-    Patterns as of `find_inputs`, and `.json` files besides.
-    """
+    sessions: list[Path]
+    patterns: list[str]
+    skipped: list[Path]
+
+
+def take_sessions(patterns: Sequence[str], *bases: Path) -> Sorted:
+    """Find the sessions among the files that patterns name: patterns of `find_inputs`, and of `.json` files."""
     sessions: dict[Path, None] = {}
     others: list[str] = []
+    skipped: list[Path] = []
     for pattern in patterns:
         files = _files(pattern, bases)
         found = [file for file in files if is_session(file)]
-        sessions.update(dict.fromkeys(found))
+        sessions.update(dict.fromkeys(file.parent if EVENT.fullmatch(file.name) else file for file in found))
         if not found:
             others.append(pattern)
-        else:
-            others += [str(file) for file in files if file not in found and file.name.lower().endswith(SUFFIXES)]
-    return list(sessions), others
+            continue
+        for file in set(files).difference(found):
+            if file.suffix.lower() == DOCUMENT:
+                skipped += [] if file.name == STATE else [file]
+            elif file.name.lower().endswith(SUFFIXES):
+                others.append(str(file))
+    return Sorted(list(sessions), sorted(others), sorted(skipped))
 
 
 def folder_name(patterns: Sequence[str]) -> str:
     """The name of the folder that the first pattern names: the files' own, or the one that a glob starts from."""
     path = as_path(patterns[0]).absolute()
+    if path.name == "events" and path.is_dir():
+        path = path.parent
     while glob.has_magic(str(path)) or not path.is_dir():
         path = path.parent
     return re.sub(r"[^A-Za-z0-9_-]+", "_", path.name).strip("_-") or "sessions"
@@ -63,7 +83,7 @@ def folder_name(patterns: Sequence[str]) -> str:
 
 def is_session(path: Path) -> bool:
     """Whether a file is a session: by its first lines, or as a document."""
-    if path.name.lower().endswith(TRAJECTORY):
+    if EVENT.fullmatch(path.name) or path.name.lower().endswith(TRAJECTORY):
         return True  # one that cannot be read is rejected with the reason
     if path.suffix.lower() == DOCUMENT:
         try:
@@ -76,6 +96,8 @@ def is_session(path: Path) -> bool:
 def read_session(path: Path) -> SessionFile:
     """Read a session file. Raises ValueError with the reason where it holds none that can be used, InputError where the
     file cannot be read."""
+    if path.is_dir():
+        return _read_events(path)
     if path.suffix.lower() == DOCUMENT:
         text = _text(path)
         read = _session_of(path, parse(text))
@@ -94,6 +116,22 @@ def read_session(path: Path) -> SessionFile:
     if module is None:
         raise ValueError("its first lines are not those of a session of a known agent")
     return SessionFile(module.read(values), f"[{','.join(raws)}]")
+
+
+def _read_events(folder: Path) -> SessionFile:
+    """The session whose events are the files of a folder, and the state that it was left in, if that is there."""
+    files = sorted(file for file in folder.iterdir() if EVENT.fullmatch(file.name))
+    state = folder.parent / STATE
+    texts, size = [], 0
+    for file in [*files, *([state] if state.is_file() else [])]:
+        texts.append(_text(file).strip())
+        size += len(texts[-1])
+        if size > MAX_BYTES:
+            raise ValueError(_too_large(size))
+    values = [parse(text) for text in texts]
+    if len(values) > len(files):
+        values[-1] = openhands_sdk.state_event(values[-1])
+    return SessionFile(openhands.read(values), f"[{','.join(texts)}]")
 
 
 def _module_of(rows: Sequence[Any]) -> Any:
@@ -153,7 +191,7 @@ def _files(pattern: str, bases: Sequence[Path]) -> list[Path]:
     base = next((base for base in bases if glob.glob(name, root_dir=base, recursive=True)), bases[0])
     path = base / name
     if path.is_dir():
-        found = sorted(path.iterdir())
+        found = sorted((path / "events" if (path / STATE).is_file() else path).glob("*"))
     elif path.exists():
         found = [path]
     else:

@@ -73,6 +73,11 @@ def read(events: Sequence[Event], aside: Counter[str]) -> tuple[list[Message], F
     return found, _facts(main, aside)
 
 
+def state_event(state: Any) -> Event:
+    """The state of a conversation (`base_state.json`) as the event that would tell it."""
+    return {"kind": "ConversationStateUpdateEvent", "source": "environment", "key": "full_state", "value": state}
+
+
 def _thread(events: Sequence[Event]) -> list[int]:
     places = {event["id"]: number for number, event in enumerate(events) if isinstance(event.get("id"), str)}
     parents: dict[int, int | None] = {}
