@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from rolloutops.config.recipe import checked_name
 from rolloutops.errors import InputError, UsageError
-from rolloutops.formats.nemo_gym import ROLLOUT_INDEX, TASK_INDEX, index_of
+from rolloutops.formats.nemo_gym import ROLLOUT_INDEX, TASK_INDEX, index_of, rollout_files
 from rolloutops.formats.rollouts.recognize import format_of
-from rolloutops.ingest.inputs import open_rows
+from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.ingest.rollout_rows import batch_of
+from rolloutops.ingest.session_files import SESSION, folder_name, take_sessions
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 """The end of a shard's name, as `datasets` writes it."""
@@ -27,11 +28,52 @@ SAMPLE = 1000
 
 
 class InputFile(NamedTuple):
-    """A file of an import. kind: rollouts, materialized_inputs or failures. source: the rollout file it belongs to."""
+    """A file of an import. kind: rollouts, materialized_inputs, failures or session. source: the rollout file that it
+    belongs to, of a session its folder."""
 
     path: Path
     kind: str
     source: str
+
+
+class ImportChoices(NamedTuple):
+    """How an import is done. dataset: the one of all files; dataset_field: the field of rows that names it; else each
+    file is a dataset. policy: its name (default: the model that each row names). id: the field of a task's own id."""
+
+    dataset: str | None = None
+    dataset_field: str | None = None
+    policy: str | None = None
+    id: str | None = None
+
+
+def find_files(paths: Sequence[str], *bases: Path) -> tuple[list[InputFile], list[Path]]:
+    """Find the files to read, sessions first, and those that hold no rollouts."""
+    sessions, patterns, beside = take_sessions(paths, *bases)
+    # NeMo Gym leaves a failures file also without a failure.
+    found = find_inputs(patterns, *bases, empty_too=True) if patterns or not sessions else []
+    rows, skipped = rollout_files(found)
+    files = [*(InputFile(path, SESSION, str(path.parent)) for path in sessions), *(InputFile(*row) for row in rows)]
+    if not files:
+        raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
+    return files, [*beside, *skipped]
+
+
+def datasets_of(
+    paths: Sequence[str], files: list[InputFile], choices: ImportChoices
+) -> tuple[dict[str, list[InputFile]], ByField | None]:
+    """dataset -> its files; with a dataset field, all files of each dataset, and which row is of which."""
+    if choices.dataset is not None and choices.dataset_field is not None:
+        raise UsageError("--dataset puts all rows into one dataset, --dataset_field into several: pass only one")
+    if choices.dataset is not None:
+        return {choices.dataset: files}, None
+    sessions = [file for file in files if file.kind == SESSION]
+    if choices.dataset_field is None:
+        groups = by_file([file for file in files if file.kind != SESSION])
+        return ({folder_name(paths): sessions} if sessions else {}) | groups, None
+    if sessions:
+        raise UsageError(f"{sessions[0].path} is a session, which has no field {choices.dataset_field}: pass --dataset")
+    found = ByField(choices.dataset_field, files)
+    return dict.fromkeys(found.values, files), found
 
 
 def by_file(files: Sequence[InputFile]) -> dict[str, list[InputFile]]:

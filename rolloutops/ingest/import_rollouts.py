@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,12 +33,11 @@ from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe import LastRecipe, Recipe, checked_name, from_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.settings import Dataset
-from rolloutops.errors import InputError, UsageError
-from rolloutops.formats.nemo_gym import rollout_files
+from rolloutops.errors import InputError
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
-from rolloutops.ingest.import_datasets import ByField, InputFile, by_file
-from rolloutops.ingest.inputs import find_inputs
+from rolloutops.ingest.import_datasets import ByField, ImportChoices, InputFile, datasets_of, find_files
 from rolloutops.ingest.rollout_rows import Reader
+from rolloutops.ingest.session_files import folder_name, take_sessions
 from rolloutops.ingest.staged_rollouts import Staging, stage_rows, why_unresolved
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
@@ -95,7 +94,8 @@ class ImportReport:
     already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new ones.
     renumbered: rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts
     of NeMo Gym with neither answer nor reward. skipped: files that hold none. shapes: rows by the shape that they were
-    read as. left_out: fields that no reader knows, by name.
+    read as. left_out: fields and events that no reader knows, by
+    name.
     """
 
     dataset: str
@@ -120,16 +120,6 @@ class ImportReport:
     left_out: dict[str, int]
 
 
-class ImportChoices(NamedTuple):
-    """How an import is done. dataset: the one of all files; dataset_field: the field of rows that names it; else each
-    file is a dataset. policy: its name (default: the model that each row names). id: the field of a task's own id."""
-
-    dataset: str | None = None
-    dataset_field: str | None = None
-    policy: str | None = None
-    id: str | None = None
-
-
 def import_stage(
     paths: Sequence[str],
     data: Path | None = None,
@@ -145,12 +135,8 @@ def import_stage(
     """
     choices = _with_recipe(choices or ImportChoices(), recipe)
     data = workspace_of(paths, data, choices.dataset, recipe)
-    found = find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
-    listed, skipped = rollout_files(found)
-    files = [InputFile(*file) for file in listed]
-    if not files:
-        raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
-    groups, by_field = _groups(files, choices)
+    files, skipped = find_files(paths, Path())  # a mistake in them leaves no workspace behind
+    groups, by_field = datasets_of(paths, files, choices)
     workspace = open_workspace(data, create=True)
     last = LastRecipe(recipe or Recipe(data, {}), {})
     if recipe is None and patterns(workspace)["runs"]:
@@ -169,8 +155,10 @@ def import_stage(
 
 def workspace_of(paths: Sequence[str], data: Path | None, dataset: str | None, recipe: Recipe | None) -> Path:
     """The workspace that an import fills: the one that is named, else the recipe's, else data/<dataset>, by the name of
-    the first file where none is given."""
+    the first file where none is given, of sessions by their folder's."""
     if data is None and recipe is None:
+        if dataset is None and take_sessions(paths, Path()).sessions:
+            dataset = folder_name(paths)
         return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {})).data
     return data or (recipe.data if recipe else Path())
 
@@ -191,10 +179,10 @@ def import_rollouts(
     name (default: the model that each row names, without its folder). Raises InputError for files that cannot be read,
     or of which no row can be used; then nothing was written.
     """
-    found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
-    files, skipped = rollout_files(found)
-    groups = {dataset: [InputFile(*file) for file in files]}
-    (done,) = _import_groups(workspace, groups, None, run_id, ImportChoices(dataset, policy=policy), rows_per_part)
+    files, skipped = find_files(paths, *bases)
+    (done,) = _import_groups(
+        workspace, {dataset: files}, None, run_id, ImportChoices(dataset, policy=policy), rows_per_part
+    )
     return replace(done, skipped=[str(path) for path in skipped])
 
 
@@ -212,18 +200,6 @@ def _with_recipe(choices: ImportChoices, recipe: Recipe | None) -> ImportChoices
         choices = choices._replace(dataset=next(iter(recipe.datasets)))
     own = recipe.datasets.get(choices.dataset or "")
     return choices if own is None or choices.id is not None else choices._replace(id=own.id)
-
-
-def _groups(files: list[InputFile], choices: ImportChoices) -> tuple[dict[str, list[InputFile]], ByField | None]:
-    """dataset -> its files; with a dataset field, all files of each dataset, and which row is of which."""
-    if choices.dataset is not None and choices.dataset_field is not None:
-        raise UsageError("--dataset puts all rows into one dataset, --dataset_field into several: pass only one")
-    if choices.dataset is not None:
-        return {choices.dataset: files}, None
-    if choices.dataset_field is None:
-        return by_file(files), None
-    found = ByField(choices.dataset_field, files)
-    return dict.fromkeys(found.values, files), found
 
 
 def _import_groups(

@@ -16,7 +16,9 @@ from rolloutops.errors import AttemptFailed
 from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
 from rolloutops.formats.rollouts import gym
 from rolloutops.formats.rollouts.recognize import Format, format_of
+from rolloutops.formats.rollouts.session import session_row
 from rolloutops.formats.rollouts.task_keys import verified_by
+from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import answer_of_row, text_of
 from rolloutops.ingest.chunk import own_id_of, task_columns
@@ -109,7 +111,9 @@ class Reader:
             whole = [row] if found.request_id is None or _has_id(row) else [row, Path(batch_of(path)).name]
             several = [number] if len(found.answers) > 1 else []
             name = digest(row) if len(whole + several) == 1 else digest(whole + several)
-            own = {"digest": name, "engine": format_.ENGINE}
+            own: Record = {"digest": name, "engine": format_.ENGINE}
+            if found.started_at is not None:
+                own |= {"started_at": found.started_at}
             ended.append({**known, **self._ended(answer, raw), **own})
         if found.request_id is not None:
             twin = {"twin": batch_of(path)}
@@ -118,6 +122,16 @@ class Reader:
                 asked = {"params": dump(found.params or {}), "request_model": found.model}
                 task |= twin | asked | {"input_key": _input_key(format_, found.request_id)}
         return Read(task, ended, found.shape or format_.LABEL, [key for key in found.left_out if key not in self.known])
+
+    def session(self, session: Session, raw: str, source: str) -> Read:
+        """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""
+        found = session_row(session, raw)
+        task = self._task_columns(found.task or {}, None)
+        own: Record = {"digest": digest(raw), "engine": f"import:{session.agent}", "source": source}
+        own |= {"ident": task["ident"], "started_at": found.started_at}
+        return Read(
+            task, [self._ended(answer, raw) | own for answer in found.answers], found.shape or "", found.left_out
+        )
 
     def _input(self, row: Mapping[str, Any], source: str) -> Record:
         task = {key: value for key, value in row.items() if key not in gym.PER_ROLLOUT}
@@ -141,10 +155,11 @@ class Reader:
             return {"input_key": _input_key(format_, request_id), "needs_input": True}
         return {"ident": task["ident"] if task else None}
 
-    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any]) -> Record:
-        """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one."""
+    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None) -> Record:
+        """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one, in
+        which its own id stands; a session has none."""
         columns = _columns_of(task)
-        own_id = own_id_of(row, self.id) if self.id is not None else None
+        own_id = own_id_of(row, self.id) if self.id is not None and row is not None else None
         empty = columns["prompt"] == "[]"
         verified = verified_by(task)
         same = [columns["prompt_hash"], verified, columns["agent"], index_of(task, TASK_INDEX)]

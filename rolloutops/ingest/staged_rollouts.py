@@ -13,6 +13,7 @@ from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.import_datasets import InputFile
 from rolloutops.ingest.inputs import TABLES, blocks_of, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
+from rolloutops.ingest.session_files import SESSION, read_session
 from rolloutops.store import schema
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
@@ -93,6 +94,9 @@ def stage_rows(
 ) -> None:
     """Read all rows of files into the staging of their dataset. default: of lines of which none can be told."""
     for file in files:
+        if file.kind == SESSION:
+            _stage_session(file, reader, default, count_row)
+            continue
         for row in open_rows(file.path):
             count_row()
             raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
@@ -107,6 +111,17 @@ def stage_rows(
                 staged.reject(str(file.path), row.line, reason or "nothing to import", raw)
             else:
                 staged.add(found, str(file.path), row.line, len(raw))
+
+
+def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: Callable[[], None]) -> None:
+    """Read a session's file, which is one rollout."""
+    count_row()
+    staged.read += 1
+    try:
+        session, raw = read_session(file.path)
+        staged.add(reader.session(session, raw, file.source), str(file.path), 1, len(raw))
+    except ValueError as error:
+        staged.reject(str(file.path), 1, str(error), "")
 
 
 def why_unresolved(input_key: str | None, files: list[str] | None, of_another: bool | None) -> str:

@@ -41,7 +41,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "import",
     body,
-    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, prompts with answers, batches of three providers",
+    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, prompts with answers, batches, agent sessions",
     (
         DATA,
         Flag("dataset", str, "one dataset for all files (default: the recipe's only one, else one for each file)"),

@@ -13,6 +13,7 @@ from rolloutops.formats.rollouts import (
     gemini_batch,
     gym,
     openai_batch,
+    openhands,
     prompt_answer,
 )
 from rolloutops.formats.rollouts.row import RolloutRow, keys_of
@@ -32,6 +33,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
+    openhands,
     anthropic_batch,
     openai_batch,
     gym,

@@ -20,7 +20,7 @@ class RolloutRow:
     task: the task's row, as `prompt_of_row` reads it; None where another row has it. answers: finished rollouts and
     failed attempts, in their order. request_id: what ties a request to its answers. model: the model of either.
     params: the parameters of a request. left_out: fields that no reader knows; they stay in the verbatim row. shape:
-    what to call the row's shape, where its format has several.
+    what to call the row's shape, where its format has several. started_at: microseconds since 1970.
     """
 
     task: Mapping[str, Any] | None
@@ -30,6 +30,7 @@ class RolloutRow:
     params: Mapping[str, Any] | None = None
     left_out: Sequence[str] = ()
     shape: str | None = None
+    started_at: int | None = None
 
 
 def keys_of(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Session files of coding agents: one module a format, each with `recognizes` and `read`."""

@@ -1,0 +1,279 @@
+"""Session files of coding agents, imported by the command line: one file is one rollout, and nothing said is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import query, rolloutops, write_jsonl
+
+COLUMNS = "engine, model, finish_reason, input_tokens, output_tokens, cached_tokens, reasoning_tokens, tool_names"
+
+
+def imported(folder: Path, *words: str, code: int = 0) -> tuple[Path, str]:
+    """Import into a new workspace; returns it and what was printed."""
+    done = rolloutops("import", *words, "--data=ws", cwd=folder, code=code)
+    return folder / "ws", done.stdout + done.stderr
+
+
+def only(data: Path) -> dict[str, Any]:
+    """The one rollout of a workspace."""
+    found = query(
+        data,
+        f"SELECT t.prompt::VARCHAR, completion::VARCHAR, {COLUMNS} FROM attempts JOIN tasks AS t USING (task_id)",
+    )
+    assert len(found) == 1
+    prompt, completion, *rest = found[0]
+    names = ["prompt", "completion", *COLUMNS.split(", ")]
+    return dict(zip(names, [json.loads(prompt), json.loads(completion), *rest], strict=True))
+
+
+def roles(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [item["role"] for item in messages]
+
+
+class Claude:
+    """Writes the lines of a Claude Code session: each follows the one before, unless it names its parent."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def add(self, kind: str, message: Any = None, parent: str | None = "", **more: Any) -> str:
+        uuid = f"u{len(self.lines)}"
+        before = next((line["uuid"] for line in reversed(self.lines) if "uuid" in line), None)
+        line = {"parentUuid": before if parent == "" else parent, "isSidechain": False, "type": kind, "uuid": uuid}
+        line |= {"sessionId": "s", "timestamp": f"2025-09-01T10:00:{len(self.lines):02d}.000Z"}
+        self.lines.append(line | ({"message": message} if message else {}) | more)
+        return uuid
+
+    def user(self, content: Any, **more: Any) -> str:
+        return self.add("user", {"role": "user", "content": content}, **more)
+
+    def said(
+        self, message_id: str, block: Mapping[str, Any], stop: str | None = None, out: int = 1, **more: Any
+    ) -> str:
+        usage = {
+            "input_tokens": 10,
+            "cache_creation_input_tokens": 5,
+            "cache_read_input_tokens": 100,
+            "output_tokens": out,
+        }
+        said = {"id": message_id, "role": "assistant", "model": "claude-sonnet-4", "content": [block]}
+        return self.add("assistant", said | {"stop_reason": stop, "usage": usage}, **more)
+
+    def result(self, call: str, content: Any, **more: Any) -> str:
+        return self.user([{"type": "tool_result", "tool_use_id": call, "content": content, "is_error": True}], **more)
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def use(call: str, command: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call, "name": "Bash", "input": {"command": command}}
+
+
+def claude_session() -> Claude:
+    """Reasoning, two parallel calls whose outputs hang on their own blocks, a rewind, a sidechain, a compaction."""
+    made = Claude()
+    made.lines.append({"type": "summary", "summary": "Fix it", "leafUuid": "x"})
+    made.user("Fix the test.")
+    made.said("m1", {"type": "thinking", "thinking": "Look first.", "signature": "s"})
+    first = made.said("m1", use("c1", "ls"))
+    second = made.said("m1", use("c2", "cat a"), stop="tool_use", out=40)
+    made.result("c1", "a b", parent=first)
+    made.result("c2", [text("No such file")], parent=second)
+    made.add("progress")
+    fork = made.said("m2", text("It is missing."), stop="end_turn", out=20)
+    made.user("Rewound words.")
+    made.said("m3", text("Forgotten answer."), stop="end_turn", out=999)
+    made.user("A subagent's prompt", isSidechain=True, parent=None)
+    made.user("Then make it.", parent=fork)
+    boundary = made.add("system", subtype="compact_boundary", parent=None, logicalParentUuid=made.lines[-1]["uuid"])
+    made.user("Summary: a file is missing.", isCompactSummary=True, parent=boundary)
+    made.said("m4", text("Made."), stop="end_turn", out=7)
+    return made
+
+
+def test_claude_code_main_thread_is_the_rollout(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "-home-me-x" / "1.jsonl", claude_session().lines)
+    data, printed = imported(tmp_path, str(file))
+    row = only(data)
+    assert row["prompt"] == [{"role": "user", "content": "Fix the test."}]
+    assert roles(row["completion"]) == ["assistant", "tool", "tool", "assistant", "user", "user", "assistant"]
+    calls = row["completion"][0]
+    assert calls["reasoning_content"] == "Look first."
+    assert [call["id"] for call in calls["tool_calls"]] == ["c1", "c2"]
+    assert json.loads(calls["tool_calls"][1]["function"]["arguments"]) == {"command": "cat a"}
+    assert [(item["tool_call_id"], item["content"]) for item in row["completion"][1:3]] == [
+        ("c1", "a b"),
+        ("c2", "No such file"),
+    ]
+    assert (row["engine"], row["model"], row["finish_reason"]) == ("import:claude_code", "claude-sonnet-4", "stop")
+    assert (row["input_tokens"], row["output_tokens"], row["cached_tokens"]) == (
+        345,
+        67,
+        300,
+    )  # three answers, once each
+    assert row["tool_names"] == ["Bash", "Bash"]
+    for counted in (
+        "other branch (2)",
+        "sidechain (1)",
+        "system:compact_boundary (1)",
+    ):
+        assert counted in printed
+    assert query(data, "SELECT DISTINCT dataset FROM attempts") == [("home-me-x",)]
+    assert query(data, "SELECT json_array_length(response, '$[0]') FROM attempts") == [(len(claude_session().lines),)]
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        ("cut", "interrupted"),
+        ("error", "error"),
+        ("stopped", "interrupted"),
+        ("long", "length"),
+        ("unsaid", None),
+        ("asked", "interrupted"),
+        ("left", "stop"),
+    ],
+)
+def test_claude_code_session_that_did_not_end_is_not_stop(tmp_path: Path, last: str, reason: str | None) -> None:
+    made = Claude()
+    made.user(
+        [
+            text("Count the files."),
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+        ]
+    )
+    if last == "unsaid":  # many versions write no stop_reason at all
+        made.said("m1", text("Two."))
+    else:
+        made.said("m1", use("c1", "ls"), stop="tool_use")
+    if last not in ("cut", "unsaid"):
+        made.result("c1", "a b")
+        made.said("m2", text("Two."), stop="max_tokens" if last == "long" else "end_turn")
+    if last == "error":
+        error = {"id": "x", "role": "assistant", "model": "<synthetic>", "content": [text("API Error: 500")]}
+        made.add("assistant", error, isApiErrorMessage=True)
+    if last == "stopped":
+        made.user([text("[Request interrupted by user]")])
+    if last == "asked":
+        made.user("And folders?")
+    if last == "left":
+        made.user("<command-name>/exit</command-name>")
+    write_jsonl(tmp_path / "s.jsonl", made.lines)
+    with (tmp_path / "s.jsonl").open("a") as file:
+        file.write('{"type":"assistant","uu')  # killed while it wrote
+    data, printed = imported(tmp_path, "s.jsonl")
+    row = only(data)
+    assert row["finish_reason"] == reason
+    assert row["prompt"][0]["content"][1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    assert "not an object (1)" in printed
+    assert "API Error" not in json.dumps(row["completion"])
+
+
+def codex_lines(last: str = "task_complete") -> list[dict[str, Any]]:
+    """Base instructions, reasoning, two kinds of calls, token counts written twice, a turn taken back."""
+    when = "2025-11-02T08:00:00.000Z"
+
+    def line(kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        return {"timestamp": when, "type": kind, "payload": payload}
+
+    def item(kind: str, **more: Any) -> dict[str, Any]:
+        return line("response_item", {"type": kind, **more})
+
+    def event(kind: str, **more: Any) -> dict[str, Any]:
+        return line("event_msg", {"type": kind, **more})
+
+    def count(inputs: int, outputs: int) -> dict[str, Any]:
+        total = {
+            "input_tokens": inputs,
+            "cached_input_tokens": 50,
+            "output_tokens": outputs,
+            "reasoning_output_tokens": 9,
+        }
+        return event("token_count", info={"total_token_usage": total, "last_token_usage": {"input_tokens": 1}})
+
+    def user(words: str) -> dict[str, Any]:
+        return item("message", role="user", content=[{"type": "input_text", "text": words}])
+
+    def said(words: str) -> dict[str, Any]:
+        return item("message", role="assistant", content=[{"type": "output_text", "text": words}])
+
+    return [
+        line(
+            "session_meta", {"id": "1", "timestamp": when, "cwd": "/", "base_instructions": {"text": "You are Codex."}}
+        ),
+        line("turn_context", {"model": "gpt-5-codex", "cwd": "/"}),
+        user("<environment_context>\n  <cwd>/</cwd>\n</environment_context>"),
+        user("List the files."),
+        event("user_message", message="List the files."),
+        event("task_started"),
+        event("agent_reasoning", text="I will list."),
+        item("reasoning", summary=[{"type": "summary_text", "text": "I will list."}], encrypted_content="gA=="),
+        item("function_call", name="shell", arguments='{"command":["ls"]}', call_id="c1"),
+        item("function_call_output", call_id="c1", output='{"output":"a","metadata":{"exit_code":1}}'),
+        item("web_search_call", id="w1", status="completed", action={"type": "search", "query": "ls"}),
+        item("local_shell_call", call_id="c2", status="completed", action={"type": "exec", "command": ["pwd"]}),
+        item("function_call_output", call_id="c2", output="/"),
+        count(100, 20),
+        said("One file: a."),
+        event("agent_message", message="One file: a."),
+        count(300, 45),
+        count(300, 45),
+        event("task_complete"),
+        user("Delete it."),
+        said("No."),
+        event("thread_rolled_back", num_turns=1),
+        event("agent_message", message="Only an event says this."),
+        item("ghost_snapshot", ghost_commit={"id": "f"}),
+        event(last),
+    ]
+
+
+def test_codex_rollout_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "2025" / "rollout-2025-11-02T08-00-00-1.jsonl", codex_lines())
+    data, printed = imported(tmp_path, "2025/*.jsonl", "--dataset=mine")
+    row = only(data)
+    assert [item["content"].split("\n")[0] for item in row["prompt"]] == [
+        "You are Codex.",
+        "<environment_context>",
+        "List the files.",
+    ]
+    assert row["completion"][0]["reasoning_content"] == "I will list."
+    assert row["tool_names"] == ["shell", "web_search", "local_shell"]
+    texts = [item["content"] for item in row["completion"] if item["role"] == "assistant" and item["content"]]
+    assert texts == ["One file: a.", "Only an event says this."]
+    assert (row["model"], row["finish_reason"]) == ("gpt-5-codex", "stop")
+    assert [row[f"{name}_tokens"] for name in ("input", "output", "cached", "reasoning")] == [300, 45, 50, 9]
+    for counted in ("event_msg:token_count (3)", "item of a turn taken back (2)", "ghost_snapshot (1)"):
+        assert counted in printed
+
+
+@pytest.mark.parametrize(("last", "reason"), [("turn_aborted", "interrupted"), ("error", "error")])
+def test_codex_session_that_was_broken_off(tmp_path: Path, last: str, reason: str) -> None:
+    write_jsonl(tmp_path / "rollout-1.jsonl", codex_lines(last))
+    assert only(imported(tmp_path, "rollout-1.jsonl")[0])["finish_reason"] == reason
+
+
+def test_codex_files_without_envelopes(tmp_path: Path) -> None:
+    """Files of 2025's summer, one item a line, and the document that the first CLI wrote."""
+    items = [line["payload"] for line in codex_lines() if line["type"] == "response_item"][1:6]
+    head = {"id": "2", "timestamp": "2025-07-01T00:00:00Z", "instructions": "Be kind."}
+    folder = tmp_path / "old"
+    write_jsonl(folder / "rollout-2025-07-01-2.jsonl", [head, {"record_type": "state"}, *items])
+    (folder / "rollout-2025-05-01-3.json").write_text(json.dumps({"session": head, "items": items}, indent=2))
+    data, _ = imported(tmp_path, "old")
+    found = query(data, "SELECT finish_reason, tool_names, started_at::VARCHAR FROM attempts")
+    assert [row[:2] for row in found] == [("interrupted", ["shell", "web_search"])] * 2
+    assert {row[2][:10] for row in found} == {"2025-07-01"}
+    assert query(
+        data,
+        "SELECT prompt->>'$[0].content', rollout_count FROM (SELECT any_value(t.prompt) AS prompt, count(*) "
+        "AS rollout_count FROM attempts JOIN tasks AS t USING (task_id) GROUP BY task_id)",
+    ) == [("Be kind.", 2)]
