@@ -33,15 +33,22 @@ CREATE OR REPLACE MACRO written_text(completion) AS
         lambda m: concat_ws(chr(10) || chr(10), m.reasoning_content, content_text(m.content))
     ), chr(10) || chr(10));
 
--- rows_of(files): the rows of JSONL, Parquet, CSV and TSV files or globs, each as JSON, with the name of its file. Each
--- file is read by the function for the ending of its name; paths are those of the working directory.
+-- rows_of(files): the rows of JSONL, JSON, Parquet, CSV and TSV files or globs, each as JSON, with the name of its file.
+-- Each file is read by the function for the ending of its name; paths are those of the working directory. Lines of JSONL
+-- come from read_csv, as one column: read_ndjson_objects takes twice the longest line that it allows, for each thread.
 CREATE OR REPLACE MACRO rows_of(files) AS TABLE
 FROM query(array_to_string([
-    'SELECT filename, ' || CASE
-        WHEN ends_with(file, '.parquet') THEN 'to_json(r) AS json FROM read_parquet'
-        WHEN regexp_matches(file, '\.[ct]sv(\.gz|\.zst)?$') THEN 'to_json(r) AS json FROM read_csv'
-        ELSE 'json FROM read_ndjson_objects'
-    END || '(''' || replace(file, '''', '''''') || ''', filename = true) AS r'
+    'SELECT filename, ' || replace(CASE
+        WHEN ends_with(file, '.parquet') THEN 'to_json(r) AS json FROM read_parquet(%) AS r'
+        WHEN regexp_matches(file, '\.[ct]sv(\.gz|\.zst)?$')
+            THEN 'to_json(r) AS json FROM read_csv(%, max_line_size = 268435456, buffer_size = 268435457) AS r'
+        WHEN regexp_matches(file, '\.json(\.gz|\.zst)?$')
+            THEN 'json FROM read_json_objects(%, maximum_object_size = 268435456)'
+        ELSE 'CASE WHEN json_valid(line) THEN line::JSON ELSE error(filename || '': not JSON: '' || line[:80]) END AS json
+            FROM read_csv(%, columns = {line: ''VARCHAR''}, auto_detect = false, header = false, delim = '''',
+                quote = '''', escape = '''', strict_mode = false, max_line_size = 268435456, buffer_size = 268435457)
+            WHERE trim(line) <> '''''
+    END, '%', '''' || replace(file, '''', '''''') || ''', filename = true')
     FOR file IN files
 ], ' UNION ALL '));
 
@@ -49,9 +56,15 @@ FROM query(array_to_string([
 CREATE OR REPLACE MACRO spaced_words(text) AS
     list_filter(regexp_split_to_array(lower(text), '\s+'), lambda word: word <> '');
 
--- word_grams(words, n): each n words in a row, joined by spaces; of fewer words none.
+-- word_grams(words, n): each n words in a row, joined by spaces; of fewer words none. One word is added at a time: a
+-- slice for each place would copy all the words as often, which is the square of a long prompt.
 CREATE OR REPLACE MACRO word_grams(words, n) AS
-    list_transform(range(1, len(words) - n + 2), lambda i: array_to_string(words[i:i + n - 1], ' '));
+    coalesce(list_reduce(
+        list_transform(range(1, greatest(n, 1) + 1), lambda skipped: words[skipped:]),
+        lambda grams, next_words: list_transform(
+            list_zip(grams, next_words, true), lambda pair: pair[1] || ' ' || pair[2]
+        )
+    ), []);
 
 -- repeated_places(grams): of {gram, place} in sorted order, the places of those that occurred at an earlier place.
 CREATE OR REPLACE MACRO repeated_places(grams) AS

@@ -131,6 +131,8 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, object]]], object]] = {
     "in.jsonl": write_jsonl,
     "in.jsonl.gz": as_gzip,
     "in.csv": lambda path, rows: pl.DataFrame(rows).write_csv(path),
+    "in.tsv": lambda path, rows: pl.DataFrame(rows).write_csv(path, separator="\t"),
+    "in.json": lambda path, rows: path.write_text(json.dumps({"version": 2, "data": rows})),
     "in.parquet": lambda path, rows: pl.DataFrame(rows).write_parquet(path),
 }
 

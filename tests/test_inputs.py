@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rolloutops.errors import InputError
 from rolloutops.ingest import inputs
+from rolloutops.ingest.csv_rows import csv_rows
 from rolloutops.ingest.inputs import Row, find_inputs, open_rows
 
 ODD_LINES = (
@@ -163,7 +164,7 @@ def test_csv_cells_come_back_as_written(cells: list[list[str]]) -> None:
     written = io.StringIO(newline="")
     csv.writer(written, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([["a", "b"], *cells])
     lines = written.getvalue().encode().splitlines(keepends=True)
-    found = [row.value for row in inputs._csv_rows(Path("x.csv"), enumerate(lines, 1))]
+    found = [json.loads(raw) for _, raw, _ in csv_rows(Path("x.csv"), enumerate(lines, 1))]
     assert found == [{name: cell for name, cell in zip("ab", row, strict=True) if cell} for row in cells]
 
 
@@ -281,8 +282,7 @@ def test_files_are_found_in_order(tmp_path: Path) -> None:
         ("none/*.jsonl", "no file matches {0}/none/*.jsonl"),
         ("folder", "the folder {0}/folder has no file ending in .jsonl"),
         ("rows.jsnol", "{0}/rows.jsnol: cannot read .jsnol, did you mean '.jsonl'? (known: .jsonl"),
-        ("rows.json", "{0}/rows.json: .json is one document; write one object a line, as .jsonl"),
-        ("rows.json.gz", "{0}/rows.json.gz: cannot read .json.gz, did you mean '.jsonl.gz'?"),
+        ("rows.jsonz.gz", "{0}/rows.jsonz.gz: cannot read .jsonz.gz, did you mean '.json.gz'?"),
         ("rows.xlsx", "{0}/rows.xlsx: cannot read .xlsx (known: "),
         ("rows", "{0}/rows: cannot read a file without suffix (known: "),
         ("r*", "{0}/rows: cannot read a file without suffix (known: "),
@@ -294,7 +294,7 @@ def test_files_are_found_in_order(tmp_path: Path) -> None:
 def test_an_input_that_cannot_be_is_an_error_in_one_sentence(tmp_path: Path, pattern: str, says: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.jsonl").touch()
-    for name in ("tasks.jsonl", "rows.jsnol", "rows.json", "rows.json.gz", "rows.xlsx", "rows"):
+    for name in ("tasks.jsonl", "rows.jsnol", "rows.jsonz.gz", "rows.xlsx", "rows"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(InputError) as error:
         find_inputs(pattern, tmp_path)

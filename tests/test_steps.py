@@ -267,8 +267,8 @@ def test_parameters_do_not_outlive_their_step(tmp_path: Path) -> None:
 def test_a_benchmark_may_lie_in_files_of_any_form(tmp_path: Path) -> None:
     """Also by a glob, packed, and under a name that SQL has to quote."""
     con = given.workspace([{"task_id": "t"}])
-    names = ["it's.parquet", "a.csv", "b.tsv.gz", "c.jsonl.gz"]
-    forms = ["parquet", "csv", "csv, DELIMITER '\t', COMPRESSION gzip", "json, COMPRESSION gzip"]
+    names = ["it's.parquet", "a.csv", "b.tsv.gz", "c.jsonl.gz", "d.json"]
+    forms = ["parquet", "csv", "csv, DELIMITER '\t', COMPRESSION gzip", "json, COMPRESSION gzip", "json, ARRAY true"]
     for name, form in zip(names, forms, strict=True):
         place = sql.literal(str(tmp_path / name))
         sql.run(con, f"COPY (SELECT {sql.literal(name)} AS question, 1.50 AS n) TO {place} (FORMAT {form})")

@@ -1,12 +1,12 @@
 """Input files: found by name, read row by row. Memory does not grow with the file.
 
-Every row comes with its bytes. A line of JSONL is kept byte for byte; a row of a table becomes one compact line of
-JSON. A row that cannot be used comes with the reason and ends nothing; a file that cannot be read is an InputError.
+Every row comes with its bytes. A line of JSONL is kept byte for byte, an element of a JSON file too but for its line
+breaks; a row of a table becomes one compact line of JSON. A row that cannot be used comes with the reason and ends
+nothing; a file that cannot be read is an InputError.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 import sys
@@ -18,13 +18,18 @@ from typing import Any, BinaryIO, NamedTuple
 
 from rolloutops.config.paths import as_path
 from rolloutops.errors import InputError, did_you_mean
-from rolloutops.formats.strict_json import dump, parse
+from rolloutops.formats.strict_json import parse
+from rolloutops.ingest.csv_rows import csv_rows, tsv_rows
+from rolloutops.ingest.json_documents import document_rows
 
-LINES = (".jsonl", ".ndjson", ".csv")
+TEXTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 PACKED = (".gz", ".zst")
 TABLES = (".parquet", ".arrow", ".feather")
-SUFFIXES = (*(kind + packed for kind in LINES for packed in ("", *PACKED)), *TABLES)
+SUFFIXES = (*(kind + packed for kind in TEXTS for packed in ("", *PACKED)), *TABLES)
 """The kinds of file that can be read."""
+
+MARK = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8, which some programs write."""
 
 BLOCK = 1 << 16
 """Bytes of a compressed file that are unpacked at once."""
@@ -77,14 +82,16 @@ def is_missing(pattern: str, *bases: Path) -> bool:
     if "://" in pattern:
         return False
     if path.is_dir():
-        return not any(file.is_file() and _is_input(file) for file in path.iterdir())
+        return not _files_of(path)
     return not path.exists() and not glob.glob(str(path), recursive=True)
 
 
 def open_rows(path: Path, lines: Iterable[int] | None = None) -> Iterator[Row]:
     """The rows of one input file, one at a time, or only those of these lines, which ascend; blank lines are skipped.
 
-    An empty cell of a CSV file is an absent key, and other cells are text; a null of Parquet or Arrow is a null.
+    Several elements of a .json file may have one line. An empty cell of a CSV or TSV file is an absent key, and other
+    cells are text; a null of Parquet or Arrow is a null.
+
     Raises InputError where the file, or the rest of it, cannot be read, or changes meanwhile.
     """
     before = file_state(path)
@@ -94,9 +101,10 @@ def open_rows(path: Path, lines: Iterable[int] | None = None) -> Iterator[Row]:
         if number % CHECK_ROWS == 0:
             refuse_change(path, before)  # one that grows as fast as it is read would never end
         if lines is not None:
+            while next_line is not None and next_line < line:
+                next_line = next(wanted, None)
             if line != next_line:
                 continue
-            next_line = next(wanted, None)
         if reason:
             yield Row(line, raw, None, reason)
         elif raw and not raw.isspace():
@@ -114,15 +122,22 @@ def raw_rows(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
         elif is_json_lines(path):
             for line, raw in _lines(path):
                 yield line, raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw, None
+        elif _kind(path) == ".json":
+            yield from document_rows(path, lambda: _unmarked(path))
         else:
-            yield from ((row.line, row.raw, row.reason) for row in _csv_rows(path, _lines(path)))
+            yield from (csv_rows if _kind(path) == ".csv" else tsv_rows)(path, _lines(path))
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
 def is_json_lines(path: Path) -> bool:
     """Whether a file's rows are its lines, as they stand there."""
-    return path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson"))
+    return _kind(path) in (".jsonl", ".ndjson")
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix of a file, without that of its compression."""
+    return Path(path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
 
 def file_state(path: Path) -> tuple[int, ...]:
@@ -160,7 +175,7 @@ def _find(pattern: str, base: Path) -> list[Path]:
         raise InputError(f"{pattern}: inputs are read from the local disk; copy the file here first")
     path = base / as_path(pattern)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and _is_input(file))
+        files = _files_of(path)
         if not files:
             raise InputError(
                 f"the folder {path} has no file ending in {', '.join(SUFFIXES)}; for subfolders use a glob"
@@ -178,6 +193,13 @@ def _find(pattern: str, base: Path) -> list[Path]:
     raise InputError(f"no such file: {path}{did_you_mean(path.name, siblings)}")
 
 
+def _files_of(folder: Path) -> list[Path]:
+    """The readable files of a folder. A .json file beside other kinds holds settings or figures, as NeMo Gym's metrics
+    and a build's manifest do; alone, they are the data."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and _is_input(file))
+    return [file for file in files if _kind(file) != ".json"] or files
+
+
 def _is_input(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith((".", "_"))
 
@@ -188,8 +210,6 @@ def _readable(path: Path) -> Path:
     if name.endswith(SUFFIXES):
         return path
     suffix = "".join(Path(name).suffixes[-2:]) if name.endswith(PACKED) else Path(name).suffix
-    if suffix == ".json":
-        raise InputError(f"{path}: .json is one document; write one object a line, as .jsonl (jq -c '.[]' does it)")
     guess = did_you_mean(suffix, SUFFIXES) if suffix else ""
     raise InputError(f"{path}: cannot read {suffix or 'a file without suffix'}{guess} (known: {', '.join(SUFFIXES)})")
 
@@ -219,7 +239,7 @@ def without_mark(path: Path, start: bytes) -> bytes:
     """The first bytes of a text file without a byte order mark. Raises InputError for one that is not of UTF-8."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path} is UTF-16: convert it to UTF-8 first (iconv -f utf-16 -t utf-8)")
-    return start.removeprefix(b"\xef\xbb\xbf")
+    return start.removeprefix(MARK)
 
 
 def blocks_of(path: Path) -> Iterator[bytes]:
@@ -233,6 +253,16 @@ def blocks_of(path: Path) -> Iterator[bytes]:
                     yield block
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def _unmarked(path: Path) -> Iterator[bytes]:
+    """The bytes of a text file in blocks, without a byte order mark."""
+    blocks = blocks_of(path)
+    start = b""
+    while len(start) < len(MARK) and (block := next(blocks, None)) is not None:
+        start += block
+    yield without_mark(path, start)
+    yield from blocks
 
 
 def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -276,57 +306,3 @@ def _unpacker(path: Path) -> tuple[Callable[[], Any], type[Exception]]:
     import zstandard
 
     return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
-
-
-def _csv_rows(path: Path, numbered: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
-    taken: list[bytes] = []  # the lines of the row being read, as they are in the file
-
-    def lines() -> Iterator[str]:
-        for _, line in numbered:
-            taken.append(line)
-            yield line.decode("utf-8", "surrogateescape")
-
-    csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(lines(), strict=True)
-    header: list[str] = []
-    while True:
-        taken.clear()
-        start = rows.line_num + 1
-        try:
-            cells = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            if not header:
-                raise InputError(f"{path}, line {start}: the header is not CSV: {error}") from None
-            yield Row(start, b"".join(taken).rstrip(b"\r\n"), None, f"not CSV: {error}")
-            continue
-        if not cells:
-            continue
-        if not header:
-            header = _header(path, cells)
-            continue
-        value = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
-        as_written = b"".join(taken).rstrip(b"\r\n")
-        if len(cells) != len(header):
-            wrong = f"{len(cells)} cells, but the header names {len(header)} columns"
-            yield Row(start, as_written, None, wrong)
-        elif not _is_utf8(as_written):
-            yield Row(start, as_written, None, "invalid UTF-8")
-        else:
-            yield Row(start, dump(value).encode(), value, None)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _header(path: Path, cells: list[str]) -> list[str]:
-    double = next((name for name in cells if cells.count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"{path}: two columns have the name {double!r}; rename one")
-    return cells

@@ -2,7 +2,7 @@
 -- space, of the user's messages. Rule `any`: one shared sequence is enough (open-r1). Rule `coverage`: the sequences
 -- that one task shares with one benchmark text cover more than `threshold` of that text's words (Tulu 3,
 -- open-instruct). Texts of fewer than n words cannot be found; the report counts them.
--- param files     VARCHAR[]                  the benchmark's files or globs: JSONL (.gz and .zst too), Parquet, CSV, TSV
+-- param files     VARCHAR[]                  the benchmark's files or globs: JSONL, JSON, CSV, TSV (.gz, .zst), Parquet
 -- param field     VARCHAR = '$.question'     where the text is in each row, as a JSON path
 -- param rule      VARCHAR = 'any'            any or coverage
 -- param n         INTEGER = 8                words in a row that are compared
