@@ -9,7 +9,7 @@ from typing import Any
 from rolloutops.cli.run import Command, Flag
 from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.sampling import KEYS
-from rolloutops.config.settings import Collect
+from rolloutops.config.settings import Collect, Dataset
 
 
 def keys(kind: type) -> tuple[Flag, ...]:
@@ -24,12 +24,14 @@ DATA = Flag("data", str, "the workspace (default: the recipe's)")
 DATASET = Flag("dataset", str, "only these datasets, separated by commas; without a recipe, the dataset's name")
 JSON = Flag("json", bool, "print JSON")
 ENVIRONMENT = Flag("environment", str, "how rollouts are verified, if no recipe is given")
+MEDIA = tuple(flag for flag in keys(Dataset) if flag.name in ("media_root", "max_media_bytes"))
 SOURCE = (
     DATA,
     DATASET,
     Flag("input", list[str], "input files, globs or folders, if no recipe names them"),
     ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, if no recipe names it"),
+    *MEDIA,
 )
 COLLECTING = (
     *SOURCE,
@@ -43,7 +45,9 @@ COLLECTING = (
 )
 COLLECTING_GROUPS = {
     "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
-    "Input": ("dataset", "input", "id", "environment", "agent_name", "skip_bad_lines"),
+    "Input": (
+        *("dataset", "input", "id", "environment", "agent_name", "media_root", "max_media_bytes", "skip_bad_lines"),
+    ),
     "Policy and sampling": ("policy", "system_prompt", "max_steps", "token_budget", "service_tier", "token_ids"),
     "Endpoint": ("base_url", "endpoint", "api_key_env", "api_key_header"),
     "Retries and time limits": (

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import IO, Any
 
 from rolloutops.collect.attempt import PendingRollout
@@ -35,6 +36,7 @@ from rolloutops.engines.batch import ENDED, NO_ROOM, Batch, BatchEngine, NotNow,
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
+from rolloutops.ingest.media import media_of
 from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress, report
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
@@ -236,7 +238,9 @@ async def _submit(state: _State) -> None:
         return
     state.no_room, state.spent = False, ""
     context.journal.flush()
-    pending = await asyncio.to_thread(PendingRollouts, context.workspace, state.plan.rows)
+    pending = await asyncio.to_thread(
+        PendingRollouts, context.workspace, state.plan.rows, media=partial(media_of, state.plan)
+    )
     budget = await asyncio.to_thread(allowance, context.workspace, state.collect_plan, state.plan.folder)
     busy, draft = 0, _new_draft(context)
     try:

@@ -20,7 +20,7 @@ from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SOURCE = ("input", "environment", "id")
+SOURCE = ("input", "environment", "id", "media_root", "max_media_bytes")
 """The flags that say where one dataset comes from."""
 
 
@@ -136,11 +136,11 @@ def from_json(stored: Mapping[str, Any]) -> LastRecipe:
 
 
 def from_flags(flags: Mapping[str, Any]) -> Recipe:
-    """The recipe of a command line without one: one dataset, from --input, --dataset, --environment, --id, --data."""
+    """The recipe of a command line without one: one dataset, from --dataset, --data and SOURCE."""
     inputs = flags.get("input") or []
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(inputs[0]).name.split(".")[0]).strip("_") if inputs else ""
     name = checked_name(flags.get("dataset") or stem or "tasks", "--dataset")
-    given = {k: flags[k] for k in ("environment", "id") if k in flags}
+    given = {k: flags[k] for k in SOURCE[1:] if k in flags}
     return Recipe(data=as_path(flags.get("data") or f"data/{name}"), datasets={name: Dataset(input=inputs, **given)})
 
 
@@ -160,7 +160,7 @@ def with_agent(
 def with_flags(recipe: Recipe, flags: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Recipe:
     """Return the recipe with those of a command's flags that are keys of its tables, [collect] apart.
 
-    `input`, `environment` and `id` belong to one dataset, which `datasets` must be alone. `filter.NAME.KEY` and the
+    Those of SOURCE belong to one dataset, which `datasets` must be alone. `filter.NAME.KEY` and the
     like set a step's parameters. A name that is none is an error.
     """
     if "data" in flags:

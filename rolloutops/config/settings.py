@@ -110,6 +110,10 @@ class Dataset:
     environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
+    media_root: str | None = key(None, "the folder below which rows may name media (default: that of the input file)")
+    max_media_bytes: int = key(
+        50_000_000, "maximum size of a picture, video or sound that a row names, in bytes", least=1
+    )
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
     collect: dict[str, Any] = key({}, "what differs from [collect]")
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.formats.media import with_media
 from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.types import Message
@@ -67,7 +68,7 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
     - NeMo Gym: `responses_create_params` (also inside `task_input`) with `input` as items, text, [] or null;
       `instructions` become a system message; its other parameters that are not null become `params`.
     - Otherwise the first of PROMPT_KEYS: a list of messages (or JSON text of one), or text, which is a user message.
-      Tools come from the row's `tools`.
+      Tools come from the row's `tools`, media from `images`, `videos` and `audios` (`media.py`).
 
     Raises ValueError that says what is missing or wrong.
     """
@@ -87,6 +88,7 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
         raise ValueError(f"no prompt: the row has {missing}, and none of {', '.join(PROMPT_KEYS)}")
     if instructions:
         messages = [*from_chat([{"role": "system", "content": instructions}]), *messages]
+    messages = with_media(messages, row, marks_only=given is not None)
     return Prompt(messages, tools_from(tools), {key: value for key, value in params.items() if value is not None})
 
 

@@ -12,7 +12,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ import pyarrow.parquet as pq
 from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Chunk, Dataset
 from rolloutops.errors import InputError, UsageError
+from rolloutops.formats.media import MediaError, digests_of, has_local_media
 from rolloutops.formats.nemo_gym import agent_of
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import Prompt, answer_of_row, prompt_of_row
 from rolloutops.ingest.inputs import Row, find_inputs, open_rows
+from rolloutops.ingest.media import MediaFolder, media_folder
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.scratch import scratch
@@ -81,7 +84,7 @@ def find_sources(plan: Plan) -> dict[str, list[Path]]:
 def _chunk(workspace: Workspace, plan: Plan, name: str, paths: Sequence[Path], run_id: str) -> ChunkReport:
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
         rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples = stage_rows(staging, name, plan.datasets[name], rows)
+        read, rejected, examples = stage_rows(staging, name, plan, rows)
         if not read:
             raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
@@ -105,10 +108,9 @@ def staging_folder(workspace: Workspace, name: str) -> AbstractContextManager[Pa
     return scratch(workspace.root / "staging" / name)
 
 
-def stage_rows(
-    staging: Path, name: str, dataset: Dataset, rows: Iterable[tuple[Path, Row]]
-) -> tuple[int, int, list[str]]:
+def stage_rows(staging: Path, name: str, plan: Plan, rows: Iterable[tuple[Path, Row]]) -> tuple[int, int, list[str]]:
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl; count rows read and rejected."""
+    dataset, folder_of = plan.datasets[name], cache(partial(media_folder, plan.datasets[name], places=plan.places))
     ordinal = rejected = 0
     examples: list[str] = []
     batch: list[dict[str, Any]] = []
@@ -121,7 +123,7 @@ def stage_rows(
             task, reason = None, row.reason
             if row.value is not None:
                 try:
-                    task = task_columns(name, dataset, row.value)
+                    task = task_columns(name, dataset, row.value, folder_of(path))
                 except ValueError as error:
                     reason = str(error)
             if task is None:
@@ -142,15 +144,21 @@ def stage_rows(
     return ordinal + rejected, rejected, examples
 
 
-def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id."""
+def task_columns(name: str, dataset: Dataset, row: dict[str, Any], media: MediaFolder) -> dict[str, Any]:
+    """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id, or media that are not
+    to be read."""
     try:
         prompt = prompt_of_row(row)
+    except MediaError:
+        raise
     except ValueError:
         if dataset.needs_prompt:
             raise
         prompt = Prompt([], None, {})
     row_hash = digest(row)
+    if has_local_media(prompt.messages):
+        prompt = replace(prompt, messages=media.with_digests(prompt.messages))
+        row_hash = digest([row, digests_of(prompt.messages)])
     messages = dump(prompt.messages)
     tools = dump(prompt.tools) if prompt.tools else None
     return {

@@ -20,7 +20,7 @@ further attempt at the same rollout, which the views show once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ from rolloutops.formats.nemo_gym import rollout_files
 from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.inputs import find_inputs, open_rows
-from rolloutops.ingest.rollout_rows import ASKED, ENDED, Reader
+from rolloutops.ingest.media import media_folder
+from rolloutops.ingest.rollout_rows import ASKED, BY_RULE, ENDED, Reader
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
@@ -148,11 +149,13 @@ def import_stage(
     policy: str | None = None,
     recipe: Recipe | None = None,
     skip_bad_lines: bool = False,
+    media: Mapping[str, Any] | None = None,
 ) -> ImportReport:
     """Import files into a workspace, which is made where there is none, and record the run.
 
     data: the workspace (default: the recipe's, else data/<dataset>). dataset: (default: the recipe's only one, else the
-    first file's name). recipe: (default: the workspace's last; the dataset is added where no policy collects).
+    first file's name). recipe: (default: the workspace's last; the dataset is added where no policy collects). media:
+    `media_root` and `max_media_bytes`, over the recipe's.
     """
     made = _from_files(paths, dataset, recipe)
     name = next(iter(made.datasets))
@@ -163,12 +166,12 @@ def import_stage(
     if recipe is None and patterns(workspace)["runs"]:
         last = last_recipe(workspace)
     # Where a policy collects, a dataset that is added would be asked of it too, and nobody asked for that.
-    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset()}
+    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset(**media or {})}
     recipe = replace(last.recipe, data=data, datasets={**added, **last.recipe.datasets})
     plan = make_plan(recipe, earlier=last.flags)
     with recorded(workspace, "import", plan) as run:
-        rows = plan.chunk.rows_per_part
-        done = import_rollouts(workspace, name, paths, run.run_id, policy=policy, rows_per_part=rows)
+        rows, settings = plan.chunk.rows_per_part, replace(plan.datasets.get(name, Dataset()), **media or {})
+        done = import_rollouts(workspace, name, paths, run.run_id, policy=policy, rows_per_part=rows, settings=settings)
         run.counts = {key: value for key, value in asdict(done).items() if isinstance(value, int)}
         run.exit_code = 2 if done.rejected and not skip_bad_lines else 0
         return done
@@ -195,18 +198,19 @@ def import_rollouts(
     policy: str | None = None,
     rows_per_part: int = 1000,
     bases: Sequence[Path] = (Path(),),
+    settings: Dataset | None = None,
 ) -> ImportReport:
     """Import rollout files into a dataset.
 
     paths: files, globs or folders; what NeMo Gym wrote beside a rollout file is found by its name. policy: the policy's
-    name (default: the model that each row names, without its folder). Raises InputError for files that cannot be read,
-    or of which no row can be used; then nothing was written.
+    name (default: the model that each row names, without its folder). settings: where the media of the rows are.
+    Raises InputError for files that cannot be read, or of which no row can be used; then nothing was written.
     """
     found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
     files, skipped = rollout_files(found)
     with changing_tasks(workspace, dataset), staging_folder(workspace, f"{run_id}-{dataset}") as staging:
         staged = _Staging(staging)
-        _stage(staged, Reader(dataset, policy), files)
+        _stage(staged, lambda path: Reader(dataset, policy, media_folder(settings or BY_RULE, path, bases)), files)
         if not staged.read:
             raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
         if staged.read == staged.rejected:
@@ -230,7 +234,7 @@ def import_rollouts(
         )
 
 
-def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, str]]) -> None:
+def _stage(staged: _Staging, reader_of: Callable[[Path], Reader], files: Iterable[tuple[Path, str, str]]) -> None:
     """Read all rows into asked.parquet and ended.parquet."""
     seen: set[str] = set()
     with (
@@ -241,6 +245,7 @@ def _stage(staged: _Staging, reader: Reader, files: Iterable[tuple[Path, str, st
         ended_rows: list[dict[str, Any]] = []
         size = 0
         for path, kind, source in files:
+            reader = reader_of(path)
             for row in open_rows(path):
                 ordinal, reason = staged.read, row.reason
                 staged.read += 1

@@ -15,6 +15,7 @@ from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.finish_reasons import known
+from rolloutops.formats.media import with_media
 from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
     FAILURE_CLASS,
@@ -28,6 +29,7 @@ from rolloutops.formats.openai_replies import failure, read_chat, read_responses
 from rolloutops.formats.strict_json import digest, dump, parse
 from rolloutops.formats.task_rows import from_chat, prompt_of_row, text_of
 from rolloutops.ingest.chunk import task_columns
+from rolloutops.ingest.media import MediaFolder
 from rolloutops.store import schema
 from rolloutops.types import ModelAnswer, RolloutAnswer
 
@@ -90,10 +92,11 @@ Record = dict[str, Any]
 
 
 class Reader:
-    """Reads the rows of one import. policy: the policy's name, where it is not each row's own model."""
+    """Reads the rows of one file. policy: the policy's name, where it is not each row's own model. media: where the
+    media that the rows name are."""
 
-    def __init__(self, dataset: str, policy: str | None) -> None:
-        self.dataset, self.policy = dataset, policy
+    def __init__(self, dataset: str, policy: str | None, media: MediaFolder) -> None:
+        self.dataset, self.policy, self.media = dataset, policy, media
 
     def read(
         self, row: Mapping[str, Any], raw: str, source: str, is_input: bool
@@ -148,7 +151,7 @@ class Reader:
         given = parse(row[key]) if isinstance(row[key], str) else row[key]
         if not isinstance(given, list):
             raise ValueError(f"{key} is not a list of messages")
-        messages = from_chat(given)
+        messages = self.media.with_digests(with_media(from_chat(given), row))
         end = max((n for n, said in enumerate(messages, 1) if said["role"] not in ("assistant", "tool")), default=0)
         completion = messages[end:]
         if not any(said["role"] == "assistant" for said in completion):
@@ -200,7 +203,7 @@ class Reader:
 
     def _request_columns(self, task: Mapping[str, Any]) -> Record:
         """The staged columns of a task's row."""
-        columns = task_columns(self.dataset, BY_RULE, dict(task))
+        columns = task_columns(self.dataset, BY_RULE, dict(task), self.media)
         empty = columns["prompt"] == "[]"
         expected = next((task[k] for k in ("expected_answer", "ground_truth") if task.get(k) is not None), None)
         same = [columns["prompt_hash"], expected, columns["agent"], index_of(task, TASK_INDEX)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.shared_flags import DATA, RECIPE
+from rolloutops.cli.shared_flags import DATA, MEDIA, RECIPE
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
 from rolloutops.config.paths import as_path
@@ -30,7 +30,8 @@ def body(parsed: Parsed) -> int:
         refuse_twin(recipe.data, recipe.folder)
     files, dataset = parsed.positionals["files"], flags.get("dataset")
     with announce_new(workspace_of(files, data, dataset, recipe)):
-        done = import_stage(files, data, dataset, flags.get("policy"), recipe, skip)
+        media = {flag.name: flags[flag.name] for flag in MEDIA if flag.name in flags}
+        done = import_stage(files, data, dataset, flags.get("policy"), recipe, skip, media)
         say(*_sentences(done, skip))
     return 2 if done.rejected and not skip else 0
 
@@ -44,6 +45,7 @@ COMMAND = Command(
         Flag("dataset", str, "the dataset's name (default: the recipe's only one, else the first file's name)"),
         Flag("policy", str, "the policy's name (default: the model that each row names)"),
         RECIPE,
+        *MEDIA,
         Flag("skip_bad_lines", bool, "skip (and count) lines that cannot be imported; exit with 0"),
     ),
     (Flag("files", list[str], "rollout files, globs or folders", required=True),),
