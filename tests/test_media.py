@@ -78,7 +78,7 @@ FORMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "a question about one picture": ({"question": "Q?", "image": "m/cat.png"}, [image(CAT_URL), text("Q?")]),
     "a list of pictures in a cell": ({"question": "Q?", "images": '["m/cat.png"]'}, [image(CAT_URL), text("Q?")]),
     "Qwen-VL": (
-        {"messages": user([{"type": "image", "image": "m/cat.png", "text": None}, text("Q?")]), "images": ["m/cat.png"]},
+        {"messages": user([{"type": "image", "image": "m/cat.png"}, text("Q?")]), "images": ["m/cat.png"]},
         [image(CAT_URL), text("Q?")],
     ),
     "transformers": ({"messages": user([{"type": "image", "path": "m/dog.jpg"}])}, [image(DOG_URL)]),
@@ -94,10 +94,13 @@ FORMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"responses_create_params": {"input": user([{"type": "input_image", "image_url": "m/cat.png"}])}},
         [image(CAT_URL)],
     ),
-    "a URL": ({"messages": user("<image>Q?"), "images": ["https://x.example/a.png"]}, [image("https://x.example/a.png"), text("Q?")]),
+    "a URL": (
+        {"messages": user("<image>Q?"), "images": ["https://x.example/a.png"]},
+        [image("https://x.example/a.png"), text("Q?")],
+    ),
     "no picture, the word only": ({"messages": user("What does <image> mean in HTML?")}, []),
     "a container": ({"prompt": "Fix it.", "image": "python:3.11"}, []),
-}  # fmt: skip
+}
 
 
 def collect(folder: Path, address: str, *words: str, code: int = 0, endpoint: str = "chat") -> None:
@@ -229,7 +232,8 @@ def test_a_file_that_changed_since_is_not_sent(folder: Path) -> None:
     assert [body["messages"][0]["content"][0] for body in server.bodies] == [image(url("image/png", CAT + b"3"))]
     failures = query(folder / "ws", "SELECT error, final, error_message FROM failures ORDER BY error_message")
     assert [failure[:2] for failure in failures] == [("media_changed", True)] * 2
-    assert "'m/cat.png' is outside of" in failures[0][2] and "'m/dog.jpg' is not the file" in failures[1][2]
+    assert "'m/cat.png' is outside of" in failures[0][2]
+    assert "'m/dog.jpg' is not the file" in failures[1][2]
 
 
 def test_pictures_in_parquet(folder: Path) -> None:
@@ -267,4 +271,44 @@ def test_imported_rollouts_of_two_pictures_are_of_two_tasks(folder: Path) -> Non
         ],
     )
     said = rolloutops("import", "bad.jsonl", "--data=ws3", cwd=folder, code=2)
-    assert "outside of" in said.stdout + said.stderr and "1 <image> mark but 0 in images" in said.stdout + said.stderr
+    assert "outside of" in said.stdout + said.stderr
+    assert "1 <image> mark but 0 in images" in said.stdout + said.stderr
+
+
+BUILDS = {
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Same <image> as<image>?"}, {"from": "gpt", "value": "No."}]
+    },
+    "ms_swift": {
+        "messages": [{"role": "user", "content": "Same <image> as<image>?"}, {"role": "assistant", "content": "No."}]
+    },
+    "verl": {"prompt": user("Same <image> as<image>?")},
+}
+
+
+def test_builds_write_media_in_the_form_of_each_trainer(folder: Path) -> None:
+    """Marks in the text and columns beside it; a picture by URL has no place in LLaMA-Factory's."""
+    answer = {"role": "assistant", "content": "No."}
+    log = {"messages": [*user("Same <image> as<image>?"), answer], "images": ["m/cat.png", "m/dog.jpg"], "answer": "No"}
+    linked = {"messages": [*user([image("https://x.example/a.png"), text("And this?")]), answer], "answer": "No"}
+    write_jsonl(folder / "in.jsonl", [log, linked])
+    rolloutops("import", "in.jsonl", "--data=ws", "--dataset=d", cwd=folder)
+    steps = "".join(
+        f'\n[[steps]]\nkind = "build"\nname = "{name}"\nuse = "build/{name}"\ndrop_unfit = true\n'
+        + ("" if name == "verl" else "min_reward = -inf\n")
+        for name in BUILDS
+    )
+    (folder / "r.toml").write_text(f'data = "ws"\n[datasets.d]\ninput = "in.jsonl"\n{steps}')
+    rolloutops("build", "r.toml", cwd=folder)
+    lines = {name: read_jsonl(folder / f"ws/exports/{name}/train.jsonl") for name in ("sharegpt", "ms_swift")}
+    lines["verl"] = pq.read_table(folder / "ws/exports/verl/train.parquet").to_pylist()
+    assert {name: len(found) for name, found in lines.items()} == {"sharegpt": 1, "ms_swift": 2, "verl": 2}
+    for name, wanted in BUILDS.items():
+        line = next(line for line in lines[name] if "Same" in json.dumps(line))
+        media = [{"image": "m/cat.png"}, {"image": "m/dog.jpg"}] if name == "verl" else ["m/cat.png", "m/dog.jpg"]
+        assert {key: line[key] for key in wanted} == wanted
+        assert line["images"] == media
+    info = json.loads((folder / "ws/exports/sharegpt/dataset_info.json").read_text())
+    assert info["sharegpt_train"]["columns"] == {"messages": "conversations", "images": "images"}
+    (folder / "r.toml").write_text((folder / "r.toml").read_text().replace("drop_unfit = true\n", ""))
+    assert "media that are no files" in rolloutops("build", "r.toml", "--only=sharegpt", cwd=folder, code=2).stderr

@@ -120,6 +120,8 @@ async def _converse(
         )
         if whole is not None:
             trace.whole = await _ask(whole, call, trace, pace, limit)
+            if pending.media is not None and trace.whole.prompt == said:  # the task's own, with the bytes of its media
+                trace.whole = replace(trace.whole, prompt=None)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return

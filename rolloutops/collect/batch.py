@@ -39,6 +39,7 @@ from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.media import media_of
 from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress, report
+from rolloutops.limits.token_estimate import text_length
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
@@ -263,7 +264,7 @@ async def _submit(state: _State) -> None:
                     draft = _new_draft(context, keep=draft.locks)
                     if state.no_room or one_only:
                         return
-                expected = budget.takes(item, len(body))
+                expected = budget.takes(item, text_length(body.decode()))
                 if expected is None:
                     await _send(state, draft)
                     state.spent = budget.why()
