@@ -10,6 +10,7 @@ from rolloutops.config.settings import Collect
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import HOW_SENT, text_of
+from rolloutops.ingest.media import MediaFolder
 from rolloutops.types import Message, ModelAnswer, Rollout, RolloutAnswer, Task
 
 COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
@@ -20,7 +21,8 @@ COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
 class PendingRollout:
     """One pending rollout: the task, which repeat, which attempt, and the parameters as merged for it, with their
     JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
-    None until it is tried for the first time. failed_with: why the try before failed.
+    None until it is tried for the first time. failed_with: why the try before failed. media: where the
+    local media of the prompt are; None where it has none.
     """
 
     task: Task
@@ -35,6 +37,7 @@ class PendingRollout:
     tries: int = 0
     give_up_at: float | None = None
     failed_with: str = ""
+    media: MediaFolder | None = None
 
     @property
     def key(self) -> str:

@@ -20,7 +20,7 @@ from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SOURCE = ("input", "environment", "id", "last_turn", "prompt", "examples", "shots")
+SOURCE = ("input", "environment", "id", "last_turn", "prompt", "examples", "shots", "media_root", "max_media_bytes")
 """The flags that say where one dataset comes from, and what makes its prompts."""
 
 

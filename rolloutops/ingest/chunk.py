@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError, UsageError
+from rolloutops.formats.media import digests_of, has_local_media
 from rolloutops.formats.nemo_gym import agent_of
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.formats.strict_json import digest, dump
@@ -34,6 +36,7 @@ from rolloutops.formats.task_rows import (
     take_answer,
 )
 from rolloutops.ingest.inputs import TABLES, Row, find_inputs, open_rows
+from rolloutops.ingest.media import MediaFolder, media_folder
 from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import VERIFIED, RowShapes
 from rolloutops.ingest.task_changes import Reread, append_tasks, compare, find_reread, first_prompt, retire_tasks
@@ -119,7 +122,7 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
     paths, template = source
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
         rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], rows, template)
+        read, rejected, examples, shapes = stage_rows(staging, name, plan, rows, template)
         if not read:
             raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
@@ -145,7 +148,8 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
 
 def read_by(dataset: Dataset, template: PromptTemplate | None) -> str:
     """Name what makes tasks of rows: the reader's version, and the dataset's settings that it heeds."""
-    return digest([READER, dataset.id, dataset.needs_prompt, dataset.last_turn, template and template.hash()])
+    settings = [dataset.id, dataset.needs_prompt, dataset.last_turn, dataset.media_root, dataset.max_media_bytes]
+    return digest([READER, *settings, template and template.hash()])
 
 
 def changing_tasks(workspace: Workspace, name: str) -> AbstractContextManager[None]:
@@ -161,14 +165,17 @@ def staging_folder(workspace: Workspace, name: str) -> AbstractContextManager[Pa
 def stage_rows(
     staging: Path,
     name: str,
-    dataset: Dataset,
+    plan: Plan,
     rows: Iterable[tuple[Path, Row]],
-    template: PromptTemplate | None = None,
+    template: PromptTemplate | None,
 ) -> Staged:
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl."""
+    dataset = plan.datasets[name]
+    folder_of = cache(partial(media_folder, dataset, places=plan.places))
     ordinal = rejected = 0
     examples: list[str] = []
     shapes, structs = RowShapes(), _StructColumns()
+    read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
     batch: list[dict[str, Any]] = []
     size = 0
     with (
@@ -179,7 +186,10 @@ def stage_rows(
             task, reason = None, row.reason
             if row.value is not None:
                 try:
-                    task = _read(name, dataset, row.value, structs.of(path), template, shapes, f"{path}:{row.line}")
+                    filled = row.value if template is None else template.fill(row.value)
+                    found = read_prompt(dataset, filled, structs.of(path))
+                    task = _columns(name, dataset, row.value, found.prompt, folder_of(path))
+                    shapes.add(found.prompt, f"{path}:{row.line}", read=read, nulls=found.nulls, taken=found.taken)
                 except ValueError as error:
                     reason = str(error)
             if task is None:
@@ -217,23 +227,6 @@ class _StructColumns:
         return self.names
 
 
-def _read(
-    name: str,
-    dataset: Dataset,
-    row: dict[str, Any],
-    structs: Collection[str],
-    template: PromptTemplate | None,
-    shapes: RowShapes,
-    place: str,
-) -> dict[str, Any]:
-    """A row's columns, with how it was read counted. Raises ValueError where it holds no prompt or no id."""
-    prompt, nulls, taken = read_prompt(dataset, row if template is None else template.fill(row), structs)
-    columns = _columns(name, dataset, row, prompt)
-    read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
-    shapes.add(prompt, place, read=read, nulls=nulls, taken=taken)
-    return columns
-
-
 class ReadPrompt(NamedTuple):
     """The prompt of a row. nulls: how many of its struct columns were left out. taken: its last turn is the answer."""
 
@@ -255,13 +248,17 @@ def read_prompt(dataset: Dataset, row: dict[str, Any], structs: Collection[str] 
         return ReadPrompt(Prompt([], None, {}))
 
 
-def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id."""
-    return _columns(name, dataset, row, read_prompt(dataset, row).prompt)
+def task_columns(name: str, dataset: Dataset, row: dict[str, Any], media: MediaFolder) -> dict[str, Any]:
+    """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id, or media that are not
+    to be read."""
+    return _columns(name, dataset, row, read_prompt(dataset, row).prompt, media)
 
 
-def _columns(name: str, dataset: Dataset, row: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+def _columns(name: str, dataset: Dataset, row: dict[str, Any], prompt: Prompt, media: MediaFolder) -> dict[str, Any]:
     row_hash = digest(row)
+    if has_local_media(prompt.messages):
+        prompt = replace(prompt, messages=media.with_digests(prompt.messages))
+        row_hash = digest([row, digests_of(prompt.messages)])
     messages = dump(prompt.messages)
     tools = dump(prompt.tools) if prompt.tools else None
     return {

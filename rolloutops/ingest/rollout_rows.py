@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import answer_of_row, text_of
 from rolloutops.ingest.chunk import own_id_of, task_columns
+from rolloutops.ingest.media import MediaFolder, media_folder
 from rolloutops.store import schema
 from rolloutops.types import RolloutAnswer
 
@@ -86,10 +88,18 @@ class Read(NamedTuple):
 
 class Reader:
     """Reads the rows of one import. policy: the policy's name, where it is not each row's own model. id: the field that
-    holds a task's own id, None where a task is named by its content. dataset_field: names the dataset."""
+    holds a task's own id, None where a task is named by its content. dataset_field: names the dataset.
+    settings: say where media are."""
 
-    def __init__(self, policy: str | None = None, id: str | None = None, dataset_field: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: str | None = None,
+        id: str | None = None,
+        dataset_field: str | None = None,
+        settings: Dataset = BY_RULE,
+    ) -> None:
         self.policy, self.id = policy, id
+        self.media_folder = cache(partial(media_folder, settings, places=(Path(),)))
         self.known = {field.partition(".")[0] for field in (id, dataset_field) if field is not None}
 
     def read(self, row: Mapping[str, Any], raw: str, path: Path, source: str, is_input: bool) -> Read:
@@ -99,10 +109,10 @@ class Reader:
         Raises ValueError that says what is wrong with it.
         """
         if is_input:
-            return Read(self._input(row, source), (), "NeMo Gym input")
+            return Read(self._input(row, source, path), (), "NeMo Gym input")
         format_ = format_of(row)
         found = format_.read(row, raw)
-        task = self._task_columns(found.task, row) if found.task is not None else None
+        task = self._task_columns(found.task, row, path) if found.task is not None else None
         known = self._known(format_, row, source, task, found.request_id)
         if found.request_id is None and found.params is not None:
             known |= {"request": dump(found.params)}
@@ -126,17 +136,17 @@ class Reader:
     def session(self, session: Session, raw: str, source: str) -> Read:
         """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""
         found = session_row(session, raw)
-        task = self._task_columns(found.task or {}, None)
+        task = self._task_columns(found.task or {}, None, Path(source))
         own: Record = {"digest": digest(raw), "engine": f"import:{session.agent}", "source": source}
         own |= {"ident": task["ident"], "started_at": found.started_at}
         return Read(
             task, [self._ended(answer, raw) | own for answer in found.answers], found.shape or "", found.left_out
         )
 
-    def _input(self, row: Mapping[str, Any], source: str) -> Record:
+    def _input(self, row: Mapping[str, Any], source: str, path: Path) -> Record:
         task = {key: value for key, value in row.items() if key not in gym.PER_ROLLOUT}
         number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX) or 0
-        requested = self._task_columns(task, row)
+        requested = self._task_columns(task, row, path)
         if number is None:
             return requested
         return requested | {
@@ -155,10 +165,10 @@ class Reader:
             return {"input_key": _input_key(format_, request_id), "needs_input": True}
         return {"ident": task["ident"] if task else None}
 
-    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None) -> Record:
+    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None, path: Path) -> Record:
         """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one, in
         which its own id stands; a session has none."""
-        columns = _columns_of(task)
+        columns = _columns_of(task, self.media_folder(path))
         own_id = own_id_of(row, self.id) if self.id is not None and row is not None else None
         empty = columns["prompt"] == "[]"
         verified = verified_by(task)
@@ -202,15 +212,15 @@ class Reader:
         }
 
 
-def _columns_of(task: Mapping[str, Any]) -> Record:
+def _columns_of(task: Mapping[str, Any], media: MediaFolder) -> Record:
     """The columns of a task's row. A Gym rollout whose prompt cannot be read has none: its result counts anyway."""
     try:
-        return task_columns("", BY_RULE, dict(task))
+        return task_columns("", BY_RULE, dict(task), media)
     except ValueError:
         if "responses_create_params" not in task:
             raise
     about = {"row_hash": digest(task), "agent": agent_of(task), "answer": answer_of_row(task)}
-    return {**task_columns("", BY_RULE, {}), **about}
+    return {**task_columns("", BY_RULE, {}, media), **about}
 
 
 def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Record:

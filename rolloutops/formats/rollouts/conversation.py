@@ -8,6 +8,7 @@ from typing import Any
 from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.finish_reasons import known
 from rolloutops.formats.rollouts.row import VERIFIER
+from rolloutops.formats.rollouts.task_keys import MEDIA
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.task_rows import prompt_of_row
 from rolloutops.types import Message, RolloutAnswer
@@ -26,7 +27,9 @@ def messages_of(row: Mapping[str, Any], key: str) -> list[Message]:
     """The canonical messages under a key of a row, after the system prompt that stands beside them. Raises ValueError
     where it holds none."""
     value = row[key] if key == "prompt" else listed(row[key])
-    found = prompt_of_row({key if key in ("messages", "conversations") else "prompt": with_calls(value)}).messages
+    media = {name: row[name] for name in MEDIA if row.get(name) is not None}
+    turns = {key if key in ("messages", "conversations") else "prompt": with_calls(value)}
+    found = prompt_of_row({**turns, **media}).messages
     return with_system(row, found)
 
 
