@@ -19,7 +19,8 @@ from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors types visible layout
+__init__ errors visible layout
+types
 formats
 config
 engines environments store
