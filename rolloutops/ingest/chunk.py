@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,7 +111,7 @@ def stage_rows(
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl; count rows read and rejected."""
     ordinal = rejected = 0
     examples: list[str] = []
-    batch: list[dict[str, Any]] = []
+    batch: list[StagedTask] = []
     size = 0
     with (
         pq.ParquetWriter(staging / "staged.parquet", STAGED, compression="zstd", compression_level=1) as writer,
@@ -131,9 +131,8 @@ def stage_rows(
                 if len(examples) < 3:
                     examples.append(f"{path}:{row.line}: {reason}")
                 continue
-            task |= {"origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal}
+            batch.append({**task, "origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal})
             ordinal += 1
-            batch.append(task)
             size += len(row.raw)
             if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
                 writer.write_table(schema.table_of(STAGED, batch))
@@ -142,7 +141,29 @@ def stage_rows(
     return ordinal + rejected, rejected, examples
 
 
-def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
+class TaskColumns(TypedDict):
+    """The columns of `tasks` that a row itself decides. prompt, tools: as JSON text."""
+
+    dataset: str
+    task_id: str
+    row_hash: str
+    agent: str | None
+    prompt: str
+    tools: str | None
+    prompt_hash: str
+    answer: str | None
+
+
+class StagedTask(TaskColumns):
+    """A staged task: where its row stands, and the row as received."""
+
+    origin: str
+    line: int
+    row: str
+    ordinal: int
+
+
+def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> TaskColumns:
     """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id."""
     try:
         prompt = prompt_of_row(row)
