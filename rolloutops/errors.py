@@ -16,7 +16,8 @@ Exception
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,15 @@ class RolloutopsError(Exception):
 
 class UsageError(RolloutopsError):
     """A command line or a recipe that cannot be run."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Name the place of a mistake in front of its sentence: `recipe.toml [collect]`; nothing where `where` is empty."""
+    try:
+        yield
+    except UsageError as error:
+        raise (UsageError(f"{where}: {error}") if where else error) from error.__cause__
 
 
 class InputError(RolloutopsError):

@@ -62,6 +62,16 @@ class Recipe:
             responses_create_params={**settings.responses_create_params, "service_tier": settings.service_tier},
         )
 
+    def origins_of(self, dataset: str, policy: str, flags: Mapping[str, Any]) -> dict[str, str]:
+        """Say of each key that `collect_of` merges where the value that counts stands: `recipe.toml [collect]`."""
+        tables = (
+            (self.collect, "[collect]"),
+            (self.policies.get(policy, {}), f"[policies.{policy}]"),
+            (self.datasets[dataset].collect, f"[datasets.{dataset}] collect"),
+        )
+        places = {key: f"{self.path} {table}" if self.path else "" for values, table in tables for key in values}
+        return {**places, **dict.fromkeys(flags, "the command line")}
+
     def policy_names(self, flags: Mapping[str, Any]) -> list[str]:
         """List the policies that collect: the `[policies.*]`, else the one of `[collect]` with the flags over it."""
         if self.policies:

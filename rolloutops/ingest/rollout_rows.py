@@ -22,8 +22,8 @@ from rolloutops.formats.rollouts.task_keys import verified_by
 from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import answer_of_row, text_of
-from rolloutops.ingest.chunk import own_id_of, task_columns
 from rolloutops.ingest.media import MediaFolder, media_folder
+from rolloutops.ingest.task_columns import own_id_of, task_columns
 from rolloutops.store import schema
 from rolloutops.types import RolloutAnswer
 
