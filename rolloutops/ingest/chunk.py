@@ -182,19 +182,19 @@ def _read(
     name: str, dataset: Dataset, row: dict[str, Any], structs: Collection[str], shapes: RowShapes, place: str
 ) -> dict[str, Any]:
     """A row's columns, with how it was read counted. Raises ValueError where it holds no prompt or no id."""
-    prompt, nulls, taken = read_prompt(dataset, row, structs)
+    prompt, nulls, with_answer = read_prompt(dataset, row, structs)
     columns = _columns(name, dataset, row, prompt)
     read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
-    shapes.add(prompt, place, read=read, nulls=nulls, taken=taken)
+    shapes.add(prompt, place, read=read, nulls=nulls, with_answer=with_answer)
     return columns
 
 
 class ReadPrompt(NamedTuple):
-    """The prompt of a row. nulls: how many of its struct columns were left out. taken: its last turn is the answer."""
+    """The prompt of a row. nulls: how many of its struct columns were left out. with_answer: its last turn is the answer."""
 
     prompt: Prompt
     nulls: int = 0
-    taken: bool = False
+    with_answer: bool = False
 
 
 def read_prompt(dataset: Dataset, row: dict[str, Any], structs: Collection[str] = ()) -> ReadPrompt:

@@ -37,12 +37,12 @@ class RowShapes:
     null_rows: int = 0
     last_turns: int = 0
     first: str = ""
-    answers_taken: int = 0
+    answers: int = 0
 
     def add(
-        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, taken: bool = False
+        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, with_answer: bool = False
     ) -> None:
-        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. taken: its
+        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. with_answer: its
         last turn became the answer."""
         if prompt.shape:
             self.shapes[prompt.shape] += 1
@@ -52,7 +52,7 @@ class RowShapes:
         self.parts.update(unknown_parts(prompt.messages))
         self.nulls += nulls
         self.null_rows += bool(nulls)
-        self.answers_taken += taken
+        self.answers += with_answer
         if prompt.messages and prompt.messages[-1]["role"] == "assistant":
             self.last_turns += 1
             self.first = self.first or place
