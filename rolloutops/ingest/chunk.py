@@ -190,7 +190,8 @@ def _read(
 
 
 class ReadPrompt(NamedTuple):
-    """The prompt of a row. nulls: how many of its struct columns were left out. with_answer: its last turn is the answer."""
+    """The prompt of a row. nulls: how many of its struct columns were left out. with_answer: its last turn was the
+    answer."""
 
     prompt: Prompt
     nulls: int = 0

@@ -26,7 +26,8 @@ class RowShapes:
 
     columns: those that are not part of the prompt. fields: the same of messages and items. parts: content parts of
     unknown types. nulls, null_rows: nulls of struct columns that were left out, and the rows that had some.
-    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these.
+    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these. answers: rows
+    whose last turn became the answer.
     """
 
     shapes: Counter[str] = field(default_factory=Counter)
@@ -42,8 +43,8 @@ class RowShapes:
     def add(
         self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, with_answer: bool = False
     ) -> None:
-        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. with_answer: its
-        last turn became the answer."""
+        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. with_answer:
+        its last turn became the answer."""
         if prompt.shape:
             self.shapes[prompt.shape] += 1
         for name in prompt.left_aside:
