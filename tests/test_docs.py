@@ -62,6 +62,7 @@ PAGES = {
     "docs/howto/scale_out.md": 12,
     "docs/howto/sql.md": 10,
     "docs/howto/start_a_project.md": 12,
+    "docs/howto/task_files.md": 4,
     "docs/howto/throughput.md": 4,
     "docs/howto/troubleshooting.md": 6,
     "docs/howto/verify_later.md": 9,

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rolloutops.formats.chat import CONTENT_KEYS, from_chat, message, text_of
-from rolloutops.formats.content import read_content, unread_keys
+from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, message, text_of
+from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text, object_in
@@ -43,11 +43,13 @@ SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 OF_A_MESSAGE = frozenset(
     {
         *("role", "from", "name", "id", "type", "status", "refusal", "annotations", "tool_calls", "function_call"),
-        *("tool_call_id", "toolCallId", "tool_use_id", "call_id", "reasoning_content", "reasoning", "thinking"),
-        *("reasoning_text", "reasoning_details", "thinking_blocks"),
+        *("tool_call_id", "toolCallId", "tool_use_id", "call_id", *BESIDE_CONTENT),
     }
 )
 """Fields of a message that are read, its content apart, and those that say nothing about what was said."""
+
+SAYS = frozenset({*CONTENT_KEYS, *OF_A_MESSAGE} - {"role", "from", "name", "id", "type", "status"})
+"""Fields that hold what was said."""
 
 
 class NoPrompt(ValueError):
@@ -152,9 +154,7 @@ def _speaker(item: Mapping[str, Any]) -> bool:
 
 def _refuse_unread(number: int, item: Mapping[str, Any]) -> None:
     """Raise ValueError for a message with nothing that is read, but with something else."""
-    if not item.keys() & {*CONTENT_KEYS, *OF_A_MESSAGE} - {"role", "from", "name", "id", "type", "status"} and (
-        others := [name for name in item if name not in OF_A_MESSAGE]
-    ):
+    if SAYS.isdisjoint(item) and (others := [name for name in item if name not in OF_A_MESSAGE]):
         raise ValueError(
             f"message {number} has no content: it has the keys {', '.join([*item.keys() - others, *others])}"
         )
@@ -163,11 +163,12 @@ def _refuse_unread(number: int, item: Mapping[str, Any]) -> None:
 def _unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The fields of messages that are not read, one for each that holds something."""
     for item in turns:
-        content = next((key for key in CONTENT_KEYS if item.get(key) is not None), None)
+        content = content_key(item)
         for name, value in item.items():
             if name != content and name not in OF_A_MESSAGE and value not in (None, "", [], {}):
                 yield f"{column}[].{name}"
-        yield from (f"{column}[].{content}[].{key}" for key in unread_keys(item.get(content)))
+        if content is not None and not isinstance(item[content], str):
+            yield from (f"{column}[].{content}[].{key}" for key in unread_keys(item[content]))
 
 
 def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
@@ -222,7 +223,8 @@ def _with_system(row: Mapping[str, Any], turns: Turns) -> Turns:
 def _system_text(value: Any) -> str:
     """A system message: text, content parts, or a message."""
     if isinstance(value, dict) and (isinstance(value.get("parts"), list) or value.get("role")):
-        value = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
+        key = content_key(value)
+        value = value[key] if key else None
     if not isinstance(value, (str, list, dict)):
         return ""
     content = read_content(value, "system").parts

@@ -26,7 +26,8 @@ class RowShapes:
 
     columns: those that are not part of the prompt. fields: the same of messages and items. parts: content parts of
     unknown types. nulls, null_rows: nulls of struct columns that were left out, and the rows that had some.
-    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these.
+    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these. answers: rows
+    whose last turn became the answer.
     """
 
     shapes: Counter[str] = field(default_factory=Counter)
@@ -37,13 +38,13 @@ class RowShapes:
     null_rows: int = 0
     last_turns: int = 0
     first: str = ""
-    answers_taken: int = 0
+    answers: int = 0
 
     def add(
-        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, taken: bool = False
+        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, with_answer: bool = False
     ) -> None:
-        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. taken: its
-        last turn became the answer."""
+        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. with_answer:
+        its last turn became the answer."""
         if prompt.shape:
             self.shapes[prompt.shape] += 1
         for name in prompt.left_aside:
@@ -52,7 +53,7 @@ class RowShapes:
         self.parts.update(unknown_parts(prompt.messages))
         self.nulls += nulls
         self.null_rows += bool(nulls)
-        self.answers_taken += taken
+        self.answers += with_answer
         if prompt.messages and prompt.messages[-1]["role"] == "assistant":
             self.last_turns += 1
             self.first = self.first or place
