@@ -17,6 +17,7 @@ from rolloutops.ingest.import_rollouts import ImportChoices, ImportReport, count
 from rolloutops.store.runs import last_recipe, recorded
 from rolloutops.store.workspace import open_workspace, patterns
 
+
 ShowProgress = Callable[[Sequence[Path]], AbstractContextManager[Callable[[], None]]]
 """Shows how far the reading of files is: a context whose value counts one row."""
 
