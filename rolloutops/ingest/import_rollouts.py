@@ -1,16 +1,16 @@
-"""Rollouts that were made elsewhere become tasks, attempts and verdicts of a workspace.
+"""The import stage: rollouts that were made elsewhere become tasks, attempts and verdicts of a workspace.
 
 What is lost: nothing. `attempts.response` holds each row as it was written, in a JSON array of one, and export gives
 it back; the canonical columns beside it are read from it. `verdicts.details` holds what its verifier returned.
 
 Whose rollouts they are is decided by identity, never by position:
 
-- A task that the workspace already has, with the same row, or as the only one with the same prompt that contradicts in
-  nothing that a verifier reads, is the rollouts' task; so import into a dataset that was chunked continues it.
+- A task that the workspace already has, with the same row, or as the only one with the same prompt and no other
+  answer, is the rollouts' task; so import into a dataset that was chunked continues it.
 - Else the task's row is the materialized input beside the file, found by `_ng_task_index` and `_ng_rollout_index`, or
-  for a batch the request with the same id, of several the one that names of files and models tell.
-- Else it is the part of the rollout row that is known to be input. Equal prompt, system message, tools, media, agent,
-  `_ng_task_index` and fields that verifiers read make one task.
+  for a batch the request with the `custom_id`.
+- Else it is the part of the rollout row that is known to be input. Equal prompt, expected answer, agent and
+  `_ng_task_index` make one task.
 
 A rollout keeps its `_ng_rollout_index`, or gets the next free one where it has none or another row has it. An attempt
 is named after the hash of its row, so the same row is never imported twice; a row that occurs twice in the files is a
@@ -21,25 +21,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rolloutops.config.plan import make_plan
+from rolloutops.config.recipe import LastRecipe, Recipe, checked_name, from_flags
 from rolloutops.config.resources import shipped
-from rolloutops.errors import InputError
+from rolloutops.config.settings import Dataset
+from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import rollout_files
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
-from rolloutops.ingest.import_datasets import ByField, InputFile
+from rolloutops.ingest.import_datasets import ByField, InputFile, by_file
 from rolloutops.ingest.inputs import find_inputs
 from rolloutops.ingest.rollout_rows import Reader
 from rolloutops.ingest.staged_rollouts import Staging, stage_rows, why_unresolved
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
-from rolloutops.store.workspace import Workspace, connect, write_part
+from rolloutops.store.runs import last_recipe, recorded
+from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, write_part
 
 PART_ROWS, PART_BYTES = 5000, 256_000_000
 
@@ -126,6 +130,51 @@ class ImportChoices(NamedTuple):
     id: str | None = None
 
 
+def import_stage(
+    paths: Sequence[str],
+    data: Path | None = None,
+    choices: ImportChoices | None = None,
+    recipe: Recipe | None = None,
+    skip_bad_lines: bool = False,
+    progress: Callable[[Sequence[Path]], AbstractContextManager[Callable[[], None]]] = lambda _: nullcontext(_nothing),
+) -> list[ImportReport]:
+    """Import files into a workspace, which is made where there is none, and record the run.
+
+    data: the workspace (default: the recipe's, else data/<dataset>). recipe: (default: the workspace's last; datasets
+    are added where no policy collects). progress: shows how far the reading of files is.
+    """
+    choices = _with_recipe(choices or ImportChoices(), recipe)
+    data = workspace_of(paths, data, choices.dataset, recipe)
+    found = find_inputs(list(paths), Path(), empty_too=True)  # a mistake in them leaves no workspace behind
+    listed, skipped = rollout_files(found)
+    files = [InputFile(*file) for file in listed]
+    if not files:
+        raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
+    groups, by_field = _groups(files, choices)
+    workspace = open_workspace(data, create=True)
+    last = LastRecipe(recipe or Recipe(data, {}), {})
+    if recipe is None and patterns(workspace)["runs"]:
+        last = last_recipe(workspace)
+    # Where a policy collects, a dataset that is added would be asked of it too, and nobody asked for that.
+    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset(id=choices.id) for name in groups}
+    recipe = replace(last.recipe, data=data, datasets={**added, **last.recipe.datasets})
+    plan = make_plan(recipe, earlier=last.flags)
+    with recorded(workspace, "import", plan) as run, progress([file.path for file in files]) as count_row:
+        done = _import_groups(workspace, groups, by_field, run.run_id, choices, plan.chunk.rows_per_part, count_row)
+        done[0] = replace(done[0], skipped=[str(path) for path in skipped])
+        run.counts = _counts(done)
+        run.exit_code = 2 if any(one.rejected for one in done) and not skip_bad_lines else 0
+        return done
+
+
+def workspace_of(paths: Sequence[str], data: Path | None, dataset: str | None, recipe: Recipe | None) -> Path:
+    """The workspace that an import fills: the one that is named, else the recipe's, else data/<dataset>, by the name of
+    the first file where none is given."""
+    if data is None and recipe is None:
+        return from_flags({"input": list(paths)} | ({"dataset": dataset} if dataset else {})).data
+    return data or (recipe.data if recipe else Path())
+
+
 def import_rollouts(
     workspace: Workspace,
     dataset: str,
@@ -142,33 +191,49 @@ def import_rollouts(
     name (default: the model that each row names, without its folder). Raises InputError for files that cannot be read,
     or of which no row can be used; then nothing was written.
     """
-    found, files, skipped = find_files(paths, *bases)
-    if not files:
-        raise InputError(f"there is no rollout in {', '.join(map(str, found))}")
-    groups = {dataset: files}
-    (done,) = import_groups(workspace, groups, None, run_id, ImportChoices(dataset, policy=policy), rows_per_part)
+    found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
+    files, skipped = rollout_files(found)
+    groups = {dataset: [InputFile(*file) for file in files]}
+    (done,) = _import_groups(workspace, groups, None, run_id, ImportChoices(dataset, policy=policy), rows_per_part)
     return replace(done, skipped=[str(path) for path in skipped])
 
 
-def find_files(paths: Sequence[str], *bases: Path) -> tuple[list[Path], list[InputFile], list[Path]]:
-    """All files, those that are read, and those that hold no rollouts."""
-    found = find_inputs(list(paths), *bases, empty_too=True)  # NeMo Gym leaves a failures file also without a failure
-    files, skipped = rollout_files(found)
-    return found, [InputFile(*file) for file in files], skipped
-
-
-def count_nothing() -> None:
+def _nothing() -> None:
     """Count nothing."""
 
 
-def import_groups(
+def _with_recipe(choices: ImportChoices, recipe: Recipe | None) -> ImportChoices:
+    """The choices with what a recipe says: its only dataset, and that one's id field."""
+    if choices.dataset is not None:
+        checked_name(choices.dataset, "--dataset")
+    if recipe is None or choices.dataset_field is not None:
+        return choices
+    if choices.dataset is None and len(recipe.datasets) == 1:
+        choices = choices._replace(dataset=next(iter(recipe.datasets)))
+    own = recipe.datasets.get(choices.dataset or "")
+    return choices if own is None or choices.id is not None else choices._replace(id=own.id)
+
+
+def _groups(files: list[InputFile], choices: ImportChoices) -> tuple[dict[str, list[InputFile]], ByField | None]:
+    """dataset -> its files; with a dataset field, all files of each dataset, and which row is of which."""
+    if choices.dataset is not None and choices.dataset_field is not None:
+        raise UsageError("--dataset puts all rows into one dataset, --dataset_field into several: pass only one")
+    if choices.dataset is not None:
+        return {choices.dataset: files}, None
+    if choices.dataset_field is None:
+        return by_file(files), None
+    found = ByField(choices.dataset_field, files)
+    return dict.fromkeys(found.values, files), found
+
+
+def _import_groups(
     workspace: Workspace,
     groups: Mapping[str, list[InputFile]],
     by_field: ByField | None,
     run_id: str,
     choices: ImportChoices,
     rows_per_part: int,
-    count_row: Callable[[], None] = count_nothing,
+    count_row: Callable[[], None] = _nothing,
 ) -> list[ImportReport]:
     """Import each dataset's files. Raises InputError where no row of any can be used; then nothing was written."""
     together = [list(groups)] if by_field is not None else [[name] for name in groups]
@@ -188,10 +253,7 @@ def import_groups(
                     stagings[by_field.dataset_of(file, row)] if by_field is not None else next(iter(stagings.values()))
                 )
 
-            def reader_of(_: Path) -> Reader:
-                return Reader(choices.policy, choices.id, choices.dataset_field)
-
-            stage_rows(files, reader_of, staging_of, default, count_row)
+            stage_rows(files, Reader(choices.policy, choices.id, choices.dataset_field), staging_of, default, count_row)
             for staged in stagings.values():
                 staged.close()
                 usable = usable or staged.read > staged.rejected
@@ -238,6 +300,14 @@ def _import_staged(
         left_out=dict(staged.left_out.most_common()),
         **counts,
     )
+
+
+def _counts(done: Sequence[ImportReport]) -> dict[str, Any]:
+    """What the log of runs keeps: the counts, by dataset where there are several."""
+    by_name = {
+        one.dataset: {key: value for key, value in asdict(one).items() if isinstance(value, int)} for one in done
+    }
+    return by_name if len(done) > 1 else by_name[done[0].dataset]
 
 
 def _keys(workspace: Workspace, dataset: str, staging: Path) -> sql.Connection:

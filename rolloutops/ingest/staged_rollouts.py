@@ -86,14 +86,13 @@ def count_lines(path: Path) -> int:
 
 def stage_rows(
     files: Iterable[InputFile],
-    reader_of: Callable[[Path], Reader],
+    reader: Reader,
     staging_of: Callable[[InputFile, Mapping[str, Any]], Staging],
     default: Staging,
     count_row: Callable[[], None],
 ) -> None:
     """Read all rows of files into the staging of their dataset. default: of lines of which none can be told."""
     for file in files:
-        reader = reader_of(file.path)
         for row in open_rows(file.path):
             count_row()
             raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
