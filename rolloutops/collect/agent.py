@@ -102,8 +102,9 @@ async def _converse(
     spent = 0
     for turn in range(pending.settings.max_steps):
         said = [*prompt, *trace.completion]
+        returned = {len(prompt) + place: each for place, each in trace.returned.items()}
         call = ModelCall(
-            said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server
+            said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server, returned
         )
         if whole is not None:
             trace.whole = await _ask(whole, call, trace, pace, limit)
@@ -112,6 +113,8 @@ async def _converse(
             return
         answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
         trace.answers.append(answer)
+        if answer.returned is not None:
+            trace.returned[len(trace.completion)] = answer.returned
         trace.completion.append(answer.message)
         spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
         trace.finish_reason = answer.finish_reason

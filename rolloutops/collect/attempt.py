@@ -71,6 +71,7 @@ class Trace:
     """What has happened in an attempt so far; complete or not, it is what the row is made of."""
 
     completion: list[Message] = field(default_factory=list)
+    returned: dict[int, Any] = field(default_factory=dict)  # positions in completion -> ModelAnswer.returned
     answers: list[ModelAnswer] = field(default_factory=list)
     tool_names: list[str] = field(default_factory=list)
     tool_errors: int = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -29,9 +29,12 @@ from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
+from rolloutops.formats.replay import refused_fields, with_readable_arguments, without_fields
 from rolloutops.types import Engine, ModelAnswer, ModelCall
 
 OPENAI = "https://api.openai.com/v1"
+REFUSED = (400, 422)
+"""Statuses of an endpoint that does not take a field."""
 
 
 def make(
@@ -48,6 +51,7 @@ def make(
     headers: Mapping[str, str] | None = None,
     extra_body: Mapping[str, Any] | None = None,
     token_ids: bool = False,
+    replay: Literal["verbatim", "canonical"] = "verbatim",
     max_connections: int = 0,
     max_reply_bytes: int = MAX_REPLY_BYTES,
 ) -> Engine:
@@ -64,11 +68,15 @@ def make(
         seconds in which nothing at all may come (default: as long as the call may take).
     headers: more headers for each request. extra_body: more fields for each request's body; they win.
     token_ids: keep token ids and log-probs, where the server gives them (vLLM's Chat, NeMo Gym's model servers).
+    replay: how a model's own message goes back in the conversation's next request: `verbatim`, as the endpoint returned
+        it, less the fields that the endpoint refuses by name; or `canonical`, as it is stored.
     max_connections: connections at the same time; 0 is no limit.
     max_reply_bytes: bytes that one reply may have, decompressed; a longer one is a bad_response.
     """
     if endpoint not in ("responses", "chat"):
         raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
+    if replay not in ("verbatim", "canonical"):
+        raise UsageError(f"no replay {replay!r}: it is 'verbatim' or 'canonical'")
     if base_url is None:  # an empty one, of a shell variable that is not set, must not ask OpenAI
         base_url = os.environ.get("OPENAI_BASE_URL") or OPENAI
     places = [_address(url, endpoint) for url in _urls(base_url)]
@@ -101,6 +109,7 @@ def make(
             limit="max_completion_tokens" if _is_openai(host) or host.endswith(".azure.com") else "max_tokens",
             extra_body=dict(extra_body or {}),
             token_ids=token_ids,
+            replay=replay,
             request_timeout=float(request_timeout),
             connect_timeout=float(connect_timeout),
             first_byte_timeout=None if first_byte_timeout is None else float(first_byte_timeout),
@@ -149,6 +158,7 @@ class OpenAIEngine:
     limit: str
     extra_body: Mapping[str, Any] = field(repr=False)
     token_ids: bool
+    replay: str
     request_timeout: float
     connect_timeout: float
     first_byte_timeout: float | None
@@ -158,6 +168,7 @@ class OpenAIEngine:
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
     _permits: asyncio.Semaphore | None = field(default=None, init=False, repr=False)
     _scheme: SchemeCheck | None = field(default=None, init=False, repr=False)
+    _without: frozenset[str] = field(default=frozenset(), init=False, repr=False)  # fields that it refuses
 
     async def start(self) -> None:
         """Open the session. Nothing is sent yet."""
@@ -198,9 +209,10 @@ class OpenAIEngine:
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request, one answer; else AttemptFailed. Raises EngineError where the address speaks the other one of
         http and https."""
-        body = self.body(call)
         try:
-            reply = await self._post(body)
+            reply = await self._post(self.body(call))
+            if reply.status in REFUSED:
+                reply = await self._less(call, reply)
         except AttemptFailed as failed:
             if self._scheme is not None:
                 await self._scheme.look(failed)
@@ -235,14 +247,33 @@ class OpenAIEngine:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreached(error) from None
 
+    async def _less(self, call: ModelCall, reply: Reply) -> Reply:
+        """Send a refused request again without the fields of the model's own messages that the refusal names, and hold
+        for the run what the endpoint does not take. Where it names none of them, all go; a refusal then stands."""
+        without = self._without
+        while reply.status in REFUSED and (failed := failure(reply.status, reply.headers, reply.body)):
+            refused = refused_fields(failed.message, without_fields(self._request(call), without))
+            if failed.kind != "bad_request" or not refused:
+                return reply
+            without = without | refused
+            reply = await self._post(encode(without_fields(self._request(call), without)))
+        if 200 <= reply.status < 300:
+            self._without = self._without | without
+        return reply
+
     def body(self, call: ModelCall) -> bytes:
         """The body of the request that a call makes."""
+        return encode(without_fields(self._request(call), self._without))
+
+    def _request(self, call: ModelCall) -> dict[str, Any]:
+        if self.replay == "canonical":
+            call = replace(call, returned={})
         if self.endpoint == "responses":
             body = responses_body(call, self.model, openai=self.openai)
         else:
             body = chat_body(call, self.model, openai=self.openai, limit=self.limit, token_ids=self.token_ids)
         body.update(self.extra_body)
-        return encode(body)
+        return with_readable_arguments(body)
 
     def _plain_url(self) -> str:
         """The address without its query, which may hold a key."""

@@ -192,6 +192,7 @@ def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str,
     usage = answer.get("usage") or {}
     found = {
         "message": said,
+        "returned": items or None,
         "finish_reason": finish,
         "model": model,
         "input_tokens": count_of(usage.get("input_tokens")),
@@ -226,6 +227,7 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
     usage = answer.get("usage") or {}
     found = {
         "message": said,
+        "returned": choice.get("message"),
         "finish_reason": finish,
         "model": model,
         "input_tokens": count_of(usage.get("prompt_tokens")),
