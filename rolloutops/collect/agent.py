@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
 from rolloutops.config.sampling import refuse_several_answers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.formats.finish_reasons import REPLAY_REFUSED
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
@@ -111,7 +112,13 @@ async def _converse(
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return
-        answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
+        try:
+            answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
+        except AttemptFailed as error:
+            if not turn or not error.of_conversation:
+                raise
+            trace.finish_reason, trace.refusal = REPLAY_REFUSED, error.message
+            return
         trace.answers.append(answer)
         if answer.returned is not None:
             trace.returned[len(trace.completion)] = answer.returned

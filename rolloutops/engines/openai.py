@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -29,12 +30,17 @@ from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
-from rolloutops.formats.replay import refused_fields, with_readable_arguments, without_fields
+from rolloutops.formats.replay import names_an_item, refused_fields, with_readable_arguments, without_fields
 from rolloutops.types import Engine, ModelAnswer, ModelCall
 
 OPENAI = "https://api.openai.com/v1"
 REFUSED = (400, 422)
 """Statuses of an endpoint that does not take a field."""
+UNREADABLE = re.compile(
+    r"chat.?template|jinja|roles must alternate|item pairs from a mapping|no attribute 'items'|tool.?call arguments",
+    re.IGNORECASE,
+)
+"""How servers say, with status 500, that they or the chat template cannot read a message: llama.cpp, SGLang, TGI."""
 
 
 def make(
@@ -211,7 +217,7 @@ class OpenAIEngine:
         http and https."""
         try:
             reply = await self._post(self.body(call))
-            if reply.status in REFUSED:
+            if not 200 <= reply.status < 300:
                 reply = await self._less(call, reply)
         except AttemptFailed as failed:
             if self._scheme is not None:
@@ -251,9 +257,11 @@ class OpenAIEngine:
         """Send a refused request again without the fields of the model's own messages that the refusal names, and hold
         for the run what the endpoint does not take. Where it names none of them, all go; a refusal then stands."""
         without = self._without
-        while reply.status in REFUSED and (failed := failure(reply.status, reply.headers, reply.body)):
-            refused = refused_fields(failed.message, without_fields(self._request(call), without))
-            if failed.kind != "bad_request" or not refused:
+        while reply.status in REFUSED or reply.status == 404:
+            failed = failure(reply.status, reply.headers, reply.body)
+            body = without_fields(self._request(call), without)
+            known = reply.status in REFUSED or names_an_item(failed.message, body)
+            if failed.kind != "bad_request" or not known or not (refused := refused_fields(failed.message, body)):
                 return reply
             without = without | refused
             reply = await self._post(encode(without_fields(self._request(call), without)))
@@ -285,6 +293,10 @@ class OpenAIEngine:
             return AttemptFailed("bad_request", f"{status}: {self._plain_url()} moved to {where}: change base_url")
         failed = failure(status, headers, body)
         failed.limits = rate_limits(headers)
+        if status in REFUSED:
+            failed.of_conversation = failed.kind == "bad_request"
+        elif status == 500 and UNREADABLE.search(failed.message):
+            failed.of_conversation = True
         if status in (404, 405):
             other = "chat" if self.endpoint == "responses" else "responses"
             hint = (

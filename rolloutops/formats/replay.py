@@ -29,6 +29,8 @@ DEMANDED = ("summary", "annotations", "content")
 """Lists of Responses items that the API's types require, empty or not."""
 CALL_ARGUMENTS = {"function_call": "arguments"}
 """Responses items that call a tool with JSON arguments: type -> the key that holds them."""
+DEMAND = re.compile(r"\bmissing\b|\brequired?\b|must be (passed|provided|set|sent|included)", re.IGNORECASE)
+"""How an endpoint says that it wants a field (DeepSeek, Gemini), not that it refuses one."""
 LONG = 8
 """Letters from which on a name below a field stands for that field: shorter ones are plain words (`format`)."""
 
@@ -102,13 +104,23 @@ def without_fields(body: Body, names: frozenset[str]) -> Body:
 
 
 def refused_fields(refusal: str, body: Body) -> frozenset[str]:
-    """The fields of the request's own assistant messages that a refusal names; all of them where it names none."""
+    """The fields of the request's own assistant messages that a refusal names; all of them where it names none, and
+    none where it demands a field.
+
+    refusal: its reasons, separated by `; `.
+    """
     known = fields_of(body)
-    words = set(re.findall(r"\w+", refusal))
+    reasons = [reason for reason in refusal.split("; ") if not DEMAND.search(reason)]
+    words = set(re.findall(r"\w+", "; ".join(reasons)))
     named = {field for field, names in known.items() if names & words}
-    if any(isinstance(each.get("id"), str) and each["id"] in refusal for each in _rows(body) if "type" in each):
+    if names_an_item(refusal, body):
         named.add("id")
-    return frozenset(named & known.keys() or known)
+    return frozenset(named or (known if reasons else ()))
+
+
+def names_an_item(refusal: str, body: Body) -> bool:
+    """Whether a refusal names one of the request's items by its id, which the server does not hold."""
+    return any(isinstance(each.get("id"), str) and each["id"] in refusal for each in _rows(body) if "type" in each)
 
 
 def fields_of(body: Body) -> dict[str, set[str]]:
