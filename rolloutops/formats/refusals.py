@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.event_stream import is_stream, read_stream
 
 KEPT = 2048
 """Characters of a reply that are kept beside its reason."""
@@ -132,7 +133,9 @@ class Refusal:
 def read_body(body: bytes) -> Refusal:
     """What the body of a refusal says: JSON of any shape, a page, or text."""
     try:
-        return read_error(orjson.loads(body))
+        return read_error(read_stream(body)) if is_stream(body) else read_error(orjson.loads(body))
+    except AttemptFailed:
+        return Refusal([body[:KEPT].decode(errors="replace")])
     except orjson.JSONDecodeError:
         text = body[: 16 * KEPT].decode(errors="replace").strip()
         shown = _page(text) if re.match(r"(?s)\s*(<!--.*?-->\s*)?<(!doctype|html|head)", text, re.IGNORECASE) else text
