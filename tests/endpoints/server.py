@@ -26,9 +26,11 @@ HABITS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "habi
 
 @dataclass
 class Endpoint(Loopback):
-    """An endpoint with these habits. refused: how often it refused the model's own message."""
+    """An endpoint with these habits. stream: replies are streamed, whatever was asked for; `cut`: they end too early.
+    refused: how often it refused the model's own message."""
 
     habits: dict[str, Any] = field(default_factory=dict)
+    stream: str = ""
     refused: int = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -61,6 +63,8 @@ class Endpoint(Loopback):
         call = {"single": False, "tools": turns < 2}.get(kind, turns < 1)
         make = self._chat_reply if self.habits["api"] == "chat" else self._response
         made = make(body, call, BROKEN if kind in ("broken", "stuck") else '{"query": "code"}')
+        if self.stream:
+            return 200, streamed(made, self.stream == "cut"), {"Content-Type": "text/event-stream"}
         return 200, self.habits.get("prefix", "") + json.dumps(made), {}
 
     def _faults(self, own: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Any]]:
@@ -120,6 +124,34 @@ class Endpoint(Loopback):
         usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
         made = {"id": "r", "object": "response", "created_at": 1, "model": "m", "error": None, "usage": usage}
         return {**made, "status": "completed", "incomplete_details": None, "output": items}
+
+
+def streamed(reply: dict[str, Any], cut: bool) -> str:
+    """A reply as server-sent events: pieces of its texts, then how it ended."""
+    if reply["object"] == "response":
+        events = [{"type": "response.created", "response": {**reply, "status": "in_progress", "output": []}}]
+        events += [{"type": "response.output_item.done", "item": item} for item in reply["output"]]
+        ends = [{"type": "response.completed", "response": reply}]
+    else:
+        choice = reply["choices"][0]
+        deltas = [{"role": "assistant", "content": ""}]
+        for name, value in choice["message"].items():
+            if name == "tool_calls":
+                for number, call in enumerate(value):
+                    function = call["function"]
+                    deltas.append({name: [{**call, "index": number, "function": {**function, "arguments": ""}}]})
+                    deltas += [{name: [{"index": number, "function": {"arguments": c}}]} for c in function["arguments"]]
+            elif isinstance(value, str) and name != "role":
+                deltas += [{name: letter} for letter in value]
+            elif name != "role":
+                deltas.append({name: value})
+        plain = {key: value for key, value in reply.items() if key not in ("choices", "usage")}
+        plain["object"] = "chat.completion.chunk"
+        events = [{**plain, "choices": [{"index": 0, "delta": each, "finish_reason": None}]} for each in deltas]
+        ends = [{**plain, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}]
+        ends.append({**plain, "choices": [], "usage": reply["usage"]})
+    lines = [": PROCESSING", *("data: " + json.dumps(event) for event in [*events, *([] if cut else ends)])]
+    return "\n\n".join([*lines, *([] if cut else ["data: [DONE]"]), ""])
 
 
 def whole(refusal: list[Any]) -> tuple[int, str, dict[str, str]]:

@@ -128,3 +128,27 @@ def test_a_refused_key_ends_the_run_and_no_rollout_is_given_up(tmp_path: Path) -
         )
     assert "API key not valid" in done.stderr
     assert query(tmp_path / "w", "SELECT count(*) FROM given_up") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["gemini", "openrouter", "mistral", "sglang", "openai"])
+def test_a_stream_that_nobody_asked_for_is_read(name: str, tmp_path: Path) -> None:
+    with serving(Endpoint, habits=HABITS[name], stream="whole") as server:
+        collect(tmp_path, server, ("single", "tools", "broken"))
+    found = rollouts(tmp_path)
+    assert [found[kind]["text"] for kind in ("single", "tools", "broken")] == [ANSWER] * 3
+    assert [found[kind]["turns"] for kind in ("single", "tools", "broken")] == [1, 3, 2]
+    ((tokens, response),) = query(
+        tmp_path / "w", "SELECT output_tokens, response FROM rollouts WHERE text = 'The code is 42.' AND turns = 3"
+    )
+    assert tokens == 21
+    assert len(json.loads(response)) == 3
+    if HABITS[name].get("reasoning") not in (None, "parts"):
+        assert json.loads(found["single"]["completion"])[0]["reasoning_content"] == THOUGHT
+
+
+@pytest.mark.parametrize("name", ["openai", "groq"])
+def test_half_a_stream_is_no_answer(name: str, tmp_path: Path) -> None:
+    with serving(Endpoint, habits=HABITS[name], stream="cut") as server:
+        collect(tmp_path, server, ("single",), max_given_up=1)
+    ((error, message),) = query(tmp_path / "w", "SELECT error, error_message FROM failures")
+    assert (error, "the stream ended before" in message) == ("bad_response", True)
