@@ -11,6 +11,7 @@ import orjson
 
 from rolloutops.errors import AttemptFailed, did_you_mean
 from rolloutops.formats.finish_reasons import finish_reason
+from rolloutops.formats.replay import readable_arguments
 from rolloutops.formats.task_rows import to_chat
 from rolloutops.layout import count
 from rolloutops.types import Message, ModelAnswer, ModelCall
@@ -86,7 +87,9 @@ class Text:
                 **{"add_generation_prompt": True, **own, **self.template_kwargs, **options},
             )
         except Exception as error:
-            raise AttemptFailed("bad_request", f"the chat template refuses the prompt: {first_line(error)}") from error
+            failed = AttemptFailed("bad_request", f"the chat template refuses the prompt: {first_line(error)}")
+            failed.of_conversation = True
+            raise failed from error
         return list(tokens)
 
     def read(self, call: ModelCall, tools: list[dict[str, Any]] | None, output: Any) -> ModelAnswer:
@@ -185,6 +188,9 @@ def template_messages(
     """
     out = to_chat(messages, "object")
     for item in out:
+        for call in item.get("tool_calls", ()):
+            if isinstance(call["function"]["arguments"], str):
+                call["function"]["arguments"] = orjson.loads(readable_arguments(call["function"]["arguments"]))
         if item["role"] == "developer" and "developer" not in (template or ""):
             item["role"] = "system"
         if not isinstance(item["content"], str):

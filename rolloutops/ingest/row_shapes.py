@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from rolloutops.formats.content import unknown_parts
-from rolloutops.formats.task_rows import Prompt
+from rolloutops.ingest.task_columns import ReadPrompt
 
 VERIFIED = {
     "mcqa": ("options", "choices", "grading_mode", "template_metadata"),
@@ -40,20 +40,18 @@ class RowShapes:
     first: str = ""
     answers: int = 0
 
-    def add(
-        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, with_answer: bool = False
-    ) -> None:
-        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. with_answer:
-        its last turn became the answer."""
+    def add(self, found: ReadPrompt, place: str, read: tuple[str, ...] = ()) -> None:
+        """Count one row. place: its file and line. read: columns that its id or its verifier is read from."""
+        prompt = found.prompt
         if prompt.shape:
             self.shapes[prompt.shape] += 1
         for name in prompt.left_aside:
             if name not in read:
                 (self.fields if "[]." in name else self.columns)[name] += 1
         self.parts.update(unknown_parts(prompt.messages))
-        self.nulls += nulls
-        self.null_rows += bool(nulls)
-        self.answers += with_answer
+        self.nulls += found.nulls
+        self.null_rows += bool(found.nulls)
+        self.answers += found.with_answer
         if prompt.messages and prompt.messages[-1]["role"] == "assistant":
             self.last_turns += 1
             self.first = self.first or place
