@@ -25,7 +25,7 @@ from typing import Any
 
 from rolloutops.config.paths import as_path
 from rolloutops.engines import smollm2
-from rolloutops.engines.vllm_text import Text, first_line
+from rolloutops.engines.vllm_text import MediaPrompt, Text, first_line
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
 from rolloutops.types import ModelAnswer, ModelCall
 
@@ -46,7 +46,7 @@ QUIET = {
 @dataclass(frozen=True)
 class _Request:
     id: str
-    prompt: list[int]
+    prompt: list[int] | MediaPrompt
     params: Any
     future: asyncio.Future[Any]
 
@@ -162,7 +162,7 @@ class VllmEngine:
                         engine.abort_request([order.id])
                     continue
                 try:
-                    prompt = engine.renderer.render_cmpl([{"prompt_token_ids": order.prompt}])[0]
+                    prompt = _rendered(engine.renderer, order.prompt)
                     engine.add_request(order.id, prompt, order.params)
                     waiting[order.id] = order.future
                 except Exception as error:
@@ -257,6 +257,13 @@ def make(
     llm_args = {name: value for name, value in named.items() if value is not None} | dict(engine_args or {})
     text = Text(model, chat_template, dict(chat_template_kwargs or {}), bool(reasoning_parser), token_ids)
     return VllmEngine(model, llm_args, text, (tool_parser or "hermes", reasoning_parser))
+
+
+def _rendered(renderer: Any, prompt: list[int] | MediaPrompt) -> Any:
+    """A prompt as the engine takes it."""
+    if isinstance(prompt, MediaPrompt):
+        return prompt.render(renderer)
+    return renderer.render_cmpl([{"prompt_token_ids": prompt}])[0]
 
 
 def _settle(future: asyncio.Future[Any], result: Any = None, error: Exception | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rolloutops.errors import FAILURES, AttemptFailed
 from rolloutops.formats.finish_reasons import finish_of_response
-from rolloutops.formats.media import to_openai
+from rolloutops.formats.media import to_openai, without_digests
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import HOW_SENT, from_responses, prompt_of_row, to_responses, to_responses_tools
@@ -139,7 +139,7 @@ def create_params(
     if isinstance(own, Mapping):
         own = {name: value for name, value in own.items() if name not in HOW_SENT}
     params = _in_metadata(own, params)
-    if isinstance(own, Mapping) and own.get("input") is not None and _messages_of(row) == list(messages):
+    if isinstance(own, Mapping) and own.get("input") is not None and _messages_of(row) == without_digests(messages):
         return {**own, **params}
     kept = {key: value for key, value in own.items() if key != "instructions"} if isinstance(own, Mapping) else {}
     flat = to_responses_tools(tools)
