@@ -55,6 +55,7 @@ PAGES = {
     "docs/howto/choose_engine.md": 3,
     "docs/howto/import_rollouts.md": 10,
     "docs/howto/load_in_trainers.md": 4,
+    "docs/howto/media.md": 2,
     "docs/howto/mix_datasets.md": 8,
     "docs/howto/nemo_gym.md": 2,
     "docs/howto/resume.md": 12,
