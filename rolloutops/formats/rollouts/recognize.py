@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from rolloutops.formats.rollouts import alpaca, chat_log, gym, openai_batch, openhands, prompt_answer
+from rolloutops.formats.rollouts import agent_trajectory, alpaca, chat_log, gym, openai_batch, openhands, prompt_answer
 from rolloutops.formats.rollouts.row import RolloutRow, keys_of
 
 
@@ -22,7 +22,7 @@ class Format(Protocol):
         """Read a row that is recognized. raw: as it was written. Raises ValueError that says what is wrong with it."""
 
 
-FORMATS: tuple[Format, ...] = (openhands, openai_batch, gym, alpaca, prompt_answer, chat_log)
+FORMATS: tuple[Format, ...] = (openhands, agent_trajectory, openai_batch, gym, alpaca, prompt_answer, chat_log)
 """In this order, from the most special keys to the most common ones."""
 
 
