@@ -75,7 +75,7 @@ BLOCK = re.compile(
     r"<!-- run: (?P<hidden>.+?) -->|^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL
 )
 COMMENT = re.compile(r"<!-- (needs vllm|not run: .+?|exit \d+) -->\s*$")
-FILE = re.compile(r"`([\w./-]+\.(?:py|toml|jsonl|sql|txt))`[^`\n]*:\s*$")
+FILE = re.compile(r"`([\w./-]+\.(?:py|toml|jsonl|json|sql|txt))`[^`\n]*:\s*$")
 
 
 @dataclass(frozen=True)
