@@ -20,6 +20,7 @@ from typing import Any
 
 from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, message, text_of
 from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
+from rolloutops.formats.gemini import from_contents
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text, object_in
@@ -39,6 +40,9 @@ ONLY_TURNS = (*CHAT_COLUMNS, "conversation", "contents")
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Where the system message stands beside the turns: the first that holds text."""
+
+GEMINI_SYSTEM = ("systemInstruction", "system_instruction")
+"""Where Gemini's requests have it."""
 
 OF_A_MESSAGE = frozenset(
     {
@@ -84,6 +88,8 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
         found = _alpaca(row, value) if column == "instruction" else _text(column, value)
     elif column == "input":
         found = _responses(row, value)
+    elif column == "contents":
+        return _gemini(row, value)
     else:
         found = _chat(column, value)
     return _with_system(row, found)
@@ -143,9 +149,8 @@ def _chat(column: str, turns: list[Any]) -> Turns:
         raise ValueError(f"{column}: {error}") from None
     if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in messages):
         raise NoPrompt(f"{column} holds no text")
-    names = {"contents": "Gemini contents"}
     kind = "ShareGPT turns" if any("from" in item and not item.get("role") for item in turns) else "chat messages"
-    return Turns(names.get(column, f"{kind} in {column}"), messages, (column,), list(_unread_fields(column, turns)))
+    return Turns(f"{kind} in {column}", messages, (column,), list(_unread_fields(column, turns)))
 
 
 def _speaker(item: Mapping[str, Any]) -> bool:
@@ -187,6 +192,15 @@ def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
     return Turns("Responses input", messages, columns, [f"input[].{kind}" for kind in unread_items(items)])
 
 
+def _gemini(row: Mapping[str, Any], contents: list[Any]) -> Turns:
+    """Contents with their system instruction, if any column has one."""
+    system = next((name for name in (*GEMINI_SYSTEM, *SYSTEM_COLUMNS) if row.get(name)), None)
+    messages = from_contents(contents, row[system] if system else None)
+    columns = ("contents", *filter(None, [system]))
+    turns = [item for item in contents if isinstance(item, Mapping)]
+    return Turns("Gemini contents", messages, columns, list(_unread_fields("contents", turns)))
+
+
 def _alpaca(row: Mapping[str, Any], instruction: str) -> Turns:
     """Instruction and input, a line each, after the earlier turns; the answer is `output`, Dolly's is `response`."""
     beside = next((name for name in ("input", "context") if isinstance(row.get(name), str)), None)
@@ -202,15 +216,12 @@ def _alpaca(row: Mapping[str, Any], instruction: str) -> Turns:
                 raise ValueError(f"history[{number}] is not a pair of a question and its answer")
             messages += [message("user", as_text(pair[0])), message("assistant", as_text(pair[1]))]
     messages.append(message("user", asked))
-    return Turns("Alpaca (instruction)", messages, tuple(used), answer=row[answered] if answered else None)
+    return Turns("Alpaca (instruction)", messages, tuple(used), answer=(row[answered] or None) if answered else None)
 
 
 def _with_system(row: Mapping[str, Any], turns: Turns) -> Turns:
     """The turns after the system message that stands beside them, unless they begin with the same."""
-    names = (
-        (*SYSTEM_COLUMNS, "systemInstruction", "system_instruction") if "contents" in turns.columns else SYSTEM_COLUMNS
-    )
-    for name in names:
+    for name in SYSTEM_COLUMNS:
         text = _system_text(row.get(name))
         if text:
             first = turns.messages[0] if turns.messages else {}
