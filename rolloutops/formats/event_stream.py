@@ -18,7 +18,7 @@ FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How a line of an event stream begins."""
 DONE = b"[DONE]"
 """The last event of OpenAI's streams."""
-ENDED = frozenset({"response.completed", "response.incomplete", "response.failed"})
+ENDED = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})
 """Events with a whole Responses object."""
 NAMES = frozenset({"id", "type", "role", "name", "index", "format"})
 """Texts of a delta that are sent whole, where others are pieces."""
