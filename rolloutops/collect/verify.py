@@ -218,7 +218,7 @@ def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], Store
         SEMI JOIN due ON due.dataset = r.dataset AND due.attempt_id = r.attempt_id
         WHERE r.dataset = {sql.literal(name)}
     """
-    for batch in sql.stream(con, query):
+    for batch in sql.stream(con, query, sql.PAYLOAD_ROWS):
         for task_id, policy, index, attempt_id, *payload in zip(*(c.to_pylist() for c in batch.columns), strict=True):
             key = {"dataset": name, "task_id": task_id, "policy": policy, "rollout_index": index}
             yield {**key, "attempt_id": attempt_id}, StoredRollout(name, task_id, *payload)

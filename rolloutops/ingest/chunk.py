@@ -131,13 +131,14 @@ def stage_rows(
                 if len(examples) < 3:
                     examples.append(f"{path}:{row.line}: {reason}")
                 continue
-            task |= {"origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal}
+            task |= {"origin": str(path), "line": row.line, "row": row.raw, "ordinal": ordinal}
             ordinal += 1
             batch.append(task)
             size += len(row.raw)
+            del row  # its value, which may be large, is not needed while the batch is written
             if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
                 writer.write_table(schema.table_of(STAGED, batch))
-                batch, size = [], 0
+                batch, task, size = [], None, 0
         writer.write_table(schema.table_of(STAGED, batch))
     return ordinal + rejected, rejected, examples
 
@@ -266,8 +267,9 @@ def _refuse_conflicts(con: sql.Connection, name: str) -> None:
 def _fresh_rows(staging: Path, ordinals: array[int], versions: array[int]) -> Iterator[pa.Table]:
     """The staged rows whose ordinals are wanted, in order, with their version."""
     start = 0
-    with pq.ParquetFile(staging / "staged.parquet") as file:
-        for batch in file.iter_batches(BATCH_ROWS):
+    # Row group by row group, which hold about BATCH_BYTES: a batch across them would hold BATCH_ROWS of any size.
+    with pq.ParquetFile(staging / "staged.parquet", pre_buffer=False) as file:
+        for batch in (one for group in range(file.num_row_groups) for one in file.iter_batches(row_groups=[group])):
             low, high = bisect_left(ordinals, start), bisect_left(ordinals, start + len(batch))
             if low < high:
                 chosen = pa.array([ordinal - start for ordinal in ordinals[low:high]], pa.int64())
