@@ -160,7 +160,7 @@ def _fresh_rows(
     """The staged rows with these ordinals, which ascend, with their versions; and where with_prompt is 1, with the
     prompt's hash in the row's."""
     start = 0
-    # Row group by row group, which hold about BATCH_BYTES: a batch across them would hold BATCH_ROWS of any size.
+    # Row group by row group, which are bounded by bytes: a batch across them would not be.
     with pq.ParquetFile(staging / "staged.parquet", pre_buffer=False) as file:
         for batch in (one for group in range(file.num_row_groups) for one in file.iter_batches(row_groups=[group])):
             low, high = bisect_left(ordinals, start), bisect_left(ordinals, start + len(batch))
