@@ -14,6 +14,7 @@ import pyarrow as pa
 from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.media import MediaError
 from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
 from rolloutops.formats.rollouts import gym
 from rolloutops.formats.rollouts.recognize import Format, format_of
@@ -113,7 +114,7 @@ class Reader:
         format_ = format_of(row)
         found = format_.read(row, raw)
         task = self._task_columns(found.task, row, path) if found.task is not None else None
-        known = self._known(format_, row, source, task, found.request_id)
+        known = self._known(format_, row, path, source, task, found.request_id)
         if found.request_id is None and found.params is not None:
             known |= {"request": dump(found.params)}
         ended = []
@@ -156,11 +157,17 @@ class Reader:
         }
 
     def _known(
-        self, format_: Format, row: Mapping[str, Any], source: str, task: Record | None, request_id: str | None
+        self,
+        format_: Format,
+        row: Mapping[str, Any],
+        path: Path,
+        source: str,
+        task: Record | None,
+        request_id: str | None,
     ) -> Record:
         """The staged columns that all rollouts of a row share: whose they are."""
         if format_ is gym:
-            return _gym_columns(row, source, task)
+            return _gym_columns(row, source, task, self.media_folder(path))
         if request_id is not None:
             return {"input_key": _input_key(format_, request_id), "needs_input": True}
         return {"ident": task["ident"] if task else None}
@@ -215,7 +222,9 @@ class Reader:
 def _columns_of(task: Mapping[str, Any], media: MediaFolder) -> Record:
     """The columns of a task's row. A Gym rollout whose prompt cannot be read has none: its result counts anyway."""
     try:
-        return task_columns("", BY_RULE, dict(task), media)
+        return {**task_columns("", BY_RULE, dict(task), media)}
+    except MediaError:
+        raise
     except ValueError:
         if "responses_create_params" not in task:
             raise
@@ -223,7 +232,7 @@ def _columns_of(task: Mapping[str, Any], media: MediaFolder) -> Record:
     return {**task_columns("", BY_RULE, {}, media), **about}
 
 
-def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Record:
+def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None, media: MediaFolder) -> Record:
     """The staged columns of a Gym row's identity and of what it was asked."""
     number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX)
     params = row.get("responses_create_params")
@@ -241,7 +250,7 @@ def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Re
         "ng_attempt": index_of(row, ATTEMPT_INDEX),
         "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
         "started_at": _time(created),
-        **_asked(row, params, task),
+        **_asked(row, params, task, media),
     }
 
 
@@ -251,11 +260,11 @@ def batch_of(path: Path) -> str:
     return str(path.with_name(FILE_WORDS.sub("", name).strip("._- ") or "batch"))
 
 
-def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None) -> Record:
+def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None, media: MediaFolder) -> Record:
     """What a rollout was asked in the end: an environment may have added to its task's prompt."""
     if task is not None and TASK_FIELDS in row and params.get("input"):
         requested = {key: params[key] for key in gym.ASKED_PARAMS if params.get(key) is not None}
-        task = {"empty": False, **_columns_of({"responses_create_params": requested})}
+        task = {"empty": False, **_columns_of({"responses_create_params": requested}, media)}
     if task is None or task["empty"]:
         return {}
     return {key: task[key] for key in ("prompt", "tools", "prompt_hash")}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def body(parsed: Parsed) -> int:
     """Rollouts made elsewhere -> tasks, attempts and verdicts; 2 where lines were rejected and that was not allowed."""
-    from rolloutops.ingest.import_rollouts import ImportChoices, import_stage, workspace_of
+    from rolloutops.ingest.import_datasets import ImportChoices
+    from rolloutops.ingest.import_rollouts import import_stage, workspace_of
 
     flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
     recipe = load(flags["recipe"]) if "recipe" in flags else None
