@@ -78,9 +78,9 @@ def _refuse_wrong_runs(name: str, environment: Any) -> None:
     if runs is None or callable(runs):
         return
     if runs not in RUNS:
-        near = did_you_mean(runs, RUNS) if isinstance(runs, str) else ""
+        hint = did_you_mean(runs, RUNS) if isinstance(runs, str) else ""
         raise UsageError(
-            f"environment {name!r} has runs = {runs!r:.80}{near}: it must be one of "
+            f"environment {name!r} has runs = {runs!r:.80}{hint}: it must be one of "
             f"{', '.join(map(repr, RUNS))}, which declare how its verify runs"
         )
     if runs == "inline" and inspect.iscoroutinefunction(environment.verify):
