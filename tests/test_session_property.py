@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from rolloutops.formats.sessions import claude_code, codex, mini_swe_agent, openhands
 from rolloutops.formats.sessions.session import Session
-from tests.test_session_documents import call, reply
-from tests.test_sessions import Claude, text
+from tests.test_session_documents import call, openhands_events, reply, sdk_events, trajectory
+from tests.test_sessions import Claude, claude_session, codex_lines, text
 
 Step = tuple[str, str, list[str], bool]
 """One answer: its text, its reasoning, the commands that it calls, and whether tools answered."""
@@ -182,3 +183,36 @@ def test_nothing_that_the_model_said_is_lost(written: Callable[[Sequence[Step]],
     assert sum(item["role"] == "tool" for item in session.completion) == outputs
     due = bool(answers[-1][2]) and not answers[-1][3]
     assert not (due and session.finish_reason == "stop")
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Each place in a JSON value, as what holds it and its key."""
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    return [place for key in keys for place in [(value, key), *places(value[key])]]
+
+
+FORMATS = {
+    "claude_code": (lambda: claude_session().lines, claude_code),
+    "codex": (codex_lines, codex),
+    "mini_swe_agent": (lambda: trajectory("Submitted"), mini_swe_agent),
+    "openhands": (openhands_events, openhands),
+    "openhands_sdk": (lambda: sdk_events("finish"), openhands),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_a_damaged_session_is_read_or_rejected_with_a_reason(name: str, data: st.DataObject) -> None:
+    """Any value in any place: what is not read raises ValueError, which rejects the file."""
+    make, module = FORMATS[name]
+    session: Any = make()
+    odd = st.sampled_from(["", "x", 1, 1.5, True, None, "[]", "{}", "[1]", "[null]", '{"a":1}', '[{"type":"text"}]'])
+    for _ in range(data.draw(st.integers(1, 3))):
+        every = places(session)
+        holder, key = every[data.draw(st.integers(0, len(every) - 1))]
+        value = data.draw(odd)
+        holder[key] = json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+    if module.recognizes(session):
+        with contextlib.suppress(ValueError):
+            module.read(session)

@@ -105,16 +105,16 @@ def _name(line: Line, is_message: bool, alone: bool) -> str:
 def _parents(lines: Sequence[Line], main: Sequence[int]) -> dict[int, int | None]:
     """The line that each line of the main thread's tree follows. One whose parent is not in the file, and the summary
     of what was compacted, follow the line before them."""
-    numbers = {lines[number].get("uuid"): number for number in reversed(main) if lines[number].get("uuid")}
+    numbers = {as_text(lines[number].get("uuid")): number for number in reversed(main) if lines[number].get("uuid")}
     parents: dict[int, int | None] = {}
     before: int | None = None
     for number in main:
         line = lines[number]
         if not line.get("uuid"):
             continue
-        above = line.get("parentUuid") or line.get("logicalParentUuid")
+        above = as_text(line.get("parentUuid") or line.get("logicalParentUuid"))
         parent = numbers.get(above)
-        starts_anew = above is None and not (line.get("isCompactSummary") or line.get("subtype") == "compact_boundary")
+        starts_anew = not above and not (line.get("isCompactSummary") or line.get("subtype") == "compact_boundary")
         parents[number] = None if starts_anew else before if parent is None or parent >= number else parent
         before = number
     return parents
@@ -133,12 +133,12 @@ def _rest_of_answers(lines: Sequence[Line], own: Sequence[int], main: set[int]) 
     """The other lines of the thread's answers, and the outputs of the tools that they call."""
     ids = {_answer_id(lines[number]) for number in own if number in main and _is_answer(lines[number])}
     parts = {number for number in own if _is_answer(lines[number]) and _answer_id(lines[number]) in ids}
-    calls = {block.get("id") for number in parts for block in _blocks(lines[number]) if _is_call(block)}
+    calls = {as_text(block.get("id")) for number in parts for block in _blocks(lines[number]) if _is_call(block)}
     outputs = {
         number
         for number in own
         if lines[number]["type"] == "user"
-        and any(block.get("tool_use_id") in calls for block in _blocks(lines[number]))
+        and any(as_text(block.get("tool_use_id")) in calls for block in _blocks(lines[number]))
     }
     return parts | outputs
 

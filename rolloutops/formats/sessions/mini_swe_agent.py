@@ -95,7 +95,8 @@ def _unparsed(entry: Entry) -> list[Message]:
     if isinstance(response, dict) and response.get("object") == "response":
         return from_responses(response.get("output"))
     if isinstance(response, dict):
-        said = [choice.get("message") for choice in objects(response.get("choices") or (), Counter())]
+        choices = response.get("choices")
+        said = [choice.get("message") for choice in objects(choices if isinstance(choices, list) else (), Counter())]
         return [message_of({"role": "assistant", **item}) for item in said[:1] if isinstance(item, dict)]
     text = as_text(extra.get("model_response") or response)
     return [message("assistant", text)] if text else []

@@ -248,9 +248,10 @@ def _facts(events: Sequence[Event]) -> openhands_sdk.Facts:
 def _end(event: Event) -> str | None:
     """How the session stands after an event, "" where it goes on; None where the event does not tell."""
     if "action" in event:
-        if event["action"] in NOT_SAID:
+        kind = as_text(event["action"])
+        if kind in NOT_SAID:
             return None
-        return "stop" if event["action"] in ("finish", "reject") and event.get("source") == "agent" else ""
+        return "stop" if kind in ("finish", "reject") and event.get("source") == "agent" else ""
     extras = event.get("extras")
     if event.get("observation") == "agent_state_changed" and isinstance(extras, dict):
         return STATES.get(as_text(extras.get("agent_state")))

@@ -160,10 +160,12 @@ def _reasoning(source: Mapping[str, Any]) -> str | None:
     if isinstance(source.get("reasoning_content"), str) and source["reasoning_content"]:
         return str(source["reasoning_content"])
     blocks = source.get("thinking_blocks")
-    texts = [as_text(block.get("thinking")) for block in blocks if isinstance(block, dict)] if blocks else []
+    listed = blocks if isinstance(blocks, list) else []
+    texts = [as_text(block.get("thinking")) for block in listed if isinstance(block, dict)]
     item = source.get("responses_reasoning_item")
     if not any(texts) and isinstance(item, dict):
-        listed = item.get("content") or item.get("summary") or []
+        parts = item.get("content") or item.get("summary")
+        listed = parts if isinstance(parts, list) else [parts]
         texts = [as_text(part.get("text")) if isinstance(part, dict) else as_text(part) for part in listed]
     return "\n\n".join(filter(None, texts)) or None
 
