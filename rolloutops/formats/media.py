@@ -104,40 +104,40 @@ def map_media(messages: Sequence[Message], change: Callable[[str, Part], Part]) 
     for message in messages:
         content = message.get("content")
         if isinstance(content, list):
-            parts = [change(*held) if (held := _held(part)) else part for part in content]
+            parts = [change(*inner) if (inner := _as_medium(part)) else part for part in content]
             message = {**message, "content": parts}
         changed.append(message)
     return changed
 
 
-def part_of(medium: str, held: Part) -> Part:
+def part_of(medium: str, inner: Part) -> Part:
     """A part in the one form."""
     name = "file" if medium == "file" else f"{medium}_url"
-    return {"type": name, name: held}
+    return {"type": name, name: inner}
 
 
 def to_openai(messages: Sequence[Message]) -> list[Message]:
     """The messages, their media as parts of OpenAI's Chat API: sounds are `input_audio`, files bring `file_data`.
     Videos, which it has no part for, are `video_url`, as vLLM and SGLang take them."""
 
-    def sent(medium: str, held: Part) -> Part:
-        place = held["url"]
+    def sent(medium: str, inner: Part) -> Part:
+        place = inner["url"]
         if medium == "file" and scheme_of(place) == "data":
-            return part_of(medium, {"filename": held.get("filename", "file"), "file_data": place})
+            return part_of(medium, {"filename": inner.get("filename", "file"), "file_data": place})
         if medium == "file":
             return part_of(medium, {"file_url": place})
         if medium == "audio" and scheme_of(place) == "data":
             kind, _, data = place.partition(",")
             name = kind.strip()[len("data:") :].partition(";")[0].rpartition("/")[2]
             return {"type": "input_audio", "input_audio": {"data": data, "format": AUDIO_FORMATS.get(name, name)}}
-        return part_of(medium, held)
+        return part_of(medium, inner)
 
     return map_media(without_digests(messages), sent)
 
 
 def without_digests(messages: Sequence[Message]) -> list[Message]:
     """The messages as the row says them: without the sha256 of local media."""
-    return map_media(messages, lambda medium, held: part_of(medium, {k: v for k, v in held.items() if k != "sha256"}))
+    return map_media(messages, lambda medium, inner: part_of(medium, {k: v for k, v in inner.items() if k != "sha256"}))
 
 
 def has_local_media(messages: Sequence[Message]) -> bool:
@@ -148,23 +148,23 @@ def has_local_media(messages: Sequence[Message]) -> bool:
 def digests_of(messages: Sequence[Message]) -> list[str]:
     """The sha256 of each medium that has one, in order."""
     contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
-    media = [held[1] for content in contents for part in content if (held := _held(part))]
-    return [held["sha256"] for held in media if "sha256" in held]
+    media = [inner[1] for content in contents for part in content if (inner := _as_medium(part))]
+    return [inner["sha256"] for inner in media if "sha256" in inner]
 
 
-def _held(part: Any) -> tuple[str, Part] | None:
+def _as_medium(part: Any) -> tuple[str, Part] | None:
     """What a part in the one form holds, and the object with its url."""
     kind = part.get("type") if isinstance(part, dict) else None
-    held = part.get(kind) if kind in FORMS or kind == "file" else None
-    if kind is None or not isinstance(held, dict) or not isinstance(held.get("url"), str):
+    inner = part.get(kind) if kind in FORMS or kind == "file" else None
+    if kind is None or not isinstance(inner, dict) or not isinstance(inner.get("url"), str):
         return None
-    return FORMS.get(kind, "file"), held
+    return FORMS.get(kind, "file"), inner
 
 
 def _references(messages: Sequence[Message]) -> list[tuple[str, str]]:
     """(what it is, reference) of all media, in order."""
     contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
-    return [(held[0], held[1]["url"]) for content in contents for part in content if (held := _held(part))]
+    return [(inner[0], inner[1]["url"]) for content in contents for part in content if (inner := _as_medium(part))]
 
 
 def _in_one_form(message: Message) -> Message:
@@ -177,7 +177,7 @@ def _in_one_form(message: Message) -> Message:
 def _part_in_one_form(part: Part) -> Part:
     """A part of any dialect in the one form; one without a reference, which is a mark, as `{"type": "image"}`. What is
     neither stays as it is."""
-    kind = part.get("type")
+    kind = part.get("type") or next((name for name in (*MEDIA, *FORMS) if name in part), None)
     medium, rest = KINDS.get(str(kind)), {name: value for name, value in part.items() if name != "type"}
     inner = rest.get(str(kind))
     inner = inner if isinstance(inner, dict) else rest
@@ -198,15 +198,15 @@ def _part_in_one_form(part: Part) -> Part:
     return {"type": medium, **mark} if mark.keys() <= {"index"} else part
 
 
-def _file(part: Part, held: Part) -> Part:
+def _file(part: Part, inner: Part) -> Part:
     """A part with a file: as it is where it brings its bytes or a URL, else with the path as its url."""
-    data, place = held.get("file_data"), held.get("file_url")
+    data, place = inner.get("file_data"), inner.get("file_url")
     if isinstance(data, str) and (scheme_of(data) == "data" or _is_base64(data)):
         return part
     if isinstance(place, str) and not is_local(place):
         return part
-    named = {name: value for name, value in held.items() if name not in (*BYTES, "filename")}
-    reference = data or reference_of(named, "file") or held.get("filename")
+    named = {name: value for name, value in inner.items() if name not in (*BYTES, "filename")}
+    reference = data or reference_of(named, "file") or inner.get("filename")
     return part_of("file", {"url": reference}) if isinstance(reference, str) else part
 
 

@@ -38,26 +38,26 @@ class MediaFolder:
     def with_digests(self, messages: Sequence[Message]) -> list[Message]:
         """Give each local medium the sha256 of its bytes. Raises MediaError where one is not to be read."""
 
-        def digested(medium: str, held: dict[str, Any]) -> dict[str, Any]:
-            plain = {name: value for name, value in held.items() if name != "sha256"}
-            if not is_local(held["url"]):
+        def digested(medium: str, inner: dict[str, Any]) -> dict[str, Any]:
+            plain = {name: value for name, value in inner.items() if name != "sha256"}
+            if not is_local(inner["url"]):
                 return part_of(medium, plain)
-            _, data = self.read(held["url"], medium)
-            return part_of(medium, {"url": held["url"], "sha256": hashlib.sha256(data).hexdigest()} | plain)
+            _, data = self.read(inner["url"], medium)
+            return part_of(medium, {"url": inner["url"], "sha256": hashlib.sha256(data).hexdigest()} | plain)
 
         return map_media(messages, digested)
 
     def with_bytes(self, messages: Sequence[Message]) -> list[Message]:
         """Make each local medium a data URL. Raises MediaError where one is not to be read, or is not what it was."""
 
-        def filled(medium: str, held: dict[str, Any]) -> dict[str, Any]:
-            plain = {name: value for name, value in held.items() if name != "sha256"}
-            if not is_local(held["url"]):
+        def filled(medium: str, inner: dict[str, Any]) -> dict[str, Any]:
+            plain = {name: value for name, value in inner.items() if name != "sha256"}
+            if not is_local(inner["url"]):
                 return part_of(medium, plain)
-            kind, data = self.read(held["url"], medium)
-            if held.get("sha256") != hashlib.sha256(data).hexdigest():
-                raise MediaError(f"{_name(medium, held['url'])} is not the file of the task any more: run chunk again")
-            named = {"filename": os.path.basename(held["url"])} if medium == "file" else {}
+            kind, data = self.read(inner["url"], medium)
+            if inner.get("sha256") != hashlib.sha256(data).hexdigest():
+                raise MediaError(f"{_name(medium, inner['url'])} is not the file of the task any more: run chunk again")
+            named = {"filename": os.path.basename(inner["url"])} if medium == "file" else {}
             return part_of(medium, {**plain, **named, "url": data_url(kind, data)})
 
         return map_media(messages, filled)
