@@ -102,7 +102,7 @@ def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
         return last
     if last is None and not (done and items):
         raise AttemptFailed("bad_response", "the stream ended before the response was completed")
-    begun = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
+    begun: dict[str, Any] = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
     return {**begun, "status": "completed", **(last or {}), "output": items}
 
 
