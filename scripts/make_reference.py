@@ -47,11 +47,13 @@ EXIT_CODES = {
     141: "whoever read the output, say `head`, has gone",
 }
 VARIABLES = {
+    "HF_ENDPOINT": "where `hf://` inputs are fetched (default: `https://huggingface.co`)",
+    "HF_TOKEN": "the key for it, if a dataset needs one",
     "OPENAI_API_KEY": "the key of the `openai` engine; `api_key_env` names another variable",
     "OPENAI_BASE_URL": "where its API is, unless `base_url` says so",
     "ROLLOUTOPS_FAILPOINT": "for tests: the place at which the process is killed, as `name` or `name:3`",
     "ROLLOUTOPS_TRACEBACK": "`1` shows the traceback of any error",
-    "XDG_CACHE_HOME": "where the model of the `cpu` extra is unpacked, in `rolloutops/` (default: `~/.cache`)",
+    "XDG_CACHE_HOME": "its `rolloutops/` has the model of the `cpu` extra, and fetched inputs (default: `~/.cache`)",
 }
 ABOUT_STEP_KINDS = {
     "metrics": "Each reads the views and returns a table. `metrics --step=metrics/rewards` runs one.",

@@ -21,6 +21,7 @@ from rolloutops.errors import InputError, did_you_mean
 from rolloutops.formats.strict_json import parse
 from rolloutops.ingest.csv_rows import csv_rows, tsv_rows
 from rolloutops.ingest.json_documents import document_rows
+from rolloutops.ingest.remote import fetch, is_remote
 
 TEXTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 PACKED = (".gz", ".zst")
@@ -58,8 +59,8 @@ class Row(NamedTuple):
 
 def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = False) -> list[Path]:
     """The files that a recipe's `input` names: files, globs (`**` reaches into subfolders), and folders, of which every
-    readable file counts. Relative names start at the first of the bases where something lies under them. In the order
-    given, sorted within each pattern, no file twice.
+    readable file counts; also addresses, whose files are fetched. Relative names start at the first of the bases where
+    something lies under them. In the order given, sorted within each pattern, no file twice.
 
     Raises InputError where something is missing, empty (unless empty_too), or of a kind that cannot be read.
     """
@@ -79,7 +80,7 @@ def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = Fa
 def is_missing(pattern: str, *bases: Path) -> bool:
     """Whether nothing lies under a name of `find_inputs`: no file, no match, or a folder without one that is read."""
     path = _base(pattern, bases) / as_path(pattern)
-    if "://" in pattern:
+    if is_remote(pattern):
         return False
     if path.is_dir():
         return not _files_of(path)
@@ -171,8 +172,8 @@ def _base(pattern: str, bases: Sequence[Path]) -> Path:
 def _find(pattern: str, base: Path) -> list[Path]:
     if not pattern:
         raise InputError("an input has no name: name a file, a folder, or a glob such as data/*.jsonl")
-    if "://" in pattern:
-        raise InputError(f"{pattern}: inputs are read from the local disk; copy the file here first")
+    if is_remote(pattern):
+        return [_readable(path) for path in fetch(pattern, lambda name: _is_input(Path(name)))]
     path = base / as_path(pattern)
     if path.is_dir():
         files = _files_of(path)
