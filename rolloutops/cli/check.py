@@ -97,7 +97,7 @@ def _last_turns(name: str, dataset: Dataset, paths: Sequence[Path]) -> Iterator[
             with contextlib.suppress(ValueError):
                 shapes.add(read_prompt(dataset, row.value), f"{path}:{row.line}")
     if shapes.last_turns:
-        yield Finding(True, f"{name}: of the first {LOOKED_AT:,} rows, {last_turn_sentence(shapes)}", warns=True)
+        yield Finding(True, f"{name}: of the first {count(LOOKED_AT, 'row')}, {last_turn_sentence(shapes)}", warns=True)
 
 
 def _steps(plan: Plan) -> Iterator[Finding]:

@@ -94,7 +94,7 @@ LOOK_AHEAD = 10_000
 """Lines among which the end of a quoted cell is searched."""
 
 
-def _tsv_row(raw: bytes, width: int, lines: _Lines) -> tuple[list[str], bytes]:
+def _tsv_row(raw: bytes, columns: int, lines: _Lines) -> tuple[list[str], bytes]:
     """Read the row that begins with a line; return its cells and the lines that it has.
 
     A cell with a quote at its beginning and none at its end may be quoted over tabs and lines, or be text with a quote.
@@ -102,16 +102,16 @@ def _tsv_row(raw: bytes, width: int, lines: _Lines) -> tuple[list[str], bytes]:
     """
     cells = _cells(raw)
     plain = [_unquoted(cell) for cell in cells], raw
-    if len(cells) == width:
+    if len(cells) == columns:
         next_line = lines.look(0)
         is_open = any(map(_is_open, cells))
-        next_is_whole = next_line is None or len(_cells(next_line)) == width
+        next_is_whole = next_line is None or len(_cells(next_line)) == columns
         if not is_open or (next_is_whole and not _is_closed_later(cells)):
             return plain
-    return _quoted_row(raw, width, lines) or plain
+    return _quoted_row(raw, columns, lines) or plain
 
 
-def _quoted_row(raw: bytes, width: int, lines: _Lines) -> tuple[list[str], bytes] | None:
+def _quoted_row(raw: bytes, columns: int, lines: _Lines) -> tuple[list[str], bytes] | None:
     """Read a row as CSV with tabs, over as many lines as it takes to close its quotes; None if it is not one."""
     joined, is_open = [raw], raw.count(b'"') % 2 == 1
     while is_open:
@@ -121,7 +121,7 @@ def _quoted_row(raw: bytes, width: int, lines: _Lines) -> tuple[list[str], bytes
         joined.append(line)
         is_open ^= line.count(b'"') % 2 == 1
     cells = _parsed(b"".join(joined))
-    if cells is None or len(cells) != width:
+    if cells is None or len(cells) != columns:
         return None
     for _ in joined[1:]:
         lines.take()

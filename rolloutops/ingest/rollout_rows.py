@@ -250,7 +250,7 @@ def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None, media
         "ng_attempt": index_of(row, ATTEMPT_INDEX),
         "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
         "started_at": _time(created),
-        **_asked(row, params, task, media),
+        **_request_of(row, params, task, media),
     }
 
 
@@ -260,7 +260,7 @@ def batch_of(path: Path) -> str:
     return str(path.with_name(FILE_WORDS.sub("", name).strip("._- ") or "batch"))
 
 
-def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None, media: MediaFolder) -> Record:
+def _request_of(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None, media: MediaFolder) -> Record:
     """What a rollout was asked in the end: an environment may have added to its task's prompt."""
     if task is not None and TASK_FIELDS in row and params.get("input"):
         requested = {key: params[key] for key in gym.ASKED_PARAMS if params.get(key) is not None}

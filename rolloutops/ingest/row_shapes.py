@@ -40,18 +40,18 @@ class RowShapes:
     first: str = ""
     answers: int = 0
 
-    def add(self, found: ReadPrompt, place: str, read: tuple[str, ...] = ()) -> None:
+    def add(self, row: ReadPrompt, place: str, read: tuple[str, ...] = ()) -> None:
         """Count one row. place: its file and line. read: columns that its id or its verifier is read from."""
-        prompt = found.prompt
+        prompt = row.prompt
         if prompt.shape:
             self.shapes[prompt.shape] += 1
         for name in prompt.left_aside:
             if name not in read:
                 (self.fields if "[]." in name else self.columns)[name] += 1
         self.parts.update(unknown_parts(prompt.messages))
-        self.nulls += found.nulls
-        self.null_rows += bool(found.nulls)
-        self.answers += found.with_answer
+        self.nulls += row.nulls
+        self.null_rows += bool(row.nulls)
+        self.answers += row.with_answer
         if prompt.messages and prompt.messages[-1]["role"] == "assistant":
             self.last_turns += 1
             self.first = self.first or place

@@ -38,21 +38,21 @@ class Staging:
             for name, table in (("asked", ASKED), ("ended", ENDED))
         }
 
-    def add(self, found: Read, origin: str, line: int, size: int) -> None:
+    def add(self, row: Read, origin: str, line: int, size: int) -> None:
         """Stage what a row says."""
-        self.shapes[found.shape] += 1
-        self.left_out.update(found.left_out)
-        place, task = {"origin": origin, "line": line}, found.task
-        if task is not None and (not found.ended or task["ident"] not in self._seen):
+        self.shapes[row.shape] += 1
+        self.left_out.update(row.left_out)
+        place, task = {"origin": origin, "line": line}, row.task
+        if task is not None and (not row.ended or task["ident"] not in self._seen):
             if len(self._seen) >= SEEN:
                 self._seen.clear()
             self._seen.add(task["ident"])
             order = (task.get("place", 0) << 40) + self.read
             self._rows["asked"].append({**task, **place, "place": order})
-        for ended in found.ended:
+        for ended in row.ended:
             self._rows["ended"].append({**ended, **place, "ordinal": self.rollouts})
             self.rollouts += 1
-        self.prompts += not found.ended
+        self.prompts += not row.ended
         self._size += size
         if sum(map(len, self._rows.values())) >= BATCH_ROWS or self._size >= BATCH_BYTES:
             self._flush()

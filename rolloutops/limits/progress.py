@@ -154,7 +154,7 @@ async def report(meter: Progress, out: TextIO | None = None) -> None:
 
 
 @contextmanager
-def shown(meter: Progress, prepare: Callable[[], None], after: float = 5.0) -> Iterator[None]:
+def show_progress(meter: Progress, prepare: Callable[[], None], after: float = 5.0) -> Iterator[None]:
     """Write the line of a stage without an event loop, from a thread, where it takes longer than `after` seconds.
 
     prepare: works out, in that thread, what the line needs.

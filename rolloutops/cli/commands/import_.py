@@ -62,7 +62,7 @@ COMMAND = Command(
 def _progress(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
     """Show how many lines of the files are read, where that takes long."""
     from rolloutops.ingest.staged_rollouts import count_lines
-    from rolloutops.limits.progress import Progress, shown
+    from rolloutops.limits.progress import Progress, show_progress
 
     meter = Progress("lines", 0)
 
@@ -73,7 +73,7 @@ def _progress(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
     def count_pending() -> None:
         meter.pending = max(sum(map(count_lines, paths)), meter.done)
 
-    with shown(meter, count_pending):
+    with show_progress(meter, count_pending):
         yield count_row
 
 

@@ -63,10 +63,10 @@ def answer_messages(value: Any) -> list[Message]:
     return found
 
 
-def refuse_lost_text(turns: Any, found: Sequence[Message]) -> None:
+def refuse_lost_text(turns: Any, messages: Sequence[Message]) -> None:
     """Raise ValueError where the model's turns hold something, and nothing of it was found."""
     said = [turn for turn in turns if not isinstance(turn, Mapping) or turn.get("role") in (None, "assistant")]
-    if not says_something(found) and any(map(_holds, said)):
+    if not says_something(messages) and any(map(_holds, said)):
         raise ValueError("no text can be found in the answer")
 
 
