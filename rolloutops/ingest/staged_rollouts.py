@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Staging:
         self.examples: list[str] = []
         self.shapes: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.parts: Counter[str] = Counter()
+        self.nulls = 0
         self._seen: set[str] = set()
         self._rows: dict[str, list[dict[str, Any]]] = {"asked": [], "ended": []}
         self._size = 0
@@ -42,6 +44,8 @@ class Staging:
         """Stage what a row says."""
         self.shapes[found.shape] += 1
         self.left_out.update(found.left_out)
+        self.parts.update(found.parts)
+        self.nulls += found.nulls
         place, task = {"origin": origin, "line": line}, found.task
         if task is not None and (not found.ended or task["ident"] not in self._seen):
             if len(self._seen) >= SEEN:
@@ -97,13 +101,15 @@ def stage_rows(
         if file.kind == SESSION:
             _stage_session(file, reader, default, count_row)
             continue
+        structs = _struct_columns(file.path)
         for row in open_rows(file.path):
             count_row()
             raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
             if row.value is not None:
                 try:
                     staged = staging_of(file, row.value)
-                    found = reader.read(row.value, raw, file.path, file.source, file.kind == "materialized_inputs")
+                    is_input = file.kind == "materialized_inputs"
+                    found = reader.read(row.value, raw, file.path, file.source, is_input, structs)
                 except ValueError as error:
                     reason = str(error)
             staged.read += 1
@@ -111,6 +117,15 @@ def stage_rows(
                 staged.reject(str(file.path), row.line, reason or "nothing to import", raw)
             else:
                 staged.add(found, str(file.path), row.line, len(raw))
+
+
+def _struct_columns(path: Path) -> Collection[str]:
+    """The columns of a table whose objects have all rows' keys; none of another file."""
+    if not path.name.lower().endswith(TABLES):
+        return ()
+    from rolloutops.ingest.arrow_rows import struct_columns
+
+    return struct_columns(path)
 
 
 def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: Callable[[], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.finish_reasons import known
@@ -22,12 +22,33 @@ ASKED_KEYS = (*TOOL_KEYS, *SYSTEM_KEYS)
 """Columns beside the turns that are part of what was asked."""
 
 
-def messages_of(row: Mapping[str, Any], key: str) -> list[Message]:
-    """The canonical messages under a key of a row, after the system prompt that stands beside them. Raises ValueError
-    where it holds none."""
+class Conversation(NamedTuple):
+    """Canonical messages of a row, and the fields of its turns that no reader knows, as `messages[].weight`."""
+
+    messages: list[Message]
+    left_out: list[str]
+
+
+def conversation_of(row: Mapping[str, Any], key: str) -> Conversation:
+    """The messages under a key of a row, after the system prompt that stands beside them. Raises ValueError where it
+    holds none."""
     value = row[key] if key == "prompt" else listed(row[key])
-    found = prompt_of_row({key if key in ("messages", "conversations") else "prompt": with_calls(value)}).messages
-    return with_system(row, found)
+    column = key if key in ("messages", "conversations") else "prompt"
+    found = prompt_of_row({column: with_calls(value)})
+    return Conversation(with_system(row, found.messages), [_renamed(name, column, key) for name in found.left_aside])
+
+
+def unread_fields(turns: Any, key: str) -> list[str]:
+    """The fields of an answer's turns that no reader knows."""
+    try:
+        found = prompt_of_row({"messages": turns}) if isinstance(turns, list) else None
+    except ValueError:
+        return []
+    return [_renamed(name, "messages", key) for name in found.left_aside] if found is not None else []
+
+
+def _renamed(name: str, column: str, key: str) -> str:
+    return f"{key}{name.removeprefix(column)}"
 
 
 def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:

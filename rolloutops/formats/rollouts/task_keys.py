@@ -19,7 +19,19 @@ READ_BY_VERIFIERS = (
 """Fields that the shipped environments and verifiers' own read of a task's row. Rollouts in which one differs are of
 two tasks."""
 
-NAMES = ("agent_ref", "task_source", "skills_ref", "task_id", "task_input", "uuid", "id", "example_id", "metadata")
+NAMES = (
+    "agent_ref",
+    "task_source",
+    "skills_ref",
+    "task_id",
+    "task_input",
+    "uuid",
+    "id",
+    "example_id",
+    "metadata",
+    "canonical_solution",
+    "code",
+)
 """Fields that come from the task too, and may differ between rollouts of one task."""
 
 OF_THE_TASK = tuple(dict.fromkeys((*NAMES, *READ_BY_VERIFIERS, *MEDIA)))
