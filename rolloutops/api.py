@@ -31,6 +31,7 @@ from rolloutops.config.plan import Plan, make_plan
 from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect, Verify
+from rolloutops.config.validation import Key, Keys, check_table
 from rolloutops.errors import InputError, RunStopped, UsageError, did_you_mean
 from rolloutops.layout import count, verb
 from rolloutops.steps.metrics import measure_as, metrics_steps, require_policies
@@ -54,6 +55,12 @@ TEXT = ("JSON", "INTERVAL")
 """Types that come as text. polars has no interval of months and days."""
 
 SELECTING = ("dataset", "environment", "verdict_version", *STEP_KINDS)
+TABLES = dict.fromkeys((*STEP_KINDS, "metrics"), Key(dict[str, dict[str, Any]], words="a table of tables"))
+SETTINGS: Keys = {
+    **{"dataset": Key(str), "environment": Key(str), "verdict_version": Key(str), **TABLES},
+    **{"skip_bad_lines": Key(bool), "unsafe_code": Key(bool)},
+}
+"""Settings that are keys of no table; those of tables are checked where a plan is made."""
 COLLECTING = (*SELECTING, *(field.name for field in fields(Collect)), "skip_bad_lines", "unsafe_code", "metrics")
 VERIFYING = (*SELECTING, *(field.name for field in fields(Verify)))
 
@@ -79,6 +86,7 @@ class Workspace:
 
     def sql(self, query: str) -> pl.DataFrame:
         """Run one query over the views: `ws.sql("SELECT policy, avg(reward) FROM rollouts GROUP BY policy")`."""
+        check_table({"query": Key(str)}, {"query": query}, "sql: ")
         with _query_errors(), self._connect(self._plan()) as con:
             make_all(con)
             query = "\n" + query.strip().rstrip(";")
@@ -91,6 +99,7 @@ class Workspace:
 
         Only the columns that the frame's further steps name are read, when it is collected.
         """
+        check_table({"where": Key(str | None)}, {"where": where}, "rollouts: ")
         query = "SELECT * FROM rollouts" + (f" WHERE (\n{where}\n)" if where else "")
         with _query_errors(), self._connect(self._plan()) as con:
             schema = _frame(con, f"{query} LIMIT 0").schema
@@ -117,6 +126,13 @@ class Workspace:
 
         group_by, compare (two policies): as of the command `metrics`.
         """
+        keys = {
+            "step": Key(str),
+            "group_by": Key(str | None),
+            "compare": Key(list[str], words="a list of two policies"),
+        }
+        compared = list(compare) if isinstance(compare, tuple) else compare
+        check_table(keys, {"step": step, "group_by": group_by, "compare": compared}, "metrics: ")
         return self._metrics(self._plan(), [step], group_by, compare)[0][1]
 
     def run(
@@ -165,6 +181,7 @@ class Workspace:
 
         only: one build. replace: also builds that another recipe wrote.
         """
+        check_table({"only": Key(str | None), "replace": Key(bool)}, {"only": only, "replace": replace}, "build: ")
         return build_files(self._plan(recipe, "collect", settings, SELECTING), only, replace)
 
     def _plan(
@@ -179,6 +196,7 @@ class Workspace:
             if key not in known:
                 raise UsageError(f"no setting {key!r}{did_you_mean(key, known)}; settings are keys of [{table}]")
         flags = {**(settings or {}), "data": str(self.data)}
+        check_table(SETTINGS, {key: value for key, value in flags.items() if key in SETTINGS}, "settings: ")
         if name is not None:
             return make_plan(load(str(name)), table, flags)
         recipe, earlier = last_recipe(open_workspace(self.data))

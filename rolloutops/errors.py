@@ -16,7 +16,8 @@ Exception
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,15 @@ class RolloutopsError(Exception):
 
 class UsageError(RolloutopsError):
     """A command line or a recipe that cannot be run."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Name the place of a mistake in front of its sentence: `recipe.toml [collect]`; nothing where `where` is empty."""
+    try:
+        yield
+    except UsageError as error:
+        raise (UsageError(f"{where}: {error}") if where else error) from error.__cause__
 
 
 class InputError(RolloutopsError):
@@ -93,6 +103,7 @@ FAILURES: dict[str, Failure] = {
     "content_filter": Failure(False, "a content filter refused the prompt, or removed the whole answer"),
     "context_length": Failure(False, "the prompt does not fit into the model's context"),
     "engine_error": Failure(True, "the engine failed on this request"),
+    "media_changed": Failure(False, "a picture, video or sound of the prompt is gone, or not what it was at chunk"),
     "environment_error": Failure(False, "the environment's begin() raised an exception"),
 }
 """kind -> how it is treated. An attempt's `error` column holds one of these names."""

@@ -77,6 +77,32 @@ CREATE OR REPLACE MACRO text_arguments(messages) AS any_holds(flatten([
 -- Whether an object or list holds a key with null, as Arrow pads objects whose keys differ from row to row.
 CREATE OR REPLACE MACRO padded(value) AS NOT starts_with(value::VARCHAR, '"') AND contains(value::VARCHAR, ':null');
 
+-- What is wrong with the media of a line, and with the marks in its text: a list, or NULL where it has neither.
+-- text: all that is said, as JSON text. trainer: what the loader does with such a row.
+CREATE OR REPLACE MACRO media_faults(json, text, trainer) AS
+    CASE WHEN regexp_matches(text, '<(image|video|audio)>')
+        OR json_exists(json, '$.images') OR json_exists(json, '$.videos') OR json_exists(json, '$.audios')
+    THEN found([
+        mark_fault('image', marks_in(text, 'image'), coalesce(json_array_length(json, '$.images'), 0), trainer),
+        mark_fault('video', marks_in(text, 'video'), coalesce(json_array_length(json, '$.videos'), 0), trainer),
+        mark_fault('audio', marks_in(text, 'audio'), coalesce(json_array_length(json, '$.audios'), 0), trainer)
+    ]) END;
+CREATE OR REPLACE MACRO marks_in(text, kind) AS
+    (length(text) - length(replace(text, '<' || kind || '>', ''))) // (length(kind) + 2);
+CREATE OR REPLACE MACRO mark_fault(kind, marks, media, trainer) AS CASE
+    WHEN marks = media THEN NULL
+    WHEN media = 0 THEN {
+        'severity': 'warning',
+        'fault': 'a text has the mark <' || kind || '> and the row has no ' || kind || 's: a multimodal template takes '
+            || 'it for one; write it in another way'
+    }
+    ELSE {
+        'severity': 'error',
+        'fault': 'the texts have not as many marks <' || kind || '> as the row has ' || kind || 's: ' || trainer
+            || '; write one mark for each'
+    }
+END;
+
 -- A list of messages that is none.
 CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
     coalesce(len(messages), 0) = 0,

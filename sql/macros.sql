@@ -98,6 +98,63 @@ CREATE OR REPLACE MACRO joined(prompt, completion) AS
 CREATE OR REPLACE MACRO has_media(messages) AS
     list_contains([json_type(m, '$.content') = 'ARRAY' FOR m IN messages], true);
 
+-- media_kind(part): image, video or audio; NULL for a part of text, and for one that trainers have no column for.
+CREATE OR REPLACE MACRO media_kind(part) AS
+    CASE WHEN json_exists(part, '$.' || (part->>'$.type') || '.url') THEN nullif(
+        regexp_extract(part->>'$.type', '^(image|video|audio)_url$', 1), ''
+    ) END;
+
+-- media_of(messages, kind): what the messages say of their media of a kind, in order: a list of paths and URLs.
+CREATE OR REPLACE MACRO media_of(messages, kind) AS flatten([
+    [p->>('$.' || kind || '_url.url') FOR p IN json_extract(m, '$.content[*]') IF media_kind(p) = kind]
+    FOR m IN messages IF json_type(m, '$.content') = 'ARRAY'
+]);
+
+-- fits_marks(messages): whether a mark in the text, <image>, can stand for each part that is not text. What the system
+-- says first stands apart from the other texts, in which marks are counted.
+CREATE OR REPLACE MACRO fits_marks(messages) AS
+    NOT has_media(messages) OR (
+        coalesce(json_type(messages[1], '$.content') <> 'ARRAY' OR role_of(messages[1]) <> 'system', true)
+        AND NOT list_contains(flatten([
+            [media_kind(p) IS NULL AND (p->>'$.type' <> 'text' OR has_mark(p->>'$.text'))
+                FOR p IN json_extract(m, '$.content[*]')]
+            FOR m IN messages IF json_type(m, '$.content') = 'ARRAY'
+        ]), true)
+        AND NOT list_contains([
+            has_mark(m->>'$.content') FOR m IN messages IF json_type(m, '$.content') = 'VARCHAR'
+        ], true)
+    );
+CREATE OR REPLACE MACRO has_mark(text) AS regexp_matches(text, '<(image|video|audio)>');
+
+-- has_only_files(messages): whether all media are paths, and none is a URL.
+CREATE OR REPLACE MACRO has_only_files(messages) AS NOT has_media(messages) OR len(list_filter(
+    media_of(messages, 'image') || media_of(messages, 'video') || media_of(messages, 'audio'),
+    lambda place: regexp_matches(place, '^\s*(https?://|data:)', 'i')
+)) = 0;
+
+-- marked(messages): the messages with a mark in place of each medium, so that all contents are text.
+CREATE OR REPLACE MACRO marked(messages) AS [
+    CASE WHEN json_type(m, '$.content') = 'ARRAY'
+        THEN json_merge_patch(m, json_object('content', array_to_string([
+            coalesce('<' || media_kind(p) || '>', p->>'$.text', '') FOR p IN json_extract(m, '$.content[*]')
+        ], '')))
+        ELSE m END
+    FOR m IN messages
+];
+
+-- marked_text(conversation): the same of a conversation as JSON text, which stays as it is where it has no media.
+CREATE OR REPLACE MACRO marked_text(conversation) AS CASE
+    WHEN has_media(messages_of(conversation)) THEN '[' || array_to_string(marked(messages_of(conversation)), ',') || ']'
+    ELSE conversation::VARCHAR
+END;
+
+-- media_columns(messages): `,"images":[...],"videos":[...],"audios":[...]`, without those that are empty.
+CREATE OR REPLACE MACRO media_columns(messages) AS CASE WHEN has_media(messages) THEN concat(
+    ',"images":' || to_json(nullif(media_of(messages, 'image'), [])),
+    ',"videos":' || to_json(nullif(media_of(messages, 'video'), [])),
+    ',"audios":' || to_json(nullif(media_of(messages, 'audio'), []))
+) ELSE '' END;
+
 -- calls_tools(conversation): whether a message holds tool calls.
 CREATE OR REPLACE MACRO calls_tools(conversation) AS len(json_extract(conversation, '$[*].tool_calls')) > 0;
 
@@ -204,10 +261,10 @@ CREATE OR REPLACE MACRO typed_message(message, weight) AS
         ], ',') END
     ) || '],"loss_weight":' || weight || '}';
 
--- fits_sharegpt(messages): whether turns of text can hold them all: no media, no text beside a tool call, and the
+-- fits_sharegpt(messages): whether turns of text can hold them all: media that are files, no text beside a tool call, and the
 -- system only speaks first.
 CREATE OR REPLACE MACRO fits_sharegpt(messages) AS
-    NOT has_media(messages)
+    fits_marks(messages) AND has_only_files(messages)
     AND NOT list_contains(
         [json_exists(m, '$.tool_calls') AND content_text(json_extract(m, '$.content')) <> '' FOR m IN messages], true
     )

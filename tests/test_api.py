@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -153,6 +154,21 @@ def test_mistakes_are_the_command_lines_sentences(workspace: ro.Workspace) -> No
         workspace.run("recipe.toml", limt=3)
     with pytest.raises(UsageError, match="num_repeats must be"):
         workspace.collect(num_repeats="four")
+    wrong: list[tuple[Any, str]] = [
+        (lambda: workspace.sql(3), "sql: query must be text, not 3"),
+        (lambda: workspace.rollouts(0.8), "rollouts: where must be text, not 0.8"),
+        (lambda: workspace.metrics(["pass_at_k"]), "metrics: step must be text, not ['pass_at_k']"),
+        (lambda: workspace.metrics("pass_at_k", compare="a,b"), "metrics: compare must be a list of two policies, not"),
+        (lambda: workspace.build(only=1), "build: only must be text, not 1"),
+        (lambda: workspace.build(build="sft"), "settings: build must be a table of tables, not 'sft'"),
+        (lambda: workspace.build(filter={"good": 0.9}), "settings: filter may hold only tables"),
+        (lambda: workspace.run("recipe.toml", dataset=["sums"]), "settings: dataset must be text, not ['sums']"),
+        (lambda: workspace.collect(unsafe_code="no"), "settings: unsafe_code must be true or false, not 'no'"),
+    ]
+    for call, sentence in wrong:
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert sentence in str(caught.value)
     with pytest.raises(InputError, match="is not the folder of a build"):
         ro.read_build(workspace.data)
     with pytest.raises(UsageError, match="no split 'trian', did you mean 'train'"):

@@ -25,10 +25,12 @@ from hypothesis.stateful import (
 )
 
 from rolloutops.config.resources import shipped
+from rolloutops.ingest.chunk import StagedTask, TaskColumns
 from rolloutops.store import journal as journals
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.rows import AttemptRow, VerdictRow
 from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, sweep, try_lock, write_part
 
 PLAN = [{"dataset": "d", "policy": "p", "num_repeats": 2, "row_limit": None, "max_attempts": 2}]
@@ -440,3 +442,10 @@ def test_any_life_of_a_workspace_adds_up(tmp_path_factory: pytest.TempPathFactor
     slow = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     limits = settings(max_examples=10, stateful_step_count=10, deadline=None, suppress_health_check=slow)
     run_state_machine_as_test(Placed, settings=limits)
+
+
+def test_the_rows_that_are_written_have_the_columns_of_their_tables() -> None:
+    assert set(AttemptRow.__annotations__) == set(schema.ATTEMPTS.names)
+    assert set(VerdictRow.__annotations__) == set(schema.VERDICTS.names)
+    assert set(TaskColumns.__annotations__) < set(StagedTask.__annotations__)
+    assert set(TaskColumns.__annotations__) < set(schema.TASKS.names)

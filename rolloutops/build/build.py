@@ -17,12 +17,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rolloutops.build import manifest
 from rolloutops.build.folder import replacing
 from rolloutops.build.lint import LintReport
 from rolloutops.build.lint_gate import lint_gate, report_of
+from rolloutops.build.manifest_types import ReportRow, RolloutCounts
 from rolloutops.build.options import options_of
 from rolloutops.build.sidecars import write_sidecars
 from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
@@ -34,6 +34,7 @@ from rolloutops.steps.selected import bind_step, prepare, prepared
 from rolloutops.steps.selection import StepStats, chain, start_of
 from rolloutops.steps.step import Step, bound, check_step, findings, parameters
 from rolloutops.store import sql
+from rolloutops.store.runs import MadeBy, Output
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class BuildReport:
     step: str
     output: Path
     files: Mapping[str, tuple[int, Path]]
-    outputs: Sequence[Mapping[str, Any]]
+    outputs: Sequence[Output]
     rollouts_used: int
-    reports: Sequence[Sequence[Mapping[str, Any]]]
+    reports: Sequence[Sequence[ReportRow]]
     linted: LintReport | None = None
     unasked: Sequence[str] = ()
 
@@ -61,7 +62,7 @@ def build(
     folder: Path,
     default: Path | None = None,
     stats: Sequence[StepStats] = (),
-    made_by: Mapping[str, Any] | None = None,
+    made_by: MadeBy | None = None,
 ) -> BuildReport:
     """Write one build's folder: data files, lineage.parquet, what the step's format needs, and the companions.
 
@@ -99,7 +100,7 @@ def build(
         files |= _dataset_info(con, found, step.name, fresh, data)
         files["lineage.parquet"] = (sum(one.rows for one in data), sha256(fresh / "lineage.parquet"))
         about = StepStats(step.name, step.kind, step.use, start, found.source, values, [], reports)
-        rollouts = {"in": read, "used": used}
+        rollouts: RolloutCounts = {"in": read, "used": used}
         files |= write_sidecars(con, fresh, about, path, data, files, rollouts, options, made_by or {})
     return BuildReport(
         step.name,
@@ -109,8 +110,13 @@ def build(
         used,
         reports,
         linted,
-        manifest.read(options.output)["unasked_policies"],
+        _unasked(options.output),
     )
+
+
+def _unasked(output: Path) -> Sequence[str]:
+    content = manifest.read(output)
+    return content["unasked_policies"] if content else ()
 
 
 def _file_of(split: str, data: Sequence[Data], options: BuildOptions) -> tuple[int, Path]:

@@ -108,7 +108,7 @@ FAULTY = "SELECT DISTINCT split, row FROM faults WHERE severity = 'error'"
 
 
 def lint_files(patterns: Sequence[str], target: str) -> LintReport:
-    """Lint training files made elsewhere: JSONL, JSON, CSV, TSV (.gz, .zst), Parquet, Arrow. `split` is the file's name.
+    """Lint training files made elsewhere, of any kind that is read (`inputs.py`). `split` is the file's name.
 
     A line that is not a JSON object is an error of its own. Raises UsageError for an unknown target, InputError
     for a file that cannot be read.

@@ -10,16 +10,25 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
 
 from rolloutops import __version__
+from rolloutops.build.manifest_types import (
+    InputFile,
+    Manifest,
+    ManifestInput,
+    RolloutCounts,
+    SentParameters,
+    StepSource,
+)
 from rolloutops.config.build_options import BuildOptions
 from rolloutops.formats.strict_json import to_json_safe
 from rolloutops.steps.selection import StepStats
 from rolloutops.store import sql
+from rolloutops.store.runs import MadeBy
 
 NAME = "manifest.json"
 
@@ -114,11 +123,11 @@ def describe(
     con: sql.Connection,
     build: StepStats,
     path: Sequence[StepStats],
-    rollouts: Mapping[str, int],
+    rollouts: RolloutCounts,
     options: BuildOptions,
-    made_by: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The manifest without its files. con: has the lines of the build, and the tables of its rollouts.
+    made_by: MadeBy,
+) -> Manifest:
+    """The manifest, with no file yet. con: has the lines of the build, and the tables of its rollouts.
 
     path: the steps before it. rollouts: how many the build read and used. made_by: recipe, recipe_hash, versions and
     git_commit of the command.
@@ -127,9 +136,9 @@ def describe(
     for split, dataset, rows in sql.rows(con, SPLITS):
         splits[split][dataset] = rows
     own = {name: value for name, value in vars(options).items() if name not in ("output", "allow_empty")}
-    requests: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    requests: dict[tuple[str, str], list[SentParameters]] = {}
     for row in sql.records(con, REQUESTS):
-        sent = {"parameters": json.loads(row["request"]), "rollouts": row["rollouts"]}
+        sent: SentParameters = {"parameters": json.loads(row["request"]), "rollouts": row["rollouts"]}
         requests.setdefault((row["dataset"], row["policy"]), []).append(sent)
     versions = {"python": platform.python_version(), "duckdb": duckdb.__version__, "pyarrow": pa.__version__}
     content = {
@@ -150,31 +159,39 @@ def describe(
         "runs": [{**row, "versions": json.loads(row["versions"] or "{}")} for row in sql.records(con, RUNS)],
         "recipe_hash": made_by.get("recipe_hash"),
         "recipe": made_by.get("recipe"),
+        "files": [],
     }
-    return dict(to_json_safe(content))
+    made: Manifest = to_json_safe(content)
+    return made
 
 
-def _inputs(con: sql.Connection) -> list[dict[str, Any]]:
-    inputs: dict[str, dict[str, Any]] = {}
+def _inputs(con: sql.Connection) -> list[ManifestInput]:
+    inputs: dict[str, ManifestInput] = {}
     for row in sql.records(con, INPUTS):
-        file = {name: row.pop(name) for name in ("file", "tasks", "rows_sha256")}
-        inputs.setdefault(row["dataset"], {**row, "files": []})["files"].append(file)
+        file: InputFile = {"file": row["file"], "tasks": row["tasks"], "rows_sha256": row["rows_sha256"]}
+        about: ManifestInput = {
+            "dataset": row["dataset"],
+            "rollouts": row["rollouts"],
+            "rollouts_hash": row["rollouts_hash"],
+            "files": [],
+        }
+        inputs.setdefault(row["dataset"], about)["files"].append(file)
     return list(inputs.values())
 
 
-def write(folder: Path, content: Mapping[str, Any]) -> None:
+def write(folder: Path, content: Manifest) -> None:
     """Write manifest.json."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str, allow_nan=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a build's folder, empty where there is none."""
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a build's folder; None where there is none."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and "rolloutops" in found else {}
+        return None
+    return cast(Manifest, found) if isinstance(found, dict) and "rolloutops" in found else None
 
 
 def files_of(folder: Path) -> set[str]:
@@ -183,7 +200,7 @@ def files_of(folder: Path) -> set[str]:
     return {NAME, *(file["name"] for file in found["files"])} if found else set()
 
 
-def by_dataset(content: Mapping[str, Any]) -> dict[str, int]:
+def by_dataset(content: Manifest) -> dict[str, int]:
     """Dataset -> lines, in all splits."""
     counts: dict[str, int] = {}
     for rows in content["splits"].values():
@@ -203,7 +220,7 @@ def about(source: str) -> str:
     return " ".join(said)
 
 
-def _step(stats: StepStats) -> dict[str, Any]:
+def _step(stats: StepStats) -> StepSource:
     return {
         "step": stats.step,
         "kind": stats.kind,
@@ -216,7 +233,7 @@ def _step(stats: StepStats) -> dict[str, Any]:
     }
 
 
-def _counts(stats: StepStats) -> dict[str, Any]:
+def _counts(stats: StepStats) -> Mapping[str, Any]:
     return {
         "rows_in": stats.rows_in,
         "kept": stats.kept,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rolloutops.build import manifest
+from rolloutops.build.manifest_types import ManifestFile, RolloutCounts
 from rolloutops.build.report import card, croissant, queries, report
 from rolloutops.build.write import Data, sha256
 from rolloutops.config.build_options import BuildOptions
 from rolloutops.steps.selection import StepStats
 from rolloutops.store import sql
+from rolloutops.store.runs import MadeBy
 
 
 def write_sidecars(
@@ -22,9 +23,9 @@ def write_sidecars(
     path: Sequence[StepStats],
     data: Sequence[Data],
     files: Mapping[str, tuple[int, str]],
-    rollouts: Mapping[str, int],
+    rollouts: RolloutCounts,
     options: BuildOptions,
-    made_by: Mapping[str, Any],
+    made_by: MadeBy,
 ) -> dict[str, tuple[int, str]]:
     """Write the companions of a build's data into its fresh folder. Returns file name -> (rows, sha256) of each.
 
@@ -34,16 +35,12 @@ def write_sidecars(
     """
     content = manifest.describe(con, build, path, rollouts, options, made_by)
     split_of = {one.name: one.split for one in data}
-    content["files"] = [
-        {
-            "name": name,
-            **({"split": split_of[name]} if name in split_of else {}),
-            "rows": rows,
-            "bytes": (folder / name).stat().st_size,
-            "sha256": sha,
-        }
-        for name, (rows, sha) in files.items()
-    ]
+    for name, (rows, sha) in files.items():
+        size = (folder / name).stat().st_size
+        file: ManifestFile = {"name": name, "rows": rows, "bytes": size, "sha256": sha}
+        if name in split_of:
+            file = {"name": name, "split": split_of[name], "rows": rows, "bytes": size, "sha256": sha}
+        content["files"].append(file)
     fields = card.fields_of(con, folder, content)
     made = {card.NAME: card.text(content, fields), croissant.NAME: croissant.text(content, fields)}
     if options.report:

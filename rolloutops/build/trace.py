@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build import manifest
+from rolloutops.build.manifest_types import Manifest
 from rolloutops.errors import InputError, UsageError
 from rolloutops.layout import count
 from rolloutops.store import sql
@@ -76,14 +77,14 @@ def trace(file: Path, row: int, data: Path | None = None) -> dict[str, Any]:
     return {**found, "workspace": str(workspace.root), "rollouts": _rollouts(workspace, lineage, split, place, content)}
 
 
-def _manifest_of(file: Path) -> dict[str, Any]:
+def _manifest_of(file: Path) -> Manifest:
     if not file.is_file():
         raise InputError(
             f"there is no file {file}: name a data file of a build, e.g. data/demo/exports/sft/train.jsonl"
         )
     content = manifest.read(file.parent)
-    known = [one["name"] for one in content.get("files", ()) if "split" in one]
-    if not content or not known:
+    known = [one["name"] for one in content["files"] if "split" in one] if content else []
+    if content is None or not known:
         raise InputError(f"{file} is not part of a build: no {manifest.NAME} next to it lists it")
     if file.name not in known:
         raise InputError(f"{file} is not a data file of this build; its data files: {', '.join(known)}")
@@ -91,7 +92,7 @@ def _manifest_of(file: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_changed(file: Path, content: Mapping[str, Any]) -> None:
+def _refuse_changed(file: Path, content: Manifest) -> None:
     """A file whose bytes are not those that the build wrote has rows that its lineage does not know."""
     reported = next((one["sha256"] for one in content["files"] if one["name"] == file.name), None)
     if not file.is_file():
@@ -101,7 +102,7 @@ def _refuse_changed(file: Path, content: Mapping[str, Any]) -> None:
             raise InputError(f"{file} was changed since it was built ({manifest.NAME} has another sha256): build again")
 
 
-def _place(file: Path, row: int, content: Mapping[str, Any]) -> tuple[str, int]:
+def _place(file: Path, row: int, content: Manifest) -> tuple[str, int]:
     """The split that a file belongs to, and the row's number in it: the files of a split follow one another."""
     own = next(one for one in content["files"] if one["name"] == file.name)
     if not 1 <= row <= own["rows"]:
@@ -114,7 +115,7 @@ def _place(file: Path, row: int, content: Mapping[str, Any]) -> tuple[str, int]:
     return own["split"], before + row
 
 
-def _workspace_of(file: Path, content: Mapping[str, Any], data: Path | None) -> Workspace:
+def _workspace_of(file: Path, content: Manifest, data: Path | None) -> Workspace:
     """The workspace asked for, else the one that the file is in, else the one that the recipe named."""
     if data is not None:
         return open_workspace(data)
@@ -127,9 +128,7 @@ def _workspace_of(file: Path, content: Mapping[str, Any], data: Path | None) -> 
     raise UsageError(f"the workspace that {file} was built from was not found: pass it with --data")
 
 
-def _rollouts(
-    workspace: Workspace, lineage: Path, split: str, place: int, content: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _rollouts(workspace: Workspace, lineage: Path, split: str, place: int, content: Manifest) -> list[dict[str, Any]]:
     """The rollouts behind a row, with their tasks, attempts, runs and verdicts."""
     con = connect(workspace)
     where = {"lineage": sql.literal(str(lineage)), "split": sql.literal(split), "row": place}
@@ -140,10 +139,10 @@ def _rollouts(
         verified.setdefault(verdict["attempt_id"], []).append(verdict)
     found = []
     for row in sql.records(con, ORIGINS.format(**where)):
-        versions = {
+        versions: set[tuple[str | None, str | None]] = {
             (one["verifier"], name)
             for one in content["policies"]
-            for name in one.get("verdict_versions") or [one["verifier_version"]]
+            for name in one.get("verdict_versions") or (one["verifier_version"],)
             if (one["dataset"], one["policy"]) == (row["dataset"], row["policy"])
         }
         verdicts = verified.get(row["attempt_id"], [])

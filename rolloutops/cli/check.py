@@ -18,9 +18,9 @@ from rolloutops.collect.verify import Verifier, make_verifiers
 from rolloutops.config.plan import EngineJob, Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import RolloutopsError
-from rolloutops.ingest.chunk import read_prompt
 from rolloutops.ingest.inputs import find_inputs, open_rows
 from rolloutops.ingest.row_shapes import RowShapes
+from rolloutops.ingest.task_columns import read_prompt
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.damage import damaged, find_all, parts_of

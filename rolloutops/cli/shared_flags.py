@@ -9,7 +9,7 @@ from typing import Any
 from rolloutops.cli.run import Command, Flag
 from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.sampling import KEYS
-from rolloutops.config.settings import Collect
+from rolloutops.config.settings import Collect, Dataset
 
 
 def keys(kind: type) -> tuple[Flag, ...]:
@@ -24,6 +24,7 @@ DATA = Flag("data", str, "the workspace (default: the recipe's)")
 DATASET = Flag("dataset", str, "only these datasets, separated by commas; without a recipe, the dataset's name")
 JSON = Flag("json", bool, "print JSON")
 ENVIRONMENT = Flag("environment", str, "how rollouts are verified, if no recipe is given")
+MEDIA = tuple(flag for flag in keys(Dataset) if flag.name in ("media_root", "max_media_bytes"))
 SOURCE = (
     DATA,
     DATASET,
@@ -34,6 +35,7 @@ SOURCE = (
     Flag("prompt", str, "a prompt file (YAML: user, system) that makes each row's prompt of its fields"),
     Flag("examples", list[str], "files with rows to show as examples before each task"),
     Flag("shots", int, "how many examples to show"),
+    *MEDIA,
 )
 COLLECTING = (
     *SOURCE,
@@ -57,6 +59,8 @@ COLLECTING_GROUPS = {
         "shots",
         "environment",
         "agent_name",
+        "media_root",
+        "max_media_bytes",
         "skip_bad_lines",
     ),
     "Policy and sampling": ("policy", "system_prompt", "max_steps", "token_budget", "service_tier", "token_ids"),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
 from rolloutops.config.sampling import refuse_several_answers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.formats.media import MediaError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
@@ -47,7 +48,7 @@ async def attempt(
     try:
         _refuse_several_answers(pending.params)
         async with asyncio.timeout(_time_left(pending, clock)) as limit:
-            await _converse(pending, trace, prompt, tools, engine, environment, pace, limit)
+            await _converse(pending, trace, await _with_media(pending, prompt), tools, engine, environment, pace, limit)
     except AttemptFailed as error:
         failure = error
     except TimeoutError:
@@ -86,6 +87,18 @@ def _prompt(pending: PendingRollout) -> tuple[Sequence[Message], bool]:
     return [{"role": "system", "content": system}, *prompt], True
 
 
+async def _with_media(pending: PendingRollout, prompt: Sequence[Message]) -> Sequence[Message]:
+    """The prompt as it is sent: local media are opened again, and must be what they were."""
+    if pending.media is None:
+        return prompt
+    try:
+        return await asyncio.to_thread(pending.media.with_bytes, prompt)
+    except MediaError as error:
+        failure = AttemptFailed("media_changed", str(error))
+        failure.asked = False
+        raise failure from None
+
+
 async def _converse(
     pending: PendingRollout,
     trace: Trace,
@@ -107,6 +120,8 @@ async def _converse(
         )
         if whole is not None:
             trace.whole = await _ask(whole, call, trace, pace, limit)
+            if pending.media is not None and trace.whole.prompt == said:  # the task's own, with the bytes of its media
+                trace.whole = replace(trace.whole, prompt=None)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return

@@ -10,6 +10,8 @@ from rolloutops.config.settings import Collect
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.formats.task_rows import HOW_SENT, text_of
+from rolloutops.ingest.media import MediaFolder
+from rolloutops.store.rows import AttemptRow
 from rolloutops.types import Message, ModelAnswer, Rollout, RolloutAnswer, Task
 
 COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
@@ -20,7 +22,8 @@ COUNTS = ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")
 class PendingRollout:
     """One pending rollout: the task, which repeat, which attempt, and the parameters as merged for it, with their
     JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
-    None until it is tried for the first time. failed_with: why the try before failed.
+    None until it is tried for the first time. failed_with: why the try before failed. media: where the
+    local media of the prompt are; None where it has none.
     """
 
     task: Task
@@ -35,6 +38,7 @@ class PendingRollout:
     tries: int = 0
     give_up_at: float | None = None
     failed_with: str = ""
+    media: MediaFolder | None = None
 
     @property
     def key(self) -> str:
@@ -123,12 +127,12 @@ class Attempt:
         """What a verifier verifies, of an attempt that succeeded."""
         return Rollout(self.trace.completion, text_of(self.trace.completion), self.trace.finish_reason)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> AttemptRow:
         """The columns of `attempts` but for attempt_id and run_id."""
         pending, trace, failure, whole = self.pending, self.trace, self.failure, self.trace.whole
         reported: Sequence[ModelAnswer | RolloutAnswer] = trace.answers if whole is None else [whole]
         last = reported[-1] if reported else None
-        row: dict[str, Any] = {
+        row: AttemptRow = {
             "dataset": pending.task.dataset,
             "task_id": pending.task.task_id,
             "row_hash": pending.row_hash,
@@ -152,12 +156,12 @@ class Attempt:
             "tool_seconds": trace.tool_seconds,
             "service_tier": last.service_tier if last else None,
         }
-        for name in COUNTS:
-            row[name] = (
-                getattr(last, name) if len(reported) == 1 else _sum(getattr(answer, name) for answer in reported)
-            )
+        row["input_tokens"], row["output_tokens"], row["reasoning_tokens"], row["cached_tokens"] = (
+            getattr(last, name) if len(reported) == 1 else _sum(getattr(answer, name) for answer in reported)
+            for name in COUNTS
+        )
         if failure:
-            return row | {"error": failure.kind, "error_message": failure.message, "response": failure.raw}
+            return {**row, "error": failure.kind, "error_message": failure.message, "response": failure.raw}
         if whole is not None and whole.prompt is not None and list(whole.prompt) != list(self.prompt):
             row["prompt"] = dump(whole.prompt)
         row["completion"], row["text"] = dump(trace.completion), text_of(trace.completion)

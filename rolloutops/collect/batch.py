@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import IO, Any
 
 from rolloutops.collect.attempt import PendingRollout
@@ -35,8 +36,10 @@ from rolloutops.engines.batch import ENDED, NO_ROOM, NotNow, Unanswered
 from rolloutops.errors import AttemptFailed, EngineError
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.formats.strict_json import dump
+from rolloutops.ingest.media import media_of
 from rolloutops.layout import count, verb
 from rolloutops.limits.progress import Progress, report
+from rolloutops.limits.token_estimate import text_length
 from rolloutops.store.jobs import Job, Request, open_jobs, record, request_id
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
@@ -234,7 +237,9 @@ async def _submit(state: _State) -> None:
         return
     state.no_room, state.spent = False, ""
     context.journal.flush()
-    pending = await asyncio.to_thread(PendingRollouts, context.workspace, state.plan.rows)
+    pending = await asyncio.to_thread(
+        PendingRollouts, context.workspace, state.plan.rows, media=partial(media_of, state.plan)
+    )
     budget = await asyncio.to_thread(allowance, context.workspace, state.collect_plan, state.plan.folder)
     busy, draft = 0, _new_draft(context)
     try:
@@ -257,7 +262,7 @@ async def _submit(state: _State) -> None:
                     draft = _new_draft(context, keep=draft.locks)
                     if state.no_room or one_only:
                         return
-                expected = budget.takes(item, len(body))
+                expected = budget.takes(item, text_length(body.decode()))
                 if expected is None:
                     await _send(state, draft)
                     state.spent = budget.why()

@@ -44,7 +44,7 @@ class BatchBudget:
     cost: float
 
     def takes(self, pending: PendingRollout, size: int) -> tuple[float, float] | None:
-        """The tokens and the cost that a request of `size` bytes is expected to have; None where they exceed what may
+        """The tokens and the cost that a request of `size` characters is expected to have; None if they exceed what may
         be spent."""
         prompt = size / CHARACTERS
         output = float(pending.params.get("max_output_tokens") or self.output)

@@ -9,6 +9,7 @@ from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import PendingRollout
 from rolloutops.collect.batch_results import BatchContext, Offers
 from rolloutops.errors import AttemptFailed
+from rolloutops.store.rows import AttemptRow
 from rolloutops.types import BatchClient, ModelAnswer, ModelCall
 
 
@@ -35,7 +36,7 @@ async def body_of(context: BatchContext, pending: PendingRollout) -> bytes | Non
     ended = await attempt(pending, writer, Offers(tools_of(context, pending.task.dataset)))
     if ended.failure is None:
         return writer.body
-    row = {**ended.row(), "attempt_id": context.run.next_id(), "run_id": context.run.run_id}
+    row: AttemptRow = {**ended.row(), "attempt_id": context.run.next_id(), "run_id": context.run.run_id}
     context.journal.append("attempts", row)
     context.meter.attempted(row)
     return None

@@ -28,6 +28,7 @@ from rolloutops.limits.progress import Progress
 from rolloutops.store import sql
 from rolloutops.store.jobs import Job, Request, intent, recorded_requests, request_id
 from rolloutops.store.journal import Journal
+from rolloutops.store.rows import AttemptRow
 from rolloutops.store.runs import Run
 from rolloutops.store.workspace import Workspace
 from rolloutops.types import Batch, BatchClient, ModelAnswer, ModelCall, Task
@@ -133,7 +134,7 @@ async def write_attempts(
         request = requests[place]
         how = policies[request.dataset][request.policy]
         answered = await _attempt(request, task, Collect(**how["collect"]), how["tools"], answer(place))
-        row = {
+        row: AttemptRow = {
             **answered.row(),
             "attempt_id": request_id(job.job_id, place),
             "run_id": context.run.run_id,

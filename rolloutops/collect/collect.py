@@ -26,6 +26,7 @@ from rolloutops.engines.open_files import most_connections
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import digest
 from rolloutops.formats.task_rows import HOW_SENT
+from rolloutops.ingest.media import media_of
 from rolloutops.layout import count
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.concurrency import FIRST, MOST, Concurrency, ConcurrencyLimit
@@ -93,7 +94,7 @@ def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> C
     """
     saved = seal_orphans(workspace)
     retry = {key: settings.retry for key, settings in plan.policies.items() if settings.retry}
-    pending = PendingRollouts(workspace, plan.rows, retry, run.run_id)
+    pending = PendingRollouts(workspace, plan.rows, retry, run.run_id, partial(media_of, plan))
     due, wanted = pending.count("pending_keys"), pending.count("wanted")
     given_up = pending.count_given_up()
     meter = Progress("rollouts", due, done_before=wanted - due - given_up, given_up=given_up)

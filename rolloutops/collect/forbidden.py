@@ -9,16 +9,17 @@ between them (`limits/circuit_breaker.py`) the run ends, and all that wait stay 
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.store.rows import AttemptRow
 
 
 class ForbiddenAnswer(NamedTuple):
     """A rollout that was answered 403, and the row that is not written yet."""
 
     pending: PendingRollout
-    row: dict[str, Any]
+    row: AttemptRow
     at: float  # when the answer came (time.time)
 
 

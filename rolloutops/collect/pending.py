@@ -11,7 +11,9 @@ from typing import Any
 from rolloutops.collect.attempt import PendingRollout, asks_to_stream, effective_params, of_repeat
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES
+from rolloutops.formats.media import has_local_media
 from rolloutops.formats.strict_json import dump, read
+from rolloutops.ingest.media import MediaFolder
 from rolloutops.store import sql
 from rolloutops.store.journal import seal_orphans
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
@@ -52,10 +54,12 @@ class PendingRollouts:
         plan: Sequence[Mapping[str, Any]],
         retry: Mapping[tuple[str, str], Sequence[str]] | None = None,
         run_id: str = "",
+        media: Callable[[str, str], MediaFolder] | None = None,
     ) -> None:
         """retry: (dataset, policy) -> failures for which what was given up is pending again, its tries counted anew.
-        run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing."""
-        self.workspace, self._run_id = workspace, run_id
+        run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing.
+        media: (dataset, origin) of a task -> where its local media are."""
+        self.workspace, self._run_id, self._media = workspace, run_id, media
         self.streaming = 0
         self._seen = self._attempt_files()
         self.con = connect(workspace, plan)
@@ -118,7 +122,8 @@ class PendingRollouts:
         fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
         still = f"""
             SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
-                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer, o.refused
+                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer, t.origin,
+                o.refused
             FROM pending_keys AS o
             JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
             WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
@@ -142,7 +147,7 @@ class PendingRollouts:
         query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
         found = _spread(sql.rows(con, query))
         con.close()
-        pending = list(_pending_rollouts(part, found, collect_plan))
+        pending = list(_pending_rollouts(part, found, collect_plan, self._media))
         self.streaming += len({one.task.task_id for one in pending if asks_to_stream(one.task.row)})
         return pending
 
@@ -171,26 +176,32 @@ def _spread(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
 
 
 def _pending_rollouts(
-    part: Part, rows: Sequence[tuple[Any, ...]], collect_plan: CollectPlan
+    part: Part,
+    rows: Sequence[tuple[Any, ...]],
+    collect_plan: CollectPlan,
+    media: Callable[[str, str], MediaFolder] | None,
 ) -> Iterator[PendingRollout]:
     task: Task | None = None
+    folder: MediaFolder | None = None
     plain = {
         policy: effective_params({}, how.responses_create_params)
         for (dataset, policy), how in collect_plan.items()
         if dataset == part.dataset
     }
     plain_requests = {policy: dump(params) for policy, params in plain.items()}
-    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer, _ in rows:
+    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer, origin, _ in rows:
         how = collect_plan.get((part.dataset, policy))
         if how is None or tries >= how.max_attempts:
             continue
         if task is None or task.task_id != task_id:
             offered = read(tools) if tools else None
             task = Task(part.dataset, task_id, read(row), read(prompt), offered, answer)
+            folder = media(part.dataset, origin) if media and has_local_media(task.prompt) else None
         params, request = plain[policy], plain_requests[policy]
         if "responses_create_params" in task.row:
             params = effective_params(task.row, how.responses_create_params)
             request = dump(params)
         own = of_repeat(params, rollout_index)
         request = request if own is params else dump(own)
-        yield PendingRollout(task, row_hash, part.number, policy, rollout_index, attempt, how, own, request, tries)
+        place = (part.number, policy, rollout_index, attempt)
+        yield PendingRollout(task, row_hash, *place, how, own, request, tries, media=folder)

@@ -6,8 +6,8 @@ Rollouts that end in one turn of the event loop are written in a row, which take
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from rolloutops.collect.attempt import Attempt, PendingRollout
 from rolloutops.collect.forbidden import ForbiddenAnswers
@@ -20,6 +20,7 @@ from rolloutops.limits.progress import Progress
 from rolloutops.limits.spend_limit import SpendLimit
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.journal import Journal
+from rolloutops.store.rows import AttemptRow
 from rolloutops.store.runs import Run
 from rolloutops.types import Rollout
 
@@ -28,7 +29,7 @@ class Unverified(NamedTuple):
     """A rollout that is written and waits for its verdict."""
 
     pending: PendingRollout
-    row: Mapping[str, Any]
+    row: AttemptRow
     rollout: Rollout
     verifier: Verifier
 
@@ -68,7 +69,7 @@ class Recorder:
         """Whether nothing is left of the parts but answers 403 that wait."""
         return sum(self._remaining.values()) == len(self._forbidden)
 
-    def write(self, pending: PendingRollout, row: dict[str, Any]) -> None:
+    def write(self, pending: PendingRollout, row: AttemptRow) -> None:
         """Put an attempt into the journal, and into the counts. row: gets its names."""
         row["attempt_id"], row["run_id"] = self.run.next_id(), self.run.run_id
         self.journal.append("attempts", row)

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rolloutops.collect import event_loop
 from rolloutops.collect.live import live
@@ -26,6 +26,7 @@ from rolloutops.limits.progress import Progress, report
 from rolloutops.steps.step import measure
 from rolloutops.store import sql
 from rolloutops.store.journal import Journal, seal_orphans
+from rolloutops.store.rows import AttemptRow, RolloutKey, VerdictRow
 from rolloutops.store.runs import Run
 from rolloutops.store.waiting import await_lock
 from rolloutops.store.workspace import Workspace, connect
@@ -60,6 +61,13 @@ class RemoteVerifier:
 
     name: str
     version: None = None
+
+
+class DueVerdict(NamedTuple):
+    """A rollout that is to be verified: what names it, and its attempt."""
+
+    key: RolloutKey
+    attempt_id: str
 
 
 @dataclass(frozen=True)
@@ -195,8 +203,8 @@ async def _verify_rollouts(
         try:
             for name, count in wanted.items():
                 async for ended in verifiers[name].runner.verify_all(_due(con, name), count):
-                    for row, verdict in ended:
-                        record_verdict(run, journal, verifiers[name], row, row["attempt_id"], verdict)
+                    for due, verdict in ended:
+                        record_verdict(run, journal, verifiers[name], due.key, due.attempt_id, verdict)
                         meter.done += 1
                         meter.count_verdict(verdict.reward, verdict.error)
                     journal.check()
@@ -209,7 +217,7 @@ async def _verify_rollouts(
     return VerifyReport(meter.pending, meter.done, sum(meter.unrewarded.values()), sum(one.rollouts for one in waiting))
 
 
-def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], StoredRollout]]:
+def _due(con: sql.Connection, name: str) -> Iterator[tuple[DueVerdict, StoredRollout]]:
     """The rollouts of a dataset that are due: the keys of a verdict, and what a verifier needs."""
     query = f"""
         SELECT r.task_id, r.policy, r.rollout_index, r.attempt_id, r.row::VARCHAR, r.prompt::VARCHAR,
@@ -220,38 +228,36 @@ def _due(con: sql.Connection, name: str) -> Iterator[tuple[dict[str, Any], Store
     """
     for batch in sql.stream(con, query):
         for task_id, policy, index, attempt_id, *payload in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-            key = {"dataset": name, "task_id": task_id, "policy": policy, "rollout_index": index}
-            yield {**key, "attempt_id": attempt_id}, StoredRollout(name, task_id, *payload)
+            key: RolloutKey = {"dataset": name, "task_id": task_id, "policy": policy, "rollout_index": index}
+            yield DueVerdict(key, attempt_id), StoredRollout(name, task_id, *payload)
 
 
 def record_verdict(
     run: Run,
     journal: Journal,
     verifier: Verifier | RemoteVerifier,
-    row: Mapping[str, Any],
+    key: RolloutKey | AttemptRow,
     attempt_id: str,
     verdict: Verdict,
 ) -> None:
     """Append a verdict on an attempt to the journal."""
-    journal.append(
-        "verdicts",
-        {
-            "verdict_id": run.next_id(),
-            "dataset": row["dataset"],
-            "task_id": row["task_id"],
-            "policy": row["policy"],
-            "rollout_index": row["rollout_index"],
-            "attempt_id": attempt_id,
-            "verifier": verifier.name,
-            "verifier_version": verifier.version,
-            "reward": verdict.reward,
-            "metrics": list(verdict.metrics.items()),
-            "details": dump(verdict.details),
-            "error": verdict.error,
-            "error_message": verdict.error_message,
-            "seconds": verdict.seconds,
-            "cached": verdict.cached,
-            "run_id": run.run_id,
-            "cpu_seconds": verdict.cpu_seconds,
-        },
-    )
+    row: VerdictRow = {
+        "verdict_id": run.next_id(),
+        "dataset": key["dataset"],
+        "task_id": key["task_id"],
+        "policy": key["policy"],
+        "rollout_index": key["rollout_index"],
+        "attempt_id": attempt_id,
+        "verifier": verifier.name,
+        "verifier_version": verifier.version,
+        "reward": verdict.reward,
+        "metrics": list(verdict.metrics.items()),
+        "details": dump(verdict.details),
+        "error": verdict.error,
+        "error_message": verdict.error_message,
+        "seconds": verdict.seconds,
+        "cached": verdict.cached,
+        "run_id": run.run_id,
+        "cpu_seconds": verdict.cpu_seconds,
+    }
+    journal.append("verdicts", row)

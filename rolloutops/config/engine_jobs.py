@@ -12,7 +12,8 @@ from rolloutops.config.plugins import BUILT_IN, Plugin, find
 from rolloutops.config.sampling import refuse_bad_extra_body, refuse_bad_sampling
 from rolloutops.config.secrets import Secret
 from rolloutops.config.settings import Collect
-from rolloutops.errors import FAILURES, UsageError, did_you_mean
+from rolloutops.config.validation import Key, check_table
+from rolloutops.errors import FAILURES, UsageError, located
 from rolloutops.types import BatchClient, Engine
 
 CollectPlan = Mapping[tuple[str, str], Collect]
@@ -27,6 +28,10 @@ WINDOW_KEYS = (
     *LIMITS,
 )
 """Keys of [collect] that a window has for all that is in it: what differs in one of them has a window of its own."""
+
+
+RETRY = {"retry": Key(str, one_of=tuple(FAILURES))}
+"""What one name in `retry` must be."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,19 @@ class EngineJob:
         return self.plugin.make({**self.settings.engine_args, **args})
 
 
-def engine_jobs(policies: CollectPlan, folder: Path) -> list[EngineJob]:
+def engine_jobs(
+    policies: CollectPlan, folder: Path, origins: Mapping[tuple[str, str], Mapping[str, str]]
+) -> list[EngineJob]:
     """Group policies by the engine that answers them, and of each by what a window has for all that is in it.
 
-    folder: the recipe's, in which an engine of one's own may lie. Raises UsageError where one names no engine, or one
-    that is not there, or sets what no engine can do.
+    folder: the recipe's, in which an engine of one's own may lie. origins: the file and table of each key. Raises
+    UsageError where one names no engine, or one that is not there, or sets what no engine can do.
     """
     found: dict[str, dict[str, dict[tuple[str, str], Collect]]] = {}
     for key, settings in policies.items():
         if not settings.engine:
             raise UsageError(f"no engine for {key[0]!r}: add engine = … to [collect], or give --engine=NAME")
-        _refuse_nonsense(settings)
+        _refuse_nonsense(settings, origins.get(key, {}))
         own = settings.engine not in BUILT_IN["engine"]
         refuse_bad_sampling(settings.responses_create_params, any_name=own)
         engine, window = (
@@ -81,18 +88,18 @@ def engine_jobs(policies: CollectPlan, folder: Path) -> list[EngineJob]:
             for names in (("engine", "model", "token_ids", "engine_args", *ENGINE_KEYS), WINDOW_KEYS)
         )
         found.setdefault(engine, {}).setdefault(window, {})[key] = settings
-    return [_engine_job(list(windows.values()), folder) for windows in found.values()]
+    return [_engine_job(list(windows.values()), folder, origins) for windows in found.values()]
 
 
-def _engine_job(windows: Sequence[CollectPlan], folder: Path) -> EngineJob:
-    settings = next(iter(windows[0].values()))
-    return EngineJob(settings, find("engine", settings.engine, folder), windows)
+def _engine_job(
+    windows: Sequence[CollectPlan], folder: Path, origins: Mapping[tuple[str, str], Mapping[str, str]]
+) -> EngineJob:
+    key, settings = next(iter(windows[0].items()))
+    with located(origins.get(key, {}).get("engine", "")):
+        return EngineJob(settings, find("engine", settings.engine, folder), windows)
 
 
-def _refuse_nonsense(settings: Collect) -> None:
-    concurrency = settings.num_samples_in_parallel
-    if isinstance(concurrency, str) and concurrency != "auto":
-        raise UsageError(f"num_samples_in_parallel must be a whole number or 'auto', not {concurrency!r}")
+def _refuse_nonsense(settings: Collect, origins: Mapping[str, str]) -> None:
     extra = settings.engine_args.get("extra_body")
     if isinstance(extra, dict):
         refuse_bad_extra_body(extra, "engine_args.extra_body")
@@ -102,7 +109,5 @@ def _refuse_nonsense(settings: Collect) -> None:
                 "responses_create_params.seed, to which the index of the repeat is added"
             )
     for kind in settings.retry or ():
-        if kind not in FAILURES:
-            raise UsageError(
-                f"retry: no failure {kind!r}{did_you_mean(kind, FAILURES)}; there are: {', '.join(FAILURES)}"
-            )
+        with located(origins.get("retry", "")):
+            check_table(RETRY, {"retry": kind}, "")

@@ -20,7 +20,7 @@ from rolloutops.config.recipe import Recipe, StepUse, chosen, with_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import without_secrets
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, settings_of
-from rolloutops.errors import RolloutopsError
+from rolloutops.errors import RolloutopsError, located
 
 __all__ = ["CollectPlan", "EngineJob", "Plan", "VerifierPlan", "VerifierVersion", "make_plan"]
 
@@ -58,7 +58,8 @@ class Plan:
     recipe names. policies: (dataset, policy) -> how it is collected. defaults: dataset -> how a policy that the recipe
     does not name would be. record: the recipe as it is recorded with a run. key_places: the settings that hold a key.
     verdict_version: the earlier version whose verdicts count, as typed, until it is looked up; pins: dataset -> the
-    verifier that it names there.
+    verifier that it names there. origins: (dataset, policy) -> key of [collect] -> the file and table that set it;
+    environment_origins: dataset -> those that name its environment.
     """
 
     data: Path
@@ -79,6 +80,8 @@ class Plan:
     shared_locks: bool = False
     verdict_version: str | None = None
     pins: Mapping[str, VerifierVersion] = field(default_factory=dict)
+    origins: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    environment_origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -102,7 +105,9 @@ class Plan:
     def verifiers(self) -> Mapping[str, VerifierPlan]:
         """dataset -> how it is verified, of those that name an environment. Raises UsageError where there is none."""
         return {
-            name: _verifier(dataset.environment, dataset.environment_args, self.folder)
+            name: _verifier(
+                dataset.environment, dataset.environment_args, self.folder, self.environment_origins.get(name, "")
+            )
             for name, dataset in self.datasets.items()
             if dataset.environment is not None
         }
@@ -134,7 +139,7 @@ class Plan:
     @cached_property
     def jobs(self) -> Sequence[EngineJob]:
         """The policies by the engine that answers them. Raises UsageError where settings make no sense."""
-        return engine_jobs(self.policies, self.folder)
+        return engine_jobs(self.policies, self.folder, self.origins)
 
     def check_plugins(self) -> None:
         """Raise UsageError where a verifier or an engine is none, or an engine is asked for what makes no sense."""
@@ -184,6 +189,7 @@ def make_plan(
         recipe = replace(recipe, **{table: replace(getattr(recipe, table), **own)})
     if policies is None:
         policies = recipe.policy_names(collect)
+    keys = [(name, policy) for name in names for policy in policies]
     return Plan(
         data=recipe.data,
         path=recipe.path,
@@ -191,7 +197,7 @@ def make_plan(
         datasets={name: recipe.datasets[name] for name in names},
         selects_datasets="dataset" in flags,
         known_datasets=list(recipe.datasets),
-        policies={(name, policy): recipe.collect_of(name, policy, collect) for name in names for policy in policies},
+        policies={key: recipe.collect_of(*key, collect) for key in keys},
         defaults={name: recipe.collect_of(name, "", collect) for name in names},
         chunk=recipe.chunk,
         verify=recipe.verify,
@@ -202,12 +208,21 @@ def make_plan(
         key_places=recipe.secret_places(collect),
         shared_locks=bool({**recipe.collect, **collect}.get("shared_locks")),
         verdict_version=flags.get("verdict_version"),
+        origins={key: recipe.origins_of(*key, collect) for key in keys},
+        environment_origins={name: _environment_origin(recipe, name, flags) for name in names},
     )
 
 
-def _verifier(name: str, args: Mapping[str, Any], folder: Path) -> VerifierPlan:
-    plugin = find("environment", name, folder)
-    return VerifierPlan(VerifierVersion(name, plugin.version(args), plugin.equal_versions(args)), plugin, args)
+def _environment_origin(recipe: Recipe, dataset: str, flags: Mapping[str, Any]) -> str:
+    if "environment" in flags:
+        return "the command line"
+    return f"{recipe.path} [datasets.{dataset}]" if recipe.path else ""
+
+
+def _verifier(name: str, args: Mapping[str, Any], folder: Path, where: str) -> VerifierPlan:
+    with located(where):
+        plugin = find("environment", name, folder)
+        return VerifierPlan(VerifierVersion(name, plugin.version(args), plugin.equal_versions(args)), plugin, args)
 
 
 def policy_fingerprint(settings: Collect, offered: Mapping[str, Any], operational: Collection[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
 STEP_KINDS = ("filter", "reward", "mix", "pair", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SOURCE = ("input", "environment", "id", "last_turn", "prompt", "examples", "shots")
+SOURCE = ("input", "environment", "id", "last_turn", "prompt", "examples", "shots", "media_root", "max_media_bytes")
 """The flags that say where one dataset comes from, and what makes its prompts."""
 
 
@@ -61,6 +61,16 @@ class Recipe:
             settings,
             responses_create_params={**settings.responses_create_params, "service_tier": settings.service_tier},
         )
+
+    def origins_of(self, dataset: str, policy: str, flags: Mapping[str, Any]) -> dict[str, str]:
+        """Say of each key that `collect_of` merges where the value that counts stands: `recipe.toml [collect]`."""
+        tables = (
+            (self.collect, "[collect]"),
+            (self.policies.get(policy, {}), f"[policies.{policy}]"),
+            (self.datasets[dataset].collect, f"[datasets.{dataset}] collect"),
+        )
+        places = {key: f"{self.path} {table}" if self.path else "" for values, table in tables for key in values}
+        return {**places, **dict.fromkeys(flags, "the command line")}
 
     def policy_names(self, flags: Mapping[str, Any]) -> list[str]:
         """List the policies that collect: the `[policies.*]`, else the one of `[collect]` with the flags over it."""

@@ -106,7 +106,9 @@ class Verify:
 class Dataset:
     """One dataset: `[datasets.NAME]`."""
 
-    input: list[str] = key([], "files, globs or folders: JSONL, JSON, CSV, TSV (.gz, .zst), Parquet, Arrow", one_text=True)
+    input: list[str] = key(
+        [], "files, globs or folders: JSONL, JSON, CSV, TSV (.gz, .zst), Parquet, Arrow", one_text=True
+    )
     environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
@@ -114,6 +116,10 @@ class Dataset:
     examples: list[str] = key([], "files with rows to show as examples before each task", one_text=True)
     shots: int = key(0, "how many examples to show", least=0)
     seed: int = key(0, "decides which examples are shown")
+    media_root: str | None = key(None, "the folder below which rows may name media (default: that of the input file)")
+    max_media_bytes: int = key(
+        50_000_000, "maximum size of a picture, video or sound that a row names, in bytes", least=1
+    )
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
     last_turn: str = key(
         "prompt",

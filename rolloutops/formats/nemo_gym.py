@@ -18,6 +18,7 @@ from typing import Any
 
 from rolloutops.errors import FAILURES, AttemptFailed
 from rolloutops.formats.finish_reasons import finish_of_response
+from rolloutops.formats.media import to_openai
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import HOW_SENT, from_responses, prompt_of_row, to_responses, to_responses_tools
@@ -148,7 +149,7 @@ def create_params(
         return {**own, **params}
     kept = {key: value for key, value in own.items() if key != "instructions"} if isinstance(own, Mapping) else {}
     flat = to_responses_tools(tools)
-    return {**kept, "input": to_responses(messages), **({"tools": flat} if flat else {}), **params}
+    return {**kept, "input": to_responses(to_openai(messages)), **({"tools": flat} if flat else {}), **params}
 
 
 def _in_metadata(own: Any, params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.media import to_openai
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import HOW_SENT, to_chat, to_responses, to_responses_tools
 from rolloutops.types import Message, ModelCall
@@ -37,7 +38,8 @@ def responses_body(call: ModelCall, model: str, *, openai: bool = False) -> Body
     """The body of `POST /responses`. openai: the endpoint is OpenAI itself, which looks the ids of earlier items up
     in its own store: there they go without their ids, and reasoning does not go at all."""
     params, extra = _parameters(call)
-    items = to_responses(_without_reasoning(call.messages) if openai else call.messages)
+    messages = to_openai(call.messages)
+    items = to_responses(_without_reasoning(messages) if openai else messages)
     if openai:
         for item in items:
             item.pop("id", None)
@@ -55,7 +57,8 @@ def chat_body(
     """The body of `POST /chat/completions`. openai: the endpoint is OpenAI itself, which does not take reasoning back.
     limit: what the server calls max_output_tokens. token_ids: ask vLLM for token ids and log-probs."""
     params, extra = _parameters(call)
-    body: Body = {"model": model, "messages": to_chat(_without_reasoning(call.messages) if openai else call.messages)}
+    messages = to_openai(call.messages)
+    body: Body = {"model": model, "messages": to_chat(_without_reasoning(messages) if openai else messages)}
     if call.tools:
         body["tools"] = list(call.tools)
     if token_ids:

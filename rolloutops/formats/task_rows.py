@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.formats.media import with_media
 from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, NoPrompt, Turns, find_turns
 from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools, unread_items
 from rolloutops.formats.strict_json import dump, parse
@@ -81,7 +82,8 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
 
     - NeMo Gym: `responses_create_params` (also inside `task_input`) with `input` as items, text, [] or null;
       `instructions` become a system message; its other parameters that are not null become `params`.
-    - Otherwise one of the shapes of prompt_shapes.py. Tools come from the row's `tools` or `functions`.
+    - Otherwise one of the shapes of prompt_shapes.py. Tools come from the row's `tools` or `functions`,
+      media from `images`, `videos` and `audios` (`media.py`).
 
     Raises ValueError that says what is missing or wrong; NoPrompt if no column holds a prompt.
     """
@@ -96,6 +98,7 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
         left_aside = [*_unread_columns(row, (*turns.columns, column)), *left_aside] if gym is None else left_aside
     if instructions:
         messages = [*from_chat([{"role": "system", "content": instructions}]), *messages]
+    messages = with_media(messages, row, marks_only=given is not None)
     params = {key: value for key, value in params.items() if value is not None}
     return Prompt(messages, tools_from(tools), params, turns.shape, left_aside, turns.answer)
 

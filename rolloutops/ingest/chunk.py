@@ -8,11 +8,12 @@ tasks are appended.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,23 +21,17 @@ import pyarrow.parquet as pq
 from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError, UsageError
-from rolloutops.formats.nemo_gym import agent_of
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.formats.strict_json import digest, dump
-from rolloutops.formats.struct_nulls import without_struct_nulls
 from rolloutops.formats.task_rows import (
-    PROMPT_COLUMNS,
     READER,
-    NoPrompt,
-    Prompt,
-    answer_of_row,
-    prompt_of_row,
-    take_answer,
 )
-from rolloutops.ingest.inputs import TABLES, Row, find_inputs, open_rows
+from rolloutops.ingest.inputs import Row, find_inputs, open_rows
+from rolloutops.ingest.media import media_folder
 from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import VERIFIED, RowShapes
 from rolloutops.ingest.task_changes import Reread, append_tasks, compare, find_reread, first_prompt, retire_tasks
+from rolloutops.ingest.task_columns import StructColumns, TaskColumns, columns_of, read_prompt
 from rolloutops.layout import count
 from rolloutops.store import schema
 from rolloutops.store.scratch import scratch
@@ -47,6 +42,15 @@ BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
 STAGED = pa.schema(
     [*(f for f in schema.TASKS if f.name not in ("version", "removed", "part")), ("ordinal", pa.int64())]
 )
+
+
+class StagedTask(TaskColumns):
+    """A staged task: where its row stands, and the row as received."""
+
+    origin: str
+    line: int
+    row: str
+    ordinal: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
     paths, template = source
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
         rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], rows, template)
+        read, rejected, examples, shapes = stage_rows(staging, name, plan, rows, template)
         if not read:
             raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
@@ -145,7 +149,8 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
 
 def read_by(dataset: Dataset, template: PromptTemplate | None) -> str:
     """Name what makes tasks of rows: the reader's version, and the dataset's settings that it heeds."""
-    return digest([READER, dataset.id, dataset.needs_prompt, dataset.last_turn, template and template.hash()])
+    settings = [dataset.id, dataset.needs_prompt, dataset.last_turn, dataset.media_root, dataset.max_media_bytes]
+    return digest([READER, *settings, template and template.hash()])
 
 
 def changing_tasks(workspace: Workspace, name: str) -> AbstractContextManager[None]:
@@ -161,15 +166,18 @@ def staging_folder(workspace: Workspace, name: str) -> AbstractContextManager[Pa
 def stage_rows(
     staging: Path,
     name: str,
-    dataset: Dataset,
+    plan: Plan,
     rows: Iterable[tuple[Path, Row]],
-    template: PromptTemplate | None = None,
+    template: PromptTemplate | None,
 ) -> Staged:
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl."""
+    dataset = plan.datasets[name]
+    folder_of = cache(partial(media_folder, dataset, places=plan.places))
     ordinal = rejected = 0
     examples: list[str] = []
-    shapes, structs = RowShapes(), _StructColumns()
-    batch: list[dict[str, Any]] = []
+    shapes, structs = RowShapes(), StructColumns()
+    read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
+    batch: list[StagedTask] = []
     size = 0
     with (
         pq.ParquetWriter(staging / "staged.parquet", STAGED, compression="zstd", compression_level=1) as writer,
@@ -179,7 +187,10 @@ def stage_rows(
             task, reason = None, row.reason
             if row.value is not None:
                 try:
-                    task = _read(name, dataset, row.value, structs.of(path), template, shapes, f"{path}:{row.line}")
+                    filled = row.value if template is None else template.fill(row.value)
+                    found = read_prompt(dataset, filled, structs.of(path))
+                    task = columns_of(name, dataset, row.value, found.prompt, folder_of(path))
+                    shapes.add(found.prompt, f"{path}:{row.line}", read=read, nulls=found.nulls, taken=found.taken)
                 except ValueError as error:
                     reason = str(error)
             if task is None:
@@ -189,101 +200,14 @@ def stage_rows(
                 if len(examples) < 3:
                     examples.append(f"{path}:{row.line}: {reason}")
                 continue
-            task |= {"origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal}
+            batch.append({**task, "origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal})
             ordinal += 1
-            batch.append(task)
             size += len(row.raw)
             if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
                 writer.write_table(schema.table_of(STAGED, batch))
                 batch, size = [], 0
         writer.write_table(schema.table_of(STAGED, batch))
     return Staged(ordinal + rejected, rejected, examples, shapes)
-
-
-class _StructColumns:
-    """The columns of the file at hand whose objects hold nulls that no row's author wrote."""
-
-    def __init__(self) -> None:
-        self.path: Path | None = None
-        self.names: Collection[str] = ()
-
-    def of(self, path: Path) -> Collection[str]:
-        if path != self.path:
-            self.path, self.names = path, ()
-            if path.name.lower().endswith(TABLES):
-                from rolloutops.ingest.arrow_rows import struct_columns
-
-                self.names = struct_columns(path)
-        return self.names
-
-
-def _read(
-    name: str,
-    dataset: Dataset,
-    row: dict[str, Any],
-    structs: Collection[str],
-    template: PromptTemplate | None,
-    shapes: RowShapes,
-    place: str,
-) -> dict[str, Any]:
-    """A row's columns, with how it was read counted. Raises ValueError where it holds no prompt or no id."""
-    prompt, nulls, taken = read_prompt(dataset, row if template is None else template.fill(row), structs)
-    columns = _columns(name, dataset, row, prompt)
-    read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
-    shapes.add(prompt, place, read=read, nulls=nulls, taken=taken)
-    return columns
-
-
-class ReadPrompt(NamedTuple):
-    """The prompt of a row. nulls: how many of its struct columns were left out. taken: its last turn is the answer."""
-
-    prompt: Prompt
-    nulls: int = 0
-    taken: bool = False
-
-
-def read_prompt(dataset: Dataset, row: dict[str, Any], structs: Collection[str] = ()) -> ReadPrompt:
-    """Read the prompt of a dataset's row. Raises ValueError where it holds none, unless the dataset needs none."""
-    held, nulls = without_struct_nulls(row, structs, PROMPT_COLUMNS) if structs else (row, 0)
-    try:
-        prompt = prompt_of_row(held)
-        shorter = take_answer(prompt) if dataset.last_turn == "answer" else prompt
-        return ReadPrompt(shorter, nulls, shorter is not prompt)
-    except NoPrompt:
-        if dataset.needs_prompt:
-            raise
-        return ReadPrompt(Prompt([], None, {}))
-
-
-def task_columns(name: str, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that a row itself decides. Raises ValueError where it holds no prompt or no id."""
-    return _columns(name, dataset, row, read_prompt(dataset, row).prompt)
-
-
-def _columns(name: str, dataset: Dataset, row: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
-    row_hash = digest(row)
-    messages = dump(prompt.messages)
-    tools = dump(prompt.tools) if prompt.tools else None
-    return {
-        "dataset": name,
-        "task_id": row_hash if dataset.id is None else own_id_of(row, dataset.id),
-        "row_hash": row_hash,
-        "agent": agent_of(row),
-        "prompt": messages,
-        "tools": tools,
-        "prompt_hash": digest([prompt.messages, prompt.tools or None]),
-        "answer": prompt.answer if (answer := answer_of_row(row)) is None else answer,
-    }
-
-
-def own_id_of(row: Mapping[str, Any], field_name: str) -> str:
-    """A row's own id; field_name may be a path with dots. Raises ValueError where it is none."""
-    value: Any = row
-    for step in field_name.split("."):
-        value = value.get(step) if isinstance(value, dict) else None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError(f"the id field {field_name!r} is missing, or neither text nor a whole number")
-    return str(value)
 
 
 def keep_rejects(workspace: Workspace, staging: Path, name: str, rejected: int) -> Path | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rolloutops.config.recipe import checked_name
+from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.nemo_gym import ROLLOUT_INDEX, TASK_INDEX, index_of, rollout_files
 from rolloutops.formats.rollouts.recognize import format_of
@@ -38,12 +40,20 @@ class InputFile(NamedTuple):
 
 class ImportChoices(NamedTuple):
     """How an import is done. dataset: the one of all files; dataset_field: the field of rows that names it; else each
-    file is a dataset. policy: its name (default: the model that each row names). id: the field of a task's own id."""
+    file is a dataset. policy: its name (default: the model that each row names). id: the field of a task's own id.
+    media_root, max_media_bytes: as in a dataset's table."""
 
     dataset: str | None = None
     dataset_field: str | None = None
     policy: str | None = None
     id: str | None = None
+    media_root: str | None = None
+    max_media_bytes: int | None = None
+
+    def settings(self) -> Dataset:
+        """The table of a dataset that is made so."""
+        table = Dataset(id=self.id, media_root=self.media_root)
+        return table if self.max_media_bytes is None else replace(table, max_media_bytes=self.max_media_bytes)
 
 
 def find_files(paths: Sequence[str], *bases: Path) -> tuple[list[InputFile], list[Path]]:

@@ -32,7 +32,6 @@ import pyarrow.compute as pc
 from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe import LastRecipe, Recipe, checked_name, from_flags
 from rolloutops.config.resources import shipped
-from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.import_datasets import ByField, ImportChoices, InputFile, datasets_of, find_files
@@ -144,7 +143,7 @@ def import_stage(
     if recipe is None and patterns(workspace)["runs"]:
         last = last_recipe(workspace)
     # Where a policy collects, a dataset that is added would be asked of it too, and nobody asked for that.
-    added = {} if last.recipe.policy_names(last.flags) else {name: Dataset(id=choices.id) for name in groups}
+    added = {} if last.recipe.policy_names(last.flags) else dict.fromkeys(groups, choices.settings())
     recipe = replace(last.recipe, data=data, datasets={**added, **last.recipe.datasets})
     plan = make_plan(recipe, earlier=last.flags)
     with recorded(workspace, "import", plan) as run, progress([file.path for file in files]) as count_row:
@@ -201,7 +200,10 @@ def _with_recipe(choices: ImportChoices, recipe: Recipe | None) -> ImportChoices
     if choices.dataset is None and len(recipe.datasets) == 1:
         choices = choices._replace(dataset=next(iter(recipe.datasets)))
     own = recipe.datasets.get(choices.dataset or "")
-    return choices if own is None or choices.id is not None else choices._replace(id=own.id)
+    if own is None:
+        return choices
+    names = [name for name in ("id", "media_root", "max_media_bytes") if getattr(choices, name) is None]
+    return choices._replace(**{name: getattr(own, name) for name in names})
 
 
 def _import_groups(
@@ -223,6 +225,7 @@ def _import_groups(
                 held.enter_context(changing_tasks(workspace, name))
             stagings = {n: Staging(held.enter_context(staging_folder(workspace, f"{run_id}-{n}"))) for n in names}
             default, files = stagings[names[0]], groups[names[0]]
+            reader = Reader(choices.policy, choices.id, choices.dataset_field, choices.settings())
 
             def staging_of(
                 file: InputFile, row: Mapping[str, Any], stagings: Mapping[str, Staging] = stagings
@@ -231,7 +234,13 @@ def _import_groups(
                     stagings[by_field.dataset_of(file, row)] if by_field is not None else next(iter(stagings.values()))
                 )
 
-            stage_rows(files, Reader(choices.policy, choices.id, choices.dataset_field), staging_of, default, count_row)
+            stage_rows(
+                files,
+                reader,
+                staging_of,
+                default,
+                count_row,
+            )
             for staged in stagings.values():
                 staged.close()
                 usable = usable or staged.read > staged.rejected

@@ -181,7 +181,7 @@ def _take_in(
         gone = 0 if missing or not paths else sql.rows(lines.con, GONE)[0][0]
         return NewTasks(name, gone=gone, unchanged=before - gone, missing=missing)
     with staging_folder(workspace, f"{run_id}-{name}") as staging:
-        read, rejected, examples, shapes = stage_rows(staging, name, plan.datasets[name], _rows(paths, lines), template)
+        read, rejected, examples, shapes = stage_rows(staging, name, plan, _rows(paths, lines), template)
         if lines is None and read == rejected:
             first = (
                 f"none of {count(read, 'line')} is a task; the first: {examples[0]}"

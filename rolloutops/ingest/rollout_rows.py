@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.content import unknown_parts
+from rolloutops.formats.media import MediaError
 from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
 from rolloutops.formats.rollouts import gym, prompt_answer
 from rolloutops.formats.rollouts.recognize import Format, format_of
@@ -24,7 +26,8 @@ from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.struct_nulls import without_struct_nulls
 from rolloutops.formats.task_rows import PROMPT_COLUMNS, answer_of_row, text_of
-from rolloutops.ingest.chunk import own_id_of, task_columns
+from rolloutops.ingest.media import MediaFolder, media_folder
+from rolloutops.ingest.task_columns import own_id_of, task_columns
 from rolloutops.store import schema
 from rolloutops.types import RolloutAnswer
 
@@ -95,10 +98,18 @@ class Read(NamedTuple):
 
 class Reader:
     """Reads the rows of one import. policy: the policy's name, where it is not each row's own model. id: the field that
-    holds a task's own id, None where a task is named by its content. dataset_field: names the dataset."""
+    holds a task's own id, None where a task is named by its content. dataset_field: names the dataset.
+    settings: say where media are."""
 
-    def __init__(self, policy: str | None = None, id: str | None = None, dataset_field: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: str | None = None,
+        id: str | None = None,
+        dataset_field: str | None = None,
+        settings: Dataset = BY_RULE,
+    ) -> None:
         self.policy, self.id = policy, id
+        self.media_folder = cache(partial(media_folder, settings, places=(Path(),)))
         self.known = {field.partition(".")[0] for field in (id, dataset_field) if field is not None}
 
     def read(
@@ -116,12 +127,17 @@ class Reader:
         whose objects have nulls that no author wrote. Raises ValueError that says what is wrong with the row.
         """
         if is_input:
-            return Read(self._input(row, source), (), "NeMo Gym input")
+            return Read(self._input(row, source, path), (), "NeMo Gym input")
         held, nulls = without_struct_nulls(row, structs, TURNS) if structs else (row, 0)
         format_ = format_of(held)
         found = format_.read(held, raw)
-        task = self._task_columns(found.task, row) if found.task is not None else None
-        known = self._known(format_, row, source, task, found.request_id)
+        task = self._task_columns(found.task, row, path) if found.task is not None else None
+        if format_ is gym:
+            known = _gym_columns(row, source, task, self.media_folder(path))
+        elif found.request_id is not None:
+            known = {"input_key": _input_key(format_, found.request_id), "needs_input": True}
+        else:
+            known = {"ident": task["ident"] if task else None}
         if found.request_id is None and found.params is not None:
             known |= {"request": dump(found.params)}
         ended = []
@@ -145,17 +161,17 @@ class Reader:
     def session(self, session: Session, raw: str, source: str) -> Read:
         """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""
         found = session_row(session, raw)
-        task = self._task_columns(found.task or {}, None)
+        task = self._task_columns(found.task or {}, None, Path(source))
         own: Record = {"digest": digest(raw), "engine": f"import:{session.agent}", "source": source}
         own |= {"ident": task["ident"], "started_at": found.started_at}
         return Read(
             task, [self._ended(answer, raw) | own for answer in found.answers], found.shape or "", found.left_out
         )
 
-    def _input(self, row: Mapping[str, Any], source: str) -> Record:
+    def _input(self, row: Mapping[str, Any], source: str, path: Path) -> Record:
         task = {key: value for key, value in row.items() if key not in gym.PER_ROLLOUT}
         number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX) or 0
-        requested = self._task_columns(task, row)
+        requested = self._task_columns(task, row, path)
         if number is None:
             return requested
         return requested | {
@@ -164,20 +180,10 @@ class Reader:
             "place": rollout,
         }
 
-    def _known(
-        self, format_: Format, row: Mapping[str, Any], source: str, task: Record | None, request_id: str | None
-    ) -> Record:
-        """The staged columns that all rollouts of a row share: whose they are."""
-        if format_ is gym:
-            return _gym_columns(row, source, task)
-        if request_id is not None:
-            return {"input_key": _input_key(format_, request_id), "needs_input": True}
-        return {"ident": task["ident"] if task else None}
-
-    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None) -> Record:
+    def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None, path: Path) -> Record:
         """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one, in
         which its own id stands; a session has none."""
-        columns = _columns_of(task)
+        columns = _columns_of(task, self.media_folder(path))
         own_id = own_id_of(row, self.id) if self.id is not None and row is not None else None
         empty = columns["prompt"] == "[]"
         verified = verified_by(task)
@@ -221,18 +227,20 @@ class Reader:
         }
 
 
-def _columns_of(task: Mapping[str, Any]) -> Record:
+def _columns_of(task: Mapping[str, Any], media: MediaFolder) -> Record:
     """The columns of a task's row. A Gym rollout whose prompt cannot be read has none: its result counts anyway."""
     try:
-        return task_columns("", BY_RULE, dict(task))
+        return dict(task_columns("", BY_RULE, dict(task), media))
+    except MediaError:
+        raise
     except ValueError:
         if "responses_create_params" not in task:
             raise
     about = {"row_hash": digest(task), "agent": agent_of(task), "answer": answer_of_row(task)}
-    return {**task_columns("", BY_RULE, {}), **about}
+    return {**task_columns("", BY_RULE, {}, media), **about}
 
 
-def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Record:
+def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None, media: MediaFolder) -> Record:
     """The staged columns of a Gym row's identity and of what it was asked."""
     number, rollout = index_of(row, TASK_INDEX), index_of(row, ROLLOUT_INDEX)
     params = row.get("responses_create_params")
@@ -250,7 +258,7 @@ def _gym_columns(row: Mapping[str, Any], source: str, task: Record | None) -> Re
         "ng_attempt": index_of(row, ATTEMPT_INDEX),
         "request": dump({k: v for k, v in params.items() if v is not None and k not in ("input", "tools")}),
         "started_at": _time(created),
-        **_asked(row, params, task),
+        **_asked(row, params, task, media),
     }
 
 
@@ -260,11 +268,11 @@ def batch_of(path: Path) -> str:
     return str(path.with_name(FILE_WORDS.sub("", name).strip("._- ") or "batch"))
 
 
-def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None) -> Record:
+def _asked(row: Mapping[str, Any], params: Mapping[str, Any], task: Record | None, media: MediaFolder) -> Record:
     """What a rollout was asked in the end: an environment may have added to its task's prompt."""
     if task is not None and TASK_FIELDS in row and params.get("input"):
         requested = {key: params[key] for key in gym.ASKED_PARAMS if params.get(key) is not None}
-        task = {"empty": False, **_columns_of({"responses_create_params": requested})}
+        task = {"empty": False, **_columns_of({"responses_create_params": requested}, media)}
     if task is None or task["empty"]:
         return {}
     return {key: task[key] for key in ("prompt", "tools", "prompt_hash")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rolloutops.ingest.import_datasets import InputFile
 from rolloutops.ingest.inputs import TABLES, blocks_of, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
 from rolloutops.ingest.session_files import SESSION, read_session
+from rolloutops.ingest.task_columns import StructColumns
 from rolloutops.store import schema
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
@@ -101,7 +102,7 @@ def stage_rows(
         if file.kind == SESSION:
             _stage_session(file, reader, default, count_row)
             continue
-        structs = _struct_columns(file.path)
+        structs = StructColumns().of(file.path)
         for row in open_rows(file.path):
             count_row()
             raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
@@ -117,15 +118,6 @@ def stage_rows(
                 staged.reject(str(file.path), row.line, reason or "nothing to import", raw)
             else:
                 staged.add(found, str(file.path), row.line, len(raw))
-
-
-def _struct_columns(path: Path) -> Collection[str]:
-    """The columns of a table whose objects have all rows' keys; none of another file."""
-    if not path.name.lower().endswith(TABLES):
-        return ()
-    from rolloutops.ingest.arrow_rows import struct_columns
-
-    return struct_columns(path)
 
 
 def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: Callable[[], None]) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from rolloutops.layout import columns_of, shorten, width, wrap
+from rolloutops.store.rows import AttemptRow
 from rolloutops.visible import visible
 
 SEPARATOR, NEWLINE = " · ", "\n"
@@ -41,7 +42,7 @@ class Progress:
     in_flight: Callable[[], int] = lambda: 0
     publish: Callable[[Progress], None] = lambda _: None
 
-    def attempted(self, row: dict[str, Any]) -> None:
+    def attempted(self, row: AttemptRow) -> None:
         """Count an attempt's row."""
         if row.get("error"):
             self.failures[row["error"]] += 1

@@ -18,7 +18,7 @@ from rolloutops.limits.advertised_limit import AdvertisedLimit
 from rolloutops.limits.concurrency import Concurrency, loop_time
 from rolloutops.limits.learned_rate import LearnedLimit
 from rolloutops.limits.shared_rate import SharedRate
-from rolloutops.limits.token_estimate import CHARACTERS
+from rolloutops.limits.token_estimate import CHARACTERS, text_length
 from rolloutops.types import Limits, ModelCall
 
 DOWN = frozenset({"connection", "unreachable", "server_error", "loading"})
@@ -250,7 +250,7 @@ class RateLimit:
         """Tokens that a call may take; 0 where nobody limits them."""
         if call is None or not (self._tokens.per_second or (self.budget and self.budget.tokens_per_minute)):
             return 0.0
-        characters = sum(len(str(message.get("content") or "")) for message in call.messages)
+        characters = sum(text_length(str(message.get("content") or "")) for message in call.messages)
         return characters / CHARACTERS + self._output
 
     def _settle(self, permit: Permit, tokens: int) -> None:

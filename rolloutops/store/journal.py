@@ -19,7 +19,7 @@ import queue
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +88,7 @@ class Journal:
         if (failure := self.failure) is not None:
             raise failure
 
-    def append(self, table: str, row: dict[str, Any]) -> None:
+    def append(self, table: str, row: Mapping[str, Any]) -> None:
         """Add a row of a table; it is written at the end of the turn of the event loop."""
         segment = self._segment or self._open()
         line = orjson.dumps({table: row})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,10 +43,10 @@ class Rows:
 
     def __init__(self) -> None:
         self.count = 0
-        self._rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        self._rows: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
         self._chunks: dict[tuple[str, str], list[pa.Table]] = defaultdict(list)
 
-    def add(self, table: str, row: dict[str, Any]) -> None:
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
         """Add a row of a table."""
         key = table, row["dataset"]
         rows = self._rows[key]
@@ -148,7 +148,7 @@ def _add(lines: Sequence[tuple[int, bytes, str, dict[str, Any]]], rows: Rows) ->
             rows.add(table, row)
 
 
-def _fault(table: str, rows: list[dict[str, Any]]) -> str | None:
+def _fault(table: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return why rows do not fit a table's columns."""
     try:
         if rows:

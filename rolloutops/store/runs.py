@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import Any, TypedDict
 
 from rolloutops import __version__
 from rolloutops.config.plan import Plan
@@ -41,6 +41,23 @@ PLACES = ("folder", "path")
 """What of a recorded recipe says where it lies, and is not part of what it is."""
 
 
+class MadeBy(TypedDict, total=False):
+    """What a build's manifest says of the command that wrote it."""
+
+    recipe: Mapping[str, Any]
+    recipe_hash: str
+    versions: Mapping[str, str]
+    git_commit: str | None
+
+
+class Output(TypedDict):
+    """A file that a command wrote. rows: 1 of a file without rows."""
+
+    path: str
+    rows: int
+    sha256: str
+
+
 @dataclass
 class Run:
     """A command that writes. counts and outputs end up in its end event. made_by: its recipe, versions and commit.
@@ -49,9 +66,9 @@ class Run:
     run_id: str
     exit_code: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
-    outputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: Sequence[Output] = ()
     named: int = 0
-    made_by: Mapping[str, Any] = field(default_factory=dict)
+    made_by: MadeBy = field(default_factory=MadeBy)
     refused: WorkspaceError | None = None
 
     def next_id(self) -> str:
@@ -74,22 +91,23 @@ def recorded(
     locks do not reach this one.
     """
     run = Run("")
-    versions, stored = _versions(), plan.record
+    versions, commit, stored = _versions(), _git_commit(), plan.record
+    recipe_hash = digest({name: table for name, table in stored.items() if name not in ("data", *PLACES)})
     row = {
         "command": command,
         "argv": redacted_argv(sys.argv[1:]),
         "recipe": dump(stored),
-        "recipe_hash": digest({name: table for name, table in stored.items() if name not in ("data", *PLACES)}),
+        "recipe_hash": recipe_hash,
         "fingerprints": dump(fingerprints) if fingerprints else None,
         "versions": dump(versions),
-        "git_commit": _git_commit(),
+        "git_commit": commit,
         "host": socket.gethostname(),
     }
     run.made_by = {
         "recipe": {name: table for name, table in stored.items() if name not in PLACES},
-        "recipe_hash": row["recipe_hash"],
+        "recipe_hash": recipe_hash,
         "versions": versions,
-        "git_commit": row["git_commit"],
+        "git_commit": commit,
     }
     began = time.monotonic()
     with writing(workspace), beating(workspace, plan.shared_locks, partial(setattr, run, "refused")):

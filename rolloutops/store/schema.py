@@ -6,6 +6,9 @@ with nulls, which changes what trainers tokenize.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pyarrow as pa
 
 TEXT, INT, LONG, REAL, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -167,7 +170,7 @@ def about(schema: pa.Schema, column: str) -> str:
     return schema.field(column).metadata[b"about"].decode()
 
 
-def table_of(schema: pa.Schema, rows: list[dict[str, object]]) -> pa.Table:
+def table_of(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as an Arrow table; absent keys are null, unknown keys are an error."""
     unknown = set().union(*rows) - set(schema.names)
     if unknown:
@@ -178,7 +181,7 @@ def table_of(schema: pa.Schema, rows: list[dict[str, object]]) -> pa.Table:
     made = dict(zip((f.name for f in plain), pa.array(rows, pa.struct(plain)).flatten(), strict=True))
     for field in maps:  # whose entries Arrow wants as tuples, and JSON brings back as lists
         values = [row.get(field.name) for row in rows]
-        pairs = [entries and [tuple(entry) for entry in entries] for entries in values]  # type: ignore[attr-defined]
+        pairs = [entries and [tuple(entry) for entry in entries] for entries in values]
         made[field.name] = pa.array(pairs, field.type)
     columns = [
         pa.ExtensionArray.from_storage(JSON, made[field.name]) if field.type == JSON else made[field.name]

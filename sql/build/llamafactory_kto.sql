@@ -5,19 +5,20 @@
 -- neither, and left out. LLaMA-Factory calls the reported weights kto_chosen_weight and kto_rejected_weight.
 -- target: llamafactory_preference
 -- dataset_info: {"formatting": "sharegpt",
---     "columns": {"messages": "conversations", "kto_tag": "kto_tag", "system": "system", "tools": "tools"}}
+--     "columns": {"messages": "conversations", "kto_tag": "kto_tag", "system": "system", "tools": "tools",
+--     "images": "images", "videos": "videos", "audios": "audios"}}
 -- param min_reward      DOUBLE = 0.5      lowest reward of a desirable answer
 -- param max_undesirable DOUBLE = 0.5      an answer is undesirable where its reward is below this, and below min_reward
 -- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS rollout,
---     'media, text beside a tool call or a second system message has no place in its turns'
+--     'media that are no files, text beside a tool call or a second system message has no place in its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 -- report: SELECT * FROM kto_weights('result')
 SELECT
-    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || '],"kto_tag":' || tag
+    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || '],"kto_tag":' || tag
         || coalesce(',"system":' || to_json(system_text(messages)), '')
-        || coalesce(',"tools":' || tools_text(tools), '') || '}'
+        || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
         ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

@@ -6,18 +6,19 @@
 -- target: llamafactory_preference
 -- dataset_info: {"formatting": "sharegpt", "ranking": true,
 --     "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "system": "system",
---     "tools": "tools"}}
+--     "tools": "tools", "images": "images", "videos": "videos", "audios": "audios"}}
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than one message of text, or one call; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
+            AND NOT has_media(messages_of(chosen) || messages_of(rejected))
             AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected))
-        THEN '{"conversations":[' || sharegpt_turns(messages_of(prompt)) || '],"chosen":'
+        THEN '{"conversations":[' || sharegpt_turns(marked(messages_of(prompt))) || '],"chosen":'
             || sharegpt_turns(messages_of(chosen)) || ',"rejected":' || sharegpt_turns(messages_of(rejected))
             || coalesce(',"system":' || to_json(system_text(messages_of(prompt))), '')
-            || coalesce(',"tools":' || tools_text(tools), '') || '}'
+            || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages_of(prompt)) || '}'
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,
@@ -25,4 +26,5 @@ SELECT
 FROM pairs
 WHERE NOT getvariable('drop_unfit')
     OR (json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
+        AND NOT has_media(messages_of(chosen) || messages_of(rejected))
         AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected)))

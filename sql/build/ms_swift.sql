@@ -1,14 +1,20 @@
 -- Supervised fine-tuning: {"messages": [...], "tools": JSON text}, with the roles system, user, assistant, tool_call
--- and tool_response. For ms-swift. Reasoning is in <think> tags in the content, as ms-swift drops reasoning_content
+-- and tool_response, "images", "videos" and "audios": paths and URLs, each with its mark in the text, as <image>. For
+-- ms-swift, which looks below ROOT_IMAGE_DIR. Reasoning is in <think> tags in the content, as ms-swift drops reasoning_content
 -- without a word; the assistant's messages of the prompt have "loss": false.
 -- target: ms_swift
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS rollout, 'media that no mark in its text can stand for have no place in it; set drop_unfit = true'
+--     AS fault FROM result WHERE json = '{}'
 SELECT
-    '{"messages":[' || array_to_string(
-        swift_messages(messages_of(prompt), ',"loss":false') || swift_messages(messages_of(completion), ''), ','
-    ) || ']' || coalesce(',"tools":' || tools_text(tools), '') || '}' AS json,
+    CASE WHEN fits_marks(messages) THEN '{"messages":[' || array_to_string(
+        swift_messages(marked(messages_of(prompt)), ',"loss":false') || swift_messages(marked(messages_of(completion)), ''),
+        ','
+    ) || ']' || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}' ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
-FROM selected
+FROM (SELECT *, spoken(prompt, completion) AS messages FROM selected)
 WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
+    AND (NOT getvariable('drop_unfit') OR fits_marks(messages))

@@ -1,16 +1,25 @@
 -- Preference pairs: {"messages": [..., the chosen answer], "rejected_messages": [..., the rejected one], "margin",
 -- "tools": JSON text}. For ms-swift's DPO, ORPO, SimPO and reward models. Reasoning is in <think> tags.
+-- Media are in the prompt alone, as of build/ms_swift.
 -- reads: pairs
 -- target: ms_swift
--- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
+-- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers, or media that no '
+--     || 'mark in the text of the prompt can stand for; of these: set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN comparable
-        THEN '{"messages":[' || array_to_string(swift_messages(spoken(prompt, chosen), ''), ',')
-            || '],"rejected_messages":[' || array_to_string(swift_messages(spoken(prompt, rejected), ''), ',') || ']'
-            || coalesce(',"margin":' || to_json(margin), '') || coalesce(',"tools":' || tools_text(tools), '') || '}'
+    CASE WHEN comparable AND fits
+        THEN '{"messages":[' || array_to_string(swift_messages(marked(spoken(prompt, chosen)), ''), ',')
+            || '],"rejected_messages":[' || array_to_string(swift_messages(marked(spoken(prompt, rejected)), ''), ',')
+            || ']' || coalesce(',"margin":' || to_json(margin), '') || coalesce(',"tools":' || tools_text(tools), '')
+            || media_columns(messages_of(prompt)) || '}'
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,
     pair AS sort_key
-FROM pairs
+FROM (
+    SELECT *, fits_marks(spoken(prompt, chosen) || messages_of(rejected))
+        AND NOT has_media(spoken(chosen, rejected)) AS fits
+    FROM pairs
+)
+WHERE fits OR NOT getvariable('drop_unfit')

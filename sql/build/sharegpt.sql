@@ -1,19 +1,21 @@
--- Supervised fine-tuning in turns: {"conversations": [{"from", "value"}, ...], "system", "tools": JSON text}.
+-- Supervised fine-tuning in turns: {"conversations": [{"from", "value"}, ...], "system", "tools": JSON text, "images",
+-- "videos", "audios": paths}. Each medium has its mark in the text, as <image>; LLaMA-Factory looks below media_dir.
 -- For LLaMA-Factory; dataset_info.json is next to it. Tool calls are JSON text of {"name", "arguments"}, reasoning
 -- is in <think> tags before the answer or call, and the answers of several tools in a row are one turn.
 -- target: sharegpt
 -- dataset_info: {"formatting": "sharegpt",
---     "columns": {"messages": "conversations", "system": "system", "tools": "tools"}}
+--     "columns": {"messages": "conversations", "system": "system", "tools": "tools",
+--     "images": "images", "videos": "videos", "audios": "audios"}}
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS rollout,
---     'media, text beside a tool call or a second system message has no place in its turns'
+--     'media that are no files, text beside a tool call or a second system message has no place in its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || ']'
+    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || ']'
         || coalesce(',"system":' || to_json(system_text(messages)), '')
-        || coalesce(',"tools":' || tools_text(tools), '') || '}'
+        || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
         ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

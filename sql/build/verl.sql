@@ -1,5 +1,6 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"data_source", "prompt": [...], "ability",
 -- "reward_model": {"style": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}, "agent_name"}.
+-- A prompt with media has "images": [{"image": path or URL}] and "videos" too, and each its mark, as <image>.
 -- For verl's RLHFDataset, in Parquet with real lists and structs. verl reads tools from its own config.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: verl
@@ -9,18 +10,25 @@
 -- param agent_name VARCHAR = NULL      verl's agent loop, as `tool_agent`; without it, that of its config
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
 -- check: SELECT sort_key AS task,
---     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
+--     'the task has no expected answer, and a rule can judge nothing, or media that are neither pictures nor videos; '
+--     || 'set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
+    CASE WHEN fits THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || marked_text(t.prompt)
         || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
         || ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
         || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}'
-        || coalesce(',"agent_name":' || to_json(getvariable('agent_name')), '') || '}'
+        || coalesce(',"agent_name":' || to_json(getvariable('agent_name')), '')
+        || coalesce(',"images":' || to_json(nullif([{'image': i} FOR i IN media_of(asked, 'image')], [])), '')
+        || coalesce(',"videos":' || to_json(nullif([{'video': v} FOR v IN media_of(asked, 'video')], [])), '') || '}'
         ELSE '{}' END AS json,
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
 FROM tasks_of('selected') AS c
-JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
-WHERE t.answer IS NOT NULL OR NOT getvariable('drop_unfit')
+JOIN (
+    SELECT *, messages_of(prompt) AS asked,
+        answer IS NOT NULL AND fits_marks(messages_of(prompt)) AND len(media_of(messages_of(prompt), 'audio')) = 0 AS fits
+    FROM tasks
+) AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+WHERE fits OR NOT getvariable('drop_unfit')

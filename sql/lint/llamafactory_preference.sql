@@ -1,6 +1,7 @@
 -- LLaMA-Factory with ranking = true: {"conversations": [..., the question last], "chosen": {"from", "value"},
 -- "rejected": {...}, "system"?, "tools"?}; with kto_tag: {"conversations": [..., the answer last], "kto_tag"}.
-SELECT split, row, unnest(found([
+SELECT split, row, unnest(list_concat(
+    media_faults(json, line::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
     error_if(
         coalesce(len(line.conversations), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'
@@ -59,7 +60,7 @@ SELECT split, row, unnest(found([
         type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),
         'tools is not JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
     )
-]), recursive := true)
+])), recursive := true)
 FROM (
     SELECT split, row, json, line, json_exists(json, '$.kto_tag') AS is_kto,
         array_to_string([coalesce(turn."from", '?') FOR turn IN line.conversations], ' ') AS turns
@@ -70,4 +71,4 @@ FROM (
     )
 )
 UNION ALL
-SELECT * FROM mixed_types(['system', 'tools', 'chosen', 'rejected', 'kto_tag'])
+SELECT * FROM mixed_types(['system', 'tools', 'chosen', 'rejected', 'kto_tag', 'images', 'videos', 'audios'])

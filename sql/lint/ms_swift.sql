@@ -2,6 +2,10 @@
 -- "margin"?}; with rejected_response or rejected_messages a preference pair.
 SELECT split, row, unnest(list_concat(
     message_faults(line.messages), tool_faults(line.tools),
+    media_faults(
+        json, array_to_string([m.content::VARCHAR FOR m IN line.messages], ' '),
+        'ms-swift puts media without a mark before the first question, and drops marks without media'
+    ),
     found([
         no_messages('messages', line.messages),
         error_if(
@@ -47,4 +51,4 @@ SELECT split, row, unnest(list_concat(
 ), recursive := true)
 FROM (SELECT split, row, json, from_json(json, '{"messages":' || chat() || ',"tools":"JSON"}') AS line FROM lines)
 UNION ALL
-SELECT * FROM mixed_types(['messages', 'tools', 'rejected_response'])
+SELECT * FROM mixed_types(['messages', 'tools', 'rejected_response', 'images', 'videos', 'audios'])

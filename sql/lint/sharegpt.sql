@@ -1,7 +1,8 @@
 -- LLaMA-Factory, formatting sharegpt: {"conversations": [{"from", "value"}, ...], "system"?: text,
--- "tools"?: JSON text}.
+-- "tools"?: JSON text, "images"?, "videos"?, "audios"?: [path]}.
 -- A row whose turns it does not like it skips, with a line in its log, and trains the others.
-SELECT split, row, unnest(found([
+SELECT split, row, unnest(list_concat(
+    media_faults(json, turns::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
     error_if(
         coalesce(len(turns), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'
@@ -35,11 +36,11 @@ SELECT split, row, unnest(found([
         type_of(json, 'tools') IS NOT NULL AND NOT is_tools_text(json_extract(json, '$.tools')),
         'tools is not JSON text of a list: LLaMA-Factory parses text, and Arrow pads lists with nulls; write JSON text'
     )
-]), recursive := true)
+])), recursive := true)
 FROM (
     SELECT split, row, json,
         from_json(json_extract(json, '$.conversations'), '[{"from":"VARCHAR","value":"JSON"}]') AS turns
     FROM lines
 )
 UNION ALL
-SELECT * FROM mixed_types(['system', 'tools'])
+SELECT * FROM mixed_types(['system', 'tools', 'images', 'videos', 'audios'])

@@ -2,6 +2,9 @@
 -- "extra_info"?}; MultiTurnSFTDataset, in Parquet: {"messages": [...], "tools"?: list, "enable_thinking"?: boolean}.
 SELECT split, row, unnest(list_concat(
     message_faults(talk), argument_faults(talk), tool_faults(line.tools),
+    CASE WHEN NOT is_sft THEN media_faults(
+        json, array_to_string([m.content::VARCHAR FOR m IN talk], ' '), 'the processor stops with a ValueError'
+    ) END,
     found([
         error_if(
             NOT is_sft AND coalesce(len(line.prompt), 0) = 0,
@@ -65,7 +68,7 @@ SELECT split, row, unnest(list_concat(
 FROM (
     SELECT *, coalesce(line.messages, line.prompt) AS talk
     FROM (
-        SELECT split, row, json_exists(json, '$.messages') AS is_sft, type_of(json, 'extra_info') AS extra_type,
+        SELECT split, row, json_exists(json, '$.messages') AS is_sft, json, type_of(json, 'extra_info') AS extra_type,
             from_json(json, '{"prompt":' || chat() || ',"messages":' || chat() || ',"tools":"JSON",'
                 || '"data_source":"JSON","reward_model":{"ground_truth":"JSON"},"extra_info":{"index":"JSON"},'
                 || '"enable_thinking":"JSON"}') AS line

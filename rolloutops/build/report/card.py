@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rolloutops.build.manifest import by_dataset
+from rolloutops.build.manifest_types import Manifest, ManifestFile
 from rolloutops.layout import count
 from rolloutops.store import sql
 
@@ -61,7 +62,7 @@ class Fields:
     kind: Mapping[str, int]
 
 
-def fields_of(con: sql.Connection, folder: Path, content: Mapping[str, Any]) -> Fields:
+def fields_of(con: sql.Connection, folder: Path, content: Manifest) -> Fields:
     """The columns of the lines and what they hold. con: has the views `result` and `lines` of the build.
 
     folder: where its data files lie.
@@ -89,12 +90,12 @@ def fields_of(con: sql.Connection, folder: Path, content: Mapping[str, Any]) -> 
     return Fields(structure if isinstance(structure, dict) else {}, whole, keys, kind)
 
 
-def text(content: Mapping[str, Any], fields: Fields) -> str:
+def text(content: Manifest, fields: Fields) -> str:
     """The card. content: the build's manifest with the data files."""
     return f"---\n{yaml(front_matter(content, fields))}---\n\n" + "\n".join(_body(content, fields)) + "\n"
 
 
-def front_matter(content: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+def front_matter(content: Manifest, fields: Fields) -> dict[str, Any]:
     """What the Hub reads: which file is which split, how much there is, and what it is for."""
     build, data = content["build"], [file for file in content["files"] if "split" in file]
     lines = sum(file["rows"] for file in data)
@@ -119,7 +120,7 @@ def front_matter(content: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     }
 
 
-def _splits(data: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _splits(data: Sequence[ManifestFile]) -> dict[str, list[str]]:
     """Split -> its files, of those that hold a line."""
     found: dict[str, list[str]] = {}
     for file in data:
@@ -128,7 +129,7 @@ def _splits(data: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def _sizes(data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _sizes(data: Sequence[ManifestFile]) -> dict[str, Any]:
     """Lines and bytes of each split, and bytes of all."""
     splits = [
         {
@@ -142,7 +143,7 @@ def _sizes(data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"splits": splits, "download_size": total, "dataset_size": total}
 
 
-def _purpose(content: Mapping[str, Any]) -> list[str]:
+def _purpose(content: Manifest) -> list[str]:
     """What the lines are for, by the part that the rollouts behind them play."""
     roles = set(content["roles"])
     if {"chosen", "rejected"} & roles:
@@ -163,7 +164,7 @@ def _feature(name: str, kind: Any) -> dict[str, Any] | None:
     return None if kind in ("JSON", "NULL") else {"name": name, "dtype": KINDS.get(kind, "string")}
 
 
-def _body(content: Mapping[str, Any], fields: Fields) -> Iterator[str]:
+def _body(content: Manifest, fields: Fields) -> Iterator[str]:
     build = content["build"]
     data = [file for file in content["files"] if "split" in file]
     lines = sum(file["rows"] for file in data)

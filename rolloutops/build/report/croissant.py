@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rolloutops.build.manifest_types import Manifest, ManifestFile
 from rolloutops.build.report.card import Fields
 
 NAME = "croissant.json"
@@ -61,7 +62,7 @@ TYPES |= {"HUGEINT": "sc:Integer", "BOOLEAN": "sc:Boolean"}
 ENCODINGS = {".jsonl": "application/jsonlines", ".parquet": "application/x-parquet"}
 
 
-def text(content: Mapping[str, Any], fields: Fields) -> str:
+def text(content: Manifest, fields: Fields) -> str:
     """The description. content: the build's manifest with the data files."""
     build, data = content["build"], [file for file in content["files"] if "split" in file]
     names = sorted({row["model"] for row in content["policies"] if row["model"]})
@@ -80,7 +81,7 @@ def text(content: Mapping[str, Any], fields: Fields) -> str:
     return json.dumps(described, indent=2, ensure_ascii=False) + "\n"
 
 
-def _file(file: Mapping[str, Any]) -> dict[str, Any]:
+def _file(file: ManifestFile) -> dict[str, Any]:
     ending = next((ending for ending in ENCODINGS if ending in file["name"]), ".jsonl")
     return {
         "@type": "cr:FileObject",
@@ -93,7 +94,7 @@ def _file(file: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _records(file: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+def _records(file: ManifestFile, fields: Fields) -> dict[str, Any]:
     """The records of one file: a field for each column that Croissant has words for."""
     name = file["name"].split(".")[0]
     there = fields.of_file.get(file["name"], set())

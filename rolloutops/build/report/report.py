@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rolloutops.build.manifest_types import Manifest
 from rolloutops.build.report import plots
 from rolloutops.build.report.figures import Figure, figures
 from rolloutops.build.report.plots import Bar, escape, number, percent
@@ -91,7 +92,7 @@ class Page:
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=tuple)
 
 
-def build_page(con: sql.Connection, content: Mapping[str, Any]) -> str:
+def build_page(con: sql.Connection, content: Manifest) -> str:
     """The page of a build. con: `aggregates.prepare` ran on it. content: the build's manifest."""
     build, totals = content["build"], query(con, "totals")[0]
     options = targets(content)
@@ -120,7 +121,7 @@ def build_page(con: sql.Connection, content: Mapping[str, Any]) -> str:
             (
                 "Policies and verifiers",
                 ("dataset", "policy", "engine", "model", "verifier", "version", "rollouts"),
-                [[row[name] for name in POLICY] for row in content["policies"]],
+                [[row.get(name) for name in POLICY] for row in content["policies"]],
             ),
             (
                 "Files",
@@ -151,7 +152,7 @@ def workspace_page(
     return render(Page(title, about, source, tiles, list(amiss(totals)), (), drawn, tables))
 
 
-def step_bars(content: Mapping[str, Any]) -> list[Bar]:
+def step_bars(content: Manifest) -> list[Bar]:
     """How many rows went into each step and came out of it, down to the lines of the files."""
     steps, lines = content["steps"], sum(sum(rows.values()) for rows in content["splits"].values())
     first = steps[0]["rows_in"] if steps else content["rollouts"]["in"]
@@ -171,7 +172,7 @@ def _dropped(rows: int, of: int) -> str:
     return f", {number(rows)} dropped ({percent(rows / of)})" if rows > 0 else ""
 
 
-def targets(content: Mapping[str, Any]) -> dict[str, float]:
+def targets(content: Manifest) -> dict[str, float]:
     """Dataset -> the share of the lines that the last mix on the way was asked for, as far as it says so."""
     mixes = [step for step in content["steps"] if step["kind"] == "mix"]
     if not mixes:
@@ -258,7 +259,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _steps(content: Mapping[str, Any]) -> list[list[Any]]:
+def _steps(content: Manifest) -> list[list[Any]]:
     return [
         [
             f"{step['step']} ({step['use']})",
@@ -282,7 +283,7 @@ def _reasons(step: Mapping[str, Any]) -> str:
     return "; ".join(f"{n:,} {reason}" for reason, n in ordered) or "–"
 
 
-def _reports(content: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[Any]]]]:
+def _reports(content: Manifest) -> list[tuple[str, list[str], list[list[Any]]]]:
     """The tables that the steps and the build report."""
     found = []
     for step in (*content["steps"], content["build"]):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rolloutops.build.manifest import by_dataset
+from rolloutops.build.manifest_types import Manifest
 from rolloutops.build.report.figures import Figure
 from rolloutops.build.report.plots import number, percent
 from rolloutops.layout import count, verb
@@ -17,7 +18,7 @@ DRIFT = 0.02
 
 
 def warnings_of(
-    content: Mapping[str, Any],
+    content: Manifest,
     totals: Mapping[str, Any],
     drawn: Sequence[Figure],
     targets: Mapping[str, float],
@@ -39,7 +40,7 @@ def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
         yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were truncated."
 
 
-def _faults(content: Mapping[str, Any]) -> Iterator[str]:
+def _faults(content: Manifest) -> Iterator[str]:
     """What the linter of the build's target found."""
     for row in (row for rows in content["build"]["reports"] for row in rows):
         if "fault" in row and "lines" in row:
@@ -47,7 +48,7 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{count(row['lines'], 'line')}: {row['fault']}{dropped}."
 
 
-def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator[str]:
+def _of_lines(content: Manifest, totals: Mapping[str, Any]) -> Iterator[str]:
     counts = by_dataset(content)
     lines = sum(counts.values())
     if lines < FEW:
@@ -64,7 +65,7 @@ def _of_lines(content: Mapping[str, Any], totals: Mapping[str, Any]) -> Iterator
         yield f"A mix repeats rollouts: {number(copies)} {'row is a copy' if copies == 1 else 'rows are copies'}."
 
 
-def _of_mix(content: Mapping[str, Any], targets: Mapping[str, float]) -> Iterator[str]:
+def _of_mix(content: Manifest, targets: Mapping[str, float]) -> Iterator[str]:
     counts = by_dataset(content)
     lines = sum(counts.values()) or 1
     off = {name: counts.get(name, 0) / lines for name, options in targets.items()}

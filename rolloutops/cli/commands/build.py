@@ -62,7 +62,7 @@ def build_files(plan: Plan, name: str | None = None, replace: bool = False) -> l
             if step.kind == "build":
                 before = sum(earlier.kind != "build" for earlier in steps[:place])
                 done.append(build(con, step, plan.folder, plan.exports(step), stats[:before], run.made_by))
-        run.outputs = [dict(output) for report in done for output in report.outputs]
+        run.outputs = [output for report in done for output in report.outputs]
         return done
 
 

@@ -210,6 +210,7 @@ REMEDIES = {
     "content_filter": "change or remove these prompts, or use a model or provider that answers them",
     "context_length": "shorten the prompts, lower max_output_tokens, or use a model with a longer context",
     "engine_error": "read the engine's log",
+    "media_changed": "put the files back as they were, or run chunk again",
     "environment_error": "fix the environment: it raised an exception outside a tool",
 }
 """Kind of failure -> what helps. Those that end a run are never given up."""

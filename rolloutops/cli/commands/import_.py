@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.shared_flags import DATA, RECIPE
+from rolloutops.cli.shared_flags import DATA, MEDIA, RECIPE
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
 from rolloutops.config.paths import as_path
@@ -50,6 +50,7 @@ COMMAND = Command(
         Flag("policy", str, "the policy's name (default: the model that each row names)"),
         Flag("id", str, "the field that holds the id of each row's task (default: the task's content)"),
         RECIPE,
+        *MEDIA,
         Flag("skip_bad_lines", bool, "skip (and count) lines that cannot be imported; exit with 0"),
     ),
     (Flag("files", list[str], "rollout files, globs or folders", required=True),),

@@ -20,7 +20,7 @@ from rolloutops.formats.rollouts.conversation import (
 )
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow
-from rolloutops.formats.rollouts.task_keys import task_fields
+from rolloutops.formats.rollouts.task_keys import MEDIA, task_fields
 
 LABEL, ENGINE = "chat log", "import:chat"
 KEYS = ("messages", "conversations", "conversation")
@@ -45,5 +45,6 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
         finish_reason=row.get("finish_reason"),
         returned=returned(row, read_keys),
     )
-    task = {"messages": prompt, **tools_beside(row), **task_fields(row)}
+    fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the turns
+    task = {"messages": prompt, **tools_beside(row), **fields}
     return RolloutRow(task, [answer], model=answer.model, left_out=[*left_out(row, read_keys), *conversation.left_out])

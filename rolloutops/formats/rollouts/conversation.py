@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.finish_reasons import known
 from rolloutops.formats.rollouts.row import VERIFIER
+from rolloutops.formats.rollouts.task_keys import MEDIA
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.task_rows import prompt_of_row
 from rolloutops.types import Message, RolloutAnswer
@@ -34,7 +35,8 @@ def conversation_of(row: Mapping[str, Any], key: str) -> Conversation:
     holds none."""
     value = row[key] if key == "prompt" else listed(row[key])
     column = key if key in ("messages", "conversations") else "prompt"
-    found = prompt_of_row({column: with_calls(value)})
+    media = {name: row[name] for name in MEDIA if row.get(name) is not None}
+    found = prompt_of_row({column: with_calls(value), **media})
     return Conversation(with_system(row, found.messages), [_renamed(name, column, key) for name in found.left_aside])
 
 

@@ -30,7 +30,7 @@ from rolloutops.formats.rollouts.conversation import (
 )
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow, share
-from rolloutops.formats.rollouts.task_keys import task_fields
+from rolloutops.formats.rollouts.task_keys import MEDIA, task_fields
 from rolloutops.types import Message, RolloutAnswer
 
 LABEL, ENGINE = "prompt and answer", "import:prompt_answer"
@@ -67,7 +67,8 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     prompt_key, answer_key = str(_first(row, PROMPTS)), str(_first(row, ANSWERS))
     prompt = _prompt(row, prompt_key)
     read_keys = (*ASKED_KEYS, *ROWS_OWN, *_parts(prompt_key), answer_key)
-    task = {"messages": prompt.messages, **tools_beside(row), **task_fields(row)}
+    fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the prompt
+    task = {"messages": prompt.messages, **tools_beside(row), **fields}
     values = _values(row[answer_key])
     failed = _failure(row, values)
     answers = [failed] if failed else _answers(row, raw, values, read_keys, answer_key)

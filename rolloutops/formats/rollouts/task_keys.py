@@ -7,7 +7,7 @@ from typing import Any
 
 from rolloutops.formats.task_rows import ANSWER_KEYS
 
-MEDIA = ("images", "videos", "audios")
+MEDIA = ("images", "videos", "audios", "image", "video", "audio")
 """Columns of media beside the turns."""
 
 READ_BY_VERIFIERS = (
