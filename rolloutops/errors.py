@@ -115,7 +115,8 @@ class AttemptFailed(Exception):
     kind: a name of FAILURES. final: do not try again (default: what FAILURES says). retry_after: seconds that the
     endpoint asked to wait. raw: the reply as received, its first 2 KB. limits: what its headers said
     (engines.Limits). answer: what it cost, where it is an answer that cannot be used (engines.ModelAnswer). asked:
-    whether a request was sent at all.
+    whether a request was sent at all. of_conversation: the conversation was refused, not the call's parameters or who
+    sent it; after the first turn that is the model's own message, and the rollout is kept.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class AttemptFailed(Exception):
         self.limits: Any = None
         self.answer: Any = None
         self.asked = True
+        self.of_conversation = False
 
 
 def near_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:

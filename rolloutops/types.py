@@ -22,6 +22,7 @@ class ModelCall:
     params: OpenAI Responses names (temperature, top_p, max_output_tokens, seed, ...), as merged for this task.
     key: `dataset/task_id/rollout_index`, for engines that answer by rule. turn: model call of this rollout, from 0.
     server: which of an engine's several servers is to answer; None where the engine may choose.
+    returned: positions in messages -> what a ModelAnswer of this conversation had as `returned`.
     """
 
     messages: Sequence[Message]
@@ -32,6 +33,7 @@ class ModelCall:
     attempt: int = 1
     row: Mapping[str, Any] = field(default_factory=dict)
     server: int | None = None
+    returned: Mapping[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class ModelAnswer:
     as received, as JSON text.
     The three token lists are what the engine sampled from and sampled; None where they were not asked for.
     limits: the endpoint's rate limits, where it tells them. service_tier: what it was billed as, where that is told.
+    returned: the message as its endpoint returned it, which the next call hands back: Chat's message, or the items of
+    Responses; None where the engine has only the canonical one.
     """
 
     message: Message
@@ -67,6 +71,7 @@ class ModelAnswer:
     generation_log_probs: Sequence[float] | None = None
     limits: Limits | None = None
     service_tier: str | None = None
+    returned: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md, the tables of keys in docs/recipes.md, and recipes/recipe.schema.json, from the code.
+"""Writes docs/reference.md, docs/endpoints.md, the tables of keys in docs/recipes.md, and recipes/recipe.schema.json.
 
 python scripts/make_reference.py           write them
 python scripts/make_reference.py --check   exit 1 where a page is not what the code says
@@ -31,6 +31,7 @@ from rolloutops.steps.step import KINDS, Step, read_step  # noqa: E402
 from rolloutops.store import schema, sql  # noqa: E402
 from rolloutops.store.user_query import view_comments  # noqa: E402
 from rolloutops.store.workspace import connect, open_workspace  # noqa: E402
+from scripts import endpoints_page  # noqa: E402
 
 REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
 SCHEMA = CHECKOUT / "recipes" / "recipe.schema.json"
@@ -80,7 +81,8 @@ def recipes(page: str) -> str:
 def pages() -> dict[Path, str]:
     """Each page as it has to be."""
     schema = json.dumps(recipe_schema(CHECKOUT), indent=2, ensure_ascii=False) + "\n"
-    return {REFERENCE: reference(), RECIPES: recipes(RECIPES.read_text(encoding="utf-8")), SCHEMA: schema}
+    made = {REFERENCE: reference(), RECIPES: recipes(RECIPES.read_text(encoding="utf-8")), SCHEMA: schema}
+    return {**made, endpoints_page.PAGE: endpoints_page.page()}
 
 
 def _intro() -> str:

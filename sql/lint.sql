@@ -119,7 +119,16 @@ CREATE OR REPLACE MACRO plain(messages) AS NOT any_holds([
 -- list_concat, which takes NULL for an empty list, as || does not.
 
 -- What all trainers that take chat messages make wrong of them.
-CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
+CREATE OR REPLACE MACRO message_faults(messages) AS list_concat(found([
+    warning_if(
+        contains(roles(messages), ' assistant assistant ') AND any_holds([
+            coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant' AND pair[1].tool_calls IS NULL, false)
+            FOR pair IN list_zip(messages[:-2], messages[2:])
+        ]),
+        'two assistant turns in a row: the templates of Mistral and Gemma fail on them, others train the end of a turn '
+        || 'in the middle of an answer; merge them'
+    )
+]), CASE WHEN NOT plain(messages) THEN found([
     error_if(
         any_holds([m.role IS NULL FOR m IN messages]),
         'a message has no role: every chat template fails on it; give it one'
@@ -154,7 +163,7 @@ CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages
         'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; '
         || 'write arguments as text'
     )
-]) END;
+]) END);
 
 -- What trainers make wrong of a prompt that is to be answered, text or messages. kind: its JSON type.
 CREATE OR REPLACE MACRO prompt_faults(kind, messages) AS found([

@@ -94,6 +94,46 @@ CREATE OR REPLACE MACRO joined(prompt, completion) AS
         ELSE substring(prompt::VARCHAR, 1, length(prompt::VARCHAR) - 1) || ',' || substring(completion::VARCHAR, 2)
     END;
 
+-- continues(prompt, completion): whether an answer continues a prefill, the assistant's message that the prompt ends
+-- with.
+CREATE OR REPLACE MACRO continues(prompt, completion) AS
+    contains(prompt::VARCHAR, '"assistant"') AND json_extract_string(prompt, '$[#-1].role') = 'assistant'
+    AND NOT json_exists(prompt, '$[#-1].tool_calls') AND json_extract_string(completion, '$[0].role') = 'assistant';
+
+-- whole_content(prompt, completion): the content of a prefill and of the answer that continues it, as JSON. What an
+-- answer repeats, as Mistral's does, is there once. Where one of them is a list of parts, so are both.
+CREATE OR REPLACE MACRO whole_content(prompt, completion) AS
+    CASE
+        WHEN json_type(prompt, '$[#-1].content') = 'VARCHAR' AND json_type(completion, '$[0].content') = 'VARCHAR'
+            THEN to_json(regexp_replace(
+                json_extract_string(completion, '$[0].content'),
+                '^(' || regexp_escape(json_extract_string(prompt, '$[#-1].content')) || ')?',
+                replace(json_extract_string(prompt, '$[#-1].content'), '\', '\\')
+            ))
+        ELSE to_json(list_transform(
+            [json_extract(prompt, '$[#-1].content'), json_extract(completion, '$[0].content')],
+            lambda c: if(json_type(c) = 'ARRAY', json_extract(c, '$[*]'), [json_object('type', 'text', 'text', c)])
+        ).flatten())
+    END;
+
+-- without_prefill(prompt, completion), with_prefill(prompt, completion), text_with_prefill(prompt, completion, text): a
+-- prompt, an answer and the last text of a rollout, where the prefill that the answer continues is part of the answer.
+CREATE OR REPLACE MACRO without_prefill(prompt, completion) AS
+    if(continues(prompt, completion), to_json(json_extract(prompt, '$[*]')[:-2]), prompt);
+CREATE OR REPLACE MACRO with_prefill(prompt, completion) AS
+    CASE WHEN continues(prompt, completion) THEN to_json([
+        json_merge_patch(json_extract(completion, '$[0]'), json_object(
+            'content', whole_content(prompt, completion),
+            'reasoning_content', nullif(concat_ws(chr(10) || chr(10),
+                json_extract_string(prompt, '$[#-1].reasoning_content'),
+                json_extract_string(completion, '$[0].reasoning_content')
+            ), '')
+        ))
+    ] || json_extract(completion, '$[*]')[2:]) ELSE completion END;
+CREATE OR REPLACE MACRO text_with_prefill(prompt, completion, text) AS
+    CASE WHEN continues(prompt, completion) AND json_array_length(completion) = 1
+        THEN content_text(whole_content(prompt, completion)) ELSE text END;
+
 -- has_media(messages): whether a message holds something that is not text.
 CREATE OR REPLACE MACRO has_media(messages) AS
     list_contains([json_type(m, '$.content') = 'ARRAY' FOR m IN messages], true);

@@ -55,6 +55,7 @@ PAGES = {
     "docs/howto/choose_engine.md": 3,
     "docs/howto/import_rollouts.md": 10,
     "docs/howto/load_in_trainers.md": 4,
+    "docs/howto/media.md": 2,
     "docs/howto/mix_datasets.md": 8,
     "docs/howto/nemo_gym.md": 2,
     "docs/howto/resume.md": 12,
@@ -62,6 +63,7 @@ PAGES = {
     "docs/howto/scale_out.md": 12,
     "docs/howto/sql.md": 10,
     "docs/howto/start_a_project.md": 12,
+    "docs/howto/task_files.md": 4,
     "docs/howto/throughput.md": 4,
     "docs/howto/troubleshooting.md": 6,
     "docs/howto/verify_later.md": 9,
@@ -73,7 +75,7 @@ BLOCK = re.compile(
     r"<!-- run: (?P<hidden>.+?) -->|^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL
 )
 COMMENT = re.compile(r"<!-- (needs vllm|not run: .+?|exit \d+) -->\s*$")
-FILE = re.compile(r"`([\w./-]+\.(?:py|toml|jsonl|sql|txt))`[^`\n]*:\s*$")
+FILE = re.compile(r"`([\w./-]+\.(?:py|toml|jsonl|json|sql|txt))`[^`\n]*:\s*$")
 
 
 @dataclass(frozen=True)

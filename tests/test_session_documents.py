@@ -255,6 +255,47 @@ def test_openhands_evaluation_rows(tmp_path: Path) -> None:
     assert "extra_note (1)" in printed
 
 
+def test_trajectories_in_rows_of_a_table(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}]
+    chat: list[dict[str, Any]] = [
+        {"role": "system", "content": "S", "tool_calls": None, "name": None},
+        {"role": "user", "content": "U", "tool_calls": None, "name": None},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call("bash", "c1", command="ls")], "name": None},
+        {"role": "tool", "content": "a", "tool_calls": None, "name": "bash", "tool_call_id": "c1"},
+    ]
+    finish = {"role": "assistant", "content": "", "tool_calls": [call("finish", "c2")]}
+    words = [
+        {"role": "system", "system_prompt": "S", "text": None},
+        {"role": "user", "text": "V"},
+        {"role": "ai", "text": "W"},
+    ]
+    rows = [
+        {"instance_id": "1", "trajectory": [*chat, finish], "tools": tools, "exit_status": "submit", "resolved": 1},
+        {"instance_id": "2", "trajectory": json.dumps(chat), "tools": tools, "model_patch": "diff"},
+        {
+            "instance_id": "3",
+            "trajectory": words,
+            "exit_status": "exit_context",
+            "target": False,
+            "model_name": "llama",
+        },
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    data, printed = imported(tmp_path, "rows.jsonl")
+    found = query(data, "SELECT finish_reason, text, tool_names, model FROM attempts ORDER BY 1")
+    assert found == [
+        ("exit_context", "W", [], "llama"),
+        ("interrupted", "I look.", ["bash"], None),
+        ("stop", "", ["bash", "finish"], None),
+    ]
+    assert query(data, "SELECT verifier, reward FROM verdicts ORDER BY 2") == [("trajectory", 0.0), ("trajectory", 1.0)]
+    assert query(data, "SELECT prompt->0->>'content', prompt->1->>'content' FROM tasks ORDER BY ALL") == [
+        ("S", "U"),
+        ("S", "V"),
+    ]
+    assert "model_patch 1" in printed
+
+
 def sdk_events(end: str) -> list[dict[str, Any]]:
     """Events of the SDK: two calls of one response, a rejected branch, an error, an end."""
 

@@ -277,3 +277,23 @@ def test_codex_files_without_envelopes(tmp_path: Path) -> None:
         "SELECT prompt->>'$[0].content', rollout_count FROM (SELECT any_value(t.prompt) AS prompt, count(*) "
         "AS rollout_count FROM attempts JOIN tasks AS t USING (task_id) GROUP BY task_id)",
     ) == [("Be kind.", 2)]
+
+
+def test_codex_texts_that_only_events_hold(tmp_path: Path) -> None:
+    def event(**payload: Any) -> dict[str, Any]:
+        return {"timestamp": "2026-06-05T10:00:00Z", "type": "event_msg", "payload": payload}
+
+    said = {"type": "AgentMessage", "id": "i", "phase": "final_answer", "content": [{"type": "Text", "text": "Yes."}]}
+    lines = [
+        {"timestamp": "2026-06-05T10:00:00Z", "type": "session_meta", "payload": {"id": "1", "instructions": None}},
+        event(type="user_message", message="Is it so?"),
+        event(type="agent_reasoning", text="It is."),
+        event(type="item_completed", item=said),
+        event(type="agent_message", message="Yes."),
+        event(type="task_complete", last_agent_message="Yes."),
+    ]
+    write_jsonl(tmp_path / "rollout-2.jsonl", lines)
+    row = only(imported(tmp_path, "rollout-2.jsonl")[0])
+    assert row["prompt"] == [{"role": "user", "content": "Is it so?"}]
+    assert row["completion"] == [{"role": "assistant", "content": "Yes.", "reasoning_content": "It is."}]
+    assert row["finish_reason"] == "stop"

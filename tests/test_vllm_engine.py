@@ -316,8 +316,15 @@ def test_messages_for_a_template() -> None:
     assert [item["role"] for item in made] == ["system", "system", "assistant"]
     assert made[2]["tool_calls"][0]["function"]["arguments"] == {"q": 1}
     assert template_messages(chat, None, "if role == 'developer'")[0]["role"] == "developer"
-    with pytest.raises(AttemptFailed, match="text only"):
-        template_messages([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], None, "")
+    for held, why in (
+        ({}, "takes text"),
+        ({"url": "https://x.example/a.png"}, "fetches no URL"),
+        ({"url": "/a.png"}, "fetches no URL"),
+    ):
+        with pytest.raises(AttemptFailed, match=why):
+            template_messages([{"role": "user", "content": [{"type": "image_url", "image_url": held}]}], None, "")
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    assert template_messages([{"role": "user", "content": [image]}], None, "")[0]["content"] == [image]
 
 
 @pytest.mark.parametrize(

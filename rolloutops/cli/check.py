@@ -95,7 +95,7 @@ def _last_turns(name: str, dataset: Dataset, paths: Sequence[Path]) -> Iterator[
     for path, row in itertools.islice(rows, LOOKED_AT):
         if row.value is not None:
             with contextlib.suppress(ValueError):
-                shapes.add(read_prompt(dataset, row.value).prompt, f"{path}:{row.line}")
+                shapes.add(read_prompt(dataset, row.value), f"{path}:{row.line}")
     if shapes.last_turns:
         yield Finding(True, f"{name}: of the first {LOOKED_AT:,} rows, {last_turn_sentence(shapes)}", warns=True)
 

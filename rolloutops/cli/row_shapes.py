@@ -26,8 +26,8 @@ def shape_sentences(shapes: RowShapes, dataset: str) -> Iterator[str]:
         )
     if shapes.fields:
         yield f"{dataset}: fields that have no place in a conversation: {_listed(shapes.fields)}"
-    if shapes.answers_taken:
-        yield f"{dataset}: the last turn of {count(shapes.answers_taken, 'task')} was taken out as the answer"
+    if shapes.answers:
+        yield f"{dataset}: the last turn of {count(shapes.answers, 'task')} was taken out as the answer"
     yield from warning_sentences(shapes, dataset)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rolloutops.collect.attempt import Attempt, PendingRollout, Trace
 from rolloutops.config.sampling import refuse_several_answers
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.formats.finish_reasons import REPLAY_REFUSED
 from rolloutops.formats.media import MediaError
 from rolloutops.formats.strict_json import dump
 from rolloutops.limits.rate_limit import Permit
@@ -115,8 +116,9 @@ async def _converse(
     spent = 0
     for turn in range(pending.settings.max_steps):
         said = [*prompt, *trace.completion]
+        returned = {len(prompt) + place: each for place, each in trace.returned.items()}
         call = ModelCall(
-            said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server
+            said, tools, pending.params, pending.key, turn, pending.attempt, pending.task.row, trace.server, returned
         )
         if whole is not None:
             trace.whole = await _ask(whole, call, trace, pace, limit)
@@ -125,8 +127,16 @@ async def _converse(
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
             trace.tool_names = list(trace.whole.tool_names)
             return
-        answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
+        try:
+            answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]
+        except AttemptFailed as error:
+            if not turn or not error.of_conversation:
+                raise
+            trace.finish_reason, trace.refusal = REPLAY_REFUSED, error.message
+            return
         trace.answers.append(answer)
+        if answer.returned is not None:
+            trace.returned[len(trace.completion)] = answer.returned
         trace.completion.append(answer.message)
         spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
         trace.finish_reason = answer.finish_reason

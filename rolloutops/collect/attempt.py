@@ -88,10 +88,12 @@ class Trace:
     """What has happened in an attempt so far; complete or not, it is what the row is made of."""
 
     completion: list[Message] = field(default_factory=list)
+    returned: dict[int, Any] = field(default_factory=dict)  # positions in completion -> ModelAnswer.returned
     answers: list[ModelAnswer] = field(default_factory=list)
     tool_names: list[str] = field(default_factory=list)
     tool_errors: int = 0
     finish_reason: str | None = None
+    refusal: str | None = None  # what the endpoint said where finish_reason is replay_refused
     model_seconds: float = 0.0
     tool_seconds: float = 0.0
     waited: float = 0.0
@@ -165,7 +167,7 @@ class Attempt:
         if whole is not None and whole.prompt is not None and list(whole.prompt) != list(self.prompt):
             row["prompt"] = dump(whole.prompt)
         row["completion"], row["text"] = dump(trace.completion), text_of(trace.completion)
-        row["finish_reason"] = trace.finish_reason
+        row["finish_reason"], row["error_message"] = trace.finish_reason, trace.refusal
         if pending.settings.keep_response:
             row["response"] = "[" + ",".join(answer.raw or "null" for answer in reported) + "]"
         if pending.settings.token_ids:

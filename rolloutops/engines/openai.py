@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -28,9 +30,17 @@ from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
+from rolloutops.formats.replay import names_an_item, refused_fields, with_readable_arguments, without_fields
 from rolloutops.types import Engine, ModelAnswer, ModelCall
 
 OPENAI = "https://api.openai.com/v1"
+REFUSED = (400, 422)
+"""Statuses of an endpoint that does not take a field."""
+UNREADABLE = re.compile(
+    r"chat.?template|jinja|roles must alternate|item pairs from a mapping|no attribute 'items'|tool.?call arguments",
+    re.IGNORECASE,
+)
+"""How servers say, with status 500, that they or the chat template cannot read a message: llama.cpp, SGLang, TGI."""
 
 
 class OpenAIEngine:
@@ -47,6 +57,8 @@ class OpenAIEngine:
         seconds in which nothing at all may come (default: as long as the call may take).
     headers: more headers for each request. extra_body: more fields for each request's body; they win.
     token_ids: keep token ids and log-probs, where the server gives them (vLLM's Chat, NeMo Gym's model servers).
+    replay: how a model's own message goes back in the conversation's next request: `verbatim`, as the endpoint returned
+        it, less the fields that the endpoint refuses by name; or `canonical`, as it is stored.
     max_connections: connections at the same time; 0 is no limit.
     max_reply_bytes: bytes that one reply may have, decompressed; a longer one is a bad_response.
     """
@@ -74,11 +86,14 @@ class OpenAIEngine:
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         token_ids: bool = False,
+        replay: Literal["verbatim", "canonical"] = "verbatim",
         max_connections: int = 0,
         max_reply_bytes: int = MAX_REPLY_BYTES,
     ) -> None:
         if endpoint not in ("responses", "chat"):
             raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
+        if replay not in ("verbatim", "canonical"):
+            raise UsageError(f"no replay {replay!r}: it is 'verbatim' or 'canonical'")
         urls = _urls(base_url)
         if len(urls) > 1:
             raise UsageError("one engine asks one server: give one base_url")
@@ -91,13 +106,14 @@ class OpenAIEngine:
         keep_out_settings(headers=headers, extra_body=extra_body, base_url=base_url)
         # OpenAI and Azure renamed Chat's max_tokens; servers of open models all know the old name.
         self.limit = "max_completion_tokens" if self.openai or host.endswith(".azure.com") else "max_tokens"
-        self.extra_body, self.token_ids = dict(extra_body or {}), token_ids
+        self.extra_body, self.token_ids, self.replay = dict(extra_body or {}), token_ids, replay
         self.request_timeout, self.connect_timeout = float(request_timeout), float(connect_timeout)
         self.first_byte_timeout = None if first_byte_timeout is None else float(first_byte_timeout)
         self.max_connections, self.max_reply_bytes = int(max_connections), int(max_reply_bytes)
         self._session: aiohttp.ClientSession | None = None
         self._permits: asyncio.Semaphore | None = None
         self._scheme: SchemeCheck | None = None
+        self._without: frozenset[str] = frozenset()  # fields that the endpoint refuses
 
     @classmethod
     def from_settings(cls, model: str, **settings: Any) -> Engine:
@@ -146,9 +162,10 @@ class OpenAIEngine:
     async def answer(self, call: ModelCall) -> ModelAnswer:
         """One request, one answer; else AttemptFailed. Raises EngineError where the address speaks the other one of
         http and https."""
-        body = self.body(call)
         try:
-            reply = await self._post(body)
+            reply = await self._post(self.body(call))
+            if not 200 <= reply.status < 300:
+                reply = await self._less(call, reply)
         except AttemptFailed as failed:
             if self._scheme is not None:
                 await self._scheme.look(failed)
@@ -183,14 +200,35 @@ class OpenAIEngine:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unreached(error) from None
 
+    async def _less(self, call: ModelCall, reply: Reply) -> Reply:
+        """Send a refused request again without the fields of the model's own messages that the refusal names, and hold
+        for the run what the endpoint does not take. Where it names none of them, all go; a refusal then stands."""
+        without = self._without
+        while reply.status in REFUSED or reply.status == 404:
+            failed = failure(reply.status, reply.headers, reply.body)
+            body = without_fields(self._request(call), without)
+            known = reply.status in REFUSED or names_an_item(failed.message, body)
+            if failed.kind != "bad_request" or not known or not (refused := refused_fields(failed.message, body)):
+                return reply
+            without = without | refused
+            reply = await self._post(encode(without_fields(self._request(call), without)))
+        if 200 <= reply.status < 300:
+            self._without = self._without | without
+        return reply
+
     def body(self, call: ModelCall) -> bytes:
         """The body of the request that a call makes."""
+        return encode(without_fields(self._request(call), self._without))
+
+    def _request(self, call: ModelCall) -> dict[str, Any]:
+        if self.replay == "canonical":
+            call = replace(call, returned={})
         if self.endpoint == "responses":
             body = responses_body(call, self.model, openai=self.openai)
         else:
             body = chat_body(call, self.model, openai=self.openai, limit=self.limit, token_ids=self.token_ids)
         body.update(self.extra_body)
-        return encode(body)
+        return with_readable_arguments(body)
 
     def _plain_url(self) -> str:
         """The address without its query, which may hold a key."""
@@ -202,6 +240,10 @@ class OpenAIEngine:
             return AttemptFailed("bad_request", f"{status}: {self._plain_url()} moved to {where}: change base_url")
         failed = failure(status, headers, body)
         failed.limits = rate_limits(headers)
+        if status in REFUSED:
+            failed.of_conversation = failed.kind == "bad_request"
+        elif status == 500 and UNREADABLE.search(failed.message):
+            failed.of_conversation = True
         if status in (404, 405):
             other = "chat" if self.endpoint == "responses" else "responses"
             hint = (

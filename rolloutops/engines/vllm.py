@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from rolloutops.config.paths import as_path
 from rolloutops.engines import smollm2
-from rolloutops.engines.vllm_text import Text, first_line
+from rolloutops.engines.vllm_text import MediaPrompt, Text, first_line
 from rolloutops.errors import AttemptFailed, EngineError, MissingExtra
 from rolloutops.types import ModelAnswer, ModelCall
 
@@ -46,7 +46,7 @@ QUIET = {
 @dataclass(frozen=True)
 class _Request:
     id: str
-    prompt: list[int]
+    prompt: list[int] | MediaPrompt
     params: Any
     future: asyncio.Future[Any]
 
@@ -203,7 +203,7 @@ class VllmEngine:
                         engine.abort_request([order.id])
                     continue
                 try:
-                    prompt = engine.renderer.render_cmpl([{"prompt_token_ids": order.prompt}])[0]
+                    prompt = _rendered(engine.renderer, order.prompt)
                     engine.add_request(order.id, prompt, order.params)
                     waiting[order.id] = order.future
                 except Exception as error:
@@ -262,6 +262,13 @@ def _template(chat_template: str | None) -> str | None:
         return as_path(chat_template).read_text(encoding="utf-8")
     except OSError as error:
         raise EngineError(f"the chat template {chat_template} cannot be read: {error.strerror}") from error
+
+
+def _rendered(renderer: Any, prompt: list[int] | MediaPrompt) -> Any:
+    """A prompt as the engine takes it."""
+    if isinstance(prompt, MediaPrompt):
+        return prompt.render(renderer)
+    return renderer.render_cmpl([{"prompt_token_ids": prompt}])[0]
 
 
 def _settle(future: asyncio.Future[Any], result: Any = None, error: Exception | None = None) -> None:

@@ -11,6 +11,8 @@ import orjson
 
 from rolloutops.errors import AttemptFailed, did_you_mean
 from rolloutops.formats.finish_reasons import finish_reason
+from rolloutops.formats.media import FORMS, scheme_of
+from rolloutops.formats.replay import readable_arguments
 from rolloutops.formats.task_rows import to_chat
 from rolloutops.layout import count
 from rolloutops.types import Message, ModelAnswer, ModelCall
@@ -27,6 +29,23 @@ IGNORED = frozenset(
     | {"safety_identifier", "stream", "stream_options", "top_logprobs", "truncation", "user"}
 )
 """Request parameters that say nothing offline, or that were heeded before the engine."""
+
+
+@dataclass(frozen=True)
+class MediaPrompt:
+    """A prompt with media, which vLLM renders: it decodes them and puts their places between the tokens. options: of
+    the chat template."""
+
+    messages: Sequence[Message]
+    options: Mapping[str, Any]
+    template: str | None
+
+    def render(self, renderer: Any) -> Any:
+        """What the engine takes: tokens and `multi_modal_data`."""
+        from vllm.renderers import ChatParams
+
+        params = ChatParams(chat_template=self.template, chat_template_kwargs=dict(self.options))
+        return renderer.render_chat([list(self.messages)], params)[1][0]
 
 
 @dataclass(frozen=True)
@@ -53,8 +72,8 @@ class Text:
         """The chat template; empty where the tokenizer works without one, None where it needs one."""
         return self.chat_template or getattr(self.tokenizer, "chat_template", "")
 
-    def prepare(self, call: ModelCall) -> tuple[list[int], Any, list[dict[str, Any]] | None]:
-        """Prompt token ids, SamplingParams, and the tools that are offered. Raises AttemptFailed."""
+    def prepare(self, call: ModelCall) -> tuple[list[int] | MediaPrompt, Any, list[dict[str, Any]] | None]:
+        """Token ids or a prompt with media, SamplingParams, and the tools that are offered. Raises AttemptFailed."""
         from vllm import SamplingParams
 
         known = SamplingParams.__struct_fields__
@@ -65,13 +84,22 @@ class Text:
         if self.token_ids:
             values |= {"logprobs": 0, "flat_logprobs": True}
         params = _sampling_params({**self.defaults, **own, **values})
-        prompt = self._tokens(
-            template_messages(call.messages, options.pop("instructions", None), self.template), tools, options
-        )
+        messages = template_messages(call.messages, options.pop("instructions", None), self.template)
+        if any(not isinstance(item["content"], str) for item in messages):
+            return self._with_media(messages, tools, options), params, tools
+        prompt = self._tokens(messages, tools, options)
         room = self.config.max_model_len
         if len(prompt) + 1 > room:
             raise AttemptFailed("context_length", f"a prompt of {count(len(prompt), 'token')} does not fit into {room}")
         return prompt, params, tools
+
+    def _with_media(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, options: dict[str, Any]
+    ) -> MediaPrompt:
+        if not getattr(self.config, "is_multimodal_model", False):
+            raise AttemptFailed("bad_request", f"{self.model} takes text only, and the prompt has media")
+        options = {"add_generation_prompt": True, "tools": tools, **self.template_kwargs, **options, "tokenize": True}
+        return MediaPrompt(messages, options, self.chat_template)
 
     def _tokens(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, options: dict[str, Any]
@@ -86,7 +114,9 @@ class Text:
                 **{"add_generation_prompt": True, **own, **self.template_kwargs, **options},
             )
         except Exception as error:
-            raise AttemptFailed("bad_request", f"the chat template refuses the prompt: {first_line(error)}") from error
+            failed = AttemptFailed("bad_request", f"the chat template refuses the prompt: {first_line(error)}")
+            failed.of_conversation = True
+            raise failed from error
         return list(tokens)
 
     def read(self, call: ModelCall, tools: list[dict[str, Any]] | None, output: Any) -> ModelAnswer:
@@ -177,23 +207,42 @@ def sampling_values(params: Mapping[str, Any], known: Collection[str]) -> tuple[
 def template_messages(
     messages: Sequence[Message], instructions: str | None, template: str | None
 ) -> list[dict[str, Any]]:
-    """Canonical messages as chat templates want them: text as a string, tool-call arguments as objects.
+    """Canonical messages as chat templates want them: text as a string, tool-call arguments as objects; content with
+    media as the parts that vLLM reads.
 
     instructions: the parameter of that name, put before the rest as a system message.
     template: where it knows no role developer, such a message is a system message.
-    Raises AttemptFailed("bad_request") for content that is not text.
+    Raises AttemptFailed("bad_request") for parts that are neither text nor media with their bytes.
     """
     out = to_chat(messages, "object")
     for item in out:
+        for call in item.get("tool_calls", ()):
+            if isinstance(call["function"]["arguments"], str):
+                call["function"]["arguments"] = orjson.loads(readable_arguments(call["function"]["arguments"]))
         if item["role"] == "developer" and "developer" not in (template or ""):
             item["role"] = "system"
         if not isinstance(item["content"], str):
-            raise AttemptFailed(
-                "bad_request", "the vllm engine takes text only: serve the model, and use engine openai"
-            )
+            item["content"] = [_vllm_part(part) for part in item["content"]]
     if instructions and not (out and out[0]["content"] == instructions):  # else they are in the prompt already
         out.insert(0, {"role": "system", "content": instructions})
     return out
+
+
+def _vllm_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of text, or of a medium with its bytes: vLLM would fetch what is behind a URL, and open a path."""
+    kind = str(part.get("type"))
+    held = part.get(kind)
+    if kind == "text":
+        return dict(part)
+    if kind == "input_audio" and isinstance(held, dict) and isinstance(held.get("data"), str):
+        return {"type": kind, kind: held}
+    place = held.get("url") if kind in FORMS and isinstance(held, dict) else None
+    if isinstance(place, str) and scheme_of(place) == "data":
+        return {"type": kind, kind: {"url": place.strip()}}
+    if isinstance(place, str):
+        raise AttemptFailed("bad_request", "the vllm engine fetches no URL: download the file and name its path")
+    what = "text, pictures, videos and sounds only"
+    raise AttemptFailed("bad_request", f"the vllm engine takes {what}: serve the model, and use engine openai")
 
 
 def first_line(error: BaseException) -> str:

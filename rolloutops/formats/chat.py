@@ -12,8 +12,10 @@ from rolloutops.formats.tool_calls import as_text, call_of, first_of, object_in,
 from rolloutops.types import Message
 
 __all__ = [
+    "CONTENT_KEYS",
     "Tool",
     "as_text",
+    "content_key",
     "content_of",
     "from_chat",
     "message",
@@ -139,13 +141,22 @@ def with_ids(messages: list[Message]) -> list[Message]:
     return messages
 
 
+def content_key(item: Mapping[str, Any]) -> str | None:
+    """The key under which a message has its content; None if there is none."""
+    for key in CONTENT_KEYS:
+        if item.get(key) is not None:
+            return key
+    return None
+
+
 def messages_of(item: Mapping[str, Any]) -> list[Message]:
     """One message with `role` and content, chat or Responses, and before it what tools returned, where that stands
     among its parts (Anthropic, Gemini). Tool calls still may lack ids."""
     role = as_text(item.get("role"))
     if role == "function":
         role = "tool"
-    found = read_content(next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None), role)
+    key = content_key(item)
+    found = read_content(item[key] if key is not None else None, role)
     if found.results and not found.parts:
         return list(found.results)
     name = item["name"] if isinstance(item.get("name"), str) else None
@@ -187,8 +198,8 @@ def _from_chat(item: Any) -> list[Message]:
         raise ValueError(f"has no role: it has the keys {', '.join(item)}")
     role = SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
     if role != "call":
-        return messages_of({**item, "role": role})
-    value = next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None)
+        return messages_of(item if item.get("role") == role else {**item, "role": role})
+    value = first_of(item, CONTENT_KEYS)
     held = object_in(value)
     listed = held if isinstance(held, list) else [held]
     if all(isinstance(call, dict) for call in listed):

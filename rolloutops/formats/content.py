@@ -29,6 +29,16 @@ REASONING_TYPES = ("thinking", "reasoning", "reasoning_text", "reasoning.text", 
 REASONING_KEYS = ("thinking", "reasoning", "reasoning_content", "reasoningText", "reasoning_text", "summary", "thought")
 """Where a part has its reasoning, before TEXT_KEYS."""
 
+BESIDE_CONTENT = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "reasoning_text",
+    "reasoning_details",
+    "thinking_blocks",
+)
+"""Where a message has its reasoning beside its content."""
+
 CALL_TYPES = ("tool_use", "tool_call", "tool-call", "toolCall", "function_call")
 """Types of parts that call a tool."""
 
@@ -66,6 +76,8 @@ def read_content(content: Any, role: str) -> Content:
     (`text`, `image_url`, `file`, `input_audio`, or whatever came). What a tool returned is data unless every part of it
     is known: then it becomes JSON text.
     """
+    if isinstance(content, str):
+        return Content(content)
     items = [content] if isinstance(content, dict) else content
     if not isinstance(items, list) or not all(item is None or isinstance(item, (str, dict)) for item in items):
         return Content(as_text(content))
@@ -127,8 +139,10 @@ def unread_keys(content: Any) -> Iterator[str]:
 
 def reasoning_of(message: Mapping[str, Any]) -> str:
     """The reasoning beside a message's content, under the first of these keys that has any; empty if there is none."""
-    keys = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks")
-    return next((text for key in keys if (text := _reasoning(message.get(key)))), "")
+    for key in BESIDE_CONTENT:
+        if key in message and (text := _reasoning(message[key])):
+            return text
+    return ""
 
 
 def unknown_parts(messages: Sequence[Message]) -> Iterator[str]:

@@ -23,6 +23,9 @@ WORDS = {
 }
 """Reason -> how OpenAI, Anthropic, Gemini, Mistral, DeepSeek, Cohere, Zhipu, Bedrock, TGI, SGLang and vLLM say it, in
 lower case. Under "": the server broke the answer off."""
+REPLAY_REFUSED = "replay_refused"
+"""The endpoint refused the model's own message in the conversation's next request. The rollout is kept: without its bad
+messages a policy would pass more often than it does."""
 MEANING = {word: reason for reason, words in WORDS.items() for word in words.split()}
 
 

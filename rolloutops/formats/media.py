@@ -132,7 +132,12 @@ def to_openai(messages: Sequence[Message]) -> list[Message]:
             return {"type": "input_audio", "input_audio": {"data": data, "format": AUDIO_FORMATS.get(name, name)}}
         return part_of(medium, held)
 
-    return map_media(messages, sent)
+    return map_media(without_digests(messages), sent)
+
+
+def without_digests(messages: Sequence[Message]) -> list[Message]:
+    """The messages as the row says them: without the sha256 of local media."""
+    return map_media(messages, lambda medium, held: part_of(medium, {k: v for k, v in held.items() if k != "sha256"}))
 
 
 def has_local_media(messages: Sequence[Message]) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rolloutops.errors import FAILURES, AttemptFailed
 from rolloutops.formats.finish_reasons import finish_of_response
-from rolloutops.formats.media import to_openai
+from rolloutops.formats.media import to_openai, without_digests
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import HOW_SENT, from_responses, prompt_of_row, to_responses, to_responses_tools
@@ -168,7 +168,7 @@ def _asks(row: Mapping[str, Any], messages: Sequence[Any], tools: Sequence[Any] 
         prompt = prompt_of_row(row)
     except ValueError:
         return not messages
-    return prompt.messages == list(messages) and (prompt.tools or []) == list(tools or ())
+    return prompt.messages == without_digests(messages) and (prompt.tools or []) == list(tools or ())
 
 
 def refused(reply: Mapping[str, Any]) -> AttemptFailed | None:

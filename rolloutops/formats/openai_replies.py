@@ -21,6 +21,7 @@ import orjson
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.chat import message
+from rolloutops.formats.event_stream import is_stream, read_stream
 from rolloutops.formats.finish_reasons import finish_of_response, finish_reason
 from rolloutops.formats.loading import LONGEST_ESTIMATE, is_loading
 from rolloutops.formats.refusals import KEPT, read_body, read_error, refused
@@ -111,8 +112,11 @@ def _read(
     token_ids: bool,
     limits: Limits | None,
 ) -> ModelAnswer:
+    text: bytes = body
     try:
-        answer = parse(body)
+        if is_stream(body):
+            text = orjson.dumps(read_stream(body))
+        answer = parse(text)
         if not isinstance(answer, dict):
             raise AttemptFailed("bad_response", "the answer is not a JSON object")
         if answer.get("error"):
@@ -121,7 +125,7 @@ def _read(
         found = shape(answer, named if named and isinstance(named, str) else model, token_ids)
         tier = answer.get("service_tier")
         found["service_tier"] = tier if isinstance(tier, str) else None
-        return _refuse_filtered(ModelAnswer(raw=body.decode(errors="replace"), limits=limits, **found))
+        return _refuse_filtered(ModelAnswer(raw=text.decode(errors="replace"), limits=limits, **found))
     except AttemptFailed as failed:
         failed.raw = failed.raw or body[:KEPT].decode(errors="replace")
         raise
@@ -192,6 +196,7 @@ def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str,
     usage = answer.get("usage") or {}
     found = {
         "message": said,
+        "returned": items or None,
         "finish_reason": finish,
         "model": model,
         "input_tokens": count_of(usage.get("input_tokens")),
@@ -226,6 +231,7 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
     usage = answer.get("usage") or {}
     found = {
         "message": said,
+        "returned": choice.get("message"),
         "finish_reason": finish,
         "model": model,
         "input_tokens": count_of(usage.get("prompt_tokens")),

@@ -8,13 +8,14 @@ Field names: https://platform.openai.com/docs/api-reference and vLLM's protocol 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.media import to_openai
+from rolloutops.formats.replay import chat_message, response_items
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import HOW_SENT, to_chat, to_responses, to_responses_tools
 from rolloutops.types import Message, ModelCall
@@ -38,12 +39,7 @@ def responses_body(call: ModelCall, model: str, *, openai: bool = False) -> Body
     """The body of `POST /responses`. openai: the endpoint is OpenAI itself, which looks the ids of earlier items up
     in its own store: there they go without their ids, and reasoning does not go at all."""
     params, extra = _parameters(call)
-    messages = to_openai(call.messages)
-    items = to_responses(_without_reasoning(messages) if openai else messages)
-    if openai:
-        for item in items:
-            item.pop("id", None)
-    body: Body = {"model": model, "input": items}
+    body: Body = {"model": model, "input": _items(call, openai)}
     if call.tools:
         body["tools"] = to_responses_tools(call.tools)
     body.update(params)
@@ -58,7 +54,10 @@ def chat_body(
     limit: what the server calls max_output_tokens. token_ids: ask vLLM for token ids and log-probs."""
     params, extra = _parameters(call)
     messages = to_openai(call.messages)
-    body: Body = {"model": model, "messages": to_chat(_without_reasoning(messages) if openai else messages)}
+    messages = to_chat(_without_reasoning(messages) if openai else messages)
+    for place, returned in call.returned.items():
+        messages[place] = chat_message(returned, call.messages[place])
+    body: Body = {"model": model, "messages": messages}
     if call.tools:
         body["tools"] = list(call.tools)
     if token_ids:
@@ -84,6 +83,33 @@ def chat_body(
             body[name] = value
     body.update(extra)
     return body
+
+
+def _items(call: ModelCall, openai: bool) -> list[Body]:
+    """The conversation as Responses items; the model's own messages as they were returned."""
+    found: list[Body] = []
+    for place, messages in _runs(call):
+        if place is not None:
+            found += response_items(call.returned[place], messages[0])
+            continue
+        sent = to_openai(messages)
+        made = to_responses(_without_reasoning(sent) if openai else sent, first=len(found))
+        for item in made if openai else ():
+            item.pop("id", None)
+        found += made
+    return found
+
+
+def _runs(call: ModelCall) -> Iterator[tuple[int | None, Sequence[Message]]]:
+    """The messages in runs: those that were returned alone, with their position, and the others as they stand."""
+    start = 0
+    for place in sorted(call.returned):
+        if place > start:
+            yield None, call.messages[start:place]
+        yield place, call.messages[place : place + 1]
+        start = place + 1
+    if start < len(call.messages):
+        yield None, call.messages[start:]
 
 
 def encode(body: Body) -> bytes:

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rolloutops.formats.chat import CONTENT_KEYS, from_chat, message, text_of
-from rolloutops.formats.content import read_content, unread_keys
+from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, message, text_of
+from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
+from rolloutops.formats.gemini import from_contents
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text, object_in
@@ -40,14 +41,19 @@ ONLY_TURNS = (*CHAT_COLUMNS, "conversation", "contents")
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Where the system message stands beside the turns: the first that holds text."""
 
+GEMINI_SYSTEM = ("systemInstruction", "system_instruction")
+"""Where Gemini's requests have it."""
+
 OF_A_MESSAGE = frozenset(
     {
         *("role", "from", "name", "id", "type", "status", "refusal", "annotations", "tool_calls", "function_call"),
-        *("tool_call_id", "toolCallId", "tool_use_id", "call_id", "reasoning_content", "reasoning", "thinking"),
-        *("reasoning_text", "reasoning_details", "thinking_blocks"),
+        *("tool_call_id", "toolCallId", "tool_use_id", "call_id", *BESIDE_CONTENT),
     }
 )
 """Fields of a message that are read, its content apart, and those that say nothing about what was said."""
+
+SAYS = frozenset({*CONTENT_KEYS, *OF_A_MESSAGE} - {"role", "from", "name", "id", "type", "status"})
+"""Fields that hold what was said."""
 
 
 class NoPrompt(ValueError):
@@ -82,6 +88,8 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
         found = _alpaca(row, value) if column == "instruction" else _text(column, value)
     elif column == "input":
         found = _responses(row, value)
+    elif column == "contents":
+        return _gemini(row, value)
     else:
         found = _chat(column, value)
     return _with_system(row, found)
@@ -141,9 +149,8 @@ def _chat(column: str, turns: list[Any]) -> Turns:
         raise ValueError(f"{column}: {error}") from None
     if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in messages):
         raise NoPrompt(f"{column} holds no text")
-    names = {"contents": "Gemini contents"}
     kind = "ShareGPT turns" if any("from" in item and not item.get("role") for item in turns) else "chat messages"
-    return Turns(names.get(column, f"{kind} in {column}"), messages, (column,), list(_unread_fields(column, turns)))
+    return Turns(f"{kind} in {column}", messages, (column,), list(_unread_fields(column, turns)))
 
 
 def _speaker(item: Mapping[str, Any]) -> bool:
@@ -152,9 +159,7 @@ def _speaker(item: Mapping[str, Any]) -> bool:
 
 def _refuse_unread(number: int, item: Mapping[str, Any]) -> None:
     """Raise ValueError for a message with nothing that is read, but with something else."""
-    if not item.keys() & {*CONTENT_KEYS, *OF_A_MESSAGE} - {"role", "from", "name", "id", "type", "status"} and (
-        others := [name for name in item if name not in OF_A_MESSAGE]
-    ):
+    if SAYS.isdisjoint(item) and (others := [name for name in item if name not in OF_A_MESSAGE]):
         raise ValueError(
             f"message {number} has no content: it has the keys {', '.join([*item.keys() - others, *others])}"
         )
@@ -163,11 +168,12 @@ def _refuse_unread(number: int, item: Mapping[str, Any]) -> None:
 def _unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The fields of messages that are not read, one for each that holds something."""
     for item in turns:
-        content = next((key for key in CONTENT_KEYS if item.get(key) is not None), None)
+        content = content_key(item)
         for name, value in item.items():
             if name != content and name not in OF_A_MESSAGE and value not in (None, "", [], {}):
                 yield f"{column}[].{name}"
-        yield from (f"{column}[].{content}[].{key}" for key in unread_keys(item.get(content)))
+        if content is not None and not isinstance(item[content], str):
+            yield from (f"{column}[].{content}[].{key}" for key in unread_keys(item[content]))
 
 
 def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
@@ -186,6 +192,15 @@ def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
     return Turns("Responses input", messages, columns, [f"input[].{kind}" for kind in unread_items(items)])
 
 
+def _gemini(row: Mapping[str, Any], contents: list[Any]) -> Turns:
+    """Contents with their system instruction, if any column has one."""
+    system = next((name for name in (*GEMINI_SYSTEM, *SYSTEM_COLUMNS) if row.get(name)), None)
+    messages = from_contents(contents, row[system] if system else None)
+    columns = ("contents", *filter(None, [system]))
+    turns = [item for item in contents if isinstance(item, Mapping)]
+    return Turns("Gemini contents", messages, columns, list(_unread_fields("contents", turns)))
+
+
 def _alpaca(row: Mapping[str, Any], instruction: str) -> Turns:
     """Instruction and input, a line each, after the earlier turns; the answer is `output`, Dolly's is `response`."""
     beside = next((name for name in ("input", "context") if isinstance(row.get(name), str)), None)
@@ -201,15 +216,12 @@ def _alpaca(row: Mapping[str, Any], instruction: str) -> Turns:
                 raise ValueError(f"history[{number}] is not a pair of a question and its answer")
             messages += [message("user", as_text(pair[0])), message("assistant", as_text(pair[1]))]
     messages.append(message("user", asked))
-    return Turns("Alpaca (instruction)", messages, tuple(used), answer=row[answered] if answered else None)
+    return Turns("Alpaca (instruction)", messages, tuple(used), answer=(row[answered] or None) if answered else None)
 
 
 def _with_system(row: Mapping[str, Any], turns: Turns) -> Turns:
     """The turns after the system message that stands beside them, unless they begin with the same."""
-    names = (
-        (*SYSTEM_COLUMNS, "systemInstruction", "system_instruction") if "contents" in turns.columns else SYSTEM_COLUMNS
-    )
-    for name in names:
+    for name in SYSTEM_COLUMNS:
         text = _system_text(row.get(name))
         if text:
             first = turns.messages[0] if turns.messages else {}
@@ -222,7 +234,8 @@ def _with_system(row: Mapping[str, Any], turns: Turns) -> Turns:
 def _system_text(value: Any) -> str:
     """A system message: text, content parts, or a message."""
     if isinstance(value, dict) and (isinstance(value.get("parts"), list) or value.get("role")):
-        value = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
+        key = content_key(value)
+        value = value[key] if key else None
     if not isinstance(value, (str, list, dict)):
         return ""
     content = read_content(value, "system").parts

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.event_stream import is_stream, read_stream
 
 KEPT = 2048
 """Characters of a reply that are kept beside its reason."""
@@ -53,6 +54,9 @@ NO_MONEY = re.compile(
 )
 """The same in words: Anthropic, xAI, OpenRouter, DeepSeek."""
 
+BAD_KEY = frozenset({"api_key_invalid", "api_key_expired", "invalid_api_key"})
+"""Codes of a key that is refused with another status than 401: Gemini's 400."""
+
 FILTERED = re.compile(
     r"content.?(filter|policy|moderation|blocked|violation|safety)|moderation|responsible.?ai|prohibited.?content"
     r"|^(image.?)?safety|^blocklist$|^spii$|^recitation$|data.?inspection|guardrail|policy.?violation|^(bio|cyber).?policy"
@@ -63,7 +67,7 @@ FILTERED = re.compile(
 FILTERED_WORDS = re.compile(
     r"content (management )?polic|content.?filter|moderation"
     r"|(input|prompt|request|content|message|text|output)s?\b.{0,40}\bflagged|flagged (as|for)\b"
-    r"|safety (system|filter|setting|polic)|usage polic|acceptable use|prohibited content"
+    r"|content exists risk|safety (system|filter|setting|polic)|usage polic|acceptable use|prohibited content"
     r"|responsible ai|sensitive (content|words)|inappropriate content|data inspection"
     r"|violat\w+ (of )?(our|the|your|openai|azure|google|usage|content|safety)\b.{0,60}polic",
     re.IGNORECASE,
@@ -74,10 +78,10 @@ OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re
 
 TOO_LONG = re.compile(
     r"context.?(length|window|size)|max_model_len|maximum model length|(prompt|input|request|string) (is )?too long"
-    r"|input token count .{0,40}exceeds",
+    r"|input token count .{0,40}exceeds|`inputs` (tokens \+ `max_new_tokens` )?must",
     re.IGNORECASE,
 )
-"""How servers say that a prompt does not fit: OpenAI and vLLM, SGLang, llama.cpp, Anthropic, Gemini."""
+"""How servers say that a prompt does not fit: OpenAI and vLLM, SGLang, llama.cpp, Anthropic, Gemini, TGI."""
 
 DELAYS = {"retrydelay": 1.0, "retry_after": 1.0, "retryafter": 1.0, "retry_after_seconds": 1.0, "estimated_time": 1.0}
 DELAYS |= {"retry_after_ms": 0.001, "retryafterms": 0.001, "retryafterseconds": 1.0, "retry_after_secs": 1.0}
@@ -132,7 +136,9 @@ class Refusal:
 def read_body(body: bytes) -> Refusal:
     """What the body of a refusal says: JSON of any shape, a page, or text."""
     try:
-        return read_error(orjson.loads(body))
+        return read_error(read_stream(body)) if is_stream(body) else read_error(orjson.loads(body))
+    except AttemptFailed:
+        return Refusal([body[:KEPT].decode(errors="replace")])
     except orjson.JSONDecodeError:
         text = body[: 16 * KEPT].decode(errors="replace").strip()
         shown = _page(text) if re.match(r"(?s)\s*(<!--.*?-->\s*)?<(!doctype|html|head)", text, re.IGNORECASE) else text
@@ -168,7 +174,7 @@ def refused(
 
 def _kind(status: int, refusal: Refusal) -> str:
     text, codes = refusal.text, [code.lower() for code in refusal.codes]
-    if status in (401, 402) or refusal.out_of_money:
+    if status in (401, 402) or refusal.out_of_money or (status in (400, 403) and not BAD_KEY.isdisjoint(codes)):
         return "unauthorized"
     if status in (400, 403, 429) and NO_MONEY.search(text):
         return "unauthorized"
@@ -182,7 +188,7 @@ def _kind(status: int, refusal: Refusal) -> str:
         return "forbidden"
     if status == 408:
         return "timeout"
-    if status in (409, 425) or status >= 500:
+    if status in (409, 424, 425) or status >= 500:
         return "server_error"
     if status >= 400:
         long = any(code.startswith("context_length") for code in codes) or TOO_LONG.search(text)

@@ -92,10 +92,10 @@ def unread_items(items: Sequence[Any]) -> Iterator[str]:
             yield as_text(kind) or "(no type)"
 
 
-def to_responses(messages: Sequence[Message]) -> list[Item]:
+def to_responses(messages: Sequence[Message], *, first: int = 0) -> list[Item]:
     """Canonical messages as Responses items, good as `input` and as `output`: `from_responses` gives them back, but for
-    `name`, which Responses does not have. Ids are made from positions. Where a message without text would run into
-    the assistant message before or after it, an empty message item keeps them apart."""
+    `name`, which Responses does not have. Ids are made from positions, the first of which is `first`. Where a message
+    without text would run into the assistant message before or after it, an empty message item keeps them apart."""
     items: list[Item] = []
     for number, said in enumerate(messages):
         role, content, calls = said["role"], said.get("content") or "", said.get("tool_calls") or ()
@@ -109,7 +109,7 @@ def to_responses(messages: Sequence[Message]) -> list[Item]:
             continue
         if reasoning := said.get("reasoning_content"):
             summary = [{"type": "summary_text", "text": reasoning}]
-            items.append({"type": "reasoning", "id": f"rs_{len(items)}", "summary": summary})
+            items.append({"type": "reasoning", "id": f"rs_{first + len(items)}", "summary": summary})
         before = number > 0 and messages[number - 1]["role"] == "assistant"
         after = number + 1 < len(messages) and messages[number + 1]["role"] == "assistant"
         if content or (before if calls else after or not reasoning):
@@ -117,7 +117,7 @@ def to_responses(messages: Sequence[Message]) -> list[Item]:
             items.append(
                 {
                     "type": "message",
-                    "id": f"msg_{len(items)}",
+                    "id": f"msg_{first + len(items)}",
                     "role": "assistant",
                     "status": "completed",
                     "content": [_item_part(part, "output_text") for part in texts],
@@ -125,7 +125,7 @@ def to_responses(messages: Sequence[Message]) -> list[Item]:
             )
         for call in calls:
             function = {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-            made = {"type": "function_call", "id": f"fc_{len(items)}", "call_id": call["id"]}
+            made = {"type": "function_call", "id": f"fc_{first + len(items)}", "call_id": call["id"]}
             items.append({**made, **function, "status": "completed"})
     return items
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.formats.gemini import tools_of as gemini_tools
 from rolloutops.formats.media import with_media
 from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, NoPrompt, Turns, find_turns
 from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools, unread_items
@@ -94,7 +95,7 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
     messages, left_aside = turns.messages, turns.left_aside
     if given is None:
         column = next((name for name in TOOL_COLUMNS if row.get(name)), "")
-        tools = tools or row.get(column)
+        tools = tools or (gemini_tools(row.get(column)) if "contents" in turns.columns else row.get(column))
         left_aside = [*_unread_columns(row, (*turns.columns, column)), *left_aside] if gym is None else left_aside
     if instructions:
         messages = [*from_chat([{"role": "system", "content": instructions}]), *messages]

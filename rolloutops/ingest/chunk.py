@@ -190,7 +190,7 @@ def stage_rows(
                     filled = row.value if template is None else template.fill(row.value)
                     found = read_prompt(dataset, filled, structs.of(path))
                     task = columns_of(name, dataset, row.value, found.prompt, folder_of(path))
-                    shapes.add(found.prompt, f"{path}:{row.line}", read=read, nulls=found.nulls, taken=found.taken)
+                    shapes.add(found, f"{path}:{row.line}", read)
                 except ValueError as error:
                     reason = str(error)
             if task is None:

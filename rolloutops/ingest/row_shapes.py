@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from rolloutops.formats.content import unknown_parts
-from rolloutops.formats.task_rows import Prompt
+from rolloutops.ingest.task_columns import ReadPrompt
 
 VERIFIED = {
     "mcqa": ("options", "choices", "grading_mode", "template_metadata"),
@@ -26,7 +26,8 @@ class RowShapes:
 
     columns: those that are not part of the prompt. fields: the same of messages and items. parts: content parts of
     unknown types. nulls, null_rows: nulls of struct columns that were left out, and the rows that had some.
-    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these.
+    last_turns: rows whose prompt ends with an assistant turn. first: the place of the first of these. answers: rows
+    whose last turn became the answer.
     """
 
     shapes: Counter[str] = field(default_factory=Counter)
@@ -37,22 +38,20 @@ class RowShapes:
     null_rows: int = 0
     last_turns: int = 0
     first: str = ""
-    answers_taken: int = 0
+    answers: int = 0
 
-    def add(
-        self, prompt: Prompt, place: str, *, read: tuple[str, ...] = (), nulls: int = 0, taken: bool = False
-    ) -> None:
-        """Count one row. place: its file and line. read: columns that its id or its verifier is read from. taken: its
-        last turn became the answer."""
+    def add(self, found: ReadPrompt, place: str, read: tuple[str, ...] = ()) -> None:
+        """Count one row. place: its file and line. read: columns that its id or its verifier is read from."""
+        prompt = found.prompt
         if prompt.shape:
             self.shapes[prompt.shape] += 1
         for name in prompt.left_aside:
             if name not in read:
                 (self.fields if "[]." in name else self.columns)[name] += 1
         self.parts.update(unknown_parts(prompt.messages))
-        self.nulls += nulls
-        self.null_rows += bool(nulls)
-        self.answers_taken += taken
+        self.nulls += found.nulls
+        self.null_rows += bool(found.nulls)
+        self.answers += found.with_answer
         if prompt.messages and prompt.messages[-1]["role"] == "assistant":
             self.last_turns += 1
             self.first = self.first or place

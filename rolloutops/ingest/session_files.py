@@ -10,6 +10,7 @@ import glob
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from rolloutops.config.paths import as_path
 from rolloutops.formats.sessions import claude_code, codex, mini_swe_agent, openhands, openhands_sdk
 from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import dump, parse
-from rolloutops.ingest.inputs import SUFFIXES, is_json_lines, open_rows, raw_rows
+from rolloutops.ingest.inputs import SUFFIXES, file_state, is_json_lines, open_rows, raw_rows
 
 SESSION = "session"
 """What a file is called of which all lines are one rollout."""
@@ -86,6 +87,12 @@ def folder_name(patterns: Sequence[str]) -> str:
 
 def is_session(path: Path) -> bool:
     """Whether a file is a session: by its first lines, or as a document."""
+    return _is_session(path, file_state(path))
+
+
+@lru_cache(maxsize=100_000)
+def _is_session(path: Path, state: tuple[int, ...]) -> bool:
+    """As `is_session`, worked out once for each state of a file: a document is parsed whole for it."""
     if EVENT.fullmatch(path.name) or path.name.lower().endswith(TRAJECTORY):
         return True  # one that cannot be read is rejected with the reason
     if path.suffix.lower() == DOCUMENT:

@@ -55,11 +55,12 @@ class StructColumns:
 
 
 class ReadPrompt(NamedTuple):
-    """The prompt of a row. nulls: how many of its struct columns were left out. taken: its last turn is the answer."""
+    """The prompt of a row. nulls: how many of its struct columns were left out. with_answer: its last turn was the
+    answer."""
 
     prompt: Prompt
     nulls: int = 0
-    taken: bool = False
+    with_answer: bool = False
 
 
 def read_prompt(dataset: Dataset, row: dict[str, Any], structs: Collection[str] = ()) -> ReadPrompt:

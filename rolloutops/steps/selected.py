@@ -42,6 +42,12 @@ ATTEMPT_PAYLOAD = {
 }
 TASK_PAYLOAD = {"prompt": "coalesce(a.prompt, t.prompt)", "tools": "coalesce(a.tools, t.tools)", "row": "t.row"}
 VERDICT_PAYLOAD = {"metrics": "d.metrics", "details": "d.details"}
+ONE_ANSWER = {
+    "prompt": "without_prefill(coalesce(a.prompt, t.prompt), a.completion)",
+    "completion": "with_prefill(coalesce(a.prompt, t.prompt), a.completion)",
+    "text": "text_with_prefill(coalesce(a.prompt, t.prompt), a.completion, a.text)",
+}
+"""What a build reads instead: an answer that continues the prompt's last message is one message with it."""
 PAYLOAD = (*ATTEMPT_PAYLOAD, *TASK_PAYLOAD, *VERDICT_PAYLOAD)
 """Columns of `rollouts` that `selected` has where a step names them: the large ones, joined when they are read."""
 
@@ -84,9 +90,9 @@ def prepared(con: sql.Connection) -> bool:
     return bool(sql.rows(con, found))
 
 
-def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD) -> None:
-    """Make the view `selected` of a selection, with these payload columns."""
-    sql.run(con, f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, name, payload)}")
+def bind(con: sql.Connection, name: str, payload: Iterable[str] = PAYLOAD, kind: str = "") -> None:
+    """Make the view `selected` of a selection, with these payload columns, for a step of a kind."""
+    sql.run(con, f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, name, payload, kind)}")
 
 
 def bind_step(con: sql.Connection, start: str, step: Step, kind: str, where: str) -> None:
@@ -94,7 +100,7 @@ def bind_step(con: sql.Connection, start: str, step: Step, kind: str, where: str
 
     Raises StepError where it reads pairs, and what it starts from has none.
     """
-    bind(con, start, payload_of(step, kind))
+    bind(con, start, payload_of(step, kind), kind)
     if "pairs" in step.reads:
         if "pair" not in sql.columns(con, "FROM selected"):
             raise StepError(f"{where} {step.name} reads pairs: put a pair step before it, or name one with from")
@@ -103,7 +109,7 @@ def bind_step(con: sql.Connection, start: str, step: Step, kind: str, where: str
 
 def binding(con: sql.Connection, start: str, step: Step, kind: str) -> str:
     """What `bind_step` runs, for any DuckDB shell."""
-    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step, kind))};"
+    selected = f"CREATE OR REPLACE VIEW selected AS\n{selected_query(con, start, payload_of(step, kind), kind)};"
     return "\n".join([selected, *([pairs_view()] if "pairs" in step.reads else [])])
 
 
@@ -113,8 +119,8 @@ def pairs_view() -> str:
     return statement((shipped("sql") / "pairs.sql").read_text(encoding="utf-8")) + ";"
 
 
-def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> str:
-    """The query behind `selected`. Only the tables that the payload columns need are joined.
+def selected_query(con: sql.Connection, name: str, payload: Iterable[str], kind: str = "") -> str:
+    """The query behind `selected`, for a step of a kind. Only the tables that the payload columns need are joined.
 
     The payload is joined by attempt, and not through the view `rollouts`, which would find each good attempt anew; and
     after the keys, so that those who are not selected are left out by the first join that meets it.
@@ -130,11 +136,11 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str]) -> st
     wanted = [column for column in PAYLOAD if column in set(payload) and column not in there]
     if not wanted:
         return f"SELECT {columns}\nFROM {source}"
-    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, **VERDICT_PAYLOAD}
+    read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, **VERDICT_PAYLOAD, **(ONE_ANSWER if kind == "build" else {})}
     joins = ""
     if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
         joins += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
-    if any(column in TASK_PAYLOAD for column in wanted):
+    if any(column in TASK_PAYLOAD or (kind == "build" and column in ONE_ANSWER) for column in wanted):
         joins += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
     if any(column in VERDICT_PAYLOAD for column in wanted):
         details = f"SELECT dataset, attempt_id, {', '.join(VERDICT_PAYLOAD)} FROM rollouts"

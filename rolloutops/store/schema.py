@@ -57,7 +57,11 @@ ATTEMPTS = _schema(
     ("engine", TEXT, "the engine"),
     ("model", TEXT, "the model that answered, as it calls itself"),
     ("error", TEXT, "how it failed (a name of errors.FAILURES); null where it succeeded"),
-    ("error_message", TEXT, "what the failure said, 2 KB at most"),
+    (
+        "error_message",
+        TEXT,
+        "what the failure said, 2 KB at most; what the endpoint said where finish_reason is replay_refused",
+    ),
     ("final", BOOL, "true if no further attempt is made: success or permanent failure"),
     ("request", JSON, "the effective parameters"),
     ("response", TEXT, "the answers, verbatim: a JSON array, one item a model call; of a whole rollout its one reply"),
@@ -68,7 +72,7 @@ ATTEMPTS = _schema(
     (
         "finish_reason",
         TEXT,
-        "stop, length, tool_calls, content_filter, max_steps, token_budget, or another one as received",
+        "stop, length, tool_calls, content_filter, max_steps, token_budget, replay_refused, or another one as received",
     ),
     ("turns", INT, "model calls"),
     ("tool_calls", INT, "tool calls"),

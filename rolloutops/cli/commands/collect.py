@@ -169,6 +169,11 @@ def sentences(done: CollectReport) -> Iterator[str]:
         f"{verb(done.given_up, 'are')} given up and {done.left:,} pending"
     )
     yield from done.spent
+    if done.replays_refused:
+        yield (
+            f"{count(done.replays_refused, 'rollout')} ended early with finish_reason replay_refused: the endpoint "
+            f"refused the model's own message ({_short(done.refusal)})"
+        )
     if done.left and not done.spent:
         yield "run the same command again for the pending rollouts"
     if done.given_up and not any(one.too_much for one in done.losses):

@@ -12,8 +12,8 @@ from rolloutops.formats.sessions import openhands
 
 LABEL, ENGINE = "OpenHands evaluation", "import:openhands"
 READ = (
-    *("history", "instance_id", "instance", "instruction", "metadata", "metrics", "error"),
-    *("test_result", "report", "resolved"),
+    *("instance_id", "instance", "instruction", "metadata", "metrics", "error"),
+    *("test_result", "report", "resolved", *openhands.LISTS),
 )
 
 

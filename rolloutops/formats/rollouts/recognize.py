@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rolloutops.formats.rollouts import (
+    agent_trajectory,
     alpaca,
     anthropic_batch,
     api_log,
@@ -34,6 +35,7 @@ class Format(Protocol):
 
 FORMATS: tuple[Format, ...] = (
     openhands,
+    agent_trajectory,
     anthropic_batch,
     openai_batch,
     gym,

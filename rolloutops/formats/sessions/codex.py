@@ -49,8 +49,12 @@ ENDS = {
 ITEMS = ("message", "reasoning", "function_call", "function_call_output", "local_shell_call")
 """Types of items that files without envelopes hold."""
 
-SPOKEN = {"agent_message": "message", "agent_reasoning": "text", "agent_reasoning_raw_content": "text"}
-"""Events that repeat what the model said -> the key of the text."""
+SPOKEN = {
+    "agent_message": ("assistant", "message"),
+    "agent_reasoning": ("reasoning", "text"),
+    "agent_reasoning_raw_content": ("reasoning", "text"),
+}
+"""Events that repeat what the model said -> what that is, and the key of the text."""
 
 CONTEXT = ("<user_instructions>", "<environment_context>", "# AGENTS.md", "<skill>", "<turn_aborted>", "<user_shell_")
 """How user messages begin that Codex itself writes: no turn starts with them."""
@@ -129,6 +133,7 @@ def _items(lines: Sequence[tuple[str, Item, Any]], aside: Counter[str]) -> list[
     """What was said, in order: the response items, and texts of events that are in no item. Turns that the user took
     back are counted."""
     said = {text for kind, payload, _ in lines if kind == "response_item" for text in _texts(payload)}
+    asked = any(kind == "response_item" and _starts_turn(payload) for kind, payload, _ in lines)
     items: list[Item] = []
     metas = 0
     for kind, payload, _ in lines:
@@ -139,13 +144,11 @@ def _items(lines: Sequence[tuple[str, Item, Any]], aside: Counter[str]) -> list[
                 aside[name or "no type"] += 1
             else:
                 items.append(item)
-        elif kind == "event_msg" and name in SPOKEN:
-            text = as_text(payload.get(SPOKEN[name]))
-            if text and text not in said:
-                items.append(_spoken(name, text))
-            else:
-                aside[f"event_msg:{name}"] += 1
         elif kind == "event_msg":
+            who, text = _told(payload, asked)
+            if text and text not in said and text not in _texts(items[-1] if items else {}):  # two events may tell one
+                items.append(_spoken(who, text))
+                continue
             aside[f"event_msg:{name}"] += 1
             if name == "thread_rolled_back":
                 aside["item of a turn taken back"] += _roll_back(items, count_of(payload.get("num_turns")) or 0)
@@ -192,10 +195,25 @@ def _texts(item: Item) -> list[str]:
     return [text for text in texts if text]
 
 
-def _spoken(name: str, text: str) -> Item:
-    if name == "agent_message":
-        return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
-    return {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
+def _told(event: Item, asked: bool) -> tuple[str, str]:
+    """What an event says (who or what speaks, the text), where it may be the only place that says it; else nothing.
+    asked: the items hold what the user wrote."""
+    name = as_text(event.get("type"))
+    if name in SPOKEN:
+        return SPOKEN[name][0], as_text(event.get(SPOKEN[name][1]))
+    if name == "user_message" and not asked:
+        return "user", as_text(event.get("message"))
+    item = event.get("item")
+    if name == "item_completed" and isinstance(item, dict) and item.get("type") in ("AgentMessage", "Plan"):
+        return "assistant", "".join(_texts(item)) or as_text(item.get("text"))
+    return "", ""
+
+
+def _spoken(who: str, text: str) -> Item:
+    if who == "reasoning":
+        return {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
+    kind = "output_text" if who == "assistant" else "input_text"
+    return {"type": "message", "role": who, "content": [{"type": kind, "text": text}]}
 
 
 def _roll_back(items: list[Item], turns: int) -> int:

@@ -71,15 +71,13 @@ def recognizes(rows: Sequence[Any]) -> bool:
 
 def recognizes_row(row: Mapping[str, Any]) -> bool:
     """Whether a row is one instance of an evaluation."""
-    events = row.get("history")
-    named = "test_result" in row or "instance_id" in row
-    return named and isinstance(events, list) and recognizes(events)
+    return ("test_result" in row or "instance_id" in row) and events_of(row) is not None
 
 
 def events_of(document: Any) -> list[Any] | None:
-    """The events of a document that is a trajectory; None where it is none."""
+    """The events of a document or a row that holds a trajectory; None where it holds none."""
     if isinstance(document, dict):
-        document = next((document[key] for key in LISTS if isinstance(document.get(key), list)), None)
+        document = next((document[key] for key in LISTS if isinstance(document.get(key), list) and document[key]), None)
     return document if isinstance(document, list) and recognizes(document) else None
 
 
@@ -117,7 +115,7 @@ def read(rows: Sequence[Any], row: Mapping[str, Any] | None = None) -> Session:
 
 def read_row(row: Mapping[str, Any]) -> Session:
     """The session of one row of an evaluation."""
-    return read(row["history"], row)
+    return read(events_of(row) or (), row)
 
 
 def _flat(rows: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,167 @@
+"""Replies that came as a stream of server-sent events, though nobody asked for one, as the JSON that they amount to.
+
+Some proxies and gateways stream whatever the request says (litellm pull request 34095, token_proxy pull request 238).
+Lines as of the WHATWG's server-sent events; chunks as of OpenAI's `chat.completion.chunk`; events as of its Responses
+API. A stream that did not end is no answer: half of one would pass for a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from rolloutops.errors import AttemptFailed
+
+FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""How a line of an event stream begins."""
+DONE = b"[DONE]"
+"""The last event of OpenAI's streams."""
+ENDED = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""Events with a whole Responses object."""
+NAMES = frozenset({"id", "type", "role", "name", "index", "format"})
+"""Texts of a delta that are sent whole, where others are pieces."""
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether a reply is a stream of events."""
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(FIELDS)
+
+
+def read_stream(body: bytes) -> dict[str, Any]:
+    """The Chat completion, the Responses object or the error that a stream amounts to. Raises AttemptFailed."""
+    events = list(_events(body))
+    done = bool(events) and events[-1] == DONE
+    parsed = [_parsed(event) for event in events if event != DONE]
+    for event in parsed:
+        if failed := _error(event):
+            return failed
+    if any(str(event.get("type")).startswith("response.") for event in parsed):
+        return _response(parsed, done)
+    return _completion(parsed, done)
+
+
+def _events(body: bytes) -> Iterator[bytes]:
+    """The data of each event; of an `error`, whose name may stand in another line, as an object with that key."""
+    data: list[bytes] = []
+    name = b""
+    for line in [*body.lstrip(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"), b""]:
+        if line.startswith(b"data:"):
+            data.append(line[5:].strip())
+        elif line.startswith(b"event:"):
+            name = line[6:].strip()
+        elif not line.strip() and data:
+            whole = b"\n".join(data)
+            failed = name == b"error" and _is_json(whole) and b'"error"' not in whole
+            yield from [b'{"error":' + whole + b"}"] if failed else _split(data)
+            data, name = [], b""
+
+
+def _split(data: list[bytes]) -> Iterator[bytes]:
+    """The lines of one event: its data in several lines, or several events that no empty line separates."""
+    whole = b"\n".join(data)
+    if len(data) > 1 and not _is_json(whole):
+        yield from data
+    else:
+        yield whole
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _parsed(event: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(event)
+    except orjson.JSONDecodeError as error:
+        raise AttemptFailed("bad_response", f"the stream holds an event that is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise AttemptFailed("bad_response", "the stream holds an event that is not a JSON object")
+    return found
+
+
+def _error(event: dict[str, Any]) -> dict[str, Any] | None:
+    """A reply with the error that an event holds."""
+    if event.get("type") == "error":
+        return {"error": event.get("error") or {key: value for key, value in event.items() if key != "type"}}
+    if event.get("error") and not event.get("choices") and "response" not in event:
+        return {"error": event["error"]}
+    return None
+
+
+def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
+    """A Responses object: the last event's, or that of the items which were done, where the stream says that it is."""
+    last = next((event["response"] for event in reversed(events) if event.get("type") in ENDED), None)
+    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"]
+    if isinstance(last, dict) and (last.get("output") or not items):
+        return last
+    if last is None and not (done and items):
+        raise AttemptFailed("bad_response", "the stream ended before the response was completed")
+    begun = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
+    return {**begun, "status": "completed", **(last or {}), "output": items}
+
+
+def _completion(chunks: list[dict[str, Any]], done: bool) -> dict[str, Any]:
+    """A Chat completion of chunks: its first choice, the fields of all chunks, and the last usage."""
+    answer: dict[str, Any] = {}
+    choice: dict[str, Any] = {"message": {"role": "assistant"}}
+    begun = False
+    for chunk in chunks:
+        answer |= {key: value for key, value in chunk.items() if key != "choices" and value is not None}
+        own = chunk.get("x_groq")
+        if isinstance(own, dict) and own.get("usage"):
+            answer["usage"] = own["usage"]
+        for piece in chunk.get("choices") or ():
+            if piece.get("index"):
+                continue
+            begun = True
+            _add(choice["message"], piece.get("delta") or piece.get("message") or {})
+            _add(choice, {key: value for key, value in piece.items() if key not in ("delta", "message", "index")})
+    if not done and not choice.get("finish_reason"):
+        raise AttemptFailed("bad_response", "the stream ended before the answer was complete")
+    for call in choice["message"].get("tool_calls", ()):
+        call.pop("index", None)  # of the stream
+    return {**answer, "object": "chat.completion", "choices": [choice] if begun else []}
+
+
+def _add(to: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a delta to what has come: pieces of text and lists grow, objects too, anything else is replaced."""
+    for key, value in delta.items():
+        known = to.get(key)
+        if value is None:
+            continue
+        if key in ("tool_calls", "reasoning_details") and isinstance(value, list):
+            to[key] = _joined(known if isinstance(known, list) else [], value)
+        elif isinstance(value, dict) and isinstance(known, dict):
+            _add(known, value)
+        elif isinstance(value, list) and isinstance(known, list):
+            known.extend(value)
+        elif isinstance(value, list) and isinstance(known, str) and key == "content":
+            to[key] = [*([{"type": "text", "text": known}] if known else []), *value]
+        elif isinstance(value, str) and isinstance(known, list) and key == "content":
+            known.extend([{"type": "text", "text": value}] if value else [])
+        elif isinstance(value, str) and isinstance(known, str) and key not in NAMES and key != "finish_reason":
+            to[key] = known + value
+        elif value != "" or known is None:
+            to[key] = value
+
+
+def _joined(known: list[Any], pieces: list[Any]) -> list[Any]:
+    """Tool calls, or details of reasoning, with further pieces: of the same index; without one, a piece with an id is a
+    new call and one without goes on."""
+    for piece in pieces:
+        if not isinstance(piece, dict):
+            continue
+        index = piece.get("index")
+        same = [each for each in known if each.get("index") == index] if index is not None else known[-1:]
+        begins = piece.get("id") and (index is None or (same and same[-1].get("id") not in (None, "", piece["id"])))
+        if same and not begins:
+            _add(same[-1], piece)
+        else:
+            known.append(piece)
+    return known

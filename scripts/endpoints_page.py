@@ -1,0 +1,83 @@
+"""Writes docs/endpoints.md from tests/endpoints/habits.toml; `make_reference.py` calls it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAGE, TABLE = CHECKOUT / "docs" / "endpoints.md", CHECKOUT / "tests" / "endpoints" / "habits.toml"
+KINDS = {"out_of_money": "unauthorized"}
+"""What the table calls otherwise than `errors.py`."""
+MOST = 140
+"""Characters of a refusal that the page shows."""
+
+INTRO = """<!-- Made by scripts/make_reference.py from tests/endpoints/habits.toml: change that, not this. -->
+
+# Endpoints
+
+The `openai` engine works with each endpoint below. What each does differently is in
+`tests/endpoints/habits.toml`, and `tests/endpoints/` talks to a loopback server that behaves so: one turn, three turns
+with tools, arguments that are not JSON, each refusal. The sources are public documentation and bug reports; the
+endpoints themselves were not called.
+
+## What the engine does
+
+- **The model's own message goes back as the endpoint returned it**, fields that rolloutops does not know included.
+  Nulls and empty lists are left out. What is stored is the canonical form; `response` has the message as it was.
+- **A field that a refusal names is left out.** Where a 400 or 422 names a field of the model's own message, the request
+  is sent again without it, and without it for the rest of the run. Where it names none, all fields beside role,
+  content and tool calls are left out. `engine_args.replay = "canonical"` sends the canonical form from the start.
+- **Arguments of tool calls go back as a JSON object.** A model's arguments that are not one go back as
+  `{"invalid_arguments": "…"}`, and the tool's answer is the error. The stored message has them as the model wrote them.
+- **A rollout whose own message is refused is kept.** It ends with `finish_reason` `replay_refused`, which is an
+  unfinished one, and `error_message` has the reason. Without these a policy would pass more often than it does.
+- **A streamed reply is read**, though the engine never asks for one. One that ends before the answer is complete is a
+  `bad_response`.
+- **`n` above 1 is refused**: a rollout has one answer. Set `num_repeats`.
+- **An answer that continues a prefilled turn**, where the prompt ends with the assistant, is one message in every
+  build.
+"""
+
+
+def page() -> str:
+    """The page as it has to be."""
+    habits = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    return INTRO + "\n## Habits\n" + "".join(_section(each) for each in habits.values())
+
+
+def _section(habit: Mapping[str, Any]) -> str:
+    facts = [f"API: `{habit['api']}`"]
+    if "key_header" in habit:
+        facts.append(f"key: header `{habit['key_header']}`")
+    if "reasoning" in habit:
+        where = {"item": "an item of its own", "parts": "parts of the content"}.get(habit["reasoning"])
+        facts.append(f"reasoning: {where or _names([habit['reasoning']])}")
+    if "demands" in habit:
+        facts.append(f"must go back: {_names(habit['demands'])}")
+    if "refuses" in habit:
+        facts.append(f"must not go back: {_names(habit['refuses'])} ({habit['refusal'][0]})")
+    if "arguments" in habit:
+        facts.append(f"arguments that are not JSON: {habit['arguments'][0]}")
+    rows = [
+        f"| `{KINDS.get(kind, kind)}` | {refusal[0]} | {_words(refusal[1])} |"
+        for kind, refusal in habit["refusals"].items()
+    ]
+    note = f"{habit['note']}\n\n" if "note" in habit else ""
+    table = "| refusal | status | says |\n| --- | --- | --- |\n" + "\n".join(rows)
+    listed = "\n".join(f"- {fact}" for fact in facts)
+    return f"\n### {habit['title']}\n\n{note}{listed}\n\n{table}\n\nSource: {habit['source']}\n"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _words(body: str) -> str:
+    """The sentence of a refusal, as a cell of a table."""
+    found = re.search(r'"(?:message|error|detail)":\s*"((?:[^"\\]|\\.)*)"', body)
+    text = (found[1] if found else body).replace("|", "/").replace("`", "'")
+    return f"`{text if len(text) <= MOST else text[: MOST - 1] + '…'}`"
