@@ -37,7 +37,7 @@ def conversation_of(row: Mapping[str, Any], key: str) -> Conversation:
     column = key if key in ("messages", "conversations") else "prompt"
     media = {name: row[name] for name in MEDIA if row.get(name) is not None}
     found = prompt_of_row({column: with_calls(value), **media})
-    return Conversation(with_system(row, found.messages), [_renamed(name, column, key) for name in found.left_aside])
+    return Conversation(with_system(row, found.messages), _renamed(found.left_aside, column, key))
 
 
 def unread_fields(turns: Any, key: str) -> list[str]:
@@ -46,11 +46,12 @@ def unread_fields(turns: Any, key: str) -> list[str]:
         found = prompt_of_row({"messages": turns}) if isinstance(turns, list) else None
     except ValueError:
         return []
-    return [_renamed(name, "messages", key) for name in found.left_aside] if found is not None else []
+    return _renamed(found.left_aside, "messages", key) if found is not None else []
 
 
-def _renamed(name: str, column: str, key: str) -> str:
-    return f"{key}{name.removeprefix(column)}"
+def _renamed(names: Sequence[str], column: str, key: str) -> list[str]:
+    """The fields of turns under the name of the column that they were read from; other columns are not the turns'."""
+    return [f"{key}{name.removeprefix(column)}" for name in names if name.startswith(f"{column}[")]
 
 
 def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def task_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 def verified_by(task: Mapping[str, Any]) -> dict[str, Any]:
     """What a verifier reads of a task's row, for its identity. `metadata` counts where it is an entry of reasoning_gym:
     elsewhere it is a note on the rollout."""
-    found = {key: task[key] for key in (*READ_BY_VERIFIERS, *MEDIA) if task.get(key) is not None}
+    found = {key: task[key] for key in READ_BY_VERIFIERS if task.get(key) is not None}
     about = task.get("metadata")
     if isinstance(about, Mapping) and "source_dataset" in about:
         found["metadata"] = about
