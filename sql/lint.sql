@@ -103,6 +103,15 @@ CREATE OR REPLACE MACRO mark_fault(kind, marks, media, trainer) AS CASE
     }
 END;
 
+-- The fault of a row whose messages have not one part {"type": "image"} for each picture in `images`.
+CREATE OR REPLACE MACRO image_fault(json, messages) AS error_if(
+    len(list_filter(
+        flatten([json_extract_string(m.content, '$[*].type') FOR m IN messages]), lambda kind: kind = 'image'
+    )) <> json_array_length(json, '$.images'),
+    'the messages have not as many parts of type image as the row has images: the template stops with an error, or '
+    || 'puts them elsewhere; write one part for each'
+);
+
 -- A list of messages that is none.
 CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
     coalesce(len(messages), 0) = 0,

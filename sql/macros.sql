@@ -150,6 +150,9 @@ CREATE OR REPLACE MACRO media_of(messages, kind) AS flatten([
     FOR m IN messages IF json_type(m, '$.content') = 'ARRAY'
 ]);
 
+-- has_mark(text): whether a text holds what looks like a mark.
+CREATE OR REPLACE MACRO has_mark(text) AS regexp_matches(text, '<(image|video|audio)>');
+
 -- fits_marks(messages): whether a mark in the text, <image>, can stand for each part that is not text. What the system
 -- says first stands apart from the other texts, in which marks are counted.
 CREATE OR REPLACE MACRO fits_marks(messages) AS
@@ -164,7 +167,6 @@ CREATE OR REPLACE MACRO fits_marks(messages) AS
             has_mark(m->>'$.content') FOR m IN messages IF json_type(m, '$.content') = 'VARCHAR'
         ], true)
     );
-CREATE OR REPLACE MACRO has_mark(text) AS regexp_matches(text, '<(image|video|audio)>');
 
 -- has_only_files(messages): whether all media are paths, and none is a URL.
 CREATE OR REPLACE MACRO has_only_files(messages) AS NOT has_media(messages) OR len(list_filter(
@@ -194,6 +196,31 @@ CREATE OR REPLACE MACRO media_columns(messages) AS CASE WHEN has_media(messages)
     ',"videos":' || to_json(nullif(media_of(messages, 'video'), [])),
     ',"audios":' || to_json(nullif(media_of(messages, 'audio'), []))
 ) ELSE '' END;
+
+-- has_parts(prompt, completion): whether a content is a list of parts.
+CREATE OR REPLACE MACRO has_parts(prompt, completion) AS
+    contains(prompt::VARCHAR, '"content":[') OR contains(completion::VARCHAR, '"content":[');
+
+-- imaged(conversation): the conversation as JSON, a picture in it being the part {"type": "image"}; images_of: `,"images":[...]`, or nothing.
+-- That is TRL's form. fits_images: whether there is nothing but text and pictures.
+CREATE OR REPLACE MACRO imaged(conversation) AS CASE
+    WHEN contains(conversation::VARCHAR, '"content":[') THEN ('[' || array_to_string([
+        CASE WHEN json_type(m, '$.content') = 'ARRAY' THEN json_merge_patch(m, json_object('content', [
+            CASE WHEN media_kind(p) = 'image' THEN '{"type":"image"}'::JSON ELSE p END
+            FOR p IN json_extract(m, '$.content[*]')
+        ])) ELSE m END
+        FOR m IN messages_of(conversation)
+    ], ',') || ']')::JSON
+    ELSE conversation
+END;
+CREATE OR REPLACE MACRO images_of(prompt, completion) AS CASE WHEN has_parts(prompt, completion)
+    THEN coalesce(',"images":' || to_json(nullif(media_of(spoken(prompt, completion), 'image'), [])), '')
+    ELSE '' END;
+CREATE OR REPLACE MACRO fits_images(prompt, completion) AS
+    NOT has_parts(prompt, completion) OR NOT list_contains(flatten([
+        [p->>'$.type' <> 'text' AND media_kind(p) IS DISTINCT FROM 'image' FOR p IN json_extract(m, '$.content[*]')]
+        FOR m IN spoken(prompt, completion) IF json_type(m, '$.content') = 'ARRAY'
+    ]), true);
 
 -- calls_tools(conversation): whether a message holds tool calls.
 CREATE OR REPLACE MACRO calls_tools(conversation) AS len(json_extract(conversation, '$[*].tool_calls')) > 0;

@@ -275,6 +275,7 @@ def test_imported_rollouts_of_two_pictures_are_of_two_tasks(folder: Path) -> Non
     assert "1 <image> mark but 0 in images" in said.stdout + said.stderr
 
 
+ANSWER = {"role": "assistant", "content": "No."}
 BUILDS = {
     "sharegpt": {
         "conversations": [{"from": "human", "value": "Same <image> as<image>?"}, {"from": "gpt", "value": "No."}]
@@ -283,14 +284,20 @@ BUILDS = {
         "messages": [{"role": "user", "content": "Same <image> as<image>?"}, {"role": "assistant", "content": "No."}]
     },
     "verl": {"prompt": user("Same <image> as<image>?")},
+    "sft_messages": {
+        "messages": [*user([text("Same "), {"type": "image"}, text(" as"), {"type": "image"}, text("?")]), ANSWER]
+    },
+    "sft_prompt_completion": {
+        "prompt": user([text("Same "), {"type": "image"}, text(" as"), {"type": "image"}, text("?")]),
+        "completion": [ANSWER],
+    },
 }
 
 
 def test_builds_write_media_in_the_form_of_each_trainer(folder: Path) -> None:
     """Marks in the text and columns beside it; a picture by URL has no place in LLaMA-Factory's."""
-    answer = {"role": "assistant", "content": "No."}
-    log = {"messages": [*user("Same <image> as<image>?"), answer], "images": ["m/cat.png", "m/dog.jpg"], "answer": "No"}
-    linked = {"messages": [*user([image("https://x.example/a.png"), text("And this?")]), answer], "answer": "No"}
+    log = {"messages": [*user("Same <image> as<image>?"), ANSWER], "images": ["m/cat.png", "m/dog.jpg"], "answer": "No"}
+    linked = {"messages": [*user([image("https://x.example/a.png"), text("And this?")]), ANSWER], "answer": "No"}
     write_jsonl(folder / "in.jsonl", [log, linked])
     rolloutops("import", "in.jsonl", "--data=ws", "--dataset=d", cwd=folder)
     steps = "".join(
@@ -300,9 +307,11 @@ def test_builds_write_media_in_the_form_of_each_trainer(folder: Path) -> None:
     )
     (folder / "r.toml").write_text(f'data = "ws"\n[datasets.d]\ninput = "in.jsonl"\n{steps}')
     rolloutops("build", "r.toml", cwd=folder)
-    lines = {name: read_jsonl(folder / f"ws/exports/{name}/train.jsonl") for name in ("sharegpt", "ms_swift")}
+    lines = {name: read_jsonl(folder / f"ws/exports/{name}/train.jsonl") for name in BUILDS if name != "verl"}
     lines["verl"] = pq.read_table(folder / "ws/exports/verl/train.parquet").to_pylist()
-    assert {name: len(found) for name, found in lines.items()} == {"sharegpt": 1, "ms_swift": 2, "verl": 2}
+    assert {name: len(found) for name, found in lines.items()} == {
+        name: 1 if name == "sharegpt" else 2 for name in BUILDS
+    }
     for name, wanted in BUILDS.items():
         line = next(line for line in lines[name] if "Same" in json.dumps(line))
         media = [{"image": "m/cat.png"}, {"image": "m/dog.jpg"}] if name == "verl" else ["m/cat.png", "m/dog.jpg"]

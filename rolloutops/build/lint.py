@@ -157,6 +157,7 @@ def _stage(files: Sequence[Path], staged: Path) -> list[dict[str, str | int]]:
                 rows.append(row.line)
                 texts.append(row.raw)
                 size += len(row.raw)
+                del row  # its value, which may be large, is not needed while the batch is written
                 if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
                     writer.write_batch(_batch(path, rows, texts))
                     rows, texts, size = [], [], 0
@@ -165,5 +166,5 @@ def _stage(files: Sequence[Path], staged: Path) -> list[dict[str, str | int]]:
 
 
 def _batch(path: Path, rows: list[int], texts: list[bytes]) -> pa.RecordBatch:
-    lines = pa.array(texts, pa.binary()).cast(pa.string())
+    lines = pa.array(texts, pa.string())
     return pa.record_batch([pa.array([str(path)] * len(rows), pa.string()), pa.array(rows, pa.int64()), lines], LINES)

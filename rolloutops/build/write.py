@@ -24,8 +24,11 @@ from rolloutops.errors import StepError
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
 
-GROUPS = "SELECT DISTINCT split, shape FROM result ORDER BY split, shape"
-"""Lines that may share a file."""
+GROUPS = "SELECT split, shape, max(strlen(json)) FROM result GROUP BY split, shape ORDER BY split, shape"
+"""Lines that may share a file, and the bytes of the longest."""
+
+BATCH_ROWS, BATCH_BYTES = 1024, 64 << 20
+"""Lines, and bytes, that are in memory at once. A column of Arrow text holds 2 GiB at most."""
 
 GROUP = "FROM result WHERE split = {split} AND shape = {shape}"
 LINES = "SELECT json || chr(10) AS line"
@@ -46,10 +49,11 @@ def write_data(con: sql.Connection, step: Step, folder: Path, options: BuildOpti
     """Write the staged lines, in their order: at least one file for each split. con: has the view `result`."""
     shards = {split: _Shards(folder, split, options) for split in options.splits}
     try:
-        for split, shape in sql.rows(con, GROUPS):
+        for split, shape, longest in sql.rows(con, GROUPS):
             group = GROUP.format(split=sql.literal(split), shape=sql.literal(shape))
             structure = _structure(con, step, group, where) if options.format == "parquet" else ""
-            for batch in sql.stream(con, f"{LINES} {group}"):
+            batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(longest, 1)))
+            for batch in sql.stream(con, f"{LINES} {group}", batch_rows):
                 for piece, size, full in shards[split].pieces(batch.column(0)):
                     shards[split].add(_typed(con, piece, structure) if structure else piece, size)
                     if full:

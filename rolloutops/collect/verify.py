@@ -226,7 +226,7 @@ def _due(con: sql.Connection, name: str) -> Iterator[tuple[DueVerdict, StoredRol
         SEMI JOIN due ON due.dataset = r.dataset AND due.attempt_id = r.attempt_id
         WHERE r.dataset = {sql.literal(name)}
     """
-    for batch in sql.stream(con, query):
+    for batch in sql.stream(con, query, sql.PAYLOAD_ROWS):
         for task_id, policy, index, attempt_id, *payload in zip(*(c.to_pylist() for c in batch.columns), strict=True):
             key: RolloutKey = {"dataset": name, "task_id": task_id, "policy": policy, "rollout_index": index}
             yield DueVerdict(key, attempt_id), StoredRollout(name, task_id, *payload)

@@ -106,9 +106,7 @@ class Verify:
 class Dataset:
     """One dataset: `[datasets.NAME]`."""
 
-    input: list[str] = key(
-        [], "files, globs or folders: JSONL, JSON, CSV, TSV (.gz, .zst), Parquet, Arrow", one_text=True
-    )
+    input: list[str] = key([], "files, globs or folders: JSONL, JSON, CSV, TSV, Parquet, Arrow", one_text=True)
     environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")

@@ -228,6 +228,8 @@ class OpenAIEngine:
         else:
             body = chat_body(call, self.model, openai=self.openai, limit=self.limit, token_ids=self.token_ids)
         body.update(self.extra_body)
+        if body.get("n") not in (None, 1):  # also of a task's own extra_body or metadata
+            raise AttemptFailed("bad_request", f"n must be 1, not {body['n']!r}: a rollout has one answer")
         return with_readable_arguments(body)
 
     def _plain_url(self) -> str:

@@ -140,7 +140,7 @@ def unread_keys(content: Any) -> Iterator[str]:
 def reasoning_of(message: Mapping[str, Any]) -> str:
     """The reasoning beside a message's content, under the first of these keys that has any; empty if there is none."""
     for key in BESIDE_CONTENT:
-        if key in message and (text := _reasoning(message[key])):
+        if key in message and (text := reasoning_text(message[key])):
             return text
     return ""
 
@@ -170,18 +170,18 @@ def _is_more(name: str, value: Any) -> bool:
     return name not in ABOUT_TEXT and isinstance(value, (str, list, dict)) and bool(value)
 
 
-def _reasoning(value: Any) -> str:
+def reasoning_text(value: Any) -> str:
     """The text of reasoning: text, a list of chunks, an object with `summary`, `content` or `text`. Chunks of text are
     one text; summaries and whole blocks are paragraphs."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
         chunks = all(isinstance(item, str) or (isinstance(item, dict) and item.get("type") == "text") for item in value)
-        return ("" if chunks else "\n\n").join(filter(None, map(_reasoning, value)))
+        return ("" if chunks else "\n\n").join(filter(None, map(reasoning_text, value)))
     if not isinstance(value, dict):
         return ""
     keys = (*REASONING_KEYS, *TEXT_KEYS)
-    return next((text for key in keys if (text := _reasoning(value.get(key)))), "")
+    return next((text for key in keys if (text := reasoning_text(value.get(key)))), "")
 
 
 def _reasoning_part(part: Part) -> str | None:
@@ -189,16 +189,16 @@ def _reasoning_part(part: Part) -> str | None:
     kind = part.get("type")
     if kind in REASONING_TYPES:
         known = {*REASONING_KEYS, *TEXT_KEYS, "encrypted_content", "encrypted", "signature"}
-        return _reasoning({key: part[key] for key in part if key != "type"}) if known & part.keys() else None
+        return reasoning_text({key: part[key] for key in part if key != "type"}) if known & part.keys() else None
     if part.get("thought") is True:  # Gemini
         return _text(part.get("text")) or ""
     if kind is not None:
         return None
     inner = part.get("reasoningContent")  # Bedrock
     if isinstance(inner, dict):
-        return _reasoning(inner)
+        return reasoning_text(inner)
     named = [key for key in REASONING_KEYS if isinstance(part.get(key), (str, list)) and key != "summary"]
-    return _reasoning(part) if named and not part.keys() & {*TEXT_KEYS, *MEDIA_KEYS} else None
+    return reasoning_text(part) if named and not part.keys() & {*TEXT_KEYS, *MEDIA_KEYS} else None
 
 
 def _calls(part: Part) -> list[dict[str, Any]]:

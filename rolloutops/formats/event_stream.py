@@ -18,7 +18,7 @@ FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How a line of an event stream begins."""
 DONE = b"[DONE]"
 """The last event of OpenAI's streams."""
-ENDED = frozenset({"response.completed", "response.incomplete", "response.failed"})
+ENDED = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})
 """Events with a whole Responses object."""
 NAMES = frozenset({"id", "type", "role", "name", "index", "format"})
 """Texts of a delta that are sent whole, where others are pieces."""
@@ -102,7 +102,7 @@ def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
         return last
     if last is None and not (done and items):
         raise AttemptFailed("bad_response", "the stream ended before the response was completed")
-    begun = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
+    begun: dict[str, Any] = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
     return {**begun, "status": "completed", **(last or {}), "output": items}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rolloutops.formats.chat import Tool, message, messages_of, with_ids
-from rolloutops.formats.content import read_content
+from rolloutops.formats.content import read_content, reasoning_text
 from rolloutops.formats.tool_calls import as_text, tool_call
 from rolloutops.types import Message
 
@@ -172,13 +172,7 @@ def _with_reasoning(message: Message, text: str) -> Message:
 
 def _reasoning(item: Item) -> str:
     """The text of a reasoning item; empty where it is encrypted."""
-    for key in ("content", "summary"):
-        parts = item.get(key)
-        listed = parts if isinstance(parts, list) else [parts]
-        texts = [as_text(part.get("text")) if isinstance(part, dict) else as_text(part) for part in listed]
-        if text := "\n\n".join(filter(None, texts)):
-            return text
-    return ""
+    return next((text for key in ("content", "summary", "text") if (text := reasoning_text(item.get(key)))), "")
 
 
 def _item_part(part: dict[str, Any], text_type: str) -> Item:

@@ -16,6 +16,9 @@ from typing import Any
 import jiter
 import orjson
 
+PIECE = 1 << 20
+"""Characters of a text that are encoded at once to be hashed."""
+
 _POSITION = re.compile(r" at line (\d+) column (\d+)$")
 
 
@@ -56,7 +59,10 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """The first 32 hex digits of the SHA-256 of `canonical(value)`."""
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    text, found = canonical(value), hashlib.sha256()
+    for start in range(0, len(text), PIECE):  # the bytes of a text of 200 MB would lie in memory beside it
+        found.update(text[start : start + PIECE].encode("utf-8", "surrogatepass"))
+    return found.hexdigest()[:32]
 
 
 def dump(value: Any) -> str:

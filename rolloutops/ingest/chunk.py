@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,7 +49,7 @@ class StagedTask(TaskColumns):
 
     origin: str
     line: int
-    row: str
+    row: bytes
     ordinal: int
 
 
@@ -177,6 +177,13 @@ def stage_rows(
     examples: list[str] = []
     shapes, structs = RowShapes(), StructColumns()
     read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
+
+    def task_of(path: Path, line: int, row: dict[str, Any]) -> TaskColumns:
+        found = read_prompt(dataset, row if template is None else template.fill(row), structs.of(path))
+        task = columns_of(name, dataset, row, found.prompt, folder_of(path))
+        shapes.add(found, f"{path}:{line}", read)
+        return task
+
     batch: list[StagedTask] = []
     size = 0
     with (
@@ -187,10 +194,7 @@ def stage_rows(
             task, reason = None, row.reason
             if row.value is not None:
                 try:
-                    filled = row.value if template is None else template.fill(row.value)
-                    found = read_prompt(dataset, filled, structs.of(path))
-                    task = columns_of(name, dataset, row.value, found.prompt, folder_of(path))
-                    shapes.add(found, f"{path}:{row.line}", read)
+                    task = task_of(path, row.line, row.value)
                 except ValueError as error:
                     reason = str(error)
             if task is None:
@@ -200,12 +204,13 @@ def stage_rows(
                 if len(examples) < 3:
                     examples.append(f"{path}:{row.line}: {reason}")
                 continue
-            batch.append({**task, "origin": str(path), "line": row.line, "row": row.raw.decode(), "ordinal": ordinal})
+            batch.append({**task, "origin": str(path), "line": row.line, "row": row.raw, "ordinal": ordinal})
             ordinal += 1
             size += len(row.raw)
+            del row  # its value, which may be large, is not needed while the batch is written
             if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
                 writer.write_table(schema.table_of(STAGED, batch))
-                batch, size = [], 0
+                batch, task, size = [], None, 0
         writer.write_table(schema.table_of(STAGED, batch))
     return Staged(ordinal + rejected, rejected, examples, shapes)
 

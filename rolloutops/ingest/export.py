@@ -100,7 +100,7 @@ def _write(con: sql.Connection, output: Path, failures: str, line_of: Callable[[
 
 
 def _rows(con: sql.Connection, failures: str) -> Iterator[dict[str, Any]]:
-    for batch in sql.stream(con, ROWS.format(failures=failures), 256):
+    for batch in sql.stream(con, ROWS.format(failures=failures), sql.PAYLOAD_ROWS):
         yield from batch.to_pylist()
 
 

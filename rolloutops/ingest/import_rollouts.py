@@ -332,7 +332,8 @@ def _write(workspace: Workspace, con: sql.Connection, dataset: str, run_id: str,
         )
     held: list[pa.RecordBatch] = []
     files = 0
-    for batch in sql.stream(con, NEW_ATTEMPTS.format(dataset=sql.literal(dataset), run_id=sql.literal(run_id))):
+    query = NEW_ATTEMPTS.format(dataset=sql.literal(dataset), run_id=sql.literal(run_id))
+    for batch in sql.stream(con, query, sql.PAYLOAD_ROWS):
         held.append(batch)
         if sum(map(len, held)) >= PART_ROWS or sum(b.nbytes for b in held) >= PART_BYTES:
             _append(workspace, dataset, f"{run_id}-import-{files:04d}", held)

@@ -132,12 +132,7 @@ class Reader:
         format_ = format_of(held)
         found = format_.read(held, raw)
         task = self._task_columns(found.task, row, path) if found.task is not None else None
-        if format_ is gym:
-            known = _gym_columns(row, source, task, self.media_folder(path))
-        elif found.request_id is not None:
-            known = {"input_key": _input_key(format_, found.request_id), "needs_input": True}
-        else:
-            known = {"ident": task["ident"] if task else None}
+        known = self._known(format_, row, path, source, task, found.request_id)
         if found.request_id is None and found.params is not None:
             known |= {"request": dump(found.params)}
         ended = []
@@ -179,6 +174,22 @@ class Reader:
             "input_key": f"{source}/{number}/{rollout}",
             "place": rollout,
         }
+
+    def _known(
+        self,
+        format_: Format,
+        row: Mapping[str, Any],
+        path: Path,
+        source: str,
+        task: Record | None,
+        request_id: str | None,
+    ) -> Record:
+        """The staged columns that all rollouts of a row share: whose they are."""
+        if format_ is gym:
+            return _gym_columns(row, source, task, self.media_folder(path))
+        if request_id is not None:
+            return {"input_key": _input_key(format_, request_id), "needs_input": True}
+        return {"ident": task["ident"] if task else None}
 
     def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None, path: Path) -> Record:
         """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one, in
@@ -230,7 +241,7 @@ class Reader:
 def _columns_of(task: Mapping[str, Any], media: MediaFolder) -> Record:
     """The columns of a task's row. A Gym rollout whose prompt cannot be read has none: its result counts anyway."""
     try:
-        return dict(task_columns("", BY_RULE, dict(task), media))
+        return {**task_columns("", BY_RULE, dict(task), media)}
     except MediaError:
         raise
     except ValueError:

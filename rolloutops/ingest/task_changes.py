@@ -21,7 +21,6 @@ from rolloutops.errors import InputError
 from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, write_part
 
-BATCH_ROWS = 1000
 PART_BYTES = 256_000_000
 
 
@@ -161,8 +160,9 @@ def _fresh_rows(
     """The staged rows with these ordinals, which ascend, with their versions; and where with_prompt is 1, with the
     prompt's hash in the row's."""
     start = 0
-    with pq.ParquetFile(staging / "staged.parquet") as file:
-        for batch in file.iter_batches(BATCH_ROWS):
+    # Row group by row group, which are bounded by bytes: a batch across them would not be.
+    with pq.ParquetFile(staging / "staged.parquet", pre_buffer=False) as file:
+        for batch in (one for group in range(file.num_row_groups) for one in file.iter_batches(row_groups=[group])):
             low, high = bisect_left(ordinals, start), bisect_left(ordinals, start + len(batch))
             if low < high:
                 chosen = pa.array([ordinal - start for ordinal in ordinals[low:high]], pa.int64())

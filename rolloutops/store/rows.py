@@ -29,7 +29,7 @@ class AttemptRow(RolloutKey, total=False):
     engine: str
     model: str
     error: str
-    error_message: str
+    error_message: str | None
     final: bool
     request: str
     response: str | None

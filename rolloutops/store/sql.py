@@ -146,6 +146,10 @@ def arrow(con: Connection, query: str) -> pa.Table:
         return con.sql(query).to_arrow_table()
 
 
+PAYLOAD_ROWS = 16
+"""Rows of a batch with prompts or completions: a column of Arrow text holds 2 GiB at most, and rows may have 100 MB."""
+
+
 def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
     """A result in batches, on a cursor of its own: a second query on one connection would cut the first one short.
 

@@ -1,16 +1,23 @@
 -- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}.
+-- A picture is the part {"type": "image"}, and "images" has the paths and URLs, as TRL reads them.
 -- For TRL's SFTTrainer, which then trains nothing of the prompt, and prime-rl.
 -- target: sft_prompt_completion
 -- param min_reward DOUBLE = 0.8       lowest reward used; -inf takes rollouts without a reward as well
+-- param drop_unfit BOOLEAN = false    leave out what the format cannot hold, rather than stop at it
 -- param arguments  VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- check: SELECT sort_key AS rollout, 'media that are no pictures have no place in it; set drop_unfit = true' AS fault
+--     FROM result WHERE json = '{}'
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 SELECT
-    '{"prompt":' || chat_text(prompt, getvariable('arguments'), 'key')
-    || ',"completion":' || chat_text(completion, getvariable('arguments'), 'key')
-    || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
+    CASE WHEN fits_images(prompt, completion)
+        THEN '{"prompt":' || chat_text(imaged(prompt), getvariable('arguments'), 'key')
+            || ',"completion":' || chat_text(imaged(completion), getvariable('arguments'), 'key')
+            || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || images_of(prompt, completion) || '}'
+        ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected
 WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
+    AND (NOT getvariable('drop_unfit') OR fits_images(prompt, completion))

@@ -4,6 +4,7 @@ WITH looked AS MATERIALIZED (
         message_faults(line.messages), argument_faults(line.messages), tool_faults(line.tools),
         found([
             no_messages('messages', line.messages),
+            image_fault(json, line.messages),
             error_if(
                 line.messages[-1].role <> 'assistant',
                 'the last turn is not the assistant''s: NeMo RL stops with an AssertionError, LLaMA-Factory skips '

@@ -3,6 +3,7 @@ SELECT split, row, unnest(list_concat(
     message_faults(line.prompt), message_faults(line.completion), argument_faults(line.prompt),
     argument_faults(line.completion), tool_faults(line.tools),
     found([
+        image_fault(json, line.prompt || line.completion),
         error_if(
             prompt IS NULL OR prompt NOT IN ('ARRAY', 'VARCHAR'),
             'prompt is neither text nor a list of messages: TRL stops with a KeyError or TypeError; write one of them'

@@ -152,3 +152,19 @@ def test_half_a_stream_is_no_answer(name: str, tmp_path: Path) -> None:
         collect(tmp_path, server, ("single",), max_given_up=1)
     ((error, message),) = query(tmp_path / "w", "SELECT error, error_message FROM failures")
     assert (error, "the stream ended before" in message) == ("bad_response", True)
+
+
+@pytest.mark.parametrize("own", [{"n": 4}, {"extra_body": {"n": 2}}, {"metadata": {"extra_body": '{"n": 3}'}}])
+def test_several_choices_are_refused_wherever_they_are_asked_for(own: dict[str, Any], tmp_path: Path) -> None:
+    row = {"responses_create_params": {"input": "2+3?", **own}, "expected_answer": "5"}
+    write_jsonl(tmp_path / "tasks.jsonl", [row])
+    with serving(Endpoint, habits=HABITS["vllm"]) as server:
+        rolloutops(
+            *("collect", "--input=tasks.jsonl", "--data=w", "--environment=exact_match", "--engine=openai"),
+            *("--model=m", f"--base_url={server.url}", "--endpoint=chat", "--max_given_up=1"),
+            cwd=tmp_path,
+            OPENAI_API_KEY=KEY,
+        )
+    assert not server.bodies
+    ((error, message),) = query(tmp_path / "w", "SELECT DISTINCT error, error_message FROM failures")
+    assert (error, "n must be 1" in message) == ("bad_request", True)

@@ -95,9 +95,9 @@ def _thread(lines: Sequence[Line], aside: Counter[str]) -> list[Line]:
     return [lines[number] for number in kept]
 
 
-def _name(line: Line, said: bool, alone: bool) -> str:
+def _name(line: Line, is_message: bool, alone: bool) -> str:
     """What a line that is not of the main thread is counted as."""
-    if said:
+    if is_message:
         return "sidechain" if line.get("isSidechain") and not alone else "other branch"
     return ":".join(filter(None, (as_text(line.get("type")) or "no type", as_text(line.get("subtype")))))
 
@@ -129,9 +129,9 @@ def _leaf_thread(lines: Sequence[Line], own: Sequence[int], parents: Mapping[int
     return last if last.intersection(answers) else thread(parents, answers[-1])
 
 
-def _rest_of_answers(lines: Sequence[Line], own: Sequence[int], found: set[int]) -> set[int]:
+def _rest_of_answers(lines: Sequence[Line], own: Sequence[int], main: set[int]) -> set[int]:
     """The other lines of the thread's answers, and the outputs of the tools that they call."""
-    ids = {_answer_id(lines[number]) for number in own if number in found and _is_answer(lines[number])}
+    ids = {_answer_id(lines[number]) for number in own if number in main and _is_answer(lines[number])}
     parts = {number for number in own if _is_answer(lines[number]) and _answer_id(lines[number]) in ids}
     calls = {block.get("id") for number in parts for block in _blocks(lines[number]) if _is_call(block)}
     outputs = {
@@ -236,9 +236,9 @@ def _finish_reason(lines: Sequence[Line], completion: Sequence[Message], unanswe
     return INTERRUPTED if any(line["message"].get("stop_reason") for line in answers) else None
 
 
-def _asks(said: Message) -> bool:
+def _asks(message_of_user: Message) -> bool:
     """Whether a user's message waits for an answer."""
-    return not (isinstance(said["content"], str) and said["content"].startswith(NOT_A_REQUEST))
+    return not (isinstance(message_of_user["content"], str) and message_of_user["content"].startswith(NOT_A_REQUEST))
 
 
 def _tokens(answers: Sequence[Line]) -> Tokens:

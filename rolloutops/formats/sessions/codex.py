@@ -133,7 +133,7 @@ def _items(lines: Sequence[tuple[str, Item, Any]], aside: Counter[str]) -> list[
     """What was said, in order: the response items, and texts of events that are in no item. Turns that the user took
     back are counted."""
     said = {text for kind, payload, _ in lines if kind == "response_item" for text in _texts(payload)}
-    asked = any(kind == "response_item" and _starts_turn(payload) for kind, payload, _ in lines)
+    has_request = any(kind == "response_item" and _starts_turn(payload) for kind, payload, _ in lines)
     items: list[Item] = []
     metas = 0
     for kind, payload, _ in lines:
@@ -145,7 +145,7 @@ def _items(lines: Sequence[tuple[str, Item, Any]], aside: Counter[str]) -> list[
             else:
                 items.append(item)
         elif kind == "event_msg":
-            who, text = _told(payload, asked)
+            who, text = _speech(payload, has_request)
             if text and text not in said and text not in _texts(items[-1] if items else {}):  # two events may tell one
                 items.append(_spoken(who, text))
                 continue
@@ -195,13 +195,13 @@ def _texts(item: Item) -> list[str]:
     return [text for text in texts if text]
 
 
-def _told(event: Item, asked: bool) -> tuple[str, str]:
+def _speech(event: Item, has_request: bool) -> tuple[str, str]:
     """What an event says (who or what speaks, the text), where it may be the only place that says it; else nothing.
-    asked: the items hold what the user wrote."""
+    has_request: the items hold what the user wrote."""
     name = as_text(event.get("type"))
     if name in SPOKEN:
         return SPOKEN[name][0], as_text(event.get(SPOKEN[name][1]))
-    if name == "user_message" and not asked:
+    if name == "user_message" and not has_request:
         return "user", as_text(event.get("message"))
     item = event.get("item")
     if name == "item_completed" and isinstance(item, dict) and item.get("type") in ("AgentMessage", "Plan"):
@@ -239,8 +239,8 @@ def _finish_reason(
     said = next((ENDS[name] for name in reversed(events) if name in ENDS), None)
     if said is not None and said != "stop":
         return said
-    asked = any(not as_text(item["content"]).startswith(CONTEXT) for item in unanswered)
-    return INTERRUPTED if with_open_calls(completion) or asked else "stop"
+    open_request = any(not as_text(item["content"]).startswith(CONTEXT) for item in unanswered)
+    return INTERRUPTED if with_open_calls(completion) or open_request else "stop"
 
 
 def _tokens(lines: Sequence[tuple[str, Item, Any]]) -> Tokens:

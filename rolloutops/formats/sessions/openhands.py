@@ -151,19 +151,19 @@ def _messages(events: Sequence[Event], aside: Counter[str]) -> list[Message]:
     return found
 
 
-def _add_answer(found: list[Message], answers: dict[str, int], event: Event, response: Mapping[str, Any]) -> None:
+def _add_answer(messages: list[Message], answers: dict[str, int], event: Event, response: Mapping[str, Any]) -> None:
     """Add the message that an action is from, once for all actions of one response; and the action's thought, where the
     message does not have it."""
-    key = as_text(response.get("id")) or f"event {len(found)}"
+    key = as_text(response.get("id")) or f"event {len(messages)}"
     if key not in answers:
-        answers[key] = len(found)
-        found.append(message_of({"role": "assistant", **_said(response)}))
-    answer = found[answers[key]]
+        answers[key] = len(messages)
+        messages.append(message_of({"role": "assistant", **_message_in(response)}))
+    answer = messages[answers[key]]
     thought = as_text(_args(event).get("thought"))
     held = f"{text_of(answer)}\n{answer.get('reasoning_content', '')}\n{dump(answer.get('tool_calls') or [])}"
     if thought.strip() and thought.strip() not in held and dump(thought.strip())[1:-1] not in held:
         content = f"{text_of(answer)}\n\n{thought}".strip()
-        found[answers[key]] = {**answer, "content": content}
+        messages[answers[key]] = {**answer, "content": content}
 
 
 def _from_args(event: Event) -> Message:
@@ -187,7 +187,7 @@ def _of_user(event: Event) -> Message:
     return message(role, as_text(args.get("command")) or dump(args))
 
 
-def _of_observation(event: Event, named: set[str], aside: Counter[str]) -> Iterator[Message]:
+def _of_observation(event: Event, event_calls: set[str], aside: Counter[str]) -> Iterator[Message]:
     """The output of a tool call; a user's message where it answers none."""
     kind = as_text(event.get("observation"))
     if not kind or kind in NOT_SHOWN:
@@ -195,16 +195,16 @@ def _of_observation(event: Event, named: set[str], aside: Counter[str]) -> Itera
         return
     metadata = event.get("tool_call_metadata")
     call_id = as_text(metadata.get("tool_call_id")) if isinstance(metadata, dict) else ""
-    if not call_id and f"event_{event.get('cause')}" in named:
+    if not call_id and f"event_{event.get('cause')}" in event_calls:
         call_id = f"event_{event['cause']}"
-    text = _shown(event)
+    text = _output_text(event)
     if call_id:
         yield message("tool", text, tool_call_id=call_id)
     else:
         yield message("user", text)
 
 
-def _shown(event: Event) -> str:
+def _output_text(event: Event) -> str:
     """An observation's text as the model saw it: a command's with its prefix, folder and exit code."""
     text = as_text(event.get("content"))
     extras = event.get("extras")
@@ -303,10 +303,10 @@ def _response(event: Event) -> Mapping[str, Any] | None:
     """The model's response that an action is from, where the event has it and it holds a message."""
     metadata = event.get("tool_call_metadata")
     response = metadata.get("model_response") if isinstance(metadata, dict) and "action" in event else None
-    return response if isinstance(response, dict) and _said(response) else None
+    return response if isinstance(response, dict) and _message_in(response) else None
 
 
-def _said(response: Mapping[str, Any]) -> Mapping[str, Any]:
+def _message_in(response: Mapping[str, Any]) -> Mapping[str, Any]:
     choices = response.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     said = first.get("message") if isinstance(first, dict) else None

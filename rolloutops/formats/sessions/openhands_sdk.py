@@ -146,33 +146,35 @@ def _of_action(event: Event) -> Message:
     )
 
 
-def _call(call: Mapping[str, Any], named: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A tool call, flat or as Chat nests it. named: what the event itself says of it."""
+def _call(call: Mapping[str, Any], event_fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A tool call, flat or as Chat nests it. event_fields: what the event itself says of it."""
     inner = call["function"] if isinstance(call.get("function"), dict) else call
-    named = named or {}
-    return tool_call(named.get("id") or call.get("id"), inner.get("name") or named.get("name"), inner.get("arguments"))
+    event_fields = event_fields or {}
+    return tool_call(
+        event_fields.get("id") or call.get("id"), inner.get("name") or event_fields.get("name"), inner.get("arguments")
+    )
 
 
-def _reasoning(said: Mapping[str, Any]) -> str | None:
+def _reasoning(source: Mapping[str, Any]) -> str | None:
     """What was thought, which is held in up to three ways."""
-    if isinstance(said.get("reasoning_content"), str) and said["reasoning_content"]:
-        return str(said["reasoning_content"])
-    blocks = said.get("thinking_blocks")
+    if isinstance(source.get("reasoning_content"), str) and source["reasoning_content"]:
+        return str(source["reasoning_content"])
+    blocks = source.get("thinking_blocks")
     texts = [as_text(block.get("thinking")) for block in blocks if isinstance(block, dict)] if blocks else []
-    item = said.get("responses_reasoning_item")
+    item = source.get("responses_reasoning_item")
     if not any(texts) and isinstance(item, dict):
         listed = item.get("content") or item.get("summary") or []
         texts = [as_text(part.get("text")) if isinstance(part, dict) else as_text(part) for part in listed]
     return "\n\n".join(filter(None, texts)) or None
 
 
-def _together(said: Message, more: Message) -> Message:
+def _together(first: Message, more: Message) -> Message:
     """Two actions of one response; what was thought is at the first of them, or at each."""
-    if more.get("reasoning_content") == said.get("reasoning_content"):
+    if more.get("reasoning_content") == first.get("reasoning_content"):
         more = {key: value for key, value in more.items() if key != "reasoning_content"}
-    if more["content"] == said["content"]:
+    if more["content"] == first["content"]:
         more = {**more, "content": ""}
-    return joined(said, more)
+    return joined(first, more)
 
 
 def _content(content: Any, extension: Any) -> str | list[dict[str, Any]]:

@@ -134,16 +134,16 @@ def usage_tokens(usage: Any) -> Tokens:
     )
 
 
-def joined(said: Message, more: Message) -> Message:
+def joined(first: Message, more: Message) -> Message:
     """Two parts of one assistant message as that message: texts in a row, reasoning by paragraphs, all tool calls."""
-    texts = [item["content"] for item in (said, more)]
+    texts = [item["content"] for item in (first, more)]
     content: str | list[dict[str, Any]]
     if all(isinstance(text, str) for text in texts):
         content = "".join(texts)
     else:
         content = [part for text in texts for part in _parts(text)]
-    reasoning = "\n\n".join(filter(None, (item.get("reasoning_content") for item in (said, more))))
-    calls = [*said.get("tool_calls", ()), *more.get("tool_calls", ())]
+    reasoning = "\n\n".join(filter(None, (item.get("reasoning_content") for item in (first, more))))
+    calls = [*first.get("tool_calls", ()), *more.get("tool_calls", ())]
     return message("assistant", content, reasoning=reasoning or None, tool_calls=calls or None)
 
 
