@@ -8,11 +8,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rolloutops.formats.rollouts.task_keys import OF_THE_TASK
 from rolloutops.ingest.import_rollouts import import_rollouts
+from rolloutops.ingest.row_shapes import VERIFIED
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect, open_workspace
 from tests.helpers import query, read_jsonl, rolloutops, sums, write_jsonl
@@ -318,6 +322,40 @@ def test_every_field_of_a_task_survives_export_and_import(tmp_path: Path) -> Non
     rolloutops("verify", "--data=v", "--dataset=d", "--environment=exact_match", cwd=tmp_path)
     rewards = "SELECT text, reward FROM rollouts ORDER BY ALL"
     assert query(tmp_path / "v", rewards) == query(tmp_path / "w", rewards)
+
+
+def test_parts_and_fields_that_no_reader_knows_are_kept_and_counted(tmp_path: Path) -> None:
+    hologram = {"type": "hologram", "data": [1]}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": "Where?"}, hologram], "weight": 0.5},
+        {"role": "assistant", "content": "Here.", "mood": "calm"},
+    ]
+    rows = [{"messages": turns, "origin": "x"}, {"prompt": turns[:1], "response": turns[1:], "origin": "x"}]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    said = rolloutops("import", "r.jsonl", "--data=w", cwd=tmp_path).stderr
+    assert "content parts of unknown types, kept as they are: hologram (2)" in said
+    for name in ("origin (2)", "messages[].weight (1)", "messages[].mood (1)", "prompt[].weight (1)"):
+        assert name in said
+    assert "response[].mood (1)" in said
+    assert query(tmp_path / "w", "SELECT DISTINCT prompt->'$[0].content[1].data' FROM tasks") == [("[1]",)]
+
+
+def test_nulls_that_parquet_adds_to_objects_are_left_out(tmp_path: Path) -> None:
+    """The task is the one that the same rows have as JSON lines."""
+    schema = {"type": "object", "properties": {"at": {"type": "integer"}}}
+    tools = [{"name": "look", "parameters": schema}, {"name": "stop", "parameters": {**schema, "required": ["at"]}}]
+    rows = [{"prompt": ASK, "completion": [{"role": "assistant", "content": "Here."}], "tools": tools}]
+    write_jsonl(tmp_path / "lines.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    said = rolloutops("import", "lines.jsonl", "table.parquet", "--data=w", cwd=tmp_path).stderr
+    assert "left out: the file's format adds them to objects that lack a key" in said
+    asked = query(tmp_path / "w", "SELECT dataset, prompt_hash, tools::VARCHAR FROM tasks ORDER BY dataset")
+    assert [dataset for dataset, _, _ in asked] == ["lines", "table"]
+    assert asked[0][1:] == asked[1][1:]
+
+
+def test_every_field_that_an_environment_reads_is_the_tasks() -> None:
+    assert {name for names in VERIFIED.values() for name in names} <= {*OF_THE_TASK}
 
 
 def look(tmp_path: Path, text: str) -> list[tuple[Any, ...]]:

@@ -27,6 +27,7 @@ from typing import Any
 
 from rolloutops.formats.media_types import AUDIO_FORMATS, holds, media_type
 from rolloutops.formats.strict_json import parse
+from rolloutops.layout import count
 from rolloutops.types import Message
 
 Part = dict[str, Any]
@@ -86,7 +87,7 @@ def with_media(messages: Sequence[Message], row: Mapping[str, Any], *, marks_onl
         name, references = column or (f"{medium}s", [])
         marks, parts = _marks(found, medium), [ref for kind, ref in _references(found) if kind == medium]
         if marks != len(references) and (marks if column else _has_empty_part(found, medium)):
-            what = f"{marks} <{medium}> mark{'' if marks == 1 else 's'} but {len(references)} in {name}"
+            what = f"{count(marks, 'mark')} <{medium}> but {len(references)} in {name}"
             raise MediaError(f"{what}: write one mark for each")
         if marks == len(references):
             media[medium] = references

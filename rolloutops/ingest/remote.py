@@ -237,10 +237,10 @@ def _regex(pattern: str) -> str:
 
 def _pin(meta: Any) -> str:
     """What stands for an object's content: its version, else its ETag, else date and size; fit for a file's name."""
-    told = meta["version"] or meta["e_tag"] or f"{meta['last_modified'].isoformat()}-{meta['size']}"
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "", told.removeprefix("W/"))
+    name = meta["version"] or meta["e_tag"] or f"{meta['last_modified'].isoformat()}-{meta['size']}"
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "", name.removeprefix("W/"))
     fits = 0 < len(plain) <= 64 and not plain.startswith(".")
-    return plain if fits else hashlib.sha256(told.encode()).hexdigest()[:32]
+    return plain if fits else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _json(store: Any, path: str) -> Any:

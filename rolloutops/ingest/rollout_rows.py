@@ -4,7 +4,7 @@ became of its rollouts. `formats/rollouts/` knows the formats."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,18 @@ import pyarrow as pa
 from rolloutops.config.settings import Dataset
 from rolloutops.environments.verdict import verdict_of
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.content import unknown_parts
 from rolloutops.formats.media import MediaError
 from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
-from rolloutops.formats.rollouts import gym
+from rolloutops.formats.rollouts import gym, prompt_answer
 from rolloutops.formats.rollouts.recognize import Format, format_of
+from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.session import session_row
 from rolloutops.formats.rollouts.task_keys import verified_by
 from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump
-from rolloutops.formats.task_rows import answer_of_row, text_of
+from rolloutops.formats.struct_nulls import without_struct_nulls
+from rolloutops.formats.task_rows import PROMPT_COLUMNS, answer_of_row, text_of
 from rolloutops.ingest.media import MediaFolder, media_folder
 from rolloutops.ingest.task_columns import own_id_of, task_columns
 from rolloutops.store import schema
@@ -73,18 +76,24 @@ FILE_WORDS = re.compile(
 )
 """Words that tell the files of one batch apart."""
 
+TURNS = (*PROMPT_COLUMNS, *prompt_answer.ANSWERS, "tool_defs", "body", "request", "response", "result", "params")
+"""Columns that hold what was asked or answered."""
+
 BY_RULE = Dataset(needs_prompt=False)
 
 Record = dict[str, Any]
 
 
 class Read(NamedTuple):
-    """What a row says: its task, its rollouts, the name of its shape, and the fields that no reader knows."""
+    """What a row says: its task, its rollouts, and the name of its shape. left_out: fields that no reader knows. parts:
+    types of content parts that none knows. nulls: how many nulls of struct columns were left out."""
 
     task: Record | None
     ended: Sequence[Record]
     shape: str
     left_out: Sequence[str] = ()
+    parts: Sequence[str] = ()
+    nulls: int = 0
 
 
 class Reader:
@@ -103,16 +112,25 @@ class Reader:
         self.media_folder = cache(partial(media_folder, settings, places=(Path(),)))
         self.known = {field.partition(".")[0] for field in (id, dataset_field) if field is not None}
 
-    def read(self, row: Mapping[str, Any], raw: str, path: Path, source: str, is_input: bool) -> Read:
+    def read(
+        self,
+        row: Mapping[str, Any],
+        raw: str,
+        path: Path,
+        source: str,
+        is_input: bool,
+        structs: Collection[str] = (),
+    ) -> Read:
         """The task that a row asks and the rollouts that it holds, either of which may be missing.
 
-        source: the rollout file that path belongs to. is_input: the file holds materialized inputs.
-        Raises ValueError that says what is wrong with it.
+        source: the rollout file that path belongs to. is_input: the file holds materialized inputs. structs: columns
+        whose objects have nulls that no author wrote. Raises ValueError that says what is wrong with the row.
         """
         if is_input:
             return Read(self._input(row, source, path), (), "NeMo Gym input")
-        format_ = format_of(row)
-        found = format_.read(row, raw)
+        held, nulls = without_struct_nulls(row, structs, TURNS) if structs else (row, 0)
+        format_ = format_of(held)
+        found = format_.read(held, raw)
         task = self._task_columns(found.task, row, path) if found.task is not None else None
         known = self._known(format_, row, path, source, task, found.request_id)
         if found.request_id is None and found.params is not None:
@@ -132,7 +150,8 @@ class Reader:
             if task is not None:
                 asked = {"params": dump(found.params or {}), "request_model": found.model}
                 task |= twin | asked | {"input_key": _input_key(format_, found.request_id)}
-        return Read(task, ended, found.shape or format_.LABEL, [key for key in found.left_out if key not in self.known])
+        left_out = [key for key in found.left_out if key not in self.known]
+        return Read(task, ended, found.shape or format_.LABEL, left_out, list(_unknown_parts(found)), nulls)
 
     def session(self, session: Session, raw: str, source: str) -> Read:
         """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""
@@ -268,6 +287,16 @@ def _request_of(row: Mapping[str, Any], params: Mapping[str, Any], task: Record 
     if task is None or task["empty"]:
         return {}
     return {key: task[key] for key in ("prompt", "tools", "prompt_hash")}
+
+
+def _unknown_parts(found: RolloutRow) -> Iterator[str]:
+    """The types of content parts that no reader knows, in what was asked and in what was answered."""
+    messages = (found.task or {}).get("messages")
+    if isinstance(messages, list) and all(isinstance(said, Mapping) and "content" in said for said in messages):
+        yield from unknown_parts(messages)
+    for answer in found.answers:
+        if isinstance(answer, RolloutAnswer):
+            yield from unknown_parts(answer.completion)
 
 
 def _has_id(row: Mapping[str, Any]) -> bool:

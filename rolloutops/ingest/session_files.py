@@ -67,12 +67,12 @@ def take_sessions(patterns: Sequence[str], *bases: Path) -> Sorted:
         if not found:
             others.append(pattern)
             continue
-        for file in set(files).difference(found):
+        for file in [file for file in files if file not in found]:
             if file.suffix.lower() == DOCUMENT:
                 skipped += [] if file.name == STATE else [file]
             elif file.name.lower().endswith(SUFFIXES):
                 others.append(str(file))
-    return Sorted(list(sessions), sorted(others), sorted(skipped))
+    return Sorted(list(sessions), others, sorted(skipped))  # in their order: a dataset is named after its first file
 
 
 def folder_name(patterns: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from rolloutops.ingest.import_datasets import InputFile
 from rolloutops.ingest.inputs import TABLES, blocks_of, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
 from rolloutops.ingest.session_files import SESSION, read_session
+from rolloutops.ingest.task_columns import StructColumns
 from rolloutops.store import schema
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
@@ -30,6 +31,8 @@ class Staging:
         self.examples: list[str] = []
         self.shapes: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.parts: Counter[str] = Counter()
+        self.nulls = 0
         self._seen: set[str] = set()
         self._rows: dict[str, list[dict[str, Any]]] = {"asked": [], "ended": []}
         self._size = 0
@@ -42,6 +45,8 @@ class Staging:
         """Stage what a row says."""
         self.shapes[row.shape] += 1
         self.left_out.update(row.left_out)
+        self.parts.update(row.parts)
+        self.nulls += row.nulls
         place, task = {"origin": origin, "line": line}, row.task
         if task is not None and (not row.ended or task["ident"] not in self._seen):
             if len(self._seen) >= SEEN:
@@ -97,13 +102,15 @@ def stage_rows(
         if file.kind == SESSION:
             _stage_session(file, reader, default, count_row)
             continue
+        structs = StructColumns().of(file.path)
         for row in open_rows(file.path):
             count_row()
             raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
             if row.value is not None:
                 try:
                     staged = staging_of(file, row.value)
-                    found = reader.read(row.value, raw, file.path, file.source, file.kind == "materialized_inputs")
+                    is_input = file.kind == "materialized_inputs"
+                    found = reader.read(row.value, raw, file.path, file.source, is_input, structs)
                 except ValueError as error:
                     reason = str(error)
             staged.read += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,10 +103,13 @@ def _sentences(done: Sequence[ImportReport], skip_bad_lines: bool) -> Iterator[s
 def _about(done: ImportReport) -> Iterator[str]:
     """Say how the rows of one dataset were read."""
     if done.shapes:
-        yield f"recognized: {', '.join(f'{shape} ({rows:,})' for shape, rows in done.shapes.items())}"
+        yield f"recognized: {_listed(done.shapes)}"
     if done.left_out:
-        listed = ", ".join(f"{name} ({rows:,})" for name, rows in done.left_out.items())
-        yield f"fields left aside, kept in the column response only: {listed}"
+        yield f"fields left aside, kept in the column response only: {_listed(done.left_out)}"
+    if done.parts:
+        yield f"content parts of unknown types, kept as they are: {_listed(done.parts)}"
+    if done.nulls:
+        yield f"{count(done.nulls, 'null')} left out: the file's format adds them to objects that lack a key"
     if done.policies:
         yield f"policies: {', '.join(done.policies)}"
     if done.masked:
@@ -117,3 +120,8 @@ def _about(done: ImportReport) -> Iterator[str]:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
+
+
+def _listed(names: Mapping[str, int]) -> str:
+    """Names with their counts."""
+    return ", ".join(f"{name} ({number:,})" for name, number in names.items())

@@ -11,8 +11,8 @@ from typing import Any
 
 from rolloutops.formats.rollouts.conversation import (
     ASKED_KEYS,
+    conversation_of,
     listed,
-    messages_of,
     refuse_lost_text,
     rollout_of,
     split,
@@ -34,7 +34,8 @@ def recognizes(row: Mapping[str, Any]) -> bool:
 def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     """The task is what stands before the last answer. Raises ValueError where there is none."""
     key = next(key for key in KEYS if row.get(key) is not None)
-    prompt, completion = split(messages_of(row, key))
+    conversation = conversation_of(row, key)
+    prompt, completion = split(conversation.messages)
     refuse_lost_text(listed(row[key])[-len(completion) :], completion)
     read_keys = (key, *ASKED_KEYS)
     answer = rollout_of(
@@ -46,4 +47,4 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     )
     fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the turns
     task = {"messages": prompt, **tools_beside(row), **fields}
-    return RolloutRow(task, [answer], model=answer.model, left_out=left_out(row, read_keys))
+    return RolloutRow(task, [answer], model=answer.model, left_out=[*left_out(row, read_keys), *conversation.left_out])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.finish_reasons import known
@@ -23,14 +23,35 @@ ASKED_KEYS = (*TOOL_KEYS, *SYSTEM_KEYS)
 """Columns beside the turns that are part of what was asked."""
 
 
-def messages_of(row: Mapping[str, Any], key: str) -> list[Message]:
-    """The canonical messages under a key of a row, after the system prompt that stands beside them. Raises ValueError
-    where it holds none."""
+class Conversation(NamedTuple):
+    """Canonical messages of a row, and the fields of its turns that no reader knows, as `messages[].weight`."""
+
+    messages: list[Message]
+    left_out: list[str]
+
+
+def conversation_of(row: Mapping[str, Any], key: str) -> Conversation:
+    """The messages under a key of a row, after the system prompt that stands beside them. Raises ValueError where it
+    holds none."""
     value = row[key] if key == "prompt" else listed(row[key])
+    column = key if key in ("messages", "conversations") else "prompt"
     media = {name: row[name] for name in MEDIA if row.get(name) is not None}
-    turns = {key if key in ("messages", "conversations") else "prompt": with_calls(value)}
-    found = prompt_of_row({**turns, **media}).messages
-    return with_system(row, found)
+    found = prompt_of_row({column: with_calls(value), **media})
+    return Conversation(with_system(row, found.messages), _renamed(found.left_aside, column, key))
+
+
+def unread_fields(turns: Any, key: str) -> list[str]:
+    """The fields of an answer's turns that no reader knows."""
+    try:
+        found = prompt_of_row({"messages": turns}) if isinstance(turns, list) else None
+    except ValueError:
+        return []
+    return _renamed(found.left_aside, "messages", key) if found is not None else []
+
+
+def _renamed(names: Sequence[str], column: str, key: str) -> list[str]:
+    """The fields of turns under the name of the column that they were read from; other columns are not the turns'."""
+    return [f"{key}{name.removeprefix(column)}" for name in names if name.startswith(f"{column}[")]
 
 
 def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:

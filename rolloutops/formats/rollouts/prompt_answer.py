@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,16 +19,18 @@ from rolloutops.formats.openai_replies import count_of
 from rolloutops.formats.responses import CALLS, OUTPUTS, from_responses
 from rolloutops.formats.rollouts.conversation import (
     ASKED_KEYS,
+    Conversation,
     answer_messages,
+    conversation_of,
     listed,
-    messages_of,
     rollout_of,
     says_something,
     tools_beside,
+    unread_fields,
 )
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow, share
-from rolloutops.formats.rollouts.task_keys import task_fields
+from rolloutops.formats.rollouts.task_keys import MEDIA, task_fields
 from rolloutops.types import Message, RolloutAnswer
 
 LABEL, ENGINE = "prompt and answer", "import:prompt_answer"
@@ -65,7 +67,8 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     prompt_key, answer_key = str(_first(row, PROMPTS)), str(_first(row, ANSWERS))
     prompt = _prompt(row, prompt_key)
     read_keys = (*ASKED_KEYS, *ROWS_OWN, *_parts(prompt_key), answer_key)
-    task = {"messages": prompt, **tools_beside(row), **task_fields(row)}
+    fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the prompt
+    task = {"messages": prompt.messages, **tools_beside(row), **fields}
     values = _values(row[answer_key])
     failed = _failure(row, values)
     answers = [failed] if failed else _answers(row, raw, values, read_keys, answer_key)
@@ -74,7 +77,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
         task,
         answers,
         model=model if isinstance(model, str) else None,
-        left_out=left_out(row, read_keys),
+        left_out=[*left_out(row, read_keys), *prompt.left_out, *_unread(values, answer_key)],
         shape=f"{prompt_key} + {answer_key}",
     )
 
@@ -128,7 +131,7 @@ def _own(row: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
     return own
 
 
-def _prompt(row: Mapping[str, Any], key: str) -> list[Message]:
+def _prompt(row: Mapping[str, Any], key: str) -> Conversation:
     texts = [row[part] for part in _parts(key) if isinstance(row.get(part), str) and row[part]]
     value = "\n".join(texts) if len(texts) > 1 else row[key]
     if isinstance(value, str) and value.lstrip().startswith("[{"):
@@ -140,7 +143,7 @@ def _prompt(row: Mapping[str, Any], key: str) -> list[Message]:
         isinstance(value, list) and not all(isinstance(v, Mapping) for v in value)
     ):
         raise ValueError(f"{key} is neither text nor a list of messages")
-    return messages_of({**row, "prompt": value}, "prompt")
+    return conversation_of({**row, "prompt": value}, "prompt")
 
 
 def _parts(key: str) -> tuple[str, ...]:
@@ -162,6 +165,14 @@ def _values(value: Any) -> list[Any]:
     if not isinstance(value, list) or (value and all(_is_turn(item) for item in value)):
         return [value]
     return value
+
+
+def _unread(values: Sequence[Any], key: str) -> Iterator[str]:
+    """The fields of the answers' messages that no reader knows."""
+    for value in values:
+        turns = [value] if _is_message(value) else value
+        if isinstance(turns, list) and all(_is_message(turn) for turn in turns):
+            yield from unread_fields(turns, key)
 
 
 def _completion(value: Any) -> list[Message]:

@@ -19,7 +19,19 @@ READ_BY_VERIFIERS = (
 """Fields that the shipped environments and verifiers' own read of a task's row. Rollouts in which one differs are of
 two tasks."""
 
-NAMES = ("agent_ref", "task_source", "skills_ref", "task_id", "task_input", "uuid", "id", "example_id", "metadata")
+NAMES = (
+    "agent_ref",
+    "task_source",
+    "skills_ref",
+    "task_id",
+    "task_input",
+    "uuid",
+    "id",
+    "example_id",
+    "metadata",
+    "canonical_solution",
+    "code",
+)
 """Fields that come from the task too, and may differ between rollouts of one task."""
 
 OF_THE_TASK = tuple(dict.fromkeys((*NAMES, *READ_BY_VERIFIERS, *MEDIA)))
@@ -38,7 +50,7 @@ def task_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 def verified_by(task: Mapping[str, Any]) -> dict[str, Any]:
     """What a verifier reads of a task's row, for its identity. `metadata` counts where it is an entry of reasoning_gym:
     elsewhere it is a note on the rollout."""
-    found = {key: task[key] for key in (*READ_BY_VERIFIERS, *MEDIA) if task.get(key) is not None}
+    found = {key: task[key] for key in READ_BY_VERIFIERS if task.get(key) is not None}
     about = task.get("metadata")
     if isinstance(about, Mapping) and "source_dataset" in about:
         found["metadata"] = about
