@@ -1,9 +1,9 @@
 """What a message holds: text, reasoning, tool calls, results of tools and media, told apart by their names.
 
-Forms and where they are from: Chat Completions and Responses (openai-python 2), Anthropic's blocks (anthropic-sdk
-0.7x), Bedrock's Converse, Gemini's parts (google-genai 1), Mistral's thinking chunks (mistralai 1), OpenRouter's
-`reasoning_details`, LLaMA-Factory v1's typed parts (`v1_sft_demo.jsonl` at 0798d9d), LangChain 1's content blocks and
-the AI SDK 5's model messages.
+Forms and where they are from: Chat Completions and Responses (openai-python 2), Anthropic's blocks (its Python SDK at
+e301035, types/), Bedrock's Converse (API_runtime_ContentBlock), Gemini's parts (google-genai 1.50), Mistral's thinking
+chunks (client-python at 2b92a76, thinkchunk.py), OpenRouter's `reasoning_details`, LLaMA-Factory v1's typed parts
+(converter.py at 0798d9d), LangChain 1's content blocks and the model messages of the AI SDK 5.
 """
 
 from __future__ import annotations
@@ -176,8 +176,9 @@ def reasoning_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        chunks = all(isinstance(item, str) or (isinstance(item, dict) and item.get("type") == "text") for item in value)
-        return ("" if chunks else "\n\n").join(filter(None, map(reasoning_text, value)))
+        said = [item for item in value if reasoning_text(item)]
+        chunks = all(isinstance(item, str) or (isinstance(item, dict) and item.get("type") == "text") for item in said)
+        return ("" if chunks else "\n\n").join(map(reasoning_text, said))
     if not isinstance(value, dict):
         return ""
     keys = (*REASONING_KEYS, *TEXT_KEYS)

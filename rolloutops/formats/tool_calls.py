@@ -27,7 +27,7 @@ def call_of(call: Any) -> dict[str, Any]:
     """A tool call, nested (`function`, `custom`) or flat, as an object or as the JSON text of one.
 
     Flat ones: Chat's old `function_call`, Anthropic's `input`, LangChain's `args`, the AI SDK's `toolName`. JSON texts
-    in a list: results of verifiers 0.1 (`state_to_output`), whose table has text in that column.
+    in a list: results.jsonl of verifiers 0.1.9.
     """
     call = object_in(call)
     if not isinstance(call, dict):
