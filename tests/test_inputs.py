@@ -286,7 +286,7 @@ def test_files_are_found_in_order(tmp_path: Path) -> None:
         ("rows.xlsx", "{0}/rows.xlsx: cannot read .xlsx (known: "),
         ("rows", "{0}/rows: cannot read a file without suffix (known: "),
         ("r*", "{0}/rows: cannot read a file without suffix (known: "),
-        ("s3://bucket/x.jsonl", "s3://bucket/x.jsonl: inputs are read from the local disk"),
+        ("ftp://host/x.jsonl", "ftp://host/x.jsonl: inputs come from this machine's disk"),
         ("", "an input has no name: name a file"),
         ([], "no input: name a file"),
     ],
