@@ -122,7 +122,7 @@ def test_a_change_under_an_unpinned_name_is_announced(tmp_path: Path, server: Se
     chunk(tmp_path, server, "hf://datasets/org/set/a.jsonl")
     put_dataset(server, TWO, {"a.jsonl": lines(4)})
     said = chunk(tmp_path, server, "hf://datasets/org/set/a.jsonl")
-    assert "hf://datasets/org/set/a.jsonl changed since it was read last: 1 of 1 files differ" in said
+    assert "hf://datasets/org/set/a.jsonl changed since it was read last: 1 of 1 file" in said
     assert query(tmp_path / "w", "SELECT count(*) FROM tasks") == [(4,)]
     chunk(tmp_path, server, f"hf://datasets/org/set@{ONE}/a.jsonl")
     assert query(tmp_path / "w", "SELECT count(*) FROM tasks") == [(3,)], "the earlier commit is still there"

@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 from rolloutops.config.redact import tell
 from rolloutops.errors import InputError, MissingExtra
+from rolloutops.layout import count
 
 OBJECT_STORES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 SCHEMES = ("hf", "https", "http", *OBJECT_STORES)
@@ -134,8 +135,9 @@ def _pinned(
     before = json.loads(record.read_bytes())["files"] if record.is_file() else None
     pins = {file.path: file.pin for file in files}
     if before is not None and before != pins:
+        known = len(before.keys() | pins.keys())
         changed = sum(before.get(path) != pin for path, pin in pins.items()) + len(before.keys() - pins.keys())
-        tell(f"{url} changed since it was read last: {changed} of {len(before.keys() | pins.keys())} files differ")
+        tell(f"{url} changed since it was read last: {changed:,} of {count(known, 'file')}")
     paths = []
     for file in files:
         path = folder / file.pin / file.path

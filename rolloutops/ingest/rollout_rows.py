@@ -289,12 +289,12 @@ def _request_of(row: Mapping[str, Any], params: Mapping[str, Any], task: Record 
     return {key: task[key] for key in ("prompt", "tools", "prompt_hash")}
 
 
-def _unknown_parts(found: RolloutRow) -> Iterator[str]:
+def _unknown_parts(row: RolloutRow) -> Iterator[str]:
     """The types of content parts that no reader knows, in what was asked and in what was answered."""
-    messages = (found.task or {}).get("messages")
+    messages = (row.task or {}).get("messages")
     if isinstance(messages, list) and all(isinstance(said, Mapping) and "content" in said for said in messages):
         yield from unknown_parts(messages)
-    for answer in found.answers:
+    for answer in row.answers:
         if isinstance(answer, RolloutAnswer):
             yield from unknown_parts(answer.completion)
 
