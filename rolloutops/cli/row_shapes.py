@@ -36,12 +36,17 @@ def warning_sentences(shapes: RowShapes, dataset: str) -> Iterator[str]:
     if shapes.parts:
         yield f"{dataset}: content parts of unknown types, sent as they are: {_listed(shapes.parts)}"
     if shapes.nulls:
-        yield (
-            f"{dataset}: {count(shapes.nulls, 'null')} left out of the tools and messages of "
-            f"{count(shapes.null_rows, 'row')}: the file's format adds them to objects that lack a key"
-        )
+        yield f"{dataset}: {nulls_sentence(shapes.nulls, shapes.null_rows)}"
     if shapes.last_turns:
         yield f"{dataset}: {last_turn_sentence(shapes)}"
+
+
+def nulls_sentence(nulls: int, rows: int) -> str:
+    """Say how many nulls of struct columns were left out, of how many rows."""
+    return (
+        f"{count(nulls, 'null')} left out of the tools and messages of {count(rows, 'row')}: "
+        "the file's format adds them to objects that lack a key"
+    )
 
 
 def last_turn_sentence(shapes: RowShapes) -> str:

@@ -150,7 +150,7 @@ def _chat(column: str, turns: list[Any]) -> Turns:
     if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in messages):
         raise NoPrompt(f"{column} holds no text")
     kind = "ShareGPT turns" if any("from" in item and not item.get("role") for item in turns) else "chat messages"
-    return Turns(f"{kind} in {column}", messages, (column,), list(_unread_fields(column, turns)))
+    return Turns(f"{kind} in {column}", messages, (column,), list(unread_fields(column, turns)))
 
 
 def _speaker(item: Mapping[str, Any]) -> bool:
@@ -165,7 +165,7 @@ def _refuse_unread(number: int, item: Mapping[str, Any]) -> None:
         )
 
 
-def _unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The fields of messages that are not read, one for each that holds something."""
     for item in turns:
         content = content_key(item)
@@ -198,7 +198,7 @@ def _gemini(row: Mapping[str, Any], contents: list[Any]) -> Turns:
     messages = from_contents(contents, row[system] if system else None)
     columns = ("contents", *filter(None, [system]))
     turns = [item for item in contents if isinstance(item, Mapping)]
-    return Turns("Gemini contents", messages, columns, list(_unread_fields("contents", turns)))
+    return Turns("Gemini contents", messages, columns, list(unread_fields("contents", turns)))
 
 
 def _alpaca(row: Mapping[str, Any], instruction: str) -> Turns:

@@ -93,8 +93,8 @@ class ImportReport:
     already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new ones.
     renumbered: rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts
     of NeMo Gym with neither answer nor reward. skipped: files that hold none. shapes: rows by the shape that they were
-    read as. left_out: fields and events that no reader knows, by
-    name.
+    read as. left_out: fields and events that no reader knows, by name. parts: content parts of unknown types, by type.
+    nulls, null_rows: nulls of struct columns that were left out, and the rows that had some.
     """
 
     dataset: str
@@ -117,6 +117,9 @@ class ImportReport:
     examples: list[str]
     shapes: dict[str, int]
     left_out: dict[str, int]
+    parts: dict[str, int]
+    nulls: int
+    null_rows: int
 
 
 def import_stage(
@@ -283,6 +286,9 @@ def _import_staged(
         examples=staged.examples,
         shapes=dict(staged.shapes.most_common()),
         left_out=dict(staged.left_out.most_common()),
+        parts=dict(staged.parts.most_common()),
+        nulls=staged.nulls,
+        null_rows=staged.null_rows,
         **counts,
     )
 

@@ -4,7 +4,7 @@ became of its rollouts. `formats/rollouts/` knows the formats."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,13 @@ from rolloutops.errors import AttemptFailed
 from rolloutops.formats.media import MediaError
 from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
 from rolloutops.formats.rollouts import gym
-from rolloutops.formats.rollouts.recognize import Format, format_of
+from rolloutops.formats.rollouts.recognize import Format, format_of, read_row
 from rolloutops.formats.rollouts.session import session_row
 from rolloutops.formats.rollouts.task_keys import verified_by
+from rolloutops.formats.rollouts.unread import CONVERSATIONS, fields_of_messages, parts_of_messages
 from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import digest, dump
+from rolloutops.formats.struct_nulls import without_struct_nulls
 from rolloutops.formats.task_rows import answer_of_row, text_of
 from rolloutops.ingest.media import MediaFolder, media_folder
 from rolloutops.ingest.task_columns import own_id_of, task_columns
@@ -79,12 +81,15 @@ Record = dict[str, Any]
 
 
 class Read(NamedTuple):
-    """What a row says: its task, its rollouts, the name of its shape, and the fields that no reader knows."""
+    """What a row says: its task, its rollouts, the name of its shape, and what no reader knows: fields, and types of
+    content parts. nulls: how many of its struct columns were left out."""
 
     task: Record | None
     ended: Sequence[Record]
     shape: str
     left_out: Sequence[str] = ()
+    parts: Sequence[str] = ()
+    nulls: int = 0
 
 
 class Reader:
@@ -103,25 +108,32 @@ class Reader:
         self.media_folder = cache(partial(media_folder, settings, places=(Path(),)))
         self.known = {field.partition(".")[0] for field in (id, dataset_field) if field is not None}
 
-    def read(self, row: Mapping[str, Any], raw: str, path: Path, source: str, is_input: bool) -> Read:
+    def read(
+        self, whole: Mapping[str, Any], raw: str, path: Path, source: str, is_input: bool, structs: Collection[str] = ()
+    ) -> Read:
         """The task that a row asks and the rollouts that it holds, either of which may be missing.
 
-        source: the rollout file that path belongs to. is_input: the file holds materialized inputs.
+        source: the rollout file that path belongs to. is_input: the file holds materialized inputs. structs: columns
+        whose objects may hold nulls that no one wrote.
         Raises ValueError that says what is wrong with it.
         """
+        row, nulls = without_struct_nulls(whole, structs, CONVERSATIONS) if structs else (whole, 0)
         if is_input:
-            return Read(self._input(row, source, path), (), "NeMo Gym input")
+            return Read(self._input(row, source, path), (), "NeMo Gym input", nulls=nulls)
         format_ = format_of(row)
-        found = format_.read(row, raw)
+        found = read_row(format_, row, raw)
         task = self._task_columns(found.task, row, path) if found.task is not None else None
         known = self._known(format_, row, path, source, task, found.request_id)
         if found.request_id is None and found.params is not None:
             known |= {"request": dump(found.params)}
         ended = []
         for number, answer in enumerate(found.answers):
-            whole = [row] if found.request_id is None or _has_id(row) else [row, Path(batch_of(path)).name]
-            several = [number] if len(found.answers) > 1 else []
-            name = digest(row) if len(whole + several) == 1 else digest(whole + several)
+            same: list[Any] = [whole]
+            if found.request_id is not None and not _has_id(row):
+                same.append(Path(batch_of(path)).name)
+            if len(found.answers) > 1:
+                same.append(number)
+            name = digest(same if len(same) > 1 else whole)
             own: Record = {"digest": name, "engine": format_.ENGINE}
             if found.started_at is not None:
                 own |= {"started_at": found.started_at}
@@ -132,7 +144,8 @@ class Reader:
             if task is not None:
                 asked = {"params": dump(found.params or {}), "request_model": found.model}
                 task |= twin | asked | {"input_key": _input_key(format_, found.request_id)}
-        return Read(task, ended, found.shape or format_.LABEL, [key for key in found.left_out if key not in self.known])
+        left_out = [*(key for key in found.left_out if key not in self.known), *fields_of_messages(row, found)]
+        return Read(task, ended, found.shape or format_.LABEL, left_out, [*parts_of_messages(found)], nulls)
 
     def session(self, session: Session, raw: str, source: str) -> Read:
         """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""

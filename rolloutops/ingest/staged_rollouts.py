@@ -14,6 +14,7 @@ from rolloutops.ingest.import_datasets import InputFile
 from rolloutops.ingest.inputs import TABLES, blocks_of, open_rows
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
 from rolloutops.ingest.session_files import SESSION, read_session
+from rolloutops.ingest.task_columns import StructColumns
 from rolloutops.store import schema
 
 BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
@@ -30,6 +31,8 @@ class Staging:
         self.examples: list[str] = []
         self.shapes: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.parts: Counter[str] = Counter()
+        self.nulls = self.null_rows = 0
         self._seen: set[str] = set()
         self._rows: dict[str, list[dict[str, Any]]] = {"asked": [], "ended": []}
         self._size = 0
@@ -42,6 +45,9 @@ class Staging:
         """Stage what a row says."""
         self.shapes[found.shape] += 1
         self.left_out.update(found.left_out)
+        self.parts.update(found.parts)
+        self.nulls += found.nulls
+        self.null_rows += bool(found.nulls)
         place, task = {"origin": origin, "line": line}, found.task
         if task is not None and (not found.ended or task["ident"] not in self._seen):
             if len(self._seen) >= SEEN:
@@ -93,6 +99,7 @@ def stage_rows(
     count_row: Callable[[], None],
 ) -> None:
     """Read all rows of files into the staging of their dataset. default: of lines of which none can be told."""
+    structs = StructColumns()
     for file in files:
         if file.kind == SESSION:
             _stage_session(file, reader, default, count_row)
@@ -103,7 +110,8 @@ def stage_rows(
             if row.value is not None:
                 try:
                     staged = staging_of(file, row.value)
-                    found = reader.read(row.value, raw, file.path, file.source, file.kind == "materialized_inputs")
+                    is_input = file.kind == "materialized_inputs"
+                    found = reader.read(row.value, raw, file.path, file.source, is_input, structs.of(file.path))
                 except ValueError as error:
                     reason = str(error)
             staged.read += 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
+from rolloutops.cli.row_shapes import nulls_sentence
 from rolloutops.cli.shared_flags import DATA, MEDIA, RECIPE
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
@@ -107,6 +108,11 @@ def _about(done: ImportReport) -> Iterator[str]:
     if done.left_out:
         listed = ", ".join(f"{name} ({rows:,})" for name, rows in done.left_out.items())
         yield f"fields left aside, kept in the column response only: {listed}"
+    if done.parts:
+        listed = ", ".join(f"{name} ({number:,})" for name, number in done.parts.items())
+        yield f"content parts of unknown types, kept as they are: {listed}"
+    if done.nulls:
+        yield nulls_sentence(done.nulls, done.null_rows)
     if done.policies:
         yield f"policies: {', '.join(done.policies)}"
     if done.masked:
