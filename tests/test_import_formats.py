@@ -69,6 +69,13 @@ KNOWN: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
         "Here.",
         [],
     ),
+    "ranking": ({"instruction": "Where?", "input": "", "output": ["Here.", "There."]}, "Where?", "Here.There.", []),
+    "printed_by_python": (
+        {"messages": repr([*ASK, {"role": "assistant", "content": "Here."}])},
+        "Where?",
+        "Here.",
+        [],
+    ),
     "sharegpt": (
         {
             "conversations": [
@@ -157,9 +164,9 @@ def test_rows_without_an_answer_are_rejected_with_their_keys(tmp_path: Path) -> 
     assert "answer is the expected one" in reasons[2]
     assert reasons[2].endswith("its keys: answer, question")
     assert reasons[3] == "not a row of rollouts that is known; its keys: chosen, rejected"
-    assert reasons[4] == "response: the answer is empty; its keys: prompt, response"
+    assert reasons[4] == "response: the answer is empty; the row has the keys prompt, response"
     assert "an answer with none of text" in reasons[5]
-    assert reasons[6].endswith("its keys: conversations")
+    assert reasons[6].endswith("the row has the keys conversations")
 
 
 def test_nulls_of_a_table_and_what_messages_hold_besides_are_counted(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, message, text_of
 from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
 from rolloutops.formats.gemini import from_contents
+from rolloutops.formats.python_text import PRINTED_MESSAGES, parse_list
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text, object_in
@@ -85,7 +86,7 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
         raise NoPrompt(f"{empty} is empty")
     value = _turns_in(row[column], column)
     if isinstance(value, str):
-        found = _alpaca(row, value) if column == "instruction" else _text(column, value)
+        found = _alpaca(row, value) if column == "instruction" else _with_instructions(row, _text(column, value))
     elif column == "input":
         found = _responses(row, value)
     elif column == "contents":
@@ -105,11 +106,11 @@ def _turns_in(value: Any, column: str) -> str | list[Any]:
     if isinstance(value, str):
         if column in ONLY_TURNS:
             try:
-                value = parse(value)
+                value = parse_list(value)
             except ValueError as error:
                 raise ValueError(f"{column} cannot be read: {error}") from None
         else:
-            value = _as_turns(value)
+            value = _as_turns(value, column)
     if isinstance(value, Mapping):
         value = value["messages"] if isinstance(value.get("messages"), list) else [value]
     if isinstance(value, str) and column not in ONLY_TURNS:
@@ -119,8 +120,13 @@ def _turns_in(value: Any, column: str) -> str | list[Any]:
     return value
 
 
-def _as_turns(text: str) -> Any:
-    """What a text holds, if it is the JSON text of messages; else the text."""
+def _as_turns(text: str, column: str) -> Any:
+    """What a text holds, if it is the text of messages; else the text."""
+    if PRINTED_MESSAGES.match(text):
+        try:
+            return parse_list(text)
+        except ValueError as error:
+            raise ValueError(f"{column} cannot be read: {error}") from None
     if not text.lstrip().startswith("[{"):
         return text
     try:
@@ -185,11 +191,16 @@ def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
     messages = from_responses(items)
     if not messages:
         raise NoPrompt("input has no message")
-    columns: tuple[str, ...] = ("input",)
-    if row.get("instructions"):
-        messages = [message("system", as_text(row["instructions"])), *messages]
-        columns = (*columns, "instructions")
-    return Turns("Responses input", messages, columns, [f"input[].{kind}" for kind in unread_items(items)])
+    unread = [f"input[].{kind}" for kind in unread_items(items)]
+    return _with_instructions(row, Turns("Responses input", messages, ("input",), unread))
+
+
+def _with_instructions(row: Mapping[str, Any], turns: Turns) -> Turns:
+    """The turns after the `instructions` that stand beside a Responses input."""
+    if "input" not in turns.columns or not row.get("instructions"):
+        return turns
+    messages = [message("system", as_text(row["instructions"])), *turns.messages]
+    return replace(turns, messages=messages, columns=(*turns.columns, "instructions"))
 
 
 def _gemini(row: Mapping[str, Any], contents: list[Any]) -> Turns:

@@ -144,8 +144,11 @@ class Reader:
             if task is not None:
                 asked = {"params": dump(found.params or {}), "request_model": found.model}
                 task |= twin | asked | {"input_key": _input_key(format_, found.request_id)}
-        left_out = [*(key for key in found.left_out if key not in self.known), *fields_of_messages(row, found)]
-        return Read(task, ended, found.shape or format_.LABEL, left_out, [*parts_of_messages(found)], nulls)
+        left_out = [key for key in found.left_out if key not in self.known]
+        if format_ is not gym:
+            left_out += fields_of_messages(row, found)
+        parts = [*parts_of_messages(task["prompt"] if task else "", found)]
+        return Read(task, ended, found.shape or format_.LABEL, left_out, parts, nulls)
 
     def session(self, session: Session, raw: str, source: str) -> Read:
         """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""

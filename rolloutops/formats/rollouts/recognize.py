@@ -61,7 +61,7 @@ def read_row(format_: Format, row: Mapping[str, Any], raw: str) -> RolloutRow:
     try:
         return format_.read(row, raw)
     except ValueError as error:
-        raise ValueError(f"{error}; its keys: {keys_of(row)}") from None
+        raise ValueError(f"{error}; the row has the keys {keys_of(row)}") from None
 
 
 def _unknown(row: Mapping[str, Any]) -> str:

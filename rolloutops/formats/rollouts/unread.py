@@ -11,6 +11,7 @@ from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, unread_fields
 from rolloutops.formats.rollouts import chat_log, prompt_answer
 from rolloutops.formats.rollouts.conversation import listed
 from rolloutops.formats.rollouts.row import RolloutRow
+from rolloutops.formats.strict_json import read
 from rolloutops.types import RolloutAnswer
 
 CONVERSATIONS = frozenset({*PROMPT_COLUMNS, *chat_log.KEYS, *prompt_answer.PROMPTS, *prompt_answer.ANSWERS})
@@ -30,10 +31,10 @@ def fields_of_messages(row: Mapping[str, Any], found: RolloutRow) -> Iterator[st
             yield from unread_fields(f"{column}.messages", _messages(row[column].get("messages")))
 
 
-def parts_of_messages(found: RolloutRow) -> Iterator[str]:
-    """The types of content parts that no reader knows, in a row's prompt and answers."""
-    if found.task is not None and isinstance(found.task.get("messages"), list):
-        yield from unknown_parts(found.task["messages"])
+def parts_of_messages(prompt: str, found: RolloutRow) -> Iterator[str]:
+    """The types of content parts that no reader knows, in a row's prompt, as canonical JSON, and in its answers."""
+    if '"content":[' in prompt:
+        yield from unknown_parts(read(prompt))
     for answer in found.answers:
         if isinstance(answer, RolloutAnswer):
             yield from unknown_parts(answer.completion)
