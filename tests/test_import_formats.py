@@ -71,6 +71,13 @@ KNOWN: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
         "Here.",
         [],
     ),
+    "ranking": ({"instruction": "Where?", "input": "", "output": ["Here.", "There."]}, "Where?", "Here.There.", []),
+    "printed_by_python": (
+        {"messages": repr([*ASK, {"role": "assistant", "content": "Here."}])},
+        "Where?",
+        "Here.",
+        [],
+    ),
     "sharegpt": (
         {
             "conversations": [
@@ -159,8 +166,40 @@ def test_rows_without_an_answer_are_rejected_with_their_keys(tmp_path: Path) -> 
     assert "answer is the expected one" in reasons[2]
     assert reasons[2].endswith("its keys: answer, question")
     assert reasons[3] == "not a row of rollouts that is known; its keys: chosen, rejected"
-    assert reasons[4] == "response: the answer is empty"
+    assert reasons[4] == "response: the answer is empty; the row has the keys prompt, response"
     assert "an answer with none of text" in reasons[5]
+    assert reasons[6].endswith("the row has the keys conversations")
+
+
+def test_nulls_of_a_table_and_what_messages_hold_besides_are_counted(tmp_path: Path) -> None:
+    """An object in Parquet has the keys of all rows' objects; what no reader knows inside messages is announced."""
+    made = [{"a": 1, "b": None}, {"a": None, "b": "x"}]
+    schema = {"type": "object", "properties": {"a": {"type": "string", "enum": ["x", None], "title": None}}}
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "Where?", "video": None}]}],
+            "completion": [
+                {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": each}}]}
+            ],
+            "tool_defs": [{"name": "f", "parameters": schema | {"description": None}}],
+        }
+        for each in made
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    told = [{"role": "user", "content": "Why?", "mood": "sad"}]
+    told.append({"role": "assistant", "content": [{"kind": "chart", "bars": [1]}, "So."], "thoughts": "Hm."})
+    write_jsonl(tmp_path / "told.jsonl", [{"messages": told}])
+    said = rolloutops("import", "table.parquet", "told.jsonl", "--data=w", cwd=tmp_path).stderr
+    assert "table: 8 nulls left out of the tools and messages of 2 rows" in said
+    assert "told: fields left aside, kept in the column response only: messages[].mood (1), messages[].thoughts" in said
+    assert "told: content parts of unknown types, kept as they are: {kind, bars} (1)" in said
+    found = query(tmp_path / "w", "SELECT tools::VARCHAR, completion::VARCHAR FROM rollouts WHERE dataset = 'table'")
+    calls = [json.loads(each[1])[0]["tool_calls"][0]["function"]["arguments"] for each in found]
+    assert sorted(calls) == ['{"a":1}', '{"b":"x"}']
+    assert all(json.loads(each[0])[0]["function"]["parameters"]["properties"] for each in found)
+    assert {each[0].count("null") for each in found} == {1}  # of the enum, whose author wrote it
+    again = rolloutops("import", "table.parquet", "--data=w", cwd=tmp_path).stderr
+    assert query(tmp_path / "w", "SELECT count(*) FROM rollouts WHERE dataset = 'table'") == [(2,)], again
 
 
 def test_batches_of_three_providers_with_the_same_ids(tmp_path: Path) -> None:

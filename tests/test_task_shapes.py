@@ -172,6 +172,22 @@ SHAPES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"instructions": "S", "input": [{"role": "user", "content": [{"type": "input_text", "text": "Q"}]}]},
         [SYSTEM, ASKED],
     ),
+    "Responses with text": ({"instructions": "S", "input": "Q"}, [SYSTEM, ASKED]),
+    "printed by Python": ({"question": repr([SYSTEM, {**ASKED, "name": None}])}, [SYSTEM, ASKED]),
+    "results of tools under other keys": (
+        {
+            "prompt": [
+                ASKED,
+                CALLED,
+                {"role": "tool", "content": [{"type": "tool_result", "value": "2"}]},
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "c2", "is_error": True, "error": {"code": 4}}],
+                },
+            ]
+        },
+        [ASKED, CALLED, RETURNED, {"role": "tool", "content": '{"error":{"code":4}}', "tool_call_id": "c2"}],
+    ),
     "a part of an unknown type": (
         {"messages": [{"role": "user", "content": [{"type": "markdown", "text": "Q", "index": 0}]}]},
         [ASKED],
@@ -204,6 +220,7 @@ def test_what_is_left_aside_is_said_with_its_count(tmp_path: Path) -> None:
         {"n": 1, "messages": [{**ASKED, "weight": 1}], "options": {"A": "x"}, "source": "s", "answer": "A"},
         {"n": 2, "messages": [{"role": "user", "content": [document, "Q"]}], "source": "t", "level": None},
         {"n": 3, "input": [ASKED, {"type": "web_search_call", "id": "w"}]},
+        {"n": 4, "messages": [ASKED], "images": ["https://x.org/a.png"], "tools": []},
     ]
     write_jsonl(tmp_path / "in.jsonl", rows)
     said = chunk(tmp_path, "--environment=mcqa", "--id=n")
@@ -228,6 +245,7 @@ NO_PROMPT = [
     ({"messages": [{"speaker": "user", "line": "Q"}]}, "has the keys speaker, line"),
     ({"messages": [{"role": "user", "content": []}], "topic": "t"}, "the row has the keys messages, topic"),
     ({"conversations": [], "topic": "t"}, "the row has the keys conversations, topic"),
+    ({"prompt": "[{'role': 'user', 'content': 'Q'}\n {'role': 'user'}]"}, "as Python prints it"),
 ]
 
 
@@ -236,7 +254,7 @@ def test_a_row_without_a_prompt_is_rejected_with_its_line_and_its_keys(tmp_path:
     said = chunk(tmp_path, code=2)
     assert "in.jsonl:2: no prompt" in said
     rejected = [json.loads(line) for line in (tmp_path / "w/rejected/d.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in rejected] == [2, 3, 4, 5, 6]
+    assert [row["line"] for row in rejected] == [2, 3, 4, 5, 6, 7]
     for row, (_, says) in zip(rejected, NO_PROMPT, strict=True):
         assert says in row["reason"]
 

@@ -45,6 +45,9 @@ CALL_TYPES = ("tool_use", "tool_call", "tool-call", "toolCall", "function_call")
 RESULT_TYPES = ("tool_result", "tool-result")
 """Types of parts that answer such a call."""
 
+RESULT_KEYS = ("content", "output", "result", "response", "value", "text")
+"""Where they have what the tool returned; where none of these is there it is all that ABOUT_RESULT does not name."""
+
 MEDIA_KEYS = ("image_url", "image", "input_image", "video_url", "video", "input_audio", "audio_url", "audio", "file")
 """Keys that hold media; as types of parts as well."""
 
@@ -58,6 +61,9 @@ ABOUT_TEXT = frozenset(
     }
 )
 """Keys beside a text that say something about it: without them the text is the same."""
+
+ABOUT_RESULT = frozenset({*CALL_IDS, *ABOUT_TEXT, "is_error", "isError", "tool_use_id"})
+"""Keys that say something about what a tool returned."""
 
 
 class Content(NamedTuple):
@@ -226,7 +232,10 @@ def _result(part: Part) -> Message | None:
     if not held:
         return None
     call_id = held.get("tool_use_id") or first_of(held, CALL_IDS) if kind != "tool_result" else held.get("tool_use_id")
-    returned = first_of(held, ("content", "output", "result", "response"))
+    returned = first_of(held, RESULT_KEYS)
+    if returned is None:
+        about = {*ABOUT_RESULT, *NAMES}
+        returned = {key: value for key, value in held.items() if key not in about and value is not None} or None
     name = first_of(held, NAMES)
     return {
         "role": "tool",

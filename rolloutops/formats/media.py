@@ -98,6 +98,15 @@ def with_media(messages: Sequence[Message], row: Mapping[str, Any], *, marks_onl
     return _placed(found, {medium: references for medium, references in media.items() if references})
 
 
+def media_columns(messages: Sequence[Message], row: Mapping[str, Any]) -> list[str]:
+    """The columns that hold media of a row's messages, which `with_media` made."""
+    held = {medium for medium, _ in _references(messages)}
+    names = [
+        [name for name in (f"{medium}s", medium) if row.get(name) is not None] for medium in MEDIA if medium in held
+    ]
+    return [several[0] for several in names if several]
+
+
 def map_media(messages: Sequence[Message], change: Callable[[str, Part], Part]) -> list[Message]:
     """The messages, their media changed. change: takes what a part holds (image, video, audio, file) and the object
     with its `url`, and returns the whole new part."""
@@ -156,7 +165,7 @@ def digests_of(messages: Sequence[Message]) -> list[str]:
 def _as_medium(part: Any) -> tuple[str, Part] | None:
     """What a part in the one form holds, and the object with its url."""
     kind = part.get("type") if isinstance(part, dict) else None
-    inner = part.get(kind) if kind in FORMS or kind == "file" else None
+    inner = part.get(kind) if isinstance(kind, str) and (kind in FORMS or kind == "file") else None
     if kind is None or not isinstance(inner, dict) or not isinstance(inner.get("url"), str):
         return None
     return FORMS.get(kind, "file"), inner

@@ -21,6 +21,7 @@ from typing import Any
 from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, message, text_of
 from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
 from rolloutops.formats.gemini import from_contents
+from rolloutops.formats.python_text import PRINTED_MESSAGES, parse_list
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text, object_in
@@ -85,7 +86,7 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
         raise NoPrompt(f"{empty} is empty")
     value = _turns_in(row[column], column)
     if isinstance(value, str):
-        found = _alpaca(row, value) if column == "instruction" else _text(column, value)
+        found = _alpaca(row, value) if column == "instruction" else _with_instructions(row, _text(column, value))
     elif column == "input":
         found = _responses(row, value)
     elif column == "contents":
@@ -105,11 +106,11 @@ def _turns_in(value: Any, column: str) -> str | list[Any]:
     if isinstance(value, str):
         if column in ONLY_TURNS:
             try:
-                value = parse(value)
+                value = parse_list(value)
             except ValueError as error:
                 raise ValueError(f"{column} cannot be read: {error}") from None
         else:
-            value = _as_turns(value)
+            value = _as_turns(value, column)
     if isinstance(value, Mapping):
         value = value["messages"] if isinstance(value.get("messages"), list) else [value]
     if isinstance(value, str) and column not in ONLY_TURNS:
@@ -119,8 +120,13 @@ def _turns_in(value: Any, column: str) -> str | list[Any]:
     return value
 
 
-def _as_turns(text: str) -> Any:
-    """What a text holds, if it is the JSON text of messages; else the text."""
+def _as_turns(text: str, column: str) -> Any:
+    """What a text holds, if it is the text of messages; else the text."""
+    if PRINTED_MESSAGES.match(text):
+        try:
+            return parse_list(text)
+        except ValueError as error:
+            raise ValueError(f"{column} cannot be read: {error}") from None
     if not text.lstrip().startswith("[{"):
         return text
     try:
@@ -150,7 +156,7 @@ def _chat(column: str, turns: list[Any]) -> Turns:
     if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in messages):
         raise NoPrompt(f"{column} holds no text")
     kind = "ShareGPT turns" if any("from" in item and not item.get("role") for item in turns) else "chat messages"
-    return Turns(f"{kind} in {column}", messages, (column,), list(_unread_fields(column, turns)))
+    return Turns(f"{kind} in {column}", messages, (column,), list(unread_fields(column, turns)))
 
 
 def _speaker(item: Mapping[str, Any]) -> bool:
@@ -165,7 +171,7 @@ def _refuse_unread(number: int, item: Mapping[str, Any]) -> None:
         )
 
 
-def _unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The fields of messages that are not read, one for each that holds something."""
     for item in turns:
         content = content_key(item)
@@ -185,11 +191,16 @@ def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
     messages = from_responses(items)
     if not messages:
         raise NoPrompt("input has no message")
-    columns: tuple[str, ...] = ("input",)
-    if row.get("instructions"):
-        messages = [message("system", as_text(row["instructions"])), *messages]
-        columns = (*columns, "instructions")
-    return Turns("Responses input", messages, columns, [f"input[].{kind}" for kind in unread_items(items)])
+    unread = [f"input[].{kind}" for kind in unread_items(items)]
+    return _with_instructions(row, Turns("Responses input", messages, ("input",), unread))
+
+
+def _with_instructions(row: Mapping[str, Any], turns: Turns) -> Turns:
+    """The turns after the `instructions` that stand beside a Responses input."""
+    if "input" not in turns.columns or not row.get("instructions"):
+        return turns
+    messages = [message("system", as_text(row["instructions"])), *turns.messages]
+    return replace(turns, messages=messages, columns=(*turns.columns, "instructions"))
 
 
 def _gemini(row: Mapping[str, Any], contents: list[Any]) -> Turns:
@@ -198,7 +209,7 @@ def _gemini(row: Mapping[str, Any], contents: list[Any]) -> Turns:
     messages = from_contents(contents, row[system] if system else None)
     columns = ("contents", *filter(None, [system]))
     turns = [item for item in contents if isinstance(item, Mapping)]
-    return Turns("Gemini contents", messages, columns, list(_unread_fields("contents", turns)))
+    return Turns("Gemini contents", messages, columns, list(unread_fields("contents", turns)))
 
 
 def _alpaca(row: Mapping[str, Any], instruction: str) -> Turns:

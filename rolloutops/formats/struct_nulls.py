@@ -13,7 +13,7 @@ from typing import Any
 REQUESTS = ("responses_create_params", "task_input")
 """Columns that hold a prompt deeper down, beside parameters of which a null says something."""
 
-TOOLS = ("tools", "functions")
+TOOLS = ("tools", "functions", "tool_defs")
 
 
 def without_struct_nulls(

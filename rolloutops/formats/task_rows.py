@@ -22,7 +22,7 @@ from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
 from rolloutops.formats.gemini import tools_of as gemini_tools
-from rolloutops.formats.media import with_media
+from rolloutops.formats.media import media_columns, with_media
 from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, NoPrompt, Turns, find_turns
 from rolloutops.formats.responses import from_responses, to_responses, to_responses_tools, unread_items
 from rolloutops.formats.strict_json import dump, parse
@@ -92,14 +92,17 @@ def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
     params = dict(gym or {})
     given, tools, instructions = (params.pop(key, None) for key in ("input", "tools", "instructions"))
     turns = _from_input(given) if given is not None else _from_columns(row, gym)
-    messages, left_aside = turns.messages, turns.left_aside
+    messages, columns = turns.messages, turns.columns
     if given is None:
         column = next((name for name in TOOL_COLUMNS if row.get(name)), "")
         tools = tools or (gemini_tools(row.get(column)) if "contents" in turns.columns else row.get(column))
-        left_aside = [*_unread_columns(row, (*turns.columns, column)), *left_aside] if gym is None else left_aside
+        columns = (*columns, column)
     if instructions:
         messages = [*from_chat([{"role": "system", "content": instructions}]), *messages]
     messages = with_media(messages, row, marks_only=given is not None)
+    left_aside = turns.left_aside
+    if given is None and gym is None:
+        left_aside = [*_unread_columns(row, (*columns, *media_columns(messages, row))), *left_aside]
     params = {key: value for key, value in params.items() if value is not None}
     return Prompt(messages, tools_from(tools), params, turns.shape, left_aside, turns.answer)
 
@@ -164,7 +167,8 @@ def _from_columns(row: Mapping[str, Any], gym: Mapping[str, Any] | None) -> Turn
 
 def _unread_columns(row: Mapping[str, Any], read: Sequence[str]) -> Iterator[str]:
     """The columns that hold something and are neither read nor an expected answer."""
-    return (name for name, value in row.items() if value is not None and name not in read and name not in ANSWER_KEYS)
+    known = {*read, *ANSWER_KEYS}
+    return (name for name, value in row.items() if name not in known and value not in (None, "", [], {}))
 
 
 def _parsed(text: str, key: str) -> Any:

@@ -18,7 +18,7 @@ from rolloutops.formats.content import unknown_parts
 from rolloutops.formats.media import MediaError
 from rolloutops.formats.nemo_gym import ATTEMPT_INDEX, ROLLOUT_INDEX, TASK_FIELDS, TASK_INDEX, agent_of, index_of
 from rolloutops.formats.rollouts import gym, prompt_answer
-from rolloutops.formats.rollouts.recognize import Format, format_of
+from rolloutops.formats.rollouts.recognize import Format, format_of, read_row
 from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.session import session_row
 from rolloutops.formats.rollouts.task_keys import verified_by
@@ -130,7 +130,7 @@ class Reader:
             return Read(self._input(row, source, path), (), "NeMo Gym input")
         held, nulls = without_struct_nulls(row, structs, TURNS) if structs else (row, 0)
         format_ = format_of(held)
-        found = format_.read(held, raw)
+        found = read_row(format_, held, raw)
         task = self._task_columns(found.task, row, path) if found.task is not None else None
         known = self._known(format_, row, path, source, task, found.request_id)
         if found.request_id is None and found.params is not None:

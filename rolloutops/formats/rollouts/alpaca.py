@@ -24,20 +24,30 @@ def recognizes(row: Mapping[str, Any]) -> bool:
 
 
 def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
-    """The task and its one rollout. Raises ValueError where it has no answer, or a history that is not one of pairs."""
+    """The task and its rollouts. Raises ValueError where it has no answer, or a history that is not one of pairs."""
     question = "\n".join(text for key in ("instruction", "input") if isinstance(text := row.get(key), str) and text)
     if not question:
         raise ValueError("instruction and input are empty")
     messages = with_system(row, from_chat([*_history(row), {"role": "user", "content": question}]))
-    answer = rollout_of(
-        answer_messages(row["output"] if row["output"] is not None else ""),
-        raw,
-        model=row.get("model"),
-        finish_reason=row.get("finish_reason"),
-        returned=returned(row, READ),
-    )
     task = {"messages": messages, **tools_beside(row), **task_fields(row)}
-    return RolloutRow(task, [answer], model=answer.model, left_out=left_out(row, READ))
+    outputs = _outputs(row["output"])
+    answers = [
+        rollout_of(
+            answer_messages("" if answer is None else answer),
+            raw,
+            model=row.get("model"),
+            finish_reason=row.get("finish_reason"),
+            returned=returned(row, READ) if len(outputs) == 1 else None,  # it does not say of which of several
+        )
+        for answer in outputs
+    ]
+    return RolloutRow(task, answers, model=answers[0].model, left_out=left_out(row, READ))
+
+
+def _outputs(output: Any) -> list[Any]:
+    """The answers: one, or several texts, as in LLaMA-Factory's first ranking files."""
+    several = isinstance(output, list) and output and all(isinstance(each, str) for each in output)
+    return output if several else [output]
 
 
 def _history(row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.finish_reasons import known
+from rolloutops.formats.python_text import parse_list
 from rolloutops.formats.rollouts.row import VERIFIER
 from rolloutops.formats.rollouts.task_keys import MEDIA
 from rolloutops.formats.strict_json import parse
-from rolloutops.formats.task_rows import prompt_of_row
+from rolloutops.formats.task_rows import NoPrompt, prompt_of_row
 from rolloutops.types import Message, RolloutAnswer
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
@@ -36,7 +37,10 @@ def conversation_of(row: Mapping[str, Any], key: str) -> Conversation:
     value = row[key] if key == "prompt" else listed(row[key])
     column = key if key in ("messages", "conversations") else "prompt"
     media = {name: row[name] for name in MEDIA if row.get(name) is not None}
-    found = prompt_of_row({column: with_calls(value), **media})
+    try:
+        found = prompt_of_row({column: with_calls(value), **media})
+    except NoPrompt:
+        raise ValueError(f"{key} holds no text") from None
     return Conversation(with_system(row, found.messages), _renamed(found.left_aside, column, key))
 
 
@@ -146,9 +150,9 @@ def rollout_of(
 
 
 def listed(value: Any) -> Any:
-    """JSON text, as tables hold lists, as what it holds; anything else as it is. Raises ValueError where it is not
-    JSON."""
-    return parse(value) if isinstance(value, str) else value
+    """The text of a list, as tables hold them, as what it holds; anything else as it is. Raises ValueError where it
+    cannot be read."""
+    return parse_list(value) if isinstance(value, str) else value
 
 
 def _holds(turn: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.openai_replies import count_of
+from rolloutops.formats.python_text import PRINTED_MESSAGES
 from rolloutops.formats.responses import CALLS, OUTPUTS, from_responses
 from rolloutops.formats.rollouts.conversation import (
     ASKED_KEYS,
@@ -134,7 +135,9 @@ def _own(row: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
 def _prompt(row: Mapping[str, Any], key: str) -> Conversation:
     texts = [row[part] for part in _parts(key) if isinstance(row.get(part), str) and row[part]]
     value = "\n".join(texts) if len(texts) > 1 else row[key]
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
+    if isinstance(value, str) and PRINTED_MESSAGES.match(value):
+        value = listed(value)
+    elif isinstance(value, str) and value.lstrip().startswith("[{"):
         with suppress(ValueError):
             value = listed(value)
     if isinstance(value, Mapping):
@@ -153,7 +156,9 @@ def _parts(key: str) -> tuple[str, ...]:
 
 def _values(value: Any) -> list[Any]:
     """The answers in a field: one, or a list of them. A list of messages is one answer."""
-    if isinstance(value, str) and value.lstrip().startswith("[{") and '"role"' in value:
+    if isinstance(value, str) and PRINTED_MESSAGES.match(value):
+        value = listed(value)
+    elif isinstance(value, str) and value.lstrip().startswith("[{") and '"role"' in value:
         try:
             value = listed(value)
         except ValueError:

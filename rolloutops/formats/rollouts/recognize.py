@@ -56,6 +56,14 @@ def format_of(row: Mapping[str, Any]) -> Format:
     return found
 
 
+def read_row(format_: Format, row: Mapping[str, Any], raw: str) -> RolloutRow:
+    """Read a row that its format recognizes. Raises ValueError that says what is wrong, and which keys the row has."""
+    try:
+        return format_.read(row, raw)
+    except ValueError as error:
+        raise ValueError(f"{error}; the row has the keys {keys_of(row)}") from None
+
+
 def _unknown(row: Mapping[str, Any]) -> str:
     prompts = any(row.get(key) for key in prompt_answer.PROMPTS)
     if prompts and "answer" in row:
