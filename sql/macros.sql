@@ -207,6 +207,12 @@ CREATE OR REPLACE MACRO system_text(messages) AS
 -- tools_text(tools): tools as the JSON text that some loaders want, as JSON; NULL where there are none.
 CREATE OR REPLACE MACRO tools_text(tools) AS to_json(nullif(tools::VARCHAR, '[]'))::VARCHAR;
 
+-- tool_names(tools): the names of tools, as JSON text; that of a built-in one is its type.
+CREATE OR REPLACE MACRO tool_names(tools) AS to_json([
+    coalesce(json_extract_string(t, '$.function.name'), json_extract_string(t, '$.name'), json_extract_string(t, '$.type'))
+    FOR t IN json_extract(tools, '$[*]')
+])::VARCHAR;
+
 -- swift_messages(messages, loss): ms-swift's messages, as a list: text and each call of a turn are messages of their
 -- own. loss: what the assistant's messages say of their loss.
 CREATE OR REPLACE MACRO swift_messages(messages, loss) AS flatten([
