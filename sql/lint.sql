@@ -64,13 +64,16 @@ CREATE OR REPLACE MACRO ends_empty(messages) AS
 -- Whether a message brings its reasoning in a key of its own.
 CREATE OR REPLACE MACRO has_reasoning(messages) AS any_holds([filled(m.reasoning_content) FOR m IN messages]);
 
--- Whether the arguments of a tool call are an object, or are the text of one.
+-- Whether the arguments of a tool call are an object, or are the text of one. Arguments that are text:
+CREATE OR REPLACE MACRO is_object_text(value) AS coalesce(
+    json_valid(text_at(value, '$')) AND ltrim(text_at(value, '$'), E' \t\r\n')[1] = '{', false
+);
 CREATE OR REPLACE MACRO object_arguments(messages) AS any_holds(
     flatten([[NOT starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages])
 );
 CREATE OR REPLACE MACRO text_arguments(messages) AS any_holds(flatten([
-    [starts_with(c.function.arguments::VARCHAR, '"') AND json_valid(text_at(c.function.arguments, '$'))
-        FOR c IN m.tool_calls]
+    [is_object_text(c.function.arguments) FOR c IN m.tool_calls
+        IF starts_with(c.function.arguments::VARCHAR, '"')]
     FOR m IN messages
 ]));
 
@@ -116,17 +119,16 @@ CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages
     ),
     warning_if(
         any_holds(flatten([
-            [NOT json_valid(text_at(c.function.arguments, '$')) FOR c IN m.tool_calls
+            [NOT is_object_text(c.function.arguments) FOR c IN m.tool_calls
                 IF starts_with(c.function.arguments::VARCHAR, '"')]
             FOR m IN messages
         ])),
-        'the arguments of a tool call are not JSON: templates that parse them fail, others train the mistake; '
+        'the arguments of a tool call are not JSON of an object: templates that parse them fail, others train the mistake; '
         || 'drop the row'
     ),
     warning_if(
         any_holds(flatten([[padded(c.function.arguments) FOR c IN m.tool_calls] FOR m IN messages])),
-        'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; '
-        || 'write arguments as text'
+        'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; leave them out'
     )
 ]) END;
 
@@ -147,7 +149,7 @@ CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(message
     warning_if(
         text_arguments(messages),
         'the arguments of a tool call are text: the chat templates of Qwen2.5, Llama 3 and gpt-oss quote it once more, '
-        || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object: arguments = "object"'
+        || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object, as builds do by default'
     )
 ]) END;
 
@@ -163,8 +165,7 @@ CREATE OR REPLACE MACRO tool_faults(tools) AS CASE WHEN tools IS NOT NULL THEN f
     ),
     warning_if(
         padded(tools),
-        'tools hold nulls, as Arrow pads them from other rows: templates show them to the model; '
-        || 'write tools as JSON text, or one file for each list of tools'
+        'tools hold nulls, as Arrow pads them from other rows: templates show them to the model; leave them out'
     )
 ]) END;
 

@@ -94,9 +94,11 @@ CREATE OR REPLACE MACRO think_tags(message) AS coalesce(
     || chr(10) || chr(10), ''
 );
 
--- arguments_of(call): the object that the text of a call's arguments holds, digit for digit; other text stays a string.
+-- arguments_of(call): the object that the text of a call's arguments holds, digit for digit, that of no text being
+-- empty; other text stays a string.
 CREATE OR REPLACE MACRO arguments_of(call) AS
     CASE
+        WHEN json_extract_string(call, '$.function.arguments') = '' THEN '{}'
         WHEN json_valid(json_extract_string(call, '$.function.arguments'))
             AND ltrim(json_extract_string(call, '$.function.arguments'), E' \t\r\n')[1] = '{'
             THEN translate(json_extract_string(call, '$.function.arguments'), E'\r\n', '  ')
@@ -135,7 +137,7 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     END
     || coalesce(',"tool_calls":' || CASE
         WHEN arguments = 'text' THEN json_extract(message, '$.tool_calls')::VARCHAR
-        WHEN json_exists(message, '$.tool_calls') THEN '[' || array_to_string([
+        WHEN json_array_length(message, '$.tool_calls') > 0 THEN '[' || array_to_string([
             '{"id":' || json_extract(c, '$.id') || ',"type":"function","function":' || plain_call(c) || '}'
             FOR c IN json_extract(message, '$.tool_calls[*]')
         ], ',') || ']'
@@ -143,13 +145,15 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     || coalesce(',"tool_call_id":' || json_extract(message, '$.tool_call_id'), '')
     || coalesce(',"name":' || json_extract(message, '$.name'), '') || '}';
 
--- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them. With
--- 'text' and 'key' every message and number stays as it was.
+-- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them, with the
+-- developer being the system. What needs no change stays as it was, every key and number.
 CREATE OR REPLACE MACRO chat_text(conversation, arguments, reasoning) AS
     CASE
-        WHEN arguments = 'text' AND reasoning = 'key' THEN conversation::VARCHAR
+        WHEN reasoning = 'key' AND (arguments = 'text' OR NOT contains(conversation::VARCHAR, '"tool_calls"'))
+            AND NOT contains(conversation::VARCHAR, '"developer"')
+            THEN conversation::VARCHAR
         ELSE '[' || array_to_string([
-            chat_message(m, json_extract_string(m, '$.role'), arguments, reasoning) FOR m IN messages_of(conversation)
+            chat_message(m, role_of(m), arguments, reasoning) FOR m IN messages_of(conversation)
         ], ',') || ']'
     END;
 

@@ -11,7 +11,8 @@
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"messages":' || t.prompt || ',"ground_truth":' || to_json(t.answer)
+    CASE WHEN t.answer IS NOT NULL THEN '{"messages":' || chat_text(t.prompt, 'object', 'key')
+        || ',"ground_truth":' || to_json(t.answer)
         || ',"dataset":' || to_json(coalesce(getvariable('verifier'), c.dataset))
         || coalesce(',"tools":' || nullif(tool_names(t.tools), '[]'), '') || '}'
         ELSE '{}' END AS json,

@@ -9,7 +9,7 @@
 SELECT
     CASE WHEN comparable AND is_plain_answer(chosen) AND is_plain_answer(rejected)
             AND coalesce(tools::VARCHAR, '[]') = '[]'
-        THEN '{"prompt":' || prompt || ',"chosen":' || json_extract(chosen, '$[0].content')
+        THEN '{"prompt":' || chat_text(prompt, 'object', 'key') || ',"chosen":' || json_extract(chosen, '$[0].content')
             || ',"rejected":' || json_extract(rejected, '$[0].content') || '}'
         ELSE '{}' END AS json,
     keys,

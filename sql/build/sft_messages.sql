@@ -1,11 +1,11 @@
 -- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
 -- For TRL's SFTTrainer, NeMo RL's OpenAIFormatDataset, OpenRLHF's SFTDataset (--data.input_key messages), Axolotl
--- (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants reasoning = "part". Most chat templates want
--- arguments = "object"; Axolotl parses the text itself.
+-- (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants reasoning = "part". Chat templates read
+-- arguments that are objects, which datasets pads with nulls before its version 4.7.
 -- target: sft_messages
 -- param min_reward      DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfinished BOOLEAN = false   leave out what does not end with the assistant, rather than stop at it
--- param arguments       VARCHAR = 'text'  arguments of tool calls: text, as received, or object
+-- param arguments       VARCHAR = 'object'  arguments of tool calls: object, or text, as received
 -- param reasoning       VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), part, or drop
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')

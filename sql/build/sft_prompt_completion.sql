@@ -2,7 +2,7 @@
 -- For TRL's SFTTrainer, which then trains nothing of the prompt, and prime-rl.
 -- target: sft_prompt_completion
 -- param min_reward DOUBLE = 0.8       lowest reward used; -inf takes rollouts without a reward as well
--- param arguments  VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- param arguments  VARCHAR = 'object'   arguments of tool calls: object, or text, as received
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 SELECT

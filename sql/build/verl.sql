@@ -12,7 +12,7 @@
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
+    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(t.prompt, 'object', 'key')
         || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
         || ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
         || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}'

@@ -5,7 +5,7 @@
 -- target: verl
 -- format: parquet
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param arguments  VARCHAR = 'text'  arguments of tool calls: text, as received, or object, where all have the same keys
+-- param arguments  VARCHAR = 'object'  arguments of tool calls: object, or text, as received
 -- param reasoning  VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), or drop
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
