@@ -217,6 +217,20 @@ CREATE OR REPLACE MACRO tool_names(tools) AS to_json([
     FOR t IN json_extract(tools, '$[*]')
 ])::VARCHAR;
 
+-- uneven_places(lines): where the lists of a line have objects with different keys, or values of several types, which
+-- the structs of Parquet cannot hold as they are: (sort_key, place). lines: the name of a query, as text.
+CREATE OR REPLACE MACRO uneven_places(lines) AS TABLE
+SELECT sort_key, place
+FROM (
+    SELECT l.sort_key, regexp_replace(t.fullkey, '\[\d+\]', '[]', 'g') AS place, CASE t.type
+            WHEN 'OBJECT' THEN array_to_string(json_keys(t.value), chr(0)) WHEN 'UBIGINT' THEN 'BIGINT' ELSE t.type
+        END AS kind
+    FROM query_table(lines) AS l, json_tree(l.json) AS t
+    WHERE t.type <> 'NULL'
+)
+GROUP BY sort_key, place
+HAVING count(DISTINCT kind) > 1 OR min(kind) = '';
+
 -- swift_messages(messages, loss): ms-swift's messages, as a list: text and each call of a turn are messages of their
 -- own. loss: what the assistant's messages say of their loss.
 CREATE OR REPLACE MACRO swift_messages(messages, loss) AS flatten([
