@@ -89,14 +89,34 @@ CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
 -- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
 -- message_faults and argument_faults holds, and lines that are many need not be asked for each of them.
 CREATE OR REPLACE MACRO plain(messages) AS NOT any_holds([
-    m.role IS NULL OR m.role = 'tool' OR m.content IS NULL OR m.tool_calls IS NOT NULL FOR m IN messages
+    m.role IS NULL OR m.role IN ('tool', 'developer') OR m.content IS NULL OR m.tool_calls IS NOT NULL
+    OR starts_with(m.content::VARCHAR, '[') FOR m IN messages
 ]);
+
+-- A content with parts that are not text, nor of the types that the format has a place for.
+CREATE OR REPLACE MACRO media_fault(contents, media) AS error_if(
+    any_holds([
+        NOT list_has_all(['text', 'thinking'] || media::VARCHAR[], json_extract_string(content, '$[*].type'))
+        FOR content IN contents IF json_type(content) = 'ARRAY'
+    ]),
+    'a picture, sound, video or file: this format has no place for it, and the model would learn to answer what it '
+    || 'does not see; drop the row'
+);
+
+-- The role that endpoints know and training does not.
+CREATE OR REPLACE MACRO developer_fault(messages) AS error_if(
+    any_holds([m.role = 'developer' FOR m IN messages]),
+    'role developer: chat templates and loaders leave the message out, skip the row or stop; use role system'
+);
 
 -- The faults of a part of a line are a list, or NULL where there cannot be any; a linter puts them together with
 -- list_concat, which takes NULL for an empty list, as || does not.
 
--- What all trainers that take chat messages make wrong of them.
-CREATE OR REPLACE MACRO message_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
+-- What all trainers that take chat messages make wrong of them. media: the types of content parts that are no text and
+-- have a place in the format.
+CREATE OR REPLACE MACRO message_faults(messages, media := []) AS CASE WHEN NOT plain(messages) THEN found([
+    media_fault([m.content FOR m IN messages], media),
+    developer_fault(messages),
     error_if(
         any_holds([m.role IS NULL FOR m IN messages]),
         'a message has no role: every chat template fails on it; give it one'

@@ -85,6 +85,15 @@ CREATE OR REPLACE MACRO joined(prompt, completion) AS
 CREATE OR REPLACE MACRO has_media(messages) AS
     list_contains([json_type(m, '$.content') = 'ARRAY' FOR m IN messages], true);
 
+-- media_line(), refused_media(lines, key): what a build writes in place of a conversation with media that its format has
+-- no place for, and of its lines, named as text, those that are such. key: what drops them. The words are those of the
+-- linters' media_fault.
+CREATE OR REPLACE MACRO media_line() AS '{"media":true}';
+CREATE OR REPLACE MACRO refused_media(lines, key) AS TABLE
+SELECT sort_key AS row, 'a picture, sound, video or file: this format has no place for it, and the model would learn to '
+    || 'answer what it does not see; drop the row: set ' || key || ' = true' AS fault
+FROM query_table(lines) WHERE json = media_line();
+
 -- calls_tools(conversation): whether a message holds tool calls.
 CREATE OR REPLACE MACRO calls_tools(conversation) AS len(json_extract(conversation, '$[*].tool_calls')) > 0;
 

@@ -6,12 +6,14 @@
 --     "columns": {"messages": "conversations", "system": "system", "tools": "tools"}}
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'media, text beside a tool call or a second system message has no place in its turns'
+--     'text beside a tool call or a second system message has no place in its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || ']'
+    CASE WHEN has_media(messages) THEN media_line()
+        WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(messages) || ']'
         || coalesce(',"system":' || to_json(system_text(messages)), '')
         || coalesce(',"tools":' || tools_text(tools), '') || '}'
         ELSE '{}' END AS json,

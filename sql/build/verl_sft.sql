@@ -16,6 +16,7 @@
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: SELECT getvariable('reasoning') AS reasoning, 'key, think or drop' AS must_be
 --     WHERE getvariable('reasoning') NOT IN ('key', 'think', 'drop')
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
 --     'its tools, tool calls or content parts have different keys, which Parquet fills with nulls that the model sees'
 --     || '; set drop_unfit = true' AS fault
@@ -39,7 +40,8 @@ lined AS MATERIALIZED (
         END || '}' AS json,
         [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
         prompt_hash AS split_key,
-        concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
+        concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key,
+        has_media(spoken(prompt, completion)) AS shows_media
     FROM good
 ),
 
@@ -51,6 +53,7 @@ unfit AS (
 
 SELECT
     CASE
+        WHEN l.shows_media THEN media_line()
         WHEN u.below_messages THEN '{}'
         WHEN u.sort_key IS NOT NULL AND NOT getvariable('null_keys') THEN '{"null_keys":true}'
         ELSE l.json
@@ -61,5 +64,6 @@ SELECT
 FROM lined AS l
 LEFT JOIN unfit AS u ON u.sort_key = l.sort_key
 WHERE NOT getvariable('drop_unfit')
-    OR u.sort_key IS NULL
-    OR (getvariable('null_keys') AND NOT u.below_messages)
+    OR (NOT l.shows_media AND (
+        u.sort_key IS NULL OR (getvariable('null_keys') AND NOT u.below_messages)
+    ))

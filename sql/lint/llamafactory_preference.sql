@@ -1,6 +1,7 @@
 -- LLaMA-Factory with ranking = true: {"conversations": [..., the question last], "chosen": {"from", "value"},
 -- "rejected": {...}, "system"?, "tools"?}; with kto_tag: {"conversations": [..., the answer last], "kto_tag"}.
 SELECT split, row, unnest(found([
+    media_fault([turn.value FOR turn IN line.conversations] || [line.chosen.value, line.rejected.value], []),
     error_if(
         coalesce(len(line.conversations), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'

@@ -19,11 +19,6 @@ WITH looked AS MATERIALIZED (
                 'consecutive user turns: accepted by TRL, verl and NeMo RL, skipped by LLaMA-Factory; merge them'
             ),
             warning_if(
-                contains(roles(line.messages), ' developer '),
-                'role developer: ms-swift rejects it, LLaMA-Factory skips the row, many templates omit it; use '
-                || 'role system'
-            ),
-            warning_if(
                 starts_with(line.tools::VARCHAR, '"'),
                 'tools are JSON text: TRL parses it, verl and NeMo RL stop with a ValueError; write a list for them'
             )

@@ -26,10 +26,6 @@ SELECT split, row, unnest(list_concat(
             'the completion is empty: the model learns to return nothing; drop the row'
         ),
         warning_if(
-            contains(roles(line.prompt || line.completion), ' developer '),
-            'role developer: many chat templates leave it out silently; use role system'
-        ),
-        warning_if(
             line.prompt[-1].role = 'assistant',
             'the prompt ends with the assistant: TRL opens no new turn, so the completion continues it; move it there'
         )

@@ -2,6 +2,7 @@
 -- "tools"?: JSON text}.
 -- A row whose turns it does not like it skips, with a line in its log, and trains the others.
 SELECT split, row, unnest(found([
+    media_fault([t.value FOR t IN turns], []),
     error_if(
         coalesce(len(turns), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'
