@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rolloutops.build import manifest
 from rolloutops.build.folder import replacing
+from rolloutops.build.funnel import Funnel, funnel_of
 from rolloutops.build.lint import LintReport
 from rolloutops.build.lint_gate import lint_gate, report_of
 from rolloutops.build.options import options_of
@@ -42,7 +43,7 @@ class BuildReport:
     rows and sha256 of each file.
 
     rollouts_used: rollouts that are in the files. linted: what the linter of the step's target found, None where it
-    names none. unasked: policies in the files that the recipe does not name.
+    names none. unasked: policies in the files that the recipe does not name. funnel: what became of the rollouts.
     """
 
     step: str
@@ -53,6 +54,7 @@ class BuildReport:
     reports: Sequence[Sequence[Mapping[str, Any]]]
     linted: LintReport | None = None
     unasked: Sequence[str] = ()
+    funnel: Funnel = field(default_factory=Funnel)
 
 
 def build(
@@ -95,6 +97,7 @@ def build(
             lineage = sql.literal(str(fresh / "lineage.parquet"))
             sql.run(con, f"COPY ({LINEAGE}) TO {lineage} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
             data = write_data(con, found, fresh, options, where)
+            funnel = funnel_of(con, start, path, (read, used), values, linted.dropped if linted else 0)
         files = {one.name: (one.rows, one.sha256) for one in data}
         files |= _dataset_info(con, found, step.name, fresh, data)
         files["lineage.parquet"] = (sum(one.rows for one in data), sha256(fresh / "lineage.parquet"))
@@ -110,6 +113,7 @@ def build(
         reports,
         linted,
         manifest.read(options.output)["unasked_policies"],
+        funnel,
     )
 
 
