@@ -9,8 +9,8 @@ SELECT split, row, unnest(list_concat(
     found([
         no_messages('messages', line.messages),
         error_if(
-            other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response']),
-            'a role is not system, user, assistant, tool_call, tool_response or tool (e.g. developer): '
+            other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response', 'developer']),
+            'a role is not system, user, assistant, tool_call, tool_response or tool: '
             || 'ms-swift rejects the row; use role system'
         ),
         error_if(
