@@ -138,6 +138,12 @@ CREATE OR REPLACE MACRO media_fault(contents, media) AS error_if(
     || 'does not see; drop the row'
 );
 
+-- The type of pictures, where all are URLs or data; a provider cannot open the path of a file.
+CREATE OR REPLACE MACRO linked_pictures(messages) AS CASE WHEN any_holds(flatten([
+    [NOT regexp_matches(url, '^(https?://|data:)', 'i') FOR url IN json_extract_string(m.content, '$[*].image_url.url')]
+    FOR m IN messages
+])) THEN [] ELSE ['image_url'] END;
+
 -- The role that endpoints know and training does not.
 CREATE OR REPLACE MACRO developer_fault(messages) AS error_if(
     any_holds([m.role = 'developer' FOR m IN messages]),

@@ -24,12 +24,25 @@ MEDIA = [
     {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
     {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}},
     {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0="}},
+    {"type": "image_url", "image_url": {"url": "m/a.png"}, "sha256": "ab"},
 ]
-PLACES = {("rl_gym", part["type"]) for part in MEDIA} | {
-    ("openai_sft", "image_url"),
-    ("openai_preference", "image_url"),
+REFERENCES = ["iVBORw0KGgo=", "UklGRg==", "https://example.com/a.mp4", "JVBERi0=", "m/a.png"]
+DATA, SOUND, CLIP, FILE, PICTURE = range(5)
+PLACES = {
+    **dict.fromkeys(["sharegpt", "llamafactory_kto", "llamafactory_preference"], {PICTURE}),
+    **dict.fromkeys(["ms_swift", "ms_swift_kto", "ms_swift_preference", "verl"], {DATA, CLIP, PICTURE}),
+    **dict.fromkeys(["sft_messages", "sft_prompt_completion"], {DATA, PICTURE}),
+    **dict.fromkeys(["openai_sft", "openai_preference"], {DATA}),
+    "rl_gym": set(range(5)),
 }
-"""(target, type of part) that has a place: NeMo Gym's rows stay byte for byte, OpenAI's formats take pictures."""
+"""What a build has a place for: columns of files or also of URLs, OpenAI's parts of URLs and data, NeMo Gym's rows."""
+
+LINTED = {
+    "ms_swift": {DATA, CLIP, PICTURE},
+    **dict.fromkeys(["openai_sft", "openai_preference"], {DATA}),
+    "rl_gym": set(range(5)),
+}
+"""What a linter accepts as a part in a line."""
 
 WORDS = "a picture, sound, video or file: this format has no place for it, and the model would learn to answer what it"
 ROLE = "role developer: chat templates and loaders leave the message out, skip the row or stop; use role system"
@@ -64,7 +77,7 @@ def asks(content: Any, role: str = "system") -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", BUILDS)
 def test_media_without_a_place_stop_a_build_in_the_same_words(name: str, tmp_path: Path) -> None:
     """And the key that the error names drops these lines, and only these."""
-    has_place = [(BUILDS[name].notes["target"], part["type"]) in PLACES for part in MEDIA]
+    has_place = [kind in PLACES.get(name, ()) for kind in range(len(MEDIA))]
     shown = [asks([{"type": "text", "text": "What is it?"}, part]) for part in MEDIA]
     rows = rollouts(asks("2 + 2?"), *shown)
     if not all(has_place):
@@ -76,8 +89,7 @@ def test_media_without_a_place_stop_a_build_in_the_same_words(name: str, tmp_pat
         lines = built(name, rows, tmp_path / "out")
     held = rollouts(asks("2 + 2?"), *(one for one, place in zip(shown, has_place, strict=True) if place))
     assert len(lines) == len(built(name, held, tmp_path / "held"))
-    for part, place in zip(MEDIA, has_place, strict=True):
-        assert (f'"{part["type"]}"' in json.dumps(lines)) == place
+    assert [reference in json.dumps(lines) for reference in REFERENCES] == has_place
 
 
 @pytest.mark.parametrize("name", BUILDS)
@@ -100,7 +112,7 @@ def test_every_linter_says_it_in_the_same_words(target: str) -> None:
     """Of files made elsewhere: a good line with a part of each kind, and with a developer."""
     (none, good), *_ = blocks(target)
     assert not none
-    shown = [with_part(json.loads(good[0]), part) for part in MEDIA if (target, part["type"]) not in PLACES]
+    shown = [with_part(json.loads(good[0]), part) for kind, part in enumerate(MEDIA) if kind not in LINTED.get(target, ())]
     lines = [json.dumps(line) for line in shown if line]
     found = linted(target, [*good, *lines])
     assert {row for row, _, fault in found if WORDS in fault} == set(range(len(good) + 1, len(good) + len(lines) + 1))

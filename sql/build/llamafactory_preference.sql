@@ -13,8 +13,8 @@
 --     'an answer is more than one message of text, or one call; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN has_media(messages_of(chosen) || messages_of(rejected)) OR NOT fits_files(spoken(prompt, chosen) || messages_of(rejected))
-            THEN media_line()
+    CASE WHEN has_media(messages_of(chosen) || messages_of(rejected))
+            OR NOT fits_files(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
         WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
             AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected))
         THEN '{"conversations":[' || sharegpt_turns(marked(messages_of(prompt))) || '],"chosen":'

@@ -1,7 +1,8 @@
 -- ms-swift's AutoPreprocessor: {"messages": [...], "tools"?: JSON text or list, "rejected_response"?, "label"?,
 -- "margin"?}; with rejected_response or rejected_messages a preference pair.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.messages), tool_faults(line.tools),
+    message_faults(line.messages, media := ['image', 'video', 'audio', 'image_url', 'video_url', 'audio_url']),
+    tool_faults(line.tools),
     media_faults(
         json, array_to_string([m.content::VARCHAR FOR m IN line.messages], ' '),
         'ms-swift puts media without a mark before the first question, and drops marks without media'

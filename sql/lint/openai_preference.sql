@@ -1,7 +1,8 @@
 -- OpenAI's DPO: {"input": {"messages", "tools"?, "parallel_tool_calls"?}, "preferred_output": [one message],
 -- "non_preferred_output": [one message]}.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.input.messages, media := ['image_url']), message_faults(line.preferred_output),
+    message_faults(line.input.messages, media := linked_pictures(line.input.messages)),
+    message_faults(line.preferred_output),
     message_faults(line.non_preferred_output), tool_faults(line.input.tools), pair_faults(preferred, non_preferred),
     found([
         no_messages('input.messages', line.input.messages),

@@ -1,7 +1,7 @@
 -- OpenAI, Azure, Fireworks and Together: {"messages": [..., "weight"? of the assistant's], "tools"?,
 -- "parallel_tool_calls"?}.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.messages, media := ['image_url']), tool_faults(line.tools),
+    message_faults(line.messages, media := linked_pictures(line.messages)), tool_faults(line.tools),
     found([
         no_messages('messages', line.messages),
         error_if(
