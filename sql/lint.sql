@@ -64,13 +64,16 @@ CREATE OR REPLACE MACRO ends_empty(messages) AS
 -- Whether a message brings its reasoning in a key of its own.
 CREATE OR REPLACE MACRO has_reasoning(messages) AS any_holds([filled(m.reasoning_content) FOR m IN messages]);
 
--- Whether the arguments of a tool call are an object, or are the text of one.
+-- Whether the arguments of a tool call are an object, or are the text of one. Arguments that are text:
+CREATE OR REPLACE MACRO is_object_text(value) AS coalesce(
+    json_valid(text_at(value, '$')) AND ltrim(text_at(value, '$'), E' \t\r\n')[1] = '{', false
+);
 CREATE OR REPLACE MACRO object_arguments(messages) AS any_holds(
     flatten([[NOT starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages])
 );
 CREATE OR REPLACE MACRO text_arguments(messages) AS any_holds(flatten([
-    [starts_with(c.function.arguments::VARCHAR, '"') AND json_valid(text_at(c.function.arguments, '$'))
-        FOR c IN m.tool_calls]
+    [is_object_text(c.function.arguments) FOR c IN m.tool_calls
+        IF starts_with(c.function.arguments::VARCHAR, '"')]
     FOR m IN messages
 ]));
 
@@ -121,14 +124,38 @@ CREATE OR REPLACE MACRO no_messages(key, messages) AS error_if(
 -- Whether all messages are what most are, text that someone says: no tool is called and none answers. Then nothing of
 -- message_faults and argument_faults holds, and lines that are many need not be asked for each of them.
 CREATE OR REPLACE MACRO plain(messages) AS NOT any_holds([
-    m.role IS NULL OR m.role = 'tool' OR m.content IS NULL OR m.tool_calls IS NOT NULL FOR m IN messages
+    m.role IS NULL OR m.role IN ('tool', 'developer') OR m.content IS NULL OR m.tool_calls IS NOT NULL
+    OR starts_with(m.content::VARCHAR, '[') FOR m IN messages
 ]);
+
+-- A content with parts that are not text, nor of the types that the format has a place for.
+CREATE OR REPLACE MACRO media_fault(contents, media) AS error_if(
+    any_holds([
+        NOT list_has_all(['text', 'thinking'] || media::VARCHAR[], json_extract_string(content, '$[*].type'))
+        FOR content IN contents IF json_type(content) = 'ARRAY'
+    ]),
+    'a picture, sound, video or file: this format has no place for it, and the model would learn to answer what it '
+    || 'does not see; drop the row'
+);
+
+-- The type of pictures, where all are URLs or data; a provider cannot open the path of a file.
+CREATE OR REPLACE MACRO linked_pictures(messages) AS CASE WHEN any_holds(flatten([
+    [NOT regexp_matches(url, '^(https?://|data:)', 'i') FOR url IN json_extract_string(m.content, '$[*].image_url.url')]
+    FOR m IN messages
+])) THEN [] ELSE ['image_url'] END;
+
+-- The role that endpoints know and training does not.
+CREATE OR REPLACE MACRO developer_fault(messages) AS error_if(
+    any_holds([m.role = 'developer' FOR m IN messages]),
+    'role developer: chat templates and loaders leave the message out, skip the row or stop; use role system'
+);
 
 -- The faults of a part of a line are a list, or NULL where there cannot be any; a linter puts them together with
 -- list_concat, which takes NULL for an empty list, as || does not.
 
--- What all trainers that take chat messages make wrong of them.
-CREATE OR REPLACE MACRO message_faults(messages) AS list_concat(found([
+-- What all trainers that take chat messages make wrong of them. media: the types of content parts that are no text and
+-- have a place in the format.
+CREATE OR REPLACE MACRO message_faults(messages, media := []) AS list_concat(found([
     warning_if(
         contains(roles(messages), ' assistant assistant ') AND any_holds([
             coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant' AND pair[1].tool_calls IS NULL, false)
@@ -138,6 +165,8 @@ CREATE OR REPLACE MACRO message_faults(messages) AS list_concat(found([
         || 'in the middle of an answer; merge them'
     )
 ]), CASE WHEN NOT plain(messages) THEN found([
+    media_fault([m.content FOR m IN messages], media),
+    developer_fault(messages),
     error_if(
         any_holds([m.role IS NULL FOR m IN messages]),
         'a message has no role: every chat template fails on it; give it one'
@@ -160,17 +189,16 @@ CREATE OR REPLACE MACRO message_faults(messages) AS list_concat(found([
     ),
     warning_if(
         any_holds(flatten([
-            [NOT json_valid(text_at(c.function.arguments, '$')) FOR c IN m.tool_calls
+            [NOT is_object_text(c.function.arguments) FOR c IN m.tool_calls
                 IF starts_with(c.function.arguments::VARCHAR, '"')]
             FOR m IN messages
         ])),
-        'the arguments of a tool call are not JSON: templates that parse them fail, others train the mistake; '
+        'the arguments of a tool call are not JSON of an object: templates that parse them fail, others train the mistake; '
         || 'drop the row'
     ),
     warning_if(
         any_holds(flatten([[padded(c.function.arguments) FOR c IN m.tool_calls] FOR m IN messages])),
-        'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; '
-        || 'write arguments as text'
+        'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; leave them out'
     )
 ]) END);
 
@@ -191,7 +219,7 @@ CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(message
     warning_if(
         text_arguments(messages),
         'the arguments of a tool call are text: the chat templates of Qwen2.5, Llama 3 and gpt-oss quote it once more, '
-        || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object: arguments = "object"'
+        || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object, as builds do by default'
     )
 ]) END;
 
@@ -207,8 +235,7 @@ CREATE OR REPLACE MACRO tool_faults(tools) AS CASE WHEN tools IS NOT NULL THEN f
     ),
     warning_if(
         padded(tools),
-        'tools hold nulls, as Arrow pads them from other rows: templates show them to the model; '
-        || 'write tools as JSON text, or one file for each list of tools'
+        'tools hold nulls, as Arrow pads them from other rows: templates show them to the model; leave them out'
     )
 ]) END;
 

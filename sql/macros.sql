@@ -174,6 +174,9 @@ CREATE OR REPLACE MACRO has_only_files(messages) AS NOT has_media(messages) OR l
     lambda place: regexp_matches(place, '^\s*(https?://|data:)', 'i')
 )) = 0;
 
+-- fits_files(messages): both, as in LLaMA-Factory's columns.
+CREATE OR REPLACE MACRO fits_files(messages) AS fits_marks(messages) AND has_only_files(messages);
+
 -- marked(messages): the messages with a mark in place of each medium, so that all contents are text.
 CREATE OR REPLACE MACRO marked(messages) AS [
     CASE WHEN json_type(m, '$.content') = 'ARRAY'
@@ -184,10 +187,11 @@ CREATE OR REPLACE MACRO marked(messages) AS [
     FOR m IN messages
 ];
 
--- marked_text(conversation): the same of a conversation as JSON text, which stays as it is where it has no media.
+-- marked_text(conversation): the same of a conversation as JSON, which stays as it is where it has no media.
 CREATE OR REPLACE MACRO marked_text(conversation) AS CASE
-    WHEN has_media(messages_of(conversation)) THEN '[' || array_to_string(marked(messages_of(conversation)), ',') || ']'
-    ELSE conversation::VARCHAR
+    WHEN has_media(messages_of(conversation))
+        THEN ('[' || array_to_string(marked(messages_of(conversation)), ',') || ']')::JSON
+    ELSE conversation
 END;
 
 -- media_columns(messages): `,"images":[...],"videos":[...],"audios":[...]`, without those that are empty.
@@ -222,6 +226,15 @@ CREATE OR REPLACE MACRO fits_images(prompt, completion) AS
         FOR m IN spoken(prompt, completion) IF json_type(m, '$.content') = 'ARRAY'
     ]), true);
 
+-- media_line(), refused_media(lines, key): what a build writes in place of a conversation with media that its format has
+-- no place for, and of its lines, named as text, those that are such. key: what drops them. The words are those of the
+-- linters' media_fault.
+CREATE OR REPLACE MACRO media_line() AS '{"media":true}';
+CREATE OR REPLACE MACRO refused_media(lines, key) AS TABLE
+SELECT sort_key AS row, 'a picture, sound, video or file: this format has no place for it, and the model would learn to '
+    || 'answer what it does not see; drop the row: set ' || key || ' = true' AS fault
+FROM query_table(lines) WHERE json = media_line();
+
 -- calls_tools(conversation): whether a message holds tool calls.
 CREATE OR REPLACE MACRO calls_tools(conversation) AS len(json_extract(conversation, '$[*].tool_calls')) > 0;
 
@@ -231,9 +244,11 @@ CREATE OR REPLACE MACRO think_tags(message) AS coalesce(
     || chr(10) || chr(10), ''
 );
 
--- arguments_of(call): the object that the text of a call's arguments holds, digit for digit; other text stays a string.
+-- arguments_of(call): the object that the text of a call's arguments holds, digit for digit, that of no text being
+-- empty; other text stays a string.
 CREATE OR REPLACE MACRO arguments_of(call) AS
     CASE
+        WHEN json_extract_string(call, '$.function.arguments') = '' THEN '{}'
         WHEN json_valid(json_extract_string(call, '$.function.arguments'))
             AND ltrim(json_extract_string(call, '$.function.arguments'), E' \t\r\n')[1] = '{'
             THEN translate(json_extract_string(call, '$.function.arguments'), E'\r\n', '  ')
@@ -272,7 +287,7 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     END
     || coalesce(',"tool_calls":' || CASE
         WHEN arguments = 'text' THEN json_extract(message, '$.tool_calls')::VARCHAR
-        WHEN json_exists(message, '$.tool_calls') THEN '[' || array_to_string([
+        WHEN json_array_length(message, '$.tool_calls') > 0 THEN '[' || array_to_string([
             '{"id":' || json_extract(c, '$.id') || ',"type":"function","function":' || plain_call(c) || '}'
             FOR c IN json_extract(message, '$.tool_calls[*]')
         ], ',') || ']'
@@ -280,13 +295,15 @@ CREATE OR REPLACE MACRO chat_message(message, role, arguments, reasoning) AS
     || coalesce(',"tool_call_id":' || json_extract(message, '$.tool_call_id'), '')
     || coalesce(',"name":' || json_extract(message, '$.name'), '') || '}';
 
--- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them. With
--- 'text' and 'key' every message and number stays as it was.
+-- chat_text(conversation, arguments, reasoning): its messages as JSON text, made as chat_message makes them, with the
+-- developer being the system. What needs no change stays as it was, every key and number.
 CREATE OR REPLACE MACRO chat_text(conversation, arguments, reasoning) AS
     CASE
-        WHEN arguments = 'text' AND reasoning = 'key' THEN conversation::VARCHAR
+        WHEN reasoning = 'key' AND (arguments = 'text' OR NOT contains(conversation::VARCHAR, '"tool_calls"'))
+            AND NOT contains(conversation::VARCHAR, '"developer"')
+            THEN conversation::VARCHAR
         ELSE '[' || array_to_string([
-            chat_message(m, json_extract_string(m, '$.role'), arguments, reasoning) FOR m IN messages_of(conversation)
+            chat_message(m, role_of(m), arguments, reasoning) FOR m IN messages_of(conversation)
         ], ',') || ']'
     END;
 
@@ -331,7 +348,7 @@ CREATE OR REPLACE MACRO typed_message(message, weight) AS
 -- fits_sharegpt(messages): whether turns of text can hold them all: media that are files, no text beside a tool call, and the
 -- system only speaks first.
 CREATE OR REPLACE MACRO fits_sharegpt(messages) AS
-    fits_marks(messages) AND has_only_files(messages)
+    fits_files(messages)
     AND NOT list_contains(
         [json_exists(m, '$.tool_calls') AND content_text(json_extract(m, '$.content')) <> '' FOR m IN messages], true
     )
@@ -343,6 +360,26 @@ CREATE OR REPLACE MACRO system_text(messages) AS
 
 -- tools_text(tools): tools as the JSON text that some loaders want, as JSON; NULL where there are none.
 CREATE OR REPLACE MACRO tools_text(tools) AS to_json(nullif(tools::VARCHAR, '[]'))::VARCHAR;
+
+-- tool_names(tools): the names of tools, as JSON text; that of a built-in one is its type.
+CREATE OR REPLACE MACRO tool_names(tools) AS to_json([
+    coalesce(json_extract_string(t, '$.function.name'), json_extract_string(t, '$.name'), json_extract_string(t, '$.type'))
+    FOR t IN json_extract(tools, '$[*]')
+])::VARCHAR;
+
+-- uneven_places(lines): where the lists of a line have objects with different keys, or values of several types, which
+-- the structs of Parquet cannot hold as they are: (sort_key, place). lines: the name of a query, as text.
+CREATE OR REPLACE MACRO uneven_places(lines) AS TABLE
+SELECT sort_key, place
+FROM (
+    SELECT l.sort_key, regexp_replace(t.fullkey, '\[\d+\]', '[]', 'g') AS place, CASE t.type
+            WHEN 'OBJECT' THEN array_to_string(json_keys(t.value), chr(0)) WHEN 'UBIGINT' THEN 'BIGINT' ELSE t.type
+        END AS kind
+    FROM query_table(lines) AS l, json_tree(l.json) AS t
+    WHERE t.type <> 'NULL'
+)
+GROUP BY sort_key, place
+HAVING count(DISTINCT kind) > 1 OR min(kind) = '';
 
 -- swift_messages(messages, loss): ms-swift's messages, as a list: text and each call of a turn are messages of their
 -- own. loss: what the assistant's messages say of their loss.

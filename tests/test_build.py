@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rolloutops.build import manifest
 from rolloutops.build.build import BuildReport, build
+from rolloutops.cli.commands.build import sentences
 from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError, UsageError
 from rolloutops.steps.selection import select
@@ -379,3 +380,31 @@ def test_text_that_is_long_and_rows_that_are_many(tmp_path: Path) -> None:
     found = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in lines(tmp_path / "out")}
     assert found == {f"{row['task_id']}?": row["text"] for row in rows}
     assert dump(found)
+
+
+def test_build_says_what_became_of_the_rollouts_and_of_the_mix(tmp_path: Path) -> None:
+    """In, used, dropped by which step and why; the mix of the lines beside the one that was asked for."""
+    tool = dump([{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    made = [
+        {"dataset": name, "task_id": f"{name}{n}", "reward": [0.2, 0.6, 1.0][n % 3], "tools": tool if n == 2 else None}
+        for name in ("even", "odd")
+        for n in range(30)
+    ]
+    con = workspace(made)
+    steps = [
+        StepUse("filter", "good", "filter/reward", {"min_reward": 0.5}),
+        StepUse("mix", "half", "mix/shares", {"shares": {"even": 0.5, "odd": 0.5}, "rows": 40}),
+    ]
+    use = StepUse("build", "sft", "build/sharegpt", {"min_reward": 0.9})
+    report = build(con, use, Path(), tmp_path / "out", select(con, steps, Path()))
+    used = report.rollouts_used
+    even = sum("even" in line for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()) / used
+    assert list(sentences([report]))[1:] == [
+        f"sft: 60 rollouts in, {used} used; dropped: good 20; {40 - used}: reward below min_reward",
+        f"sft: mix written (requested): even {even:.1%} (50.0%), odd {1 - even:.1%} (50.0%)",
+    ]
+    use = StepUse("build", "plain", "build/alpaca", {"drop_unfit": True})
+    report = build(con, use, Path(), tmp_path / "plain", select(con, [], Path()))
+    assert list(sentences([report]))[1:] == [
+        "plain: 60 rollouts in, 18 used; dropped: 40: reward below min_reward; 2: no place in the format"
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rolloutops.build.build import BuildReport, build
+from rolloutops.cli.main import main
 from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError, UsageError
+from rolloutops.ingest.arrow_rows import table_lines
 from rolloutops.steps.selection import select
 from rolloutops.store import sql
 from tests.given import dump, workspace
@@ -71,9 +72,6 @@ def test_a_line_that_is_larger_than_a_shard_has_one_of_its_own(tmp_path: Path) -
     assert all(len(one) == 1 for one in lengths if max(one) > 5000)
 
 
-CALL = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
-
-
 def tools(*names: str) -> str:
     return dump([{"type": "function", "function": {"name": n, "parameters": {n: {"type": "string"}}}} for n in names])
 
@@ -82,72 +80,71 @@ def parquet_rows(folder: Path, split: str = "train") -> list[dict[str, Any]]:
     return [row for file in data(folder, split) for row in pq.read_table(file).to_pylist()]
 
 
-def without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+def agents(number: int = 8) -> list[dict[str, Any]]:
+    """Rollouts of which no two have the same tools, some of them two, or arguments with the same keys."""
+    found = []
+    for n in range(number):
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": dump({f"a{n}": n})}}
+        spoken = [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "ok", "tool_call_id": "c"},
+            {"role": "assistant", "content": "done", "reasoning_content": "r"},
+        ]
+        named = tools("f", f"g{n}") if n % 3 else tools("f")
+        found += [{"task_id": f"t{n}", "reward": 1.0} | ({"completion": dump(spoken), "tools": named} if n % 4 else {})]
+    return found
 
 
-def test_parquet_has_real_lists_and_one_file_for_each_type_of_tools(tmp_path: Path) -> None:
-    """So nothing is filled up with nulls below a message; pandas, as verl reads files, sees the same tools."""
-    spoken = [
-        {"role": "assistant", "content": "", "tool_calls": CALL},
-        {"role": "tool", "content": "ok", "tool_call_id": "c"},
-        {"role": "assistant", "content": "done", "reasoning_content": "r"},
+def test_a_parquet_file_gives_back_each_line(tmp_path: Path) -> None:
+    """No tool, call or message gets the keys of another: such columns are JSON, which `datasets` decodes; the columns
+    of all files are the same."""
+    con = workspace(agents())
+    for use in ("build/sft_messages", "build/rl_prompts"):
+        lines = run(con, tmp_path / f"{use}.lines", use, validation=0.3).output
+        made = run(con, tmp_path / f"{use}.parquet", use, format="parquet", validation=0.3, max_shard_rows=3).output
+        files = [*data(made), *data(made, "validation")]
+        assert len(files) > 2
+        assert len({str(pq.read_schema(file)) for file in files}) == 1
+        assert main(["lint", str(made), f"--target={use.partition('/')[2]}"]) == 0
+        for split in ("train", "validation"):
+            wanted = [json.loads(line) for line in opened(lines / f"{split}.jsonl").splitlines()]
+            found = [json.loads(line) for file in data(made, split) for _, line, _ in table_lines(file)]
+            found = [{key: value for key, value in row.items() if value is not None} for row in found]
+            assert sorted(map(dump, found)) == sorted(map(dump, wanted))
+
+
+def test_plain_columns_of_parquet_are_lists_and_structs(tmp_path: Path) -> None:
+    con = workspace(rows(5))
+    run(con, tmp_path / "out", "build/verl", format="parquet", compression="zstd", drop_unfit=True, allow_empty=True)
+    run(con, tmp_path / "sft", format="parquet", compression="zstd")
+    (file,) = data(tmp_path / "sft")
+    assert str(pq.read_schema(file).field("messages").type).startswith("list<")
+    assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_verl_sft_has_a_file_a_shape_and_leaves_out_what_no_struct_holds(tmp_path: Path) -> None:
+    """Each advice of its errors is taken, and works; pandas, as verl reads files, sees no null of another line."""
+    con = workspace(agents(24))
+    with pytest.raises(StepError, match="fills with nulls that the model sees; set drop_unfit = true"):
+        run(con, tmp_path / "out", "build/verl_sft")
+    run(con, tmp_path / "fit", "build/verl_sft", drop_unfit=True)
+    asked = {row["messages"][0]["content"] for row in parquet_rows(tmp_path / "fit")}
+    assert asked == {f"t{n}?" for n in range(0, 24, 4)}
+
+    one_tool = workspace([row for n, row in enumerate(agents(24)) if n % 3 == 0])
+    with pytest.raises(StepError, match="with that or later set null_keys = true, else drop_unfit = true"):
+        run(one_tool, tmp_path / "out", "build/verl_sft")
+    run(one_tool, tmp_path / "lines", "build/verl_sft", null_keys=True, format="jsonl")
+    run(one_tool, tmp_path / "nulls", "build/verl_sft", null_keys=True)
+    assert len(data(tmp_path / "nulls")) == 7
+    made = [
+        {**row, "messages": [{k: v for k, v in m.items() if v is not None} for m in row["messages"]]}
+        for row in parquet_rows(tmp_path / "nulls")
     ]
-    given = rows(20)
-    for n, row in enumerate(given):
-        if n % 3:
-            row.update(tools=tools("ab"[n % 2]), completion=dump(spoken))
-    con = workspace(given)
-    run(con, tmp_path / "lines")
-    report = run(con, tmp_path / "parquet", format="parquet", compression="zstd")
-    files = data(tmp_path / "parquet")
-    assert len(files) == 3
-    kinds = [pq.read_schema(file) for file in files]
-    assert ["tools" in kind.names for kind in kinds] == [False, True, True]
-    assert all(str(kind.field("messages").type).startswith("list<") for kind in kinds)
-    assert pq.ParquetFile(files[0]).metadata.row_group(0).column(0).compression == "ZSTD"
-    made = parquet_rows(tmp_path / "parquet")
     wanted = [json.loads(line) for line in opened(tmp_path / "lines" / "train.jsonl").splitlines()]
-    assert sorted(map(dump, map(without_nulls, made))) == sorted(map(dump, wanted))
-    assert [row["tools"] for row in made if "tools" in row] == sorted(
-        (row["tools"] for row in wanted if "tools" in row), key=lambda t: t[0]["function"]["name"]
+    assert sorted(json.dumps(row, sort_keys=True) for row in made) == sorted(
+        json.dumps(row, sort_keys=True) for row in wanted
     )
-    traced = sql.rows(con, f"SELECT row, task_id FROM read_parquet('{report.output}/lineage.parquet') ORDER BY row")
-    assert [task for _, task in traced] == [row["messages"][0]["content"][:-1] for row in made]
-
-
-@pytest.mark.parametrize(
-    ("row", "keys", "message"),
-    [
-        ({"tools": tools("a", "b")}, {}, "the tools of one line differ in their keys"),
-        (
-            {"tools": '[{"type":"function","function":{"name":"f","parameters":{}}}]'},
-            {},
-            r"tools\[\].function.parameters",
-        ),
-        ({"completion": '[{"role":"assistant","content":[{"type":"x"}]}]'}, {}, r"messages\[\].content has values of"),
-        ({}, {"arguments": "object"}, "the arguments of tool calls differ in their keys"),
-    ],
-)
-def test_parquet_refuses_what_it_would_change(
-    row: dict[str, Any], keys: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    def called(arguments: str) -> str:
-        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        answer = {"role": "tool", "content": "ok", "tool_call_id": "c"}
-        return dump([{"role": "assistant", "content": "", "tool_calls": [call]}, answer,
-                     {"role": "assistant", "content": "x"}])  # fmt: skip
-
-    given = rows(4, **({"completion": called('{"a": 1}')} if keys else {}))
-    given[1].update({"completion": called('{"b": 1}')} if keys else row)
-    con = workspace(given)
-    with pytest.raises(StepError, match=message) as caught:
-        run(con, tmp_path / "out", format="parquet", **keys)
-    assert 'use format = "jsonl"' in str(caught.value)
-    assert not (tmp_path / "out").exists()
-    run(con, tmp_path / "out", **keys)
 
 
 def test_token_files_have_the_types_that_trainers_read(tmp_path: Path) -> None:

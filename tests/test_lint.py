@@ -156,6 +156,7 @@ def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -
     report = build(con, StepUse("build", "it", "build/kto", {"drop_invalid": True}), Path(), tmp_path / "out")
     assert report.files["train"][0] == 7
     assert list(sentences([report]))[1:] == [
+        "it: 8 rollouts in, 7 used; dropped: 1: failed the linter",
         "it: dropped, 1 line: the completion does not end with the assistant: TRL trains on a turn that is not the "
         "model's; drop the row",
         "it: warning, 1 line: desirable to undesirable is 3 to 4: TRL wants their weighted numbers in 1 to 4/3; "
@@ -164,10 +165,10 @@ def test_what_is_said_of_a_file_is_said_of_the_lines_that_stay(tmp_path: Path) -
 
 
 def test_warnings_are_reported(tmp_path: Path) -> None:
-    requested = '[{"role":"developer","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
+    requested = '[{"role":"user","content":"Be brief."},{"role":"user","content":"2 + 2?"}]'
     report = build_sft(rollouts(own_prompt=requested), tmp_path / "out")
     assert report.files["train"][0] == 4
-    assert "it: warning, 1 line: role developer: ms-swift rejects it" in "\n".join(sentences([report]))
+    assert "it: warning, 1 line: consecutive user turns" in "\n".join(sentences([report]))
     assert manifest.read(tmp_path / "out")["build"]["reports"][0][0]["dropped"] == 0
 
 

@@ -11,7 +11,7 @@ rollouts are behind them:
 
 The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
 where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
-type of a line's tools where Parquet is asked for, which has one type a file; else it is empty.
+type of a line where a Parquet file may have lines of one type only (`-- files: by shape`); else it is empty.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from rolloutops.layout import count
 from rolloutops.steps.selected import ALL, table_of
 from rolloutops.steps.step import Step, require_line
 from rolloutops.store import sql
+
+BY_SHAPE = "by shape"
+"""What the header of a build says whose lines of different shape must be in different Parquet files."""
 
 KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
@@ -91,8 +94,8 @@ def stage(con: sql.Connection, step: Step, options: BuildOptions, where: str) ->
     if len(options.splits) == 1:
         split = "'train'"
     shape = "''"
-    if options.format == "parquet":
-        shape = "CASE json_type(json, '$.tools') WHEN 'ARRAY' THEN json_structure(json->'tools')::VARCHAR ELSE '' END"
+    if options.format == "parquet" and step.notes.get("files") == BY_SHAPE:
+        shape = "replace(json_structure(json)::VARCHAR, 'UBIGINT', 'BIGINT')"
     ordered = f"""
         SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {options.seed}) AS place, sort_key, split_key,
             keys, json::VARCHAR AS json

@@ -1,16 +1,13 @@
 """Staged lines -> data files: JSON lines or Parquet, compressed or not, in shards, streaming.
 
 JSON lines are the staged texts, byte for byte. Parquet columns get the types that the step's header names, else those
-that the values of the file have together; rows whose tools have another type go to another file, because a struct takes
-the union of all keys and fills it with nulls, which changes what trainers tokenize.
+that give back all lines (columns.py). All files of a build have the same columns, unless its step writes them by shape.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rolloutops.build.columns import Structure, structure_of, typed
 from rolloutops.config.build_options import BuildOptions
-from rolloutops.errors import StepError
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
 
@@ -49,16 +46,19 @@ def write_data(con: sql.Connection, step: Step, folder: Path, options: BuildOpti
     """Write the staged lines, in their order: at least one file for each split. con: has the view `result`."""
     shards = {split: _Shards(folder, split, options) for split in options.splits}
     try:
+        structures: dict[str, Structure] = {}
         for split, shape, longest in sql.rows(con, GROUPS):
             group = GROUP.format(split=sql.literal(split), shape=sql.literal(shape))
-            structure = _structure(con, step, group, where) if options.format == "parquet" else ""
+            if options.format == "parquet" and shape not in structures:
+                structures[shape] = structure_of(con, step, f"FROM result WHERE shape = {sql.literal(shape)}", where)
+            structure = structures.get(shape)
             batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(longest, 1)))
             for batch in sql.stream(con, f"{LINES} {group}", batch_rows):
                 for piece, size, full in shards[split].pieces(batch.column(0)):
-                    shards[split].add(_typed(con, piece, structure) if structure else piece, size)
+                    shards[split].add(typed(con, piece, structure) if structure else piece, size)
                     if full:
                         shards[split].close()
-            if structure:
+            if shape:
                 shards[split].close()
         return [data for split in options.splits for data in shards[split].finish()]
     finally:
@@ -157,68 +157,3 @@ def sha256(path: Path) -> str:
     """The hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _structure(con: sql.Connection, step: Step, group: str, where: str) -> str:
-    """The types of the columns of one group of lines, as from_json takes them."""
-    large = r"bool_or(regexp_matches(json, '[^\d.]\d{19}'))"  # whole numbers that BIGINT may be too small for
-    structure, unsigned = sql.rows(con, f"SELECT json_group_structure(json::JSON)::VARCHAR, {large} {group}")[0]
-    named = declared(step)
-    kinds = {column: named.get(column, kind) for column, kind in json.loads(structure).items()}
-    text = json.dumps(kinds, ensure_ascii=False)
-    text = text if unsigned else re.sub(r'"(UBIGINT|HUGEINT)"(?!:)', '"BIGINT"', text)
-    text = re.sub(r'"NULL"(?!:)', '"VARCHAR"', text)
-    mixed = _mixed(json.loads(text), "")
-    if mixed is not None:
-        raise StepError(
-            f"{where} {mixed.lstrip('.')} has values of several types, or an empty object: a Parquet column cannot "
-            'hold them; use format = "jsonl"'
-        )
-    _refuse_padding(con, group, text, where)
-    return text
-
-
-def declared(step: Step) -> dict[str, str]:
-    """Column -> type, as the step's header says: `-- columns: token_ids INTEGER[], reward DOUBLE`."""
-    return dict(part.split(maxsplit=1) for part in step.notes.get("columns", "").split(", ") if part)
-
-
-def _mixed(kind: Any, path: str) -> str | None:
-    """Where a structure holds JSON of no one type."""
-    if isinstance(kind, Mapping):
-        inner = [(f"{path}.{name}", value) for name, value in kind.items()]
-    elif isinstance(kind, list):
-        inner = [(f"{path}[]", kind[0])]
-    else:
-        return path if kind == "JSON" else None
-    return next((found for where, value in inner if (found := _mixed(value, where)) is not None), None)
-
-
-def _refuse_padding(con: sql.Connection, group: str, structure: str, where: str) -> None:
-    """The tools of a line, and the arguments of its calls, must come back without nulls that were not there."""
-    calls = "SELECT unnest(json_extract(json, '$.*[*].tool_calls[*].function.arguments')) AS arguments"
-    kinds = (
-        f"SELECT count(DISTINCT json_structure(arguments)) FROM ({calls} {group}) WHERE json_type(arguments) = 'OBJECT'"
-    )
-    damaged = "the arguments of tool calls" if sql.rows(con, kinds)[0][0] > 1 else ""
-    kind = json.loads(structure).get("tools")
-    if isinstance(kind, list):
-        shape = sql.literal(json.dumps(kind, ensure_ascii=False))
-        tools = f"SELECT DISTINCT json_extract(json, '$.tools')::VARCHAR AS tools {group}"
-        for given, made in sql.rows(con, f"SELECT tools, to_json(from_json(tools, {shape}))::VARCHAR FROM ({tools})"):
-            damaged = damaged if json.loads(given) == json.loads(made) else "the tools of one line"
-    if damaged:
-        raise StepError(
-            f"{where} {damaged} differ in their keys: Parquet would fill them with nulls, which changes what the "
-            'trainer reads; use format = "jsonl"'
-        )
-
-
-def _typed(con: sql.Connection, lines: pa.Array, structure: str) -> pa.Table:
-    """Lines as rows of a Parquet file; a key that a line lacks is a null of its column."""
-    con.register("batch_of_lines", pa.table({"json": lines}))
-    try:
-        query = f"SELECT unnest(from_json(json, {sql.literal(structure)})) FROM batch_of_lines"
-        return sql.arrow(con, query)
-    finally:
-        con.unregister("batch_of_lines")

@@ -7,6 +7,7 @@
     -- reads: pairs                          it reads the view pairs (sql/pairs.sql), a row a pair, made of selected
     -- target: NAME                          of a build, what its lines are for: sql/lint/NAME.sql is their linter
     -- format: parquet                       of a build, the format where the recipe names none
+    -- files: by shape                       of a build in Parquet, whose loader reads no column of JSON: a file a shape
     -- columns: NAME TYPE, NAME TYPE ...     of a build, types of columns in Parquet; others come from their values
     -- dataset_info: {...}                   of a build, its entry in LLaMA-Factory's dataset_info.json
     -- datasets: NAME, NAME ...              the parameters that name datasets: a misspelt one is refused
@@ -47,7 +48,7 @@ PARAM = re.compile(
     r"(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S(?:\S| (?! ))*))?(?:\s{2,}(?P<about>\S.*))?"
 )
 QUERIES = ("check", "report")
-NOTES = ("reads", "target", "format", "columns", "dataset_info", "datasets")
+NOTES = ("reads", "target", "format", "files", "columns", "dataset_info", "datasets")
 NAMED = re.compile(rf"-- ({'|'.join((*QUERIES, *NOTES))}): *(.*)")
 
 
@@ -72,8 +73,8 @@ class Param:
 class Step:
     """A step as read. query: its SELECT without header and semicolon. checks, reports: queries of its header.
 
-    notes: what a header says of what the step reads, of a build's lines (target, format, columns, dataset_info) and of
-    parameters (datasets).
+    notes: what a header says of what the step reads, of a build's lines (target, format, files, columns, dataset_info)
+    and of parameters (datasets).
     """
 
     name: str

@@ -7,8 +7,9 @@
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'tools, media, or turns that are not question and answer have no place in it: use build/sharegpt'
+--     'tools, or turns that are not question and answer have no place in it: use build/sharegpt'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 WITH told AS (
@@ -23,7 +24,8 @@ WITH told AS (
 )
 
 SELECT
-    CASE WHEN fits THEN '{"instruction":' || json_extract(said[-1], '$.content')
+    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+        WHEN fits THEN '{"instruction":' || json_extract(said[-1], '$.content')
         || ',"output":' || to_json(
             CASE WHEN getvariable('reasoning') THEN think_tags(json_extract(completion, '$[0]')) ELSE '' END
             || json_extract_string(completion, '$[0].content')

@@ -5,6 +5,7 @@
 -- reads: pairs
 -- target: axolotl_preference
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than one message of text, or it has tools; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
@@ -16,12 +17,14 @@ WITH answers AS (
         coalesce(
             comparable AND chosen_answer <> rejected_answer AND coalesce(tools::VARCHAR, '[]') = '[]'
             AND NOT calls_tools(prompt), false
-        ) AS fits
+        ) AS fits,
+        has_media(spoken(prompt, chosen) || messages_of(rejected)) AS shows_media
     FROM pairs
 )
 
 SELECT
-    CASE WHEN fits
+    CASE WHEN shows_media THEN media_line()
+        WHEN fits
         THEN '{"messages":['
             || array_to_string([chat_message(m, role_of(m), 'text', 'think') FOR m IN messages_of(prompt)], ',')
             || '],"chosen":{"role":"assistant","content":' || to_json(chosen_answer)
@@ -31,4 +34,4 @@ SELECT
     prompt_hash AS split_key,
     pair AS sort_key
 FROM answers
-WHERE fits OR NOT getvariable('drop_unfit')
+WHERE (fits AND NOT shows_media) OR NOT getvariable('drop_unfit')

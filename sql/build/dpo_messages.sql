@@ -2,7 +2,7 @@
 -- For TRL's DPOTrainer, CPO and ORPO, and OpenRLHF (--data.prompt_key prompt).
 -- reads: pairs
 -- target: dpo_messages
--- param arguments VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- param arguments VARCHAR = 'object'   arguments of tool calls: object, or text, as received
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault

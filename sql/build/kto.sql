@@ -4,7 +4,7 @@
 -- target: kto
 -- param min_reward      DOUBLE = 0.5       lowest reward of a desirable answer
 -- param max_undesirable DOUBLE = 0.5       an answer is undesirable where its reward is below this, and below min_reward
--- param arguments       VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- param arguments       VARCHAR = 'object'   arguments of tool calls: object, or text, as received
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- report: SELECT * FROM kto_weights('result')

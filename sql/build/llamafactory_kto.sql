@@ -10,13 +10,15 @@
 -- param min_reward      DOUBLE = 0.5      lowest reward of a desirable answer
 -- param max_undesirable DOUBLE = 0.5      an answer is undesirable where its reward is below this, and below min_reward
 -- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'media that are no files, text beside a tool call or a second system message has no place in its turns'
+--     'text beside a tool call or a second system message has no place in its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 -- report: SELECT * FROM kto_weights('result')
 SELECT
-    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || '],"kto_tag":' || tag
+    CASE WHEN NOT fits_files(messages) THEN media_line()
+        WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || '],"kto_tag":' || tag
         || coalesce(',"system":' || to_json(system_text(messages)), '')
         || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
         ELSE '{}' END AS json,

@@ -8,12 +8,14 @@
 --     "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "system": "system",
 --     "tools": "tools", "images": "images", "videos": "videos", "audios": "audios"}}
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than one message of text, or one call; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
-            AND NOT has_media(messages_of(chosen) || messages_of(rejected))
+    CASE WHEN has_media(messages_of(chosen) || messages_of(rejected))
+            OR NOT fits_files(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
+        WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
             AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected))
         THEN '{"conversations":[' || sharegpt_turns(marked(messages_of(prompt))) || '],"chosen":'
             || sharegpt_turns(messages_of(chosen)) || ',"rejected":' || sharegpt_turns(messages_of(rejected))

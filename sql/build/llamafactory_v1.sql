@@ -5,10 +5,9 @@
 -- target: llamafactory_v1
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
--- check: SELECT sort_key AS rollout, 'media have no place among its parts; set drop_unfit = true' AS fault
---     FROM result WHERE json = '{}'
+-- check: FROM refused_media('result', 'drop_unfit')
 SELECT
-    CASE WHEN has_media(spoken(prompt, completion)) THEN '{}'
+    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
         ELSE '{"messages":[' || array_to_string(
             [typed_message(m, 0) FOR m IN messages_of(prompt)]
             || [typed_message(m, (role_of(m) = 'assistant')::INTEGER) FOR m IN messages_of(completion)], ','

@@ -5,13 +5,12 @@
 -- target: ms_swift
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
--- check: SELECT sort_key AS rollout, 'media that no mark in its text can stand for have no place in it; set drop_unfit = true'
---     AS fault FROM result WHERE json = '{}'
+-- check: FROM refused_media('result', 'drop_unfit')
 SELECT
     CASE WHEN fits_marks(messages) THEN '{"messages":[' || array_to_string(
         swift_messages(marked(messages_of(prompt)), ',"loss":false') || swift_messages(marked(messages_of(completion)), ''),
         ','
-    ) || ']' || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}' ELSE '{}' END AS json,
+    ) || ']' || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}' ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

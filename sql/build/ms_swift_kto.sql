@@ -5,13 +5,12 @@
 -- param min_reward      DOUBLE = 0.5   lowest reward of a desirable answer
 -- param max_undesirable DOUBLE = 0.5   an answer is undesirable where its reward is below this, and below min_reward
 -- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
--- check: SELECT sort_key AS rollout, 'media that no mark in its text can stand for have no place in it; set drop_unfit = true'
---     AS fault FROM result WHERE json = '{}'
+-- check: FROM refused_media('result', 'drop_unfit')
 -- report: SELECT * FROM kto_weights('result')
 SELECT
     CASE WHEN fits_marks(messages) THEN '{"messages":[' || array_to_string(swift_messages(marked(messages), ''), ',')
         || '],"label":' || label || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
-        ELSE '{}' END AS json,
+        ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

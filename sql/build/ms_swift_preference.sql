@@ -4,11 +4,12 @@
 -- reads: pairs
 -- target: ms_swift
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
--- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers, or media that no '
---     || 'mark in the text of the prompt can stand for; of these: set drop_unfit = true' AS fault
+-- check: FROM refused_media('result', 'drop_unfit')
+-- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN comparable AND fits
+    CASE WHEN NOT fits THEN media_line()
+        WHEN comparable
         THEN '{"messages":[' || array_to_string(swift_messages(marked(spoken(prompt, chosen)), ''), ',')
             || '],"rejected_messages":[' || array_to_string(swift_messages(marked(spoken(prompt, rejected)), ''), ',')
             || ']' || coalesce(',"margin":' || to_json(margin), '') || coalesce(',"tools":' || tools_text(tools), '')
@@ -19,7 +20,7 @@ SELECT
     pair AS sort_key
 FROM (
     SELECT *, fits_marks(spoken(prompt, chosen) || messages_of(rejected))
-        AND NOT has_media(spoken(chosen, rejected)) AS fits
+        AND NOT has_media(messages_of(chosen) || messages_of(rejected)) AS fits
     FROM pairs
 )
 WHERE fits OR NOT getvariable('drop_unfit')

@@ -3,12 +3,14 @@
 -- system texts are left to the trainer's prompt file.
 -- target: nemo_rl_response
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS task,
 --     'its prompt is more than one question of plain text, or it has no expected answer'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL
+    CASE WHEN has_media(messages_of(t.prompt)) THEN media_line()
+        WHEN is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL
         THEN '{"input":' || to_json(asked_text(t.prompt)) || ',"output":' || to_json(t.answer) || '}'
         ELSE '{}' END AS json,
     c.keys,

@@ -1,7 +1,8 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"messages": [...], "ground_truth", "dataset":
--- the verifier's name, "tools": [...]}. For open-instruct's RLVR, ms-swift's GRPO (its own reward functions read a
--- column solution: --columns '{"ground_truth": "solution"}') and OpenAI's reinforcement fine-tuning (graders read
--- {{item.ground_truth}}).
+-- the verifier's name, "tools": [names]}. For open-instruct's RLVR, whose tools are names of those that its launch
+-- configures. Tasks without tools are also for ms-swift's GRPO (its own reward functions read a column solution:
+-- --columns '{"ground_truth": "solution"}') and OpenAI's reinforcement fine-tuning (graders read
+-- {{item.ground_truth}}), which want schemas there.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: open_instruct
 -- param verifier   VARCHAR = NULL      open-instruct's verifier, as `gsm8k`; without it, the dataset's name
@@ -10,9 +11,10 @@
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"messages":' || t.prompt || ',"ground_truth":' || to_json(t.answer)
+    CASE WHEN t.answer IS NOT NULL THEN '{"messages":' || chat_text(t.prompt, 'object', 'key')
+        || ',"ground_truth":' || to_json(t.answer)
         || ',"dataset":' || to_json(coalesce(getvariable('verifier'), c.dataset))
-        || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '') || '}'
+        || coalesce(',"tools":' || nullif(tool_names(t.tools), '[]'), '') || '}'
         ELSE '{}' END AS json,
     c.keys,
     t.prompt_hash AS split_key,

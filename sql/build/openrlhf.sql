@@ -8,7 +8,8 @@
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable AND coalesce(tools::VARCHAR, '[]') = '[]'
-        THEN '{"prompt":' || prompt || ',"chosen":' || chosen || ',"rejected":' || rejected
+        THEN '{"prompt":' || chat_text(prompt, 'object', 'key') || ',"chosen":' || chat_text(chosen, 'object', 'key')
+            || ',"rejected":' || chat_text(rejected, 'object', 'key')
             || coalesce(',"margin":' || to_json(margin), '') || '}'
         ELSE '{}' END AS json,
     keys,

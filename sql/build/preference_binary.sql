@@ -3,13 +3,15 @@
 -- reads: pairs
 -- target: preference_binary
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than plain text, or it has tools: use build/preference_ranked; or set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN comparable AND is_plain_answer(chosen) AND is_plain_answer(rejected)
+    CASE WHEN has_media(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
+        WHEN comparable AND is_plain_answer(chosen) AND is_plain_answer(rejected)
             AND coalesce(tools::VARCHAR, '[]') = '[]'
-        THEN '{"prompt":' || prompt || ',"chosen":' || json_extract(chosen, '$[0].content')
+        THEN '{"prompt":' || chat_text(prompt, 'object', 'key') || ',"chosen":' || json_extract(chosen, '$[0].content')
             || ',"rejected":' || json_extract(rejected, '$[0].content') || '}'
         ELSE '{}' END AS json,
     keys,
@@ -17,4 +19,4 @@ SELECT
     pair AS sort_key
 FROM pairs
 WHERE NOT getvariable('drop_unfit')
-    OR (is_plain_answer(chosen) AND is_plain_answer(rejected) AND coalesce(tools::VARCHAR, '[]') = '[]')
+    OR (NOT has_media(messages_of(prompt)) AND is_plain_answer(chosen) AND is_plain_answer(rejected) AND coalesce(tools::VARCHAR, '[]') = '[]')

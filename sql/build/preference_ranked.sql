@@ -12,8 +12,9 @@ SELECT
     CASE
         WHEN NOT comparable THEN '{}'
         WHEN tools::VARCHAR <> '[]' THEN '{"tools":true}'
-        ELSE '{"context":' || prompt || ',"completions":[{"rank":0,"completion":' || chosen
-            || '},{"rank":1,"completion":' || rejected || '}]}'
+        ELSE '{"context":' || chat_text(prompt, 'object', 'key')
+            || ',"completions":[{"rank":0,"completion":' || chat_text(chosen, 'object', 'key')
+            || '},{"rank":1,"completion":' || chat_text(rejected, 'object', 'key') || '}]}'
     END AS json,
     keys,
     prompt_hash AS split_key,

@@ -6,6 +6,7 @@
 -- param mask       VARCHAR = 'labels'  labels, or loss_mask
 -- param min_reward DOUBLE = 0.8        lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false    leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT getvariable('mask') AS mask, 'labels or loss_mask' AS must_be
 --     WHERE getvariable('mask') NOT IN ('labels', 'loss_mask')
 -- check: SELECT sort_key AS rollout, 'its token ids were not captured: collect with token_ids = true; or set '
@@ -15,11 +16,12 @@ WITH branches AS (
         unnest(range(greatest(coalesce(len(branch_starts(token_turns)), 0), 1))) AS branch
     FROM selected
     WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
-        AND (len(token_turns) > 0 OR NOT getvariable('drop_unfit'))
+        AND (NOT getvariable('drop_unfit') OR (len(token_turns) > 0 AND NOT has_media(spoken(prompt, completion))))
 )
 
 SELECT
-    CASE WHEN tokens IS NULL THEN '{}'
+    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+        WHEN tokens IS NULL THEN '{}'
         ELSE '{"input_ids":' || to_json(tokens.token_ids) || CASE getvariable('mask')
             WHEN 'loss_mask' THEN ',"loss_mask":' || to_json(tokens.loss_mask)
             ELSE ',"attention_mask":' || to_json(list_resize([]::INTEGER[], len(tokens.token_ids), 1))

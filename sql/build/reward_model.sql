@@ -3,7 +3,7 @@
 -- the difference of the ratings, which are the two rewards; pairs that do not go by rewards have neither.
 -- reads: pairs
 -- target: reward_model
--- param arguments VARCHAR = 'text'   arguments of tool calls: text, as received, or object
+-- param arguments VARCHAR = 'object'   arguments of tool calls: object, or text, as received
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault

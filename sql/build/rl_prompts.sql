@@ -6,7 +6,7 @@
 -- param ability VARCHAR = NULL   what the tasks ask for, as `math`; without it, the dataset's name
 -- check: SELECT sort_key AS task, 'no prompt' AS fault FROM result WHERE json_array_length(json, '$.prompt') = 0
 SELECT
-    '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
+    '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(t.prompt, 'object', 'key')
     || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
     || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
     || coalesce(',"answer":' || to_json(t.answer), '')

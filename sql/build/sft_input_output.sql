@@ -3,16 +3,17 @@
 -- target: sft_input_output
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
+-- check: FROM refused_media('result', 'drop_invalid')
 -- check: SELECT sort_key AS rollout,
 --     'more than plain text in one turn: use build/sft_messages; or set drop_invalid = true' AS fault
---     FROM result WHERE json_extract_string(json, '$.input') IS NULL OR json_extract_string(json, '$.output') IS NULL
+--     FROM result WHERE json <> media_line()
+--         AND (json_extract_string(json, '$.input') IS NULL OR json_extract_string(json, '$.output') IS NULL)
 SELECT
     -- What is not plain text becomes null, which the check finds.
-    json_object(
+    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line() ELSE json_object(
         'input', CASE
             WHEN tools::VARCHAR <> '[]' THEN NULL
             WHEN list_has_any(json_extract_string(prompt, '$[*].role'), ['assistant', 'tool']) THEN NULL
-            WHEN list_contains([json_type(part) FOR part IN json_extract(prompt, '$[*].content')], 'ARRAY') THEN NULL
             ELSE array_to_string(json_extract_string(prompt, '$[*].content'), chr(10) || chr(10))
         END,
         'output', CASE
@@ -23,7 +24,7 @@ SELECT
                 )
             ELSE text
         END
-    )::VARCHAR AS json,
+    )::VARCHAR END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

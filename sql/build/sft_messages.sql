@@ -1,18 +1,17 @@
 -- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
 -- A picture is the part {"type": "image"}, and "images" has the paths and URLs, as TRL reads them.
 -- For TRL's SFTTrainer, NeMo RL's OpenAIFormatDataset, OpenRLHF's SFTDataset (--data.input_key messages), Axolotl
--- (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants reasoning = "part". Most chat templates want
--- arguments = "object"; Axolotl parses the text itself.
+-- (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants reasoning = "part". Chat templates read
+-- arguments that are objects, which datasets pads with nulls before its version 4.7.
 -- target: sft_messages
 -- param min_reward      DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfinished BOOLEAN = false   leave out what does not end with the assistant, rather than stop at it
 -- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
--- param arguments       VARCHAR = 'text'  arguments of tool calls: text, as received, or object
+-- param arguments       VARCHAR = 'object'  arguments of tool calls: object, or text, as received
 -- param reasoning       VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), part, or drop
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
--- check: SELECT sort_key AS rollout, 'media that are no pictures have no place in it; set drop_unfit = true' AS fault
---     FROM result WHERE json = '{}'
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT getvariable('reasoning') AS reasoning, 'key, think, part or drop' AS must_be
 --     WHERE getvariable('reasoning') NOT IN ('key', 'think', 'part', 'drop')
 SELECT
@@ -21,7 +20,7 @@ SELECT
         '{"messages":',
         chat_text(imaged(joined(prompt, completion)::JSON), getvariable('arguments'), getvariable('reasoning')),
         ',"tools":' || nullif(tools::VARCHAR, '[]'), images_of(prompt, completion), '}'
-    ) ELSE '{}' END AS json,
+    ) ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

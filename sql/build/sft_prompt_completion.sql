@@ -4,9 +4,8 @@
 -- target: sft_prompt_completion
 -- param min_reward DOUBLE = 0.8       lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false    leave out what the format cannot hold, rather than stop at it
--- param arguments  VARCHAR = 'text'   arguments of tool calls: text, as received, or object
--- check: SELECT sort_key AS rollout, 'media that are no pictures have no place in it; set drop_unfit = true' AS fault
---     FROM result WHERE json = '{}'
+-- param arguments  VARCHAR = 'object'   arguments of tool calls: object, or text, as received
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 SELECT
@@ -14,7 +13,7 @@ SELECT
         THEN '{"prompt":' || chat_text(imaged(prompt), getvariable('arguments'), 'key')
             || ',"completion":' || chat_text(imaged(completion), getvariable('arguments'), 'key')
             || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || images_of(prompt, completion) || '}'
-        ELSE '{}' END AS json,
+        ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

@@ -8,12 +8,14 @@
 --     "images": "images", "videos": "videos", "audios": "audios"}}
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'media that are no files, text beside a tool call or a second system message has no place in its turns'
+--     'text beside a tool call or a second system message has no place in its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || ']'
+    CASE WHEN NOT fits_files(messages) THEN media_line()
+        WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || ']'
         || coalesce(',"system":' || to_json(system_text(messages)), '')
         || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
         ELSE '{}' END AS json,

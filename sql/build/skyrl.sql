@@ -9,7 +9,7 @@
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || t.prompt
+    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(t.prompt, 'object', 'key')
         || ',"env_class":' || to_json(coalesce(getvariable('env_class'), c.dataset))
         || ',"reward_spec":{"method":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
         || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}}'

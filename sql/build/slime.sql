@@ -5,7 +5,7 @@
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: slime
 SELECT
-    '{"prompt":' || t.prompt || coalesce(',"label":' || to_json(t.answer), '')
+    '{"prompt":' || chat_text(t.prompt, 'object', 'key') || coalesce(',"label":' || to_json(t.answer), '')
     || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
     || ',"metadata":{"index":' || to_json(c.task_id) || ',"data_source":' || to_json(c.dataset)
     || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '},"datasource":' || to_json(c.dataset) || '}' AS json,

@@ -10,14 +10,14 @@
 SELECT
     CASE WHEN comparable AND NOT calls_tools(chosen) AND NOT calls_tools(rejected) AND NOT calls_tools(prompt)
         THEN '{"comparison":{"prompt_conversation":[' || array_to_string([
-                chat_message(m, json_extract_string(m, '$.role'), 'text', 'part') FOR m IN messages_of(prompt)
+                chat_message(m, role_of(m), 'text', 'part') FOR m IN messages_of(prompt)
             ], ',') || '],"completion_A":[' || array_to_string([
-                chat_message(m, json_extract_string(m, '$.role'), 'text', 'part')
+                chat_message(m, role_of(m), 'text', 'part')
                 FOR m IN messages_of(
                     CASE WHEN unit(pair, getvariable('seed')) < 0.5 THEN chosen ELSE rejected END
                 )
             ], ',') || '],"completion_B":[' || array_to_string([
-                chat_message(m, json_extract_string(m, '$.role'), 'text', 'part')
+                chat_message(m, role_of(m), 'text', 'part')
                 FOR m IN messages_of(
                     CASE WHEN unit(pair, getvariable('seed')) < 0.5 THEN rejected ELSE chosen END
                 )

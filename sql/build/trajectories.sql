@@ -8,6 +8,7 @@
 -- columns: token_ids INTEGER[], loss_mask UTINYINT[], logprobs FLOAT[], reward DOUBLE, advantage DOUBLE,
 --     temperature DOUBLE
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout, 'its token ids were not captured: collect with token_ids = true; or set '
 --     || 'drop_unfit = true' AS fault FROM result WHERE json = '{}'
 WITH rollout AS (
@@ -20,11 +21,12 @@ branches AS (
     SELECT * EXCLUDE (token_turns), unnest(coalesce(nullif(token_branches(token_turns), []), [NULL])) AS tokens,
         unnest(range(greatest(coalesce(len(branch_starts(token_turns)), 0), 1))) AS branch
     FROM rollout
-    WHERE len(token_turns) > 0 OR NOT getvariable('drop_unfit')
+    WHERE NOT getvariable('drop_unfit') OR (len(token_turns) > 0 AND NOT has_media(spoken(prompt, completion)))
 )
 
 SELECT
-    CASE WHEN tokens IS NOT NULL
+    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+        WHEN tokens IS NOT NULL
         THEN '{"trajectory_id":' || to_json(concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch))
             || ',"group_id":' || to_json(concat_ws('/', dataset, task_id, policy)) || ',"task_id":' || to_json(task_id)
             || ',"branch":' || branch || ',"token_ids":' || to_json(tokens.token_ids)

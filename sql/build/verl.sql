@@ -9,12 +9,14 @@
 -- param ability    VARCHAR = NULL      what the tasks ask for, as `math`; without it, the dataset's name
 -- param agent_name VARCHAR = NULL      verl's agent loop, as `tool_agent`; without it, that of its config
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS task,
---     'the task has no expected answer, and a rule can judge nothing, or media that are neither pictures nor videos; '
---     || 'set drop_unfit = true' AS fault
+--     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN fits THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || marked_text(t.prompt)
+    CASE WHEN NOT fits THEN media_line()
+        WHEN t.answer IS NOT NULL
+        THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(marked_text(t.prompt), 'object', 'key')
         || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
         || ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
         || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}'
@@ -28,7 +30,7 @@ SELECT
 FROM tasks_of('selected') AS c
 JOIN (
     SELECT *, messages_of(prompt) AS asked,
-        answer IS NOT NULL AND fits_marks(messages_of(prompt)) AND len(media_of(messages_of(prompt), 'audio')) = 0 AS fits
+        fits_marks(messages_of(prompt)) AND len(media_of(messages_of(prompt), 'audio')) = 0 AS fits
     FROM tasks
 ) AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
-WHERE fits OR NOT getvariable('drop_unfit')
+WHERE (fits AND t.answer IS NOT NULL) OR NOT getvariable('drop_unfit')

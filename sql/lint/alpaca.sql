@@ -1,6 +1,7 @@
 -- LLaMA-Factory, formatting alpaca: {"instruction", "input"?, "output", "system"?, "history"?:
 -- [[question, answer], ...]}.
 SELECT split, row, unnest(found([
+    media_fault(json_extract(json, ['$.instruction', '$.input', '$.output']), []),
     error_if(
         NOT filled(json_extract(json, '$.instruction')) AND NOT filled(json_extract(json, '$.input')),
         'neither instruction nor input: the prompt is empty in LLaMA-Factory; write the question as instruction'

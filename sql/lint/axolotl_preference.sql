@@ -3,6 +3,7 @@
 SELECT split, row, unnest(list_concat(
     message_faults(line.messages), pair_faults(chosen, rejected),
     found([
+        media_fault(contents, []),
         no_messages('messages', line.messages),
         error_if(
             any_holds([NOT coalesce(starts_with(content::VARCHAR, '"'), false) FOR content IN contents]),
@@ -18,8 +19,8 @@ SELECT split, row, unnest(list_concat(
             'an answer is empty: Axolotl treats the template''s own text as the answer; drop the row'
         ),
         error_if(
-            other_roles(talk, ['system', 'user', 'assistant', 'tool']),
-            'a role is not system, user, assistant or tool (e.g. developer): Axolotl stops with a KeyError; use '
+            other_roles(talk, ['system', 'user', 'assistant', 'tool', 'developer']),
+            'a role is not system, user, assistant or tool: Axolotl stops with a KeyError; use '
             || 'role system'
         ),
         error_if(

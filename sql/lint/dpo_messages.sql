@@ -24,10 +24,6 @@ WITH looked AS MATERIALIZED (
                 'the rejected answer is empty: the pair only teaches the model to answer at all'
             ),
             warning_if(
-                contains(roles(line.prompt), ' developer '),
-                'role developer: many chat templates leave it out; use role system'
-            ),
-            warning_if(
                 line.prompt[-1].role = 'assistant',
                 'the prompt ends with the assistant: TRL opens no new turn, so the answers continue it; move it '
                 || 'into both'

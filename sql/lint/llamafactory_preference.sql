@@ -2,6 +2,7 @@
 -- "rejected": {...}, "system"?, "tools"?}; with kto_tag: {"conversations": [..., the answer last], "kto_tag"}.
 SELECT split, row, unnest(list_concat(
     media_faults(json, line::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
+    media_fault([turn.value FOR turn IN line.conversations] || [line.chosen.value, line.rejected.value], []),
     error_if(
         coalesce(len(line.conversations), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'

@@ -1,13 +1,14 @@
 -- LLaMA-Factory v1: {"messages": [{"role", "content": [{"type", "value"}, ...], "loss_weight"?}, ...], "tools"?: JSON
 -- text}.
 SELECT split, row, unnest(found([
+    developer_fault(talk),
     error_if(
         coalesce(len(talk), 0) = 0,
         'messages is not a list of {"role", "content"}: LLaMA-Factory fails on the row; write such a list'
     ),
     error_if(
-        any_holds([coalesce(m.role, '?') NOT IN ('system', 'user', 'assistant', 'tool') FOR m IN talk]),
-        'a role is not system, user, assistant or tool (e.g. developer): LLaMA-Factory leaves the message out '
+        any_holds([coalesce(m.role, '?') NOT IN ('system', 'user', 'assistant', 'tool', 'developer') FOR m IN talk]),
+        'a role is not system, user, assistant or tool: LLaMA-Factory leaves the message out '
         || 'silently; use role system'
     ),
     error_if(

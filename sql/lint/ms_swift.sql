@@ -1,7 +1,8 @@
 -- ms-swift's AutoPreprocessor: {"messages": [...], "tools"?: JSON text or list, "rejected_response"?, "label"?,
 -- "margin"?}; with rejected_response or rejected_messages a preference pair.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.messages), tool_faults(line.tools),
+    message_faults(line.messages, media := ['image', 'video', 'audio', 'image_url', 'video_url', 'audio_url']),
+    tool_faults(line.tools),
     media_faults(
         json, array_to_string([m.content::VARCHAR FOR m IN line.messages], ' '),
         'ms-swift puts media without a mark before the first question, and drops marks without media'
@@ -9,8 +10,8 @@ SELECT split, row, unnest(list_concat(
     found([
         no_messages('messages', line.messages),
         error_if(
-            other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response']),
-            'a role is not system, user, assistant, tool_call, tool_response or tool (e.g. developer): '
+            other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response', 'developer']),
+            'a role is not system, user, assistant, tool_call, tool_response or tool: '
             || 'ms-swift rejects the row; use role system'
         ),
         error_if(

@@ -1,7 +1,7 @@
--- open-instruct. RLVR: {"messages": [...], "ground_truth": text or list, "dataset": name of the verifier, or a list};
--- preference: {"chosen": [...], "rejected": [...]}, whole conversations whose last turn differs.
+-- open-instruct (e6c3044). RLVR: {"messages": [...], "ground_truth": text or list, "dataset": name of the verifier, or
+-- a list, "tools"?: [names]}; preference: {"chosen": [...], "rejected": [...]}, whole conversations whose last turn differs.
 SELECT split, row, unnest(list_concat(
-    message_faults(talk), message_faults(line.rejected), tool_faults(line.tools),
+    message_faults(talk), message_faults(line.rejected), CASE WHEN is_pair THEN tool_faults(line.tools) END,
     CASE WHEN is_pair THEN pair_faults(chosen, rejected) END,
     found([
         error_if(
@@ -21,6 +21,14 @@ SELECT split, row, unnest(list_concat(
             truth_type = 'ARRAY' AND dataset_type = 'ARRAY'
             AND json_array_length(json, '$.dataset') <> json_array_length(json, '$.ground_truth'),
             'dataset and ground_truth are lists of different lengths: each verifier needs its own; write one for each'
+        ),
+        error_if(
+            NOT is_pair AND line.tools IS NOT NULL AND (
+                json_type(line.tools) <> 'ARRAY'
+                OR any_holds([json_type(t) <> 'VARCHAR' FOR t IN json_extract(line.tools, '$[*]')])
+            ),
+            'tools are not a list of names: open-instruct stops with a TypeError, as it looks each up among the tools '
+            || 'that it was started with; write their names'
         ),
         warning_if(
             NOT is_pair AND len(line.messages) > 1 AND line.messages[-1].role = 'assistant',

@@ -1,7 +1,8 @@
 -- OpenAI's DPO: {"input": {"messages", "tools"?, "parallel_tool_calls"?}, "preferred_output": [one message],
 -- "non_preferred_output": [one message]}.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.input.messages), message_faults(line.preferred_output),
+    message_faults(line.input.messages, media := linked_pictures(line.input.messages)),
+    message_faults(line.preferred_output),
     message_faults(line.non_preferred_output), tool_faults(line.input.tools), pair_faults(preferred, non_preferred),
     found([
         no_messages('input.messages', line.input.messages),
@@ -20,8 +21,8 @@ SELECT split, row, unnest(list_concat(
             'input ends with the assistant: the upload is rejected; let it end with the question'
         ),
         error_if(
-            other_roles(line.input.messages, ['system', 'user', 'assistant', 'tool']),
-            'a role is not system, user, assistant or tool (e.g. developer): the upload is rejected; use role system'
+            other_roles(line.input.messages, ['system', 'user', 'assistant', 'tool', 'developer']),
+            'a role is not system, user, assistant or tool: the upload is rejected; use role system'
         ),
         error_if(
             has_reasoning(talk),

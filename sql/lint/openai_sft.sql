@@ -1,7 +1,7 @@
 -- OpenAI, Azure, Fireworks and Together: {"messages": [..., "weight"? of the assistant's], "tools"?,
 -- "parallel_tool_calls"?}.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.messages), tool_faults(line.tools),
+    message_faults(line.messages, media := linked_pictures(line.messages)), tool_faults(line.tools),
     found([
         no_messages('messages', line.messages),
         error_if(
@@ -18,8 +18,8 @@ SELECT split, row, unnest(list_concat(
             || 'leave it out'
         ),
         error_if(
-            other_roles(line.messages, ['system', 'user', 'assistant', 'tool']),
-            'a role is not system, user, assistant or tool (e.g. developer): the upload is rejected; use role system'
+            other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'developer']),
+            'a role is not system, user, assistant or tool: the upload is rejected; use role system'
         ),
         error_if(
             line.messages[-1].role <> 'assistant',

@@ -2,6 +2,7 @@
 SELECT split, row, unnest(list_concat(
     pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')), message_faults(prompt),
     found([
+        media_fault(json_extract(json, ['$.chosen', '$.rejected']), []),
         error_if(
             coalesce(type_of(json, 'prompt'), '') NOT IN ('VARCHAR', 'ARRAY'),
             'prompt is neither text nor a list of messages: NeMo RL fails on the row; write one of them'

@@ -8,10 +8,6 @@ SELECT split, row, unnest(list_concat(
             'the prompt ends with the assistant: the rollouts would continue its answer, or begin with it; cut the '
             || 'last turn'
         ),
-        warning_if(
-            contains(roles(line.prompt), ' developer '),
-            'role developer: many chat templates leave it out; use role system'
-        ),
         error_if(
             list_has_any(json_keys(json), ['completions', 'completion_ids', 'trainer_state']),
             'a column has the name of an argument of TRL''s reward functions: they fail with a TypeError; rename it'

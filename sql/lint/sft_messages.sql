@@ -1,7 +1,7 @@
 -- Whole conversations, {"messages": [...], "tools"?: [...]}: TRL, verl, OpenRLHF, NeMo RL, Axolotl, prime-rl.
 WITH looked AS MATERIALIZED (
     SELECT split, row, [list_type(line.messages, json, 'messages'), json_type(line.tools)] AS types, list_concat(
-        message_faults(line.messages), argument_faults(line.messages), tool_faults(line.tools),
+        message_faults(line.messages, media := ['image']), argument_faults(line.messages), tool_faults(line.tools),
         found([
             no_messages('messages', line.messages),
             image_fault(json, line.messages),
@@ -18,11 +18,6 @@ WITH looked AS MATERIALIZED (
             warning_if(
                 contains(roles(line.messages), ' user user '),
                 'consecutive user turns: accepted by TRL, verl and NeMo RL, skipped by LLaMA-Factory; merge them'
-            ),
-            warning_if(
-                contains(roles(line.messages), ' developer '),
-                'role developer: ms-swift rejects it, LLaMA-Factory skips the row, many templates omit it; use '
-                || 'role system'
             ),
             warning_if(
                 starts_with(line.tools::VARCHAR, '"'),

@@ -1,7 +1,7 @@
 -- TRL's SFTTrainer, trained on the completion only: {"prompt", "completion", "tools"?}, both text or both messages.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.prompt), message_faults(line.completion), argument_faults(line.prompt),
-    argument_faults(line.completion), tool_faults(line.tools),
+    message_faults(line.prompt, media := ['image']), message_faults(line.completion, media := ['image']),
+    argument_faults(line.prompt), argument_faults(line.completion), tool_faults(line.tools),
     found([
         image_fault(json, line.prompt || line.completion),
         error_if(
@@ -25,10 +25,6 @@ SELECT split, row, unnest(list_concat(
         error_if(
             ends_empty(line.completion) OR (completion = 'VARCHAR' AND NOT filled(json_extract(json, '$.completion'))),
             'the completion is empty: the model learns to return nothing; drop the row'
-        ),
-        warning_if(
-            contains(roles(line.prompt || line.completion), ' developer '),
-            'role developer: many chat templates leave it out silently; use role system'
         ),
         warning_if(
             line.prompt[-1].role = 'assistant',

@@ -3,6 +3,7 @@
 -- A row whose turns it does not like it skips, with a line in its log, and trains the others.
 SELECT split, row, unnest(list_concat(
     media_faults(json, turns::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
+    media_fault([t.value FOR t IN turns], []),
     error_if(
         coalesce(len(turns), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'

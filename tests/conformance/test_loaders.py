@@ -47,9 +47,9 @@ def test_verl_rl(tmp_path: Path) -> None:
 
 
 def test_verl_sft_sees_no_padded_tools(tmp_path: Path) -> None:
-    """One file for each list of tools, and one for lines without; the tokens are those of the JSON lines."""
+    """One file for each shape; the tokens are those of the JSON lines, with a template that nulls do not trouble."""
     module, config = needed("verl.utils.dataset.multiturn_sft_dataset"), needed("omegaconf").OmegaConf
-    paths = [str(path) for path in built("verl_sft", tmp_path)]
+    paths = [str(path) for path in built("verl_sft", tmp_path, null_keys=True)]
     requested = config.create({"max_length": 30_000, "truncation": "error", "pad_mode": "no_padding"})
     assert len(paths) == 3
     made = list(module.MultiTurnSFTDataset(paths, tokenizer(), requested))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rolloutops.formats.chat import to_chat
 from tests.conformance.made import built, read, rollouts, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trainers are theirs
@@ -60,7 +61,7 @@ def plain(folder: Path) -> list[Path]:
     good = [row for row in rollouts(False) if row["reward"] == 1.0]
     lines = [
         {
-            "messages": json.loads(row["prompt"]) + json.loads(row["completion"]),
+            "messages": to_chat(json.loads(row["prompt"]) + json.loads(row["completion"]), "object"),
             "tools": json.loads(row.get("tools", "null")),
         }
         for row in good

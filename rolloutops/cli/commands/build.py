@@ -75,11 +75,26 @@ def refuse_builds_of_others(plan: Plan) -> None:
         refuse_other_recipes(open_workspace(plan.data), plan)
 
 
+def _became(report: BuildReport) -> Iterator[str]:
+    """Say how many rollouts a build read and used, why the others were dropped, and what mix came out."""
+    funnel, name = report.funnel, report.step
+    whole = funnel.path[0].rows_in if funnel.path else funnel.rollouts
+    if whole == funnel.used:
+        return
+    dropped = [f"{stats.step} {stats.dropped:,}" for stats in funnel.path if stats.dropped]
+    dropped += [f"{many:,}: {why}" for why, many in funnel.reasons.items()]
+    yield f"{name}: {count(whole, 'rollout')} in, {funnel.used:,} used; dropped: {'; '.join(dropped)}"
+    if funnel.mix:
+        shares = [f"{one.dataset} {one.written:.1%} ({one.target:.1%})" for one in funnel.mix]
+        yield f"{name}: mix written (requested): {', '.join(shares)}"
+
+
 def sentences(done: Sequence[BuildReport]) -> Iterator[str]:
     """Say which training files were written, with their rows, and what is wrong with them."""
     rows = [(one.step, split, rows, str(path)) for one in done for split, (rows, path) in one.files.items()]
     yield table(("build", "split", "rows", "file"), rows)
     for one in done:
+        yield from _became(one)
         for fault in one.linted.faults if one.linted else ():
             done_with_it = "dropped" if fault.severity == "error" else "warning"
             yield f"{one.step}: {done_with_it}, {count(fault.lines, 'line')}: {fault.fault}"
