@@ -205,7 +205,8 @@ CREATE OR REPLACE MACRO media_columns(messages) AS CASE WHEN has_media(messages)
 CREATE OR REPLACE MACRO has_parts(prompt, completion) AS
     contains(prompt::VARCHAR, '"content":[') OR contains(completion::VARCHAR, '"content":[');
 
--- imaged(conversation): the conversation as JSON, a picture in it being the part {"type": "image"}; images_of: `,"images":[...]`, or nothing.
+-- imaged(conversation): the conversation as JSON, a picture in it being the part {"type": "image"}; images_of:
+-- `,"images":[...]`, or nothing.
 -- That is TRL's form. fits_images: whether there is nothing but text and pictures.
 CREATE OR REPLACE MACRO imaged(conversation) AS CASE
     WHEN contains(conversation::VARCHAR, '"content":[') THEN ('[' || array_to_string([

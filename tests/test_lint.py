@@ -184,10 +184,10 @@ def test_files_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"{plain}:2, {packed}:2" in out
     assert f"{plain}:3, {packed}:3" in out
     assert "no loader can read this line" in out
-    assert out.splitlines()[-1] == "4 of 18 lines have errors: sft_messages"
+    assert out.splitlines()[-1] == "4 of 20 lines have errors: sft_messages"
     assert main(["lint", str(plain), "--target=sft_messages", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
-    assert (found["lines"], found["faulty"]) == (9, 2)
+    assert (found["lines"], found["faulty"]) == (10, 2)
     assert {tuple(one["first"][0]) for one in found["faults"]} == {(str(plain), 2), (str(plain), 3)}
 
 

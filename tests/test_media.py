@@ -320,4 +320,6 @@ def test_builds_write_media_in_the_form_of_each_trainer(folder: Path) -> None:
     info = json.loads((folder / "ws/exports/sharegpt/dataset_info.json").read_text())
     assert info["sharegpt_train"]["columns"] == {"messages": "conversations", "images": "images"}
     (folder / "r.toml").write_text((folder / "r.toml").read_text().replace("drop_unfit = true\n", ""))
-    assert "this format has no place for it" in rolloutops("build", "r.toml", "--only=sharegpt", cwd=folder, code=2).stderr
+    assert (
+        "this format has no place for it" in rolloutops("build", "r.toml", "--only=sharegpt", cwd=folder, code=2).stderr
+    )

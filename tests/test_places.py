@@ -28,20 +28,18 @@ MEDIA = [
 ]
 REFERENCES = ["iVBORw0KGgo=", "UklGRg==", "https://example.com/a.mp4", "JVBERi0=", "m/a.png"]
 DATA, SOUND, CLIP, FILE, PICTURE = range(5)
+FILES, LINKS, DRAWN = frozenset([PICTURE]), frozenset([DATA, CLIP, PICTURE]), frozenset([DATA, PICTURE])
+SENT, ALL = frozenset([DATA]), frozenset(range(5))
 PLACES = {
-    **dict.fromkeys(["sharegpt", "llamafactory_kto", "llamafactory_preference"], {PICTURE}),
-    **dict.fromkeys(["ms_swift", "ms_swift_kto", "ms_swift_preference", "verl"], {DATA, CLIP, PICTURE}),
-    **dict.fromkeys(["sft_messages", "sft_prompt_completion"], {DATA, PICTURE}),
-    **dict.fromkeys(["openai_sft", "openai_preference"], {DATA}),
-    "rl_gym": set(range(5)),
+    **dict.fromkeys(["sharegpt", "llamafactory_kto", "llamafactory_preference"], FILES),
+    **dict.fromkeys(["ms_swift", "ms_swift_kto", "ms_swift_preference", "verl"], LINKS),
+    **dict.fromkeys(["sft_messages", "sft_prompt_completion"], DRAWN),
+    **dict.fromkeys(["openai_sft", "openai_preference"], SENT),
+    "rl_gym": ALL,
 }
 """What a build has a place for: columns of files or also of URLs, OpenAI's parts of URLs and data, NeMo Gym's rows."""
 
-LINTED = {
-    "ms_swift": {DATA, CLIP, PICTURE},
-    **dict.fromkeys(["openai_sft", "openai_preference"], {DATA}),
-    "rl_gym": set(range(5)),
-}
+LINTED = {"ms_swift": LINKS, "openai_sft": SENT, "openai_preference": SENT, "rl_gym": ALL}
 """What a linter accepts as a part in a line."""
 
 WORDS = "a picture, sound, video or file: this format has no place for it, and the model would learn to answer what it"
@@ -112,7 +110,9 @@ def test_every_linter_says_it_in_the_same_words(target: str) -> None:
     """Of files made elsewhere: a good line with a part of each kind, and with a developer."""
     (none, good), *_ = blocks(target)
     assert not none
-    shown = [with_part(json.loads(good[0]), part) for kind, part in enumerate(MEDIA) if kind not in LINTED.get(target, ())]
+    shown = [
+        with_part(json.loads(good[0]), part) for kind, part in enumerate(MEDIA) if kind not in LINTED.get(target, ())
+    ]
     lines = [json.dumps(line) for line in shown if line]
     found = linted(target, [*good, *lines])
     assert {row for row, _, fault in found if WORDS in fault} == set(range(len(good) + 1, len(good) + len(lines) + 1))

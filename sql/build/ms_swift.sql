@@ -1,7 +1,7 @@
 -- Supervised fine-tuning: {"messages": [...], "tools": JSON text}, with the roles system, user, assistant, tool_call
 -- and tool_response, "images", "videos" and "audios": paths and URLs, each with its mark in the text, as <image>. For
--- ms-swift, which looks below ROOT_IMAGE_DIR. Reasoning is in <think> tags in the content, as ms-swift drops reasoning_content
--- without a word; the assistant's messages of the prompt have "loss": false.
+-- ms-swift, which looks below ROOT_IMAGE_DIR. Reasoning is in <think> tags in the content, as ms-swift drops
+-- reasoning_content without a word; the assistant's messages of the prompt have "loss": false.
 -- target: ms_swift
 -- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
 -- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
