@@ -202,6 +202,26 @@ def test_nulls_of_a_table_and_what_messages_hold_besides_are_counted(tmp_path: P
     assert query(tmp_path / "w", "SELECT count(*) FROM rollouts WHERE dataset = 'table'") == [(2,)], again
 
 
+def test_an_answer_of_a_gym_row_is_read_or_announced(tmp_path: Path) -> None:
+    """A response whose text stands elsewhere than in items is not an empty answer without a word."""
+    responses: list[Any] = [
+        {"output": "Here."},
+        {"output_text": "There."},
+        {"choices": [{"message": {"content": "Lost."}}]},
+        {"output": [{"type": "speech", "words": "Lost."}]},
+        {"output": []},
+    ]
+    rows = [
+        {"responses_create_params": {"input": ASK}, "reward": 1.0, "_ng_task_index": number, "response": response}
+        for number, response in enumerate(responses)
+    ]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    said = rolloutops("import", "r.jsonl", "--data=w", cwd=tmp_path).stderr
+    assert "fields left aside, kept in the column response only: response (1), response.output[].speech (1)" in said
+    found = query(tmp_path / "w", "SELECT text FROM rollouts ORDER BY text")
+    assert [each[0] for each in found] == ["", "", "", "Here.", "There."]
+
+
 def test_batches_of_three_providers_with_the_same_ids(tmp_path: Path) -> None:
     """Each request file with its answers is one dataset; of several answers to a request each is a rollout."""
     usage = {"prompt_tokens": 5, "completion_tokens": 7}

@@ -65,6 +65,14 @@ def test_one_object_is_one_row(tmp_path: Path, row: dict[str, Any]) -> None:
     assert query(tmp_path / "w", "SELECT count(*) FROM tasks") == [(1,)]
 
 
+def test_a_split_beside_the_rows_is_no_silent_loss(tmp_path: Path) -> None:
+    document = {"version": 1, "Test": [{"question": "c"}], "examples": [{"question": "a"}, {"question": "b"}]}
+    (tmp_path / "in.json").write_text(json.dumps(document))
+    said = rolloutops("chunk", "--input=in.json", "--data=w", cwd=tmp_path, code=2).stderr
+    assert "in.json:1: the rows are read from the list 'examples', and not from 'Test'" in said
+    assert query(tmp_path / "w", "SELECT count(*) FROM tasks") == [(2,)]
+
+
 def test_rows_that_cannot_be_used_are_named_by_the_line_on_which_they_begin(tmp_path: Path) -> None:
     text = (
         '[\n  {"prompt": "good"},\n  {\n    "prompt": 1e999\n  },\n  "text",\n  {"a": 1,\n   "a": 2},\n  {\n"b": 1}\n]'

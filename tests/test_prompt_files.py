@@ -97,6 +97,24 @@ def test_mistakes_in_prompt_files_are_sentences(tmp_path: Path) -> None:
     assert not (tmp_path / "w").exists()
 
 
+def test_check_finds_a_prompt_file_that_does_not_fit(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", [*ROWS[:3], {"other": "x"}])
+    recipe = 'data = "w"\n[datasets.d]\ninput = "in.jsonl"\nenvironment = "exact_match"\nprompt = "p.yaml"\n'
+    (tmp_path / "r.toml").write_text(recipe + '[collect]\nengine = "scripted"\n')
+    for text, says, code in (
+        ("usr: x", "BAD  d: p.yaml: no key 'usr'", 2),
+        ("user: '{answr}'", "BAD  d: of the first 4 rows 4 cannot be read: in.jsonl:1:", 2),
+        (
+            "user: '{question}'",
+            "WARN d: of the first 4 rows 1 cannot be read: in.jsonl:4: p.yaml names",
+            0,
+        ),
+    ):
+        (tmp_path / "p.yaml").write_text(text)
+        found = rolloutops("check", "r.toml", cwd=tmp_path, code=code)
+        assert says in found.stdout + found.stderr, found.stdout + found.stderr
+
+
 def test_another_prompt_of_an_unchanged_row_is_an_edit_and_the_first_ones_rollouts_come_back(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in.jsonl", ROWS[:2])
     (tmp_path / "p.yaml").write_text(TEMPLATE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
@@ -18,7 +17,9 @@ from rolloutops.collect.verify import Verifier, make_verifiers
 from rolloutops.config.plan import EngineJob, Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import RolloutopsError
+from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.ingest.inputs import find_inputs, open_rows
+from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import RowShapes
 from rolloutops.ingest.task_columns import read_prompt
 from rolloutops.layout import count
@@ -64,7 +65,10 @@ def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
         try:
             paths = find_inputs(dataset.input, *plan.places)
             yield Finding(True, f"{name}: {count(len(paths), 'input file')}")
-            yield from _last_turns(name, dataset, paths)
+            template = read_template(name, dataset, plan.places)
+            if template is not None:
+                yield Finding(True, f"{name}: prompt file {template.name}")
+            yield from _first_rows(name, dataset, paths, template)
         except RolloutopsError as error:
             yield Finding(False, f"{name}: {error}")
     yield from _steps(plan)
@@ -88,14 +92,26 @@ def check(plan: Plan, deep: bool = False) -> Iterator[Finding]:
         yield Finding(False, str(error))
 
 
-def _last_turns(name: str, dataset: Dataset, paths: Sequence[Path]) -> Iterator[Finding]:
-    """Whether prompts end with an assistant turn, in the first rows of the input."""
-    shapes = RowShapes()
+def _first_rows(
+    name: str, dataset: Dataset, paths: Sequence[Path], template: PromptTemplate | None
+) -> Iterator[Finding]:
+    """Whether the first rows of the input are tasks, and whether their prompts end with an assistant turn."""
+    shapes, read, bad, example = RowShapes(), 0, 0, ""
     rows = ((path, row) for path in paths for row in open_rows(path))
     for path, row in itertools.islice(rows, LOOKED_AT):
+        reason, read = row.reason, read + 1
         if row.value is not None:
-            with contextlib.suppress(ValueError):
-                shapes.add(read_prompt(dataset, row.value), f"{path}:{row.line}")
+            try:
+                filled = row.value if template is None else template.fill(row.value)
+                shapes.add(read_prompt(dataset, filled), f"{path}:{row.line}")
+            except ValueError as error:
+                reason = str(error)
+        if reason is not None:
+            bad, example = bad + 1, example or f"{path}:{row.line}: {reason}"
+    if bad:
+        yield Finding(
+            bad < read, f"{name}: of the first {count(read, 'row')} {bad:,} cannot be read: {example}", warns=True
+        )
     if shapes.last_turns:
         yield Finding(True, f"{name}: of the first {count(LOOKED_AT, 'row')}, {last_turn_sentence(shapes)}", warns=True)
 

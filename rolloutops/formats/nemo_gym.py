@@ -74,8 +74,8 @@ def read_rollout(row: Mapping[str, Any], raw: str, token_ids: bool = True) -> Ro
     `response` is a rollout in which nothing was said."""
     response = row.get("response")
     response = response if isinstance(response, Mapping) else {}
-    items = response.get("output")
-    completion = from_responses(items if isinstance(items, list) else None)
+    items = _items(response)
+    completion = from_responses(items)
     usage = _object(response.get("usage"))
     model = response.get("model")
     return RolloutAnswer(
@@ -92,9 +92,18 @@ def read_rollout(row: Mapping[str, Any], raw: str, token_ids: bool = True) -> Ro
         output_tokens=count_of(usage.get("output_tokens", usage.get("completion_tokens"))),
         reasoning_tokens=count_of(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
         cached_tokens=count_of(_object(usage.get("input_tokens_details")).get("cached_tokens")),
-        token_turns=_token_turns(items) if token_ids and isinstance(items, list) else None,
+        token_turns=_token_turns(items) if token_ids and items is not None else None,
         service_tier=tier if isinstance(tier := response.get("service_tier"), str) else None,
     )
+
+
+def _items(response: Mapping[str, Any]) -> list[Any] | None:
+    """The items of a response's output; its text is one message, also where only `output_text` has it."""
+    output = response.get("output")
+    text = output if output else response.get("output_text")
+    if isinstance(text, str) and text:
+        return [{"type": "message", "role": "assistant", "content": text}]
+    return output if isinstance(output, list) else None
 
 
 def returned(row: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -47,9 +47,10 @@ __all__ = [
     "tools_from",
 ]
 
-READER = 2
+READER = 3
 """The version of what `prompt_of_row` makes of a row: raised when it reads an unchanged row differently, so that
-workspaces compare their tasks once more. 1: until tasks could have a prompt file."""
+workspaces compare their tasks once more. 1: until tasks could have a prompt file. 2: without the
+`instructions` beside an input of text, and results of tools under rare keys."""
 
 PROMPT_KEYS = ("messages", "conversations", "prompt", "question", "problem")
 """Where a row without a Responses input has its prompt: the first of these that it has."""

@@ -39,6 +39,9 @@ LIST_KEYS = frozenset(
 )
 """Keys under which rows lie beside other lists, in any case (Natural Instructions: `Instances`)."""
 
+SPLITS = frozenset(("train", "training", "test", "validation", "valid", "val", "dev", "eval", "evaluation"))
+"""Keys of lists that hold rows too, beside the one that is read, in any case."""
+
 OUTSIDE = re.compile(rb'["{}\[\]]')
 BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL)
 """Up to the next bracket that is not in a string; no match if a block ends before."""
@@ -58,6 +61,7 @@ def document_rows(path: Path, blocks: Callable[[], Iterator[bytes]]) -> Iterator
     """
     scanner = _Scanner(path, blocks())
     lone, key = scanner.peek() == b"{", None
+    members: list[tuple[str, bool]] = []
     if lone:
         members = scanner.members()
         lone = not scanner.peek()
@@ -66,6 +70,9 @@ def document_rows(path: Path, blocks: Callable[[], Iterator[bytes]]) -> Iterator
     if key is not None:
         scanner.enter(key)
         yield from _elements(scanner)
+        for name in (name for name, has_objects in members if has_objects and name != key and name.lower() in SPLITS):
+            why = f"the rows are read from the list {key!r}, and not from {name!r}: put each into a file of its own"
+            yield 1, f'{{"{name}":[]}}'.encode(), why
         return
     while first := scanner.peek():
         if first == b"[":

@@ -15,7 +15,7 @@ from rolloutops.formats.finish_reasons import finish_reason
 from rolloutops.formats.gemini import from_contents, member, model_turn, tools_of
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.rollouts.conversation import says_something
-from rolloutops.formats.rollouts.row import VERIFIER, RolloutRow, keys_of, share
+from rolloutops.formats.rollouts.row import VERIFIER, RolloutRow, share
 from rolloutops.formats.strict_json import dump
 from rolloutops.types import RolloutAnswer
 
@@ -44,7 +44,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     elif error:
         answers = [_failure(error)]
     if task is None and key is None:
-        raise ValueError(f"the response has no key that names its request, and no request; its keys: {keys_of(row)}")
+        raise ValueError("the response has no key that names its request, and no request")
     model = member(response, "modelVersion") or member(request, "model")
     what = "request" if not answers else "response" if task is None else "request and response"
     return RolloutRow(

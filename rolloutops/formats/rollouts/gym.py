@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rolloutops.formats.nemo_gym import (
@@ -14,8 +14,12 @@ from rolloutops.formats.nemo_gym import (
     read_rollout,
     refused,
 )
+from rolloutops.formats.responses import unread_items
+from rolloutops.formats.rollouts.conversation import says_something
+from rolloutops.formats.rollouts.prompt_answer import ANSWERS
 from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.task_keys import task_fields
+from rolloutops.types import RolloutAnswer
 
 LABEL, ENGINE = "NeMo Gym rollout", "import:gym"
 ASKED_PARAMS = ("input", "tools", "instructions", "tool_choice", "parallel_tool_calls")
@@ -38,7 +42,19 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
         known = isinstance(row.get("responses_create_params"), Mapping)
         return RolloutRow(own_task(row) if known else None, [failed])
     answer = read_rollout(row, raw)
-    return RolloutRow(own_task(row), [answer], model=answer.model)
+    return RolloutRow(own_task(row), [answer], model=answer.model, left_out=list(_unread(row, answer)))
+
+
+def _unread(row: Mapping[str, Any], answer: RolloutAnswer) -> Iterator[str]:
+    """What of a rollout was not read: unknown items of its output; where no answer was found, the fields that may hold
+    one."""
+    response = row.get("response")
+    output = response.get("output") if isinstance(response, Mapping) else None
+    if isinstance(output, list):
+        yield from (f"response.output[].{kind}" for kind in unread_items(output))
+    if not says_something(answer.completion):
+        held = [key for key in ANSWERS if row.get(key) not in (None, "", [], {})]
+        yield from (key for key in held if key != "response" or not isinstance(output, list))
 
 
 def own_task(row: Mapping[str, Any]) -> dict[str, Any]:

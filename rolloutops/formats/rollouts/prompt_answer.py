@@ -66,13 +66,16 @@ def recognizes(row: Mapping[str, Any]) -> bool:
 def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     """The prompt and its rollouts. Raises ValueError where one of them is empty or in no known shape."""
     prompt_key, answer_key = str(_first(row, PROMPTS)), str(_first(row, ANSWERS))
-    prompt = _prompt(row, prompt_key)
     read_keys = (*ASKED_KEYS, *ROWS_OWN, *_parts(prompt_key), answer_key)
+    if prompt_key == "input" and row.get("instructions"):  # the system message of a Responses request
+        row, read_keys = {"system": row["instructions"], **row}, (*read_keys, "instructions")
+    prompt = _prompt(row, prompt_key)
     fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the prompt
     task = {"messages": prompt.messages, **tools_beside(row), **fields}
     values = _values(row[answer_key])
     failed = _failure(row, values)
     answers = [failed] if failed else _answers(row, raw, values, read_keys, answer_key)
+    read_keys = (*read_keys, "error") if failed else read_keys
     model = row.get("model")
     return RolloutRow(
         task,
