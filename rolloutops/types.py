@@ -55,7 +55,8 @@ class ModelAnswer:
     The three token lists are what the engine sampled from and sampled; None where they were not asked for.
     limits: the endpoint's rate limits, where it tells them. service_tier: what it was billed as, where that is told.
     returned: the message as its endpoint returned it, which the next call hands back: Chat's message, or the items of
-    Responses; None where the engine has only the canonical one.
+    Responses; None where the engine has only the canonical one. refusal: what the endpoint said of the answer where
+    finish_reason is generation_refused.
     """
 
     message: Message
@@ -72,6 +73,7 @@ class ModelAnswer:
     limits: Limits | None = None
     service_tier: str | None = None
     returned: Any = None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

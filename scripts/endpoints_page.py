@@ -35,6 +35,9 @@ endpoints themselves were not called.
   `{"invalid_arguments": "…"}`, and the tool's answer is the error. The stored message has them as the model wrote them.
 - **A rollout whose own message is refused is kept.** It ends with `finish_reason` `replay_refused`, which is an
   unfinished one, and `error_message` has the reason. Without these a policy would pass more often than it does.
+- **A sample that the endpoint refuses is kept.** Groq answers 400, llama.cpp, Ollama and TGI 500 or 422 where they
+  cannot read the tool call that a model wrote. The request was fine, and to ask again would draw until a sample can be
+  read. The rollout ends with `finish_reason` `generation_refused` and the text that the refusal shows, if any.
 - **A streamed reply is read**, though the engine never asks for one. One that ends before the answer is complete is a
   `bad_response`.
 - **`n` above 1 is refused**: a rollout has one answer. Set `num_repeats`.
@@ -60,6 +63,8 @@ def _section(habit: Mapping[str, Any]) -> str:
         facts.append(f"must go back: {_names(habit['demands'])}")
     if "refuses" in habit:
         facts.append(f"must not go back: {_names(habit['refuses'])} ({habit['refusal'][0]})")
+    if "unread" in habit:
+        facts.append(f"a sample that it cannot read: {habit['unread'][0]}")
     if "arguments" in habit:
         facts.append(f"arguments that are not JSON: {habit['arguments'][0]}")
     rows = [

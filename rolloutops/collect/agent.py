@@ -139,7 +139,7 @@ async def _converse(
             trace.returned[len(trace.completion)] = answer.returned
         trace.completion.append(answer.message)
         spent += estimate(answer.message) if answer.output_tokens is None else answer.output_tokens
-        trace.finish_reason = answer.finish_reason
+        trace.finish_reason, trace.refusal = answer.finish_reason, answer.refusal
         wanted = answer.message.get("tool_calls")
         if not wanted or run_tool is None or answer.finish_reason not in ("tool_calls", "stop"):
             return

@@ -93,7 +93,7 @@ class Trace:
     tool_names: list[str] = field(default_factory=list)
     tool_errors: int = 0
     finish_reason: str | None = None
-    refusal: str | None = None  # what the endpoint said where finish_reason is replay_refused
+    refusal: str | None = None  # what the endpoint said where finish_reason is one of REFUSED
     model_seconds: float = 0.0
     tool_seconds: float = 0.0
     waited: float = 0.0

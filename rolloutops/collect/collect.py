@@ -53,8 +53,8 @@ class CollectReport:
 
     submitted: rollouts in submitted batch jobs, jobs: how many of these. unrewarded: why some have no reward. points:
     what was measured where it was to be, and why no more. losses: what is given up, by dataset and policy. spent: of
-    each spend limit that ended a part of it, the sentence that names the key to raise. replays_refused: rollouts that
-    ended because the endpoint refused the model's own message, refusal: the first reason."""
+    each spend limit that ended a part of it, the sentence that names the key to raise. refused: rollouts that
+    were kept though the endpoint refused a message of the model, by finish reason; refusals: the first one's words."""
 
     wanted: int
     pending: int
@@ -71,8 +71,8 @@ class CollectReport:
     why: str = ""
     losses: Sequence[GivenUp] = ()
     spent: Sequence[str] = ()
-    replays_refused: int = 0
-    refusal: str = ""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -114,8 +114,8 @@ def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> C
     losses = find_losses(pending.con, plan.policies) if now["given_up"] else ()
     return CollectReport(
         *(wanted, due, meter.done, now["pending"], now["given_up"], ended.verified, saved, dict(meter.failures)),
-        *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent, meter.replays_refused),
-        refusal=meter.refusal,
+        *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent, dict(meter.refused)),
+        refusals=meter.refusals,
     )
 
 

@@ -20,6 +20,7 @@ from rolloutops.config.redact import redacted_text, without_keys
 from rolloutops.engines.openai import OpenAIEngine
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, RolloutopsError, UsageError
+from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.openai_replies import body_in, failure, read_chat, read_responses
 from rolloutops.formats.refusals import OUT_OF_MONEY
 from rolloutops.types import Batch, ModelAnswer, Refusal
@@ -250,7 +251,7 @@ class OpenAIBatches:
                 return failure(STATUS.get(str(reply["error"].get("code")), 500), {}, body)
             status, body = int(reply["response"]["status_code"]), body_in(line, reply["response"]["body"])
             if not 200 <= status < 300:
-                return failure(status, {}, body)
+                return failed_answer(body, self.model) or failure(status, {}, body)
             read = read_responses if endpoint == "/v1/responses" else read_chat
             return read(body, model=self.model)
         except AttemptFailed as failed:

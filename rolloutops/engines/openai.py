@@ -28,6 +28,7 @@ from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.replicas import Replicas
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
 from rolloutops.formats.replay import names_an_item, refused_fields, with_readable_arguments, without_fields
@@ -164,8 +165,10 @@ class OpenAIEngine:
         http and https."""
         try:
             reply = await self._post(self.body(call))
-            if not 200 <= reply.status < 300:
+            failed_sample = self._failed_answer(reply)
+            if failed_sample is None and not 200 <= reply.status < 300:
                 reply = await self._less(call, reply)
+                failed_sample = self._failed_answer(reply)
         except AttemptFailed as failed:
             if self._scheme is not None:
                 await self._scheme.look(failed)
@@ -174,6 +177,8 @@ class OpenAIEngine:
             if reply.status == 400:
                 await self._scheme.look(AttemptFailed("bad_request", "400"))
             self._scheme.answered()
+        if failed_sample is not None:
+            return failed_sample
         if not 200 <= reply.status < 300:
             raise self._refused(reply.status, reply.headers, redacted(reply.body))
         read = read_responses if self.endpoint == "responses" else read_chat
@@ -231,6 +236,12 @@ class OpenAIEngine:
         if body.get("n") not in (None, 1):  # also of a task's own extra_body or metadata
             raise AttemptFailed("bad_request", f"n must be 1, not {body['n']!r}: a rollout has one answer")
         return with_readable_arguments(body)
+
+    def _failed_answer(self, reply: Reply) -> ModelAnswer | None:
+        """What the model wrote, where a refusal is of that and not of the request."""
+        if reply.status not in (*REFUSED, 500):
+            return None
+        return failed_answer(without_keys(reply.body), self.model, rate_limits(reply.headers))
 
     def _plain_url(self) -> str:
         """The address without its query, which may hold a key."""

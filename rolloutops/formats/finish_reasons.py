@@ -26,6 +26,13 @@ lower case. Under "": the server broke the answer off."""
 REPLAY_REFUSED = "replay_refused"
 """The endpoint refused the model's own message in the conversation's next request. The rollout is kept: without its bad
 messages a policy would pass more often than it does."""
+GENERATION_REFUSED = "generation_refused"
+"""The endpoint refused what the model had written, or could not read it. The rollout is kept for the same reason."""
+REFUSED = {
+    REPLAY_REFUSED: "ended early: the endpoint refused the model's own message",
+    GENERATION_REFUSED: "kept though unfinished: the endpoint refused what the model had written",
+}
+"""The two, with what they mean."""
 MEANING = {word: reason for reason, words in WORDS.items() for word in words.split()}
 
 

@@ -22,6 +22,7 @@ import orjson
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.chat import message
 from rolloutops.formats.event_stream import is_stream, read_stream
+from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.finish_reasons import finish_of_response, finish_reason
 from rolloutops.formats.loading import LONGEST_ESTIMATE, is_loading
 from rolloutops.formats.refusals import KEPT, read_body, read_error, refused
@@ -120,6 +121,8 @@ def _read(
         if not isinstance(answer, dict):
             raise AttemptFailed("bad_response", "the answer is not a JSON object")
         if answer.get("error"):
+            if failed := failed_answer(text, model, limits):
+                return failed
             raise _refused(answer if answer["error"] is True else answer["error"], 200)
         named = answer.get("model")
         found = shape(answer, named if named and isinstance(named, str) else model, token_ids)

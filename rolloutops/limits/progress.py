@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple, TextIO
 
-from rolloutops.formats.finish_reasons import REPLAY_REFUSED
+from rolloutops.formats.finish_reasons import REFUSED
 from rolloutops.layout import columns_of, shorten, width, wrap
 from rolloutops.store.rows import AttemptRow
 from rolloutops.visible import visible
@@ -25,7 +25,7 @@ SEPARATOR, NEWLINE = " · ", "\n"
 @dataclass
 class Progress:
     """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts. failures: failed attempts by kind;
-    unrewarded: rollouts without a reward, by the reason. replays_refused: rollouts with that finish reason; refusal:
+    unrewarded: rollouts without a reward, by the reason. refused: rollouts with a finish reason of REFUSED; refusals:
     why. notes: what else the line says, each empty where it has nothing to say. in_flight: how many are at work.
     publish: shows the counts to other processes, each second."""
 
@@ -39,8 +39,8 @@ class Progress:
     rewarded: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     unrewarded: Counter[str] = field(default_factory=Counter)
-    replays_refused: int = 0
-    refusal: str = ""
+    refused: Counter[str] = field(default_factory=Counter)
+    refusals: dict[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     notes: list[Callable[[], str]] = field(default_factory=list)
     in_flight: Callable[[], int] = lambda: 0
@@ -52,9 +52,10 @@ class Progress:
             self.failures[row["error"]] += 1
         else:
             self.done += 1
-            if row.get("finish_reason") == REPLAY_REFUSED:
-                self.replays_refused += 1
-                self.refusal = self.refusal or row.get("error_message") or ""
+            reason = row.get("finish_reason")
+            if reason in REFUSED:
+                self.refused[reason] += 1
+                self.refusals.setdefault(reason, row.get("error_message") or "")
         self.tokens += row.get("output_tokens") or 0
 
     def count_verdict(self, reward: float | None, error: str | None) -> None:

@@ -60,7 +60,8 @@ ATTEMPTS = _schema(
     (
         "error_message",
         TEXT,
-        "what the failure said, 2 KB at most; what the endpoint said where finish_reason is replay_refused",
+        "what the failure said, 2 KB at most; "
+        "what the endpoint said where finish_reason is replay_refused or generation_refused",
     ),
     ("final", BOOL, "true if no further attempt is made: success or permanent failure"),
     ("request", JSON, "the effective parameters"),
@@ -72,7 +73,8 @@ ATTEMPTS = _schema(
     (
         "finish_reason",
         TEXT,
-        "stop, length, tool_calls, content_filter, max_steps, token_budget, replay_refused, or another one as received",
+        "stop, length, tool_calls, content_filter, max_steps, token_budget, replay_refused, generation_refused, or "
+        "another one as received",
     ),
     ("turns", INT, "model calls"),
     ("tool_calls", INT, "tool calls"),

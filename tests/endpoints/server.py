@@ -1,8 +1,9 @@
 """A loopback endpoint with the habits of a real one (`habits.toml`).
 
 What it answers, by the first word of the prompt: `single`, an answer; `tools`, a call of the first tool in each of two
-turns, then an answer; `broken`, a call whose arguments are not JSON, then an answer; `stuck`, the same, and the message
-is refused whatever it holds; any other word, the refusal of that kind.
+turns, then an answer; `unread`, a call, then a sample that it cannot read; `broken`, a call whose arguments are not
+JSON, then an answer; `stuck`, the same, and the message is refused whatever it holds; any other word, the refusal of
+that kind.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Endpoint(Loopback):
         turns = sum(row.get("type", "function_call") == "function_call" for _, row in own if calls(row))
         if kind in refusals:
             return whole(refusals[kind])
+        if kind == "unread" and turns:
+            return whole(self.habits["unread"][:2])
         call = {"single": False, "tools": turns < 2}.get(kind, turns < 1)
         make = self._chat_reply if self.habits["api"] == "chat" else self._response
         made = make(body, call, BROKEN if kind in ("broken", "stuck") else '{"query": "code"}')

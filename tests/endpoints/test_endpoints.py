@@ -25,12 +25,12 @@ def collect(folder: Path, server: Endpoint, talks: tuple[str, ...], code: int = 
         for kind in talks
     ]
     write_jsonl(folder / "tasks.jsonl", rows)
-    words = [f"--{name}={value}" for name, value in settings.items()]
+    words = [f"--{name}={value}" for name, value in {"max_attempts": 1, **settings}.items()]
     if header := server.habits.get("key_header"):
         words.append(f"--engine_args.api_key_header={header}")
     rolloutops(
         *("collect", "--input=tasks.jsonl", "--data=w", "--environment=multi_step", "--engine=openai", "--model=m"),
-        *(f"--base_url={server.url}", f"--endpoint={server.habits['api']}", "--num_repeats=1", "--max_attempts=1"),
+        *(f"--base_url={server.url}", f"--endpoint={server.habits['api']}", "--num_repeats=1"),
         *("--num_samples_in_parallel=1", *words),
         cwd=folder,
         code=code,
@@ -90,6 +90,24 @@ def test_a_refusal_is_a_failure_of_its_kind(name: str, tmp_path: Path) -> None:
     assert dict(
         query(tmp_path / "w", "SELECT t.row->>'id', error FROM failures JOIN tasks AS t USING (dataset, task_id)")
     ) == {kind: kind for kind in kinds}
+
+
+@pytest.mark.parametrize("name", [name for name in HABITS if "unread" in HABITS[name]])
+def test_a_sample_that_the_endpoint_cannot_read_is_kept(name: str, tmp_path: Path) -> None:
+    with serving(Endpoint, habits=HABITS[name]) as server:
+        collect(tmp_path, server, ("unread", "tools"), max_attempts=3)
+    found = rollouts(tmp_path)
+    assert found["tools"]["text"] == ANSWER
+    row = found["unread"]
+    assert (row["text"], row["finish_reason"], row["reward"], row["turns"]) == (
+        HABITS[name]["unread"][2],
+        "generation_refused",
+        0.0,
+        2,
+    )
+    # Not asked again, neither as another try nor without fields that nobody refused.
+    assert sum("unread" in json.dumps(body) for body in server.bodies) <= 2 + server.refused
+    assert query(tmp_path / "w", "SELECT count(*) FROM failures") == [(0,)]
 
 
 def test_replay_decides_by_hand(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
+from rolloutops.formats.finish_reasons import REFUSED
 from rolloutops.layout import all_of, count, verb
 
 if TYPE_CHECKING:
@@ -169,11 +170,9 @@ def sentences(done: CollectReport) -> Iterator[str]:
         f"{verb(done.given_up, 'are')} given up and {done.left:,} pending"
     )
     yield from done.spent
-    if done.replays_refused:
-        yield (
-            f"{count(done.replays_refused, 'rollout')} ended early with finish_reason replay_refused: the endpoint "
-            f"refused the model's own message ({_short(done.refusal)})"
-        )
+    for reason, number in done.refused.items():
+        why = f"{REFUSED[reason]} ({_short(done.refusals[reason])})"
+        yield f"{count(number, 'rollout')} with finish_reason {reason} {why}"
     if done.left and not done.spent:
         yield "run the same command again for the pending rollouts"
     if done.given_up and not any(one.too_much for one in done.losses):
