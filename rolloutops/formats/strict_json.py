@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jiter
@@ -59,10 +59,42 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """The first 32 hex digits of the SHA-256 of `canonical(value)`."""
-    text, found = canonical(value), hashlib.sha256()
-    for start in range(0, len(text), PIECE):  # the bytes of a text of 200 MB would lie in memory beside it
-        found.update(text[start : start + PIECE].encode("utf-8", "surrogatepass"))
+    found = hashlib.sha256()
+    for text in _pieces(value) if _has_long_text(value) else [canonical(value)]:
+        found.update(text.encode("utf-8", "surrogatepass"))
     return found.hexdigest()[:32]
+
+
+def _has_long_text(value: Any) -> bool:
+    """Whether a text in a value has more than PIECE characters."""
+    if isinstance(value, str):
+        return len(value) > PIECE
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        kind = type(item)
+        if (len(item) > PIECE) if kind is str else (kind is dict or kind is list) and _has_long_text(item):
+            return True
+    return False
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """`canonical(value)` in pieces: of a text of 200 MB it would be in memory three times, beside the value."""
+    if not _has_long_text(value):
+        yield canonical(value)
+    elif isinstance(value, str):
+        yield '"'
+        for start in range(0, len(value), PIECE):
+            yield canonical(value[start : start + PIECE])[1:-1]
+        yield '"'
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield "," if number else "["
+            yield from _pieces(item)
+        yield "]"
+    else:
+        for number, key in enumerate(sorted(value)):
+            yield f"{',' if number else '{'}{canonical(key)}:"
+            yield from _pieces(value[key])
+        yield "}"
 
 
 def dump(value: Any) -> str:

@@ -187,7 +187,13 @@ def stage_rows(
     batch: list[StagedTask] = []
     size = 0
     with (
-        pq.ParquetWriter(staging / "staged.parquet", STAGED, compression="zstd", compression_level=1) as writer,
+        pq.ParquetWriter(
+            staging / "staged.parquet",
+            STAGED,
+            compression="zstd",
+            compression_level=1,
+            **schema.encoding_of(STAGED),
+        ) as writer,
         (staging / "rejected.jsonl").open("w", encoding="utf-8") as rejects,
     ):
         for path, row in rows:

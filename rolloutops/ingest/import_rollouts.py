@@ -43,7 +43,7 @@ from rolloutops.store import schema, sql
 from rolloutops.store.runs import last_recipe, recorded
 from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, write_part
 
-PART_ROWS, PART_BYTES = 5000, 256_000_000
+PART_ROWS, PART_BYTES = 5000, 64_000_000
 
 NEW_TASKS = """
 SELECT {dataset} AS dataset, n.task_id, n.version, false AS removed, {part} AS part,
@@ -365,10 +365,15 @@ def _conformed(rows: pa.Table, table: pa.Schema) -> pa.Table:
         if column_of.name not in rows.column_names:
             column = pa.nulls(len(rows), storage)
         else:
-            column = rows[column_of.name].combine_chunks().cast(storage)
-        column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-        columns.append(pa.ExtensionArray.from_storage(schema.JSON, column) if column_of.type == schema.JSON else column)
+            column = rows[column_of.name].cast(storage)
+        columns.append(_as_json(column) if column_of.type == schema.JSON else column)
     return pa.Table.from_arrays(columns, schema=table)
+
+
+def _as_json(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts as a column of JSON, without a copy."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return pa.chunked_array([pa.ExtensionArray.from_storage(schema.JSON, chunk) for chunk in chunks], schema.JSON)
 
 
 def _keep_rejects(workspace: Workspace, staging: Path, dataset: str) -> Path | None:

@@ -37,7 +37,13 @@ class Staging:
         self._rows: dict[str, list[dict[str, Any]]] = {"asked": [], "ended": []}
         self._size = 0
         self._files = {
-            name: pq.ParquetWriter(folder / f"{name}.parquet", table, compression="zstd", compression_level=1)
+            name: pq.ParquetWriter(
+                folder / f"{name}.parquet",
+                table,
+                compression="zstd",
+                compression_level=1,
+                **schema.encoding_of(table),
+            )
             for name, table in (("asked", ASKED), ("ended", ENDED))
         }
 
@@ -105,19 +111,23 @@ def stage_rows(
         structs = StructColumns().of(file.path)
         for row in open_rows(file.path):
             count_row()
-            raw, reason, found, staged = row.raw.decode("utf-8", "replace"), row.reason, None, default
-            if row.value is not None:
+            line, bytes_, value, reason = row
+            raw, found, staged = bytes_.decode("utf-8", "replace"), None, default
+            del row, bytes_  # which a long line would hold beside its text
+            if value is not None:
                 try:
-                    staged = staging_of(file, row.value)
+                    staged = staging_of(file, value)
                     is_input = file.kind == "materialized_inputs"
-                    found = reader.read(row.value, raw, file.path, file.source, is_input, structs)
+                    found = reader.read(value, raw, file.path, file.source, is_input, structs)
                 except ValueError as error:
                     reason = str(error)
             staged.read += 1
             if found is None:
-                staged.reject(str(file.path), row.line, reason or "nothing to import", raw)
+                staged.reject(str(file.path), line, reason or "nothing to import", raw)
             else:
-                staged.add(found, str(file.path), row.line, len(raw))
+                size = len(raw)
+                del value, raw
+                staged.add(found, str(file.path), line, size)
 
 
 def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: Callable[[], None]) -> None:

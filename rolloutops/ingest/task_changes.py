@@ -21,7 +21,8 @@ from rolloutops.errors import InputError
 from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, write_part
 
-PART_BYTES = 256_000_000
+PART_BYTES = 64_000_000
+"""Bytes after which a part gets no further task: `collect` has the tasks of a part in memory, and some ahead."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ with nulls, which changes what trainers tokenize.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -194,3 +194,43 @@ def table_of(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+PAYLOAD = ("row", "prompt", "completion", "text", "response", "details", "error_message")
+"""Columns of long texts, of which few are equal."""
+
+GROUP_ROWS, GROUP_BYTES = 8192, 64_000_000
+"""Rows, and bytes, of a row group. Who reads one column of a part holds a row group of it at least."""
+
+
+class Encoding(TypedDict):
+    """How pyarrow writes the columns of a Parquet file."""
+
+    use_dictionary: list[str]
+    write_statistics: list[str]
+
+
+def encoding_of(schema: pa.Schema) -> Encoding:
+    """Dictionary and statistics for all but long texts, each of which either would hold once more."""
+    leaves = [leaf for field in schema if field.name not in PAYLOAD for leaf in _leaves(field.name, field.type)]
+    return {"use_dictionary": leaves, "write_statistics": leaves}
+
+
+def rows_of_group(rows: pa.Table) -> int:
+    """How many of these rows a row group gets."""
+    size = rows.nbytes // max(len(rows), 1)
+    return max(1, min(GROUP_ROWS, GROUP_BYTES // max(size, 1)))
+
+
+def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+    """The columns of a Parquet file that hold a column of a type, as Parquet names them."""
+    if pa.types.is_map(kind):
+        yield from _leaves(f"{path}.key_value.key", kind.key_type)
+        yield from _leaves(f"{path}.key_value.value", kind.item_type)
+    elif pa.types.is_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    else:
+        yield path

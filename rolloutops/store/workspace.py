@@ -141,7 +141,14 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
     hidden = folder / f".{name}.parquet.tmp"
     with _locked(hidden) as file:
         try:
-            pq.write_table(rows, file, compression="zstd", row_group_size=8192, write_page_checksum=True)
+            pq.write_table(
+                rows,
+                file,
+                compression="zstd",
+                row_group_size=schema.rows_of_group(rows),
+                write_page_checksum=True,
+                **schema.encoding_of(rows.schema),
+            )
             failpoint("part-before-sync")
             file.flush()
             os.fsync(file.fileno())
