@@ -20,11 +20,11 @@ from pathlib import Path
 
 from rolloutops.build import manifest
 from rolloutops.build.folder import replacing
-from rolloutops.build.funnel import Funnel, funnel_of
 from rolloutops.build.lint import LintReport
 from rolloutops.build.lint_gate import lint_gate, report_of
 from rolloutops.build.manifest_types import ReportRow, RolloutCounts
 from rolloutops.build.options import options_of
+from rolloutops.build.outcome import Outcome, outcome_of
 from rolloutops.build.sidecars import write_sidecars
 from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
 from rolloutops.build.write import Data, sha256, write_data
@@ -44,7 +44,7 @@ class BuildReport:
     rows and sha256 of each file.
 
     rollouts_used: rollouts that are in the files. linted: what the linter of the step's target found, None where it
-    names none. unasked: policies in the files that the recipe does not name. funnel: what became of the rollouts.
+    names none. unasked: policies in the files that the recipe does not name. outcome: what became of the rollouts.
     """
 
     step: str
@@ -55,7 +55,7 @@ class BuildReport:
     reports: Sequence[Sequence[ReportRow]]
     linted: LintReport | None = None
     unasked: Sequence[str] = ()
-    funnel: Funnel = field(default_factory=Funnel)
+    outcome: Outcome = field(default_factory=Outcome)
 
 
 def build(
@@ -98,7 +98,7 @@ def build(
             lineage = sql.literal(str(fresh / "lineage.parquet"))
             sql.run(con, f"COPY ({LINEAGE}) TO {lineage} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
             data = write_data(con, found, fresh, options, where)
-            funnel = funnel_of(con, start, path, (read, used), values, linted.dropped if linted else 0)
+            outcome = outcome_of(con, start, path, (read, used), values, linted.dropped if linted else 0)
         files = {one.name: (one.rows, one.sha256) for one in data}
         files |= _dataset_info(con, found, step.name, fresh, data)
         files["lineage.parquet"] = (sum(one.rows for one in data), sha256(fresh / "lineage.parquet"))
@@ -114,7 +114,7 @@ def build(
         reports,
         linted,
         _unasked(options.output),
-        funnel,
+        outcome,
     )
 
 

@@ -77,15 +77,15 @@ def refuse_builds_of_others(plan: Plan) -> None:
 
 def _became(report: BuildReport) -> Iterator[str]:
     """Say how many rollouts a build read and used, why the others were dropped, and what mix came out."""
-    funnel, name = report.funnel, report.step
-    whole = funnel.path[0].rows_in if funnel.path else funnel.rollouts
-    if whole == funnel.used:
+    outcome, name = report.outcome, report.step
+    whole = outcome.path[0].rows_in if outcome.path else outcome.rollouts
+    if whole == outcome.used:
         return
-    dropped = [f"{stats.step} {stats.dropped:,}" for stats in funnel.path if stats.dropped]
-    dropped += [f"{many:,}: {why}" for why, many in funnel.reasons.items()]
-    yield f"{name}: {count(whole, 'rollout')} in, {funnel.used:,} used; dropped: {'; '.join(dropped)}"
-    if funnel.mix:
-        shares = [f"{one.dataset} {one.written:.1%} ({one.target:.1%})" for one in funnel.mix]
+    dropped = [f"{stats.step} {stats.dropped:,}" for stats in outcome.path if stats.dropped]
+    dropped += [f"{many:,}: {why}" for why, many in outcome.reasons.items()]
+    yield f"{name}: {count(whole, 'rollout')} in, {outcome.used:,} used; dropped: {'; '.join(dropped)}"
+    if outcome.mix:
+        shares = [f"{one.dataset} {one.written:.1%} ({one.target:.1%})" for one in outcome.mix]
         yield f"{name}: mix written (requested): {', '.join(shares)}"
 
 

@@ -28,7 +28,7 @@ class MixShare:
 
 
 @dataclass(frozen=True)
-class Funnel:
+class Outcome:
     """A build's rollouts. path: the steps before it. rollouts: those that it read; used: those that are in its files.
 
     reasons: why the build left rollouts out -> how many. mix: by tokens where its step was asked for tokens, else by
@@ -42,10 +42,10 @@ class Funnel:
     mix: Sequence[MixShare] = ()
 
 
-def funnel_of(
+def outcome_of(
     con: sql.Connection, start: str, path: Sequence[StepStats], counts: tuple[int, int], values: Mapping[str, Any],
     invalid: int,
-) -> Funnel:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Say what became of the rollouts of a build whose tables are staged.
 
     start: the selection that it read. counts: rollouts read and used. values: its step's parameters. invalid: lines
@@ -56,7 +56,7 @@ def funnel_of(
     fit = "no place in the format" if values.get("drop_unfit") else "not in any line"
     other = "unfinished" if values.get("drop_unfinished") else fit
     reasons[other] = read - used - sum(reasons.values())
-    return Funnel(path, read, used, {why: many for why, many in reasons.items() if many > 0}, _mix(con, path))
+    return Outcome(path, read, used, {why: many for why, many in reasons.items() if many > 0}, _mix(con, path))
 
 
 def _below(con: sql.Connection, start: str, values: Mapping[str, Any]) -> int:
