@@ -249,7 +249,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
     ("row", "told"),
     [
         ({}, "no tests"),
-        ({"tests": [1, 2]}, "neither texts of Python nor pairs"),
+        ({"tests": [1, 2]}, "neither Python code nor pairs"),
         ({"unit_tests": {"inputs": ["1"], "outputs": []}}, "two lists of one length"),
     ],
 )

@@ -235,7 +235,7 @@ def test_a_failure_without_its_task_is_named(tmp_path: Path) -> None:
     done = imported(tmp_path / "w", write_jsonl(tmp_path / "r.jsonl", rows))
     assert (done.rollouts, done.failures, done.rejected) == (1, 0, 1)
     assert done.examples == [
-        f"{tmp_path / 'r.jsonl'}:2: its task is in no file: give the materialized inputs or requests too"
+        f"{tmp_path / 'r.jsonl'}:2: its task is in none of the files: import the materialized inputs or requests too"
     ]
 
 
@@ -432,7 +432,7 @@ def test_openai_batch_files(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "errors.jsonl", [broken])
     done = imported(tmp_path / "w", tmp_path / "*.jsonl")
     assert (done.prompts, done.rollouts, done.failures, done.tasks, done.rejected) == (4, 3, 1, 2, 1)
-    assert "its task is in no file" in done.examples[0]
+    assert "its task is in none of the files" in done.examples[0]
     found = "SELECT json_extract_string(rollouts.prompt, '$[0].content'), text, rollout_index, finish_reason, "
     found += (
         "input_tokens, a.request ->> 'temperature', a.model, a.policy, a.service_tier FROM rollouts JOIN attempts AS a "

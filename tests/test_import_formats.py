@@ -4,6 +4,7 @@ decides the task, and nothing vanishes."""
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rolloutops.formats.columns import ANSWER_COLUMNS, ENVIRONMENT_COLUMNS
+from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS
 from rolloutops.formats.rollouts.task_keys import OF_THE_TASK
 from rolloutops.ingest.import_rollouts import import_rollouts
-from rolloutops.ingest.row_shapes import VERIFIED
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, connect, open_workspace
 from tests.helpers import query, read_jsonl, rolloutops, sums, write_jsonl
@@ -165,7 +167,7 @@ def test_rows_without_an_answer_are_rejected_with_their_keys(tmp_path: Path) -> 
     assert sorted(reasons) == [2, 3, 4, 5, 6, 7]
     assert "answer is the expected one" in reasons[2]
     assert reasons[2].endswith("its keys: answer, question")
-    assert reasons[3] == "not a row of rollouts that is known; its keys: chosen, rejected"
+    assert reasons[3] == "not a known format of rollouts; its keys: chosen, rejected"
     assert reasons[4] == "response: the answer is empty; the row has the keys prompt, response"
     assert "an answer with none of text" in reasons[5]
     assert reasons[6].endswith("the row has the keys conversations")
@@ -414,7 +416,11 @@ def test_nulls_that_parquet_adds_to_objects_are_left_out(tmp_path: Path) -> None
 
 
 def test_every_field_that_an_environment_reads_is_the_tasks() -> None:
-    assert {name for names in VERIFIED.values() for name in names} <= {*OF_THE_TASK}
+    for module in (Path(__file__).parents[1] / "rolloutops" / "environments").glob("*.py"):
+        read = set(re.findall(r"""\brow(?:\.get\(|\[)"(\w+)\"""", module.read_text()))
+        declared = {*ENVIRONMENT_COLUMNS.get(module.stem, ()), *ANSWER_COLUMNS, *PROMPT_COLUMNS}
+        assert read <= declared, module
+        assert declared - {*PROMPT_COLUMNS} <= {*OF_THE_TASK}
 
 
 def look(tmp_path: Path, text: str) -> list[tuple[Any, ...]]:

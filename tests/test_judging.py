@@ -424,7 +424,7 @@ def test_a_slow_verifier_that_no_worker_can_make_stays_where_it_was_made(
 
 def test_what_runs_otherwise_than_it_declares_is_a_verdict_that_says_so(folder: Path) -> None:
     (verdict,) = judged(judge(folder, "not_awaited"), "reward 1")
-    assert "but verify returned float, no coroutine: write async def verify" in (verdict.error_message or "")
+    assert "but verify returned float, not a coroutine: write async def verify" in (verdict.error_message or "")
 
     async def odd() -> Verdict:
         here = judge(folder, "some")

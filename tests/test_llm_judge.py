@@ -127,7 +127,7 @@ def test_what_is_no_verdict(text: str) -> None:
 def test_a_place_that_nothing_fills_is_refused(place: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         make("scripted", prompt=f"{{response}} and {{{place}}}")
-    assert f"a place {{{place}}} that nothing fills" in str(refused.value)
+    assert f"an unknown placeholder {{{place}}}" in str(refused.value)
     assert f"{{{{{place}}}}}" in str(refused.value)
     assert hint in str(refused.value)
 

@@ -141,8 +141,8 @@ def test_policies_are_compared_task_by_task(capsys: pytest.CaptureFixture[str]) 
     [
         (["--compare=quick,slow"], "no policy 'slow'; the workspace has rollouts of: careful, quick"),
         (["--compare=quick"], "--compare takes two policies"),
-        (["--compare=quick,careful", "--step=rewards"], "--compare says nothing to metrics/rewards"),
-        (["--group_by=agent", "--step=tokens"], "--group_by says nothing to metrics/tokens"),
+        (["--compare=quick,careful", "--step=rewards"], "--compare has no effect on metrics/rewards"),
+        (["--group_by=agent", "--step=tokens"], "--group_by has no effect on metrics/tokens"),
         (["--group_by=color"], "there are agent, task, finish_reason"),
         (["--step=reward"], "no step 'metrics/reward', did you mean 'metrics/rewards'"),
         (["--step=compare"], "[metrics.compare] a is missing: the policy that is compared with"),

@@ -272,7 +272,7 @@ def test_imported_rollouts_of_two_pictures_are_of_two_tasks(folder: Path) -> Non
     )
     said = rolloutops("import", "bad.jsonl", "--data=ws3", cwd=folder, code=2)
     assert "outside of" in said.stdout + said.stderr
-    assert "1 <image> mark but 0 in images" in said.stdout + said.stderr
+    assert "1 mark <image> but 0 in images" in said.stdout + said.stderr
 
 
 ANSWER = {"role": "assistant", "content": "No."}

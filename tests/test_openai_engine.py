@@ -317,7 +317,7 @@ def test_a_key_is_needed_for_openai_alone(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"endpoint": "completions"}, "no endpoint 'completions'"),
+        ({"endpoint": "completions"}, "not 'completions'"),
         ({"base_url": "localhost:8000"}, "is not the URL of an API"),
         ({"base_url": f"https://user:{KEY}@host/v1"}, "user name or password"),
     ],

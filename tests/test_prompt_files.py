@@ -121,7 +121,7 @@ def test_another_prompt_of_an_unchanged_row_is_an_edit_and_the_first_ones_rollou
     (tmp_path / "q.yaml").write_text(TEMPLATE + "  Be brief.\n")
     assert "2 rollouts collected" in collect(tmp_path, "--prompt=p.yaml")
     said = collect(tmp_path, "--prompt=q.yaml")
-    assert "of the edited tasks 2 have unchanged rows" in said
+    assert "2 of the edited tasks have the same row and another prompt" in said
     assert "Be brief" in said
     assert said.index("edited tasks") < said.index("2 rollouts collected")
     assert "nothing to collect" in collect(tmp_path, "--prompt=q.yaml")
@@ -136,7 +136,7 @@ def test_what_a_newer_reader_makes_of_an_unchanged_row_is_compared_once(tmp_path
     assert "2 rollouts collected" in collect(tmp_path, "--id=id")
     as_an_older_reader(tmp_path / "w", "1")
     said = collect(tmp_path, "--id=id")
-    assert "of the edited tasks 1 has an unchanged row" in said
+    assert "1 of the edited tasks has the same row and another prompt" in said
     assert "task 1, before" in said
     assert "1 rollout collected" in said
     assert query(tmp_path / "w", "SELECT prompt ->> '$[0].content' FROM tasks ORDER BY 1") == [("1+1",), ("2+1",)]

@@ -374,7 +374,7 @@ def test_a_key_goes_into_the_header_that_is_named(tmp_path: Path) -> None:
         (sent,) = server.headers
     assert {name.lower(): value for name, value in sent.items()}["x-goog-api-key"] == secret
     assert "Authorization" not in sent
-    with pytest.raises(UsageError, match="api_key_header must name a header"):
+    with pytest.raises(UsageError, match="api_key_header must be the name of a header"):
         OpenAIEngine("m", base_url="http://localhost/v1", api_key_header=f"api-key: {secret}")
 
 

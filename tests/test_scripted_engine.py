@@ -225,8 +225,8 @@ def test_a_delay_is_kept() -> None:
         ({"rule": "glod"}, "did you mean 'gold'"),
         ({"rule": "nowhere:f"}, "cannot be loaded"),
         ({"correct": 2}, "between 0 and 1"),
-        ({"delay": "soon"}, "delay is seconds"),
-        ({"delay": "2..1"}, "delay is seconds"),
+        ({"delay": "soon"}, "delay must be seconds"),
+        ({"delay": "2..1"}, "delay must be seconds"),
         ({"answers": "nowhere.jsonl"}, "cannot read the answers in nowhere.jsonl"),
     ],
 )

@@ -318,8 +318,8 @@ def test_messages_for_a_template() -> None:
     assert template_messages(chat, None, "if role == 'developer'")[0]["role"] == "developer"
     for held, why in (
         ({}, "takes text"),
-        ({"url": "https://x.example/a.png"}, "fetches no URL"),
-        ({"url": "/a.png"}, "fetches no URL"),
+        ({"url": "https://x.example/a.png"}, "does not fetch URLs"),
+        ({"url": "/a.png"}, "does not fetch URLs"),
     ):
         with pytest.raises(AttemptFailed, match=why):
             template_messages([{"role": "user", "content": [{"type": "image_url", "image_url": held}]}], None, "")

@@ -31,10 +31,10 @@ SOURCE = (
     Flag("input", list[str], "input files, globs or folders, if no recipe names them"),
     ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, if no recipe names it"),
-    Flag("last_turn", str, "answer: take an assistant turn at a prompt's end out, as the expected answer"),
-    Flag("prompt", str, "a prompt file (YAML: user, system) that makes each row's prompt of its fields"),
+    Flag("last_turn", str, "answer: make an assistant turn at the end of a prompt the expected answer"),
+    Flag("prompt", str, "prompt file (YAML: user, system) that makes each row's prompt from its fields"),
     Flag("examples", list[str], "files with rows to show as examples before each task"),
-    Flag("shots", int, "how many examples to show"),
+    Flag("shots", int, "number of examples before each task"),
     *MEDIA,
 )
 COLLECTING = (

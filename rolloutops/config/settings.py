@@ -110,18 +110,20 @@ class Dataset:
     environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
-    prompt: str | None = key(None, "a prompt file (YAML: user, system) that makes each row's prompt of its fields")
+    prompt: str | None = key(None, "prompt file (YAML: user, system) that makes each row's prompt from its fields")
     examples: list[str] = key([], "files with rows to show as examples before each task", one_text=True)
-    shots: int = key(0, "how many examples to show", least=0)
-    seed: int = key(0, "decides which examples are shown")
-    media_root: str | None = key(None, "the folder below which rows may name media (default: that of the input file)")
+    shots: int = key(0, "number of examples before each task", least=0)
+    seed: int = key(0, "seed that selects the examples")
+    media_root: str | None = key(
+        None, "folder that holds the media that rows name (default: the folder of the input file)"
+    )
     max_media_bytes: int = key(
         50_000_000, "maximum size of a picture, video or sound that a row names, in bytes", least=1
     )
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
     last_turn: str = key(
         "prompt",
-        "what an assistant turn at a prompt's end is: prompt, or answer, which is taken out",
+        "an assistant turn at the end of a prompt is: prompt, or answer (the expected answer)",
         one_of="prompt answer",
     )
     collect: dict[str, Any] = key({}, "what differs from [collect]")

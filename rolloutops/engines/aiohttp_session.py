@@ -135,7 +135,7 @@ async def _read(reply: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise AttemptFailed(
                 "bad_response",
-                f"the reply has more than {max_bytes:,} bytes: raise max_reply_bytes if it may be so long",
+                f"the reply has more than {max_bytes:,} bytes: raise max_reply_bytes if replies may be this long",
             )
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -163,7 +163,7 @@ def unreached(error: Exception, label: str, timeouts: Timeouts, text: str = "") 
         return AttemptFailed("unreachable", f"no connection to {label} within {timeouts.connect:g} s")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = getattr(error.certificate_error, "verify_message", "") or text
-        hint = "if an authority of your own signed it, set SSL_CERT_FILE to that authority's certificate"
+        hint = "if a private authority signed it, set SSL_CERT_FILE to that authority's certificate"
         return AttemptFailed("unreachable", f"{label}: its certificate is refused: {why} ({hint})")
     if isinstance(error, aiohttp.ClientConnectorError):
         return AttemptFailed("unreachable", f"{label}: {text}")
@@ -188,4 +188,4 @@ def _refuse_bad_headers(headers: Mapping[str, str]) -> None:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
             raise UsageError(f"the header {name!r} cannot be sent: its name or value is not one line of plain text")
         if name.lower() in ("content-length", "transfer-encoding"):
-            raise UsageError(f"the header {name!r} cannot be set: it follows from what is sent")
+            raise UsageError(f"the header {name!r} cannot be set: the HTTP client sets it")

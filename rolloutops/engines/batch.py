@@ -239,7 +239,7 @@ class OpenAIBatches:
                 raise
             except Exception as error:  # the client raises what its HTTP library raises in mid-body
                 why = self._error_text(error)
-        raise EngineError(f"{self.url} breaks off {file_id} ({why}); run the command again")
+        raise EngineError(f"{self.url}: the download of {file_id} broke off ({why}); run the command again")
 
     def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed:
         """What one line of an output or error file says became of its request. endpoint: where it was sent to."""
@@ -257,7 +257,7 @@ class OpenAIBatches:
         except AttemptFailed as failed:
             return failed
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            what = f"the line does not have the shape of one: {type(error).__name__}: {error}"
+            what = f"the line does not have the structure of an answer: {type(error).__name__}: {error}"
             return AttemptFailed("bad_response", what, raw=line[:2048].decode(errors="replace"))
 
     @asynccontextmanager

@@ -92,12 +92,12 @@ class OpenAIEngine:
         max_reply_bytes: int = MAX_REPLY_BYTES,
     ) -> None:
         if endpoint not in ("responses", "chat"):
-            raise UsageError(f"no endpoint {endpoint!r}: it is 'responses' or 'chat'")
+            raise UsageError(f"endpoint must be 'responses' or 'chat', not {endpoint!r}")
         if replay not in ("verbatim", "canonical"):
-            raise UsageError(f"no replay {replay!r}: it is 'verbatim' or 'canonical'")
+            raise UsageError(f"replay must be 'verbatim' or 'canonical', not {replay!r}")
         urls = _urls(base_url)
         if len(urls) > 1:
-            raise UsageError("one engine asks one server: give one base_url")
+            raise UsageError("base_url names several servers, and this engine has one: pass one base_url")
         self.model, self.endpoint = model, endpoint
         self.url, host = _address(urls[0], endpoint)
         self.openai = _is_openai(host)
@@ -310,7 +310,9 @@ def _key(name: str, required: bool) -> str:
 def _headers(key: str, key_header: str | None, more: Mapping[str, str] | None) -> tuple[Mapping[str, str], str]:
     """The headers of each request, and the one of the user's own that carries the key, if any."""
     if key_header is not None and not HEADER.fullmatch(key_header):
-        raise UsageError("api_key_header must name a header, as api-key; the key itself is in api_key_env's variable")
+        raise UsageError(
+            "api_key_header must be the name of a header, e.g. api-key; put the key into the variable of api_key_env"
+        )
     sent = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"rolloutops/{__version__}"}
     if key and key_header and key_header.lower() != "authorization":
         sent[key_header] = key

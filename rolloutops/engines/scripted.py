@@ -142,7 +142,7 @@ def _rule(name: str, correct: float, seed: int) -> Rule:
     if ":" not in name:
         known = ("gold", "echo", "choice")
         raise UsageError(
-            f"scripted: no rule {name!r}{did_you_mean(name, known)}; it is gold, echo, choice or module:attr"
+            f"scripted: no rule {name!r}{did_you_mean(name, known)}; the rules are gold, echo, choice and module:attr"
         )
     try:
         return find("engine", name).load()
@@ -287,7 +287,7 @@ def _faults(values: str | Mapping[str, float] | None) -> tuple[dict[str, float],
         else:
             raise UsageError(f"scripted: faults: {kind} needs a share below 1 or a whole number N, not {often!r}")
     if end > 1:
-        raise UsageError(f"scripted: the shares in faults add up to {end:g}, more than all calls")
+        raise UsageError(f"scripted: the shares in faults add up to {end:g}, which is more than 1")
     return shares, every
 
 
@@ -299,7 +299,7 @@ def _delay(value: str | float) -> tuple[float, float]:
     except ValueError:
         found = (-1.0, -1.0)
     if not 0 <= found[0] <= found[1]:
-        raise UsageError(f"scripted: delay is seconds, as 0.2 or 0.1..0.5, not {value!r}")
+        raise UsageError(f"scripted: delay must be seconds, e.g. 0.2 or 0.1..0.5, not {value!r}")
     return found
 
 

@@ -182,7 +182,7 @@ def sampling_values(params: Mapping[str, Any], known: Collection[str]) -> tuple[
             continue
         if name == "n":
             if value != 1:
-                raise AttemptFailed("bad_request", "n must be 1: several rollouts of a task are num_repeats")
+                raise AttemptFailed("bad_request", "n must be 1: for several rollouts of a task set num_repeats")
         elif name == "text":
             values |= _structured(_table(value, name).get("format"))
         elif name == "response_format":
@@ -240,7 +240,7 @@ def _vllm_part(part: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(place, str) and scheme_of(place) == "data":
         return {"type": kind, kind: {"url": place.strip()}}
     if isinstance(place, str):
-        raise AttemptFailed("bad_request", "the vllm engine fetches no URL: download the file and name its path")
+        raise AttemptFailed("bad_request", "the vllm engine does not fetch URLs: download the file and write its path")
     what = "text, pictures, videos and sounds only"
     raise AttemptFailed("bad_request", f"the vllm engine takes {what}: serve the model, and use engine openai")
 
@@ -298,4 +298,4 @@ def _structured(wanted: Any) -> dict[str, Any]:
                 return {"structured_outputs": {"json": schema}}
             raise AttemptFailed("bad_request", "a json_schema format needs a schema")
         case other:
-            raise AttemptFailed("bad_request", f"no format {other!r}: text, json_object or json_schema")
+            raise AttemptFailed("bad_request", f"the format must be text, json_object or json_schema, not {other!r}")

@@ -66,7 +66,7 @@ class Code:
         if why is not None and not self.unsafe:
             raise UsageError(
                 f"environment 'code' runs programs that a model wrote, and there is no sandbox for them: {why}; "
-                "install bubblewrap (the package is called bubblewrap), or run them with your own rights with "
+                "install bubblewrap (the package is called bubblewrap), or run them with your permissions: "
                 "--unsafe_code"
             )
 
@@ -219,4 +219,4 @@ def _tests(row: Mapping[str, Any]) -> Tests:
         isinstance(test, Mapping) and {"input", "output"} <= set(test) for test in given
     ):
         return Tests("program", [_text(test["input"]) for test in given], [test["output"] for test in given])
-    raise ValueError("the task's tests are neither texts of Python nor pairs of 'input' and 'output'")
+    raise ValueError("the task's tests are neither Python code nor pairs of 'input' and 'output'")

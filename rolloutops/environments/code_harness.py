@@ -142,7 +142,10 @@ def child(job: dict[str, Any], guard: Any, ends: float, body: Any, stdin: bytes,
     code = os.WEXITSTATUS(status)
     named = STATUS.get(code, "error")
     kept = output.decode(errors="replace") if named == "ok" or job["mode"] == "asserts" else ""
-    limits = {MEMORY: f"it needs more than {job['memory'] / 2**20:g} MB", OUTPUT: "it writes more than it may"}
+    limits = {
+        MEMORY: f"it needs more than {job['memory'] / 2**20:g} MB",
+        OUTPUT: "it writes more output than the limit",
+    }
     message = limits.get(code) or message or ("" if code == 0 else f"exit status {code}")
     return {"status": named, "output": kept, "message": message}
 

@@ -43,8 +43,8 @@ def refuse_misspelt_hooks(name: str, environment: Any) -> None:
         hook = next((hook for hook in (*METHODS, *VALUES) if hook not in known and _alike(attribute, hook)), None)
         if hook is not None and _is_of_kind(inspect.getattr_static(environment, attribute, None), hook):
             raise UsageError(
-                f"environment {name!r} has {attribute!r}, which means nothing to rolloutops, did you mean {hook!r}? "
-                f"If not, give it another name, as _{attribute}"
+                f"environment {name!r} has {attribute!r}, which rolloutops does not use, did you mean {hook!r}? "
+                f"If not, rename it, e.g. _{attribute}"
             )
     if not callable(getattr(environment, "verify", None)):
         raise UsageError(f"environment {name!r} has no method verify(task, rollout), which every environment needs")

@@ -194,9 +194,7 @@ def make(
     """
     names = _places(prompt)
     if not {"response", "transcript"} & set(names):
-        raise UsageError(
-            "environment 'llm_judge': the prompt must hold {response} or {transcript}, where what is judged goes"
-        )
+        raise UsageError("environment 'llm_judge': the prompt must hold {response} or {transcript}, the text to judge")
     if min(parallel, max_attempts, samples) < 1:
         raise UsageError("environment 'llm_judge': parallel, max_attempts and samples must be at least 1")
     refuse_bad_sampling(params or {}, "environment 'llm_judge': params", any_name=engine not in BUILT_IN["engine"])
@@ -204,7 +202,7 @@ def make(
     judge = plugin.make({**({"model": model} if model else {}), **(engine_args or {})})
     if not callable(getattr(judge, "answer", None)):
         raise UsageError(
-            f"environment 'llm_judge': the engine {engine!r} cannot judge, as it answers no single calls: "
+            f"environment 'llm_judge': the engine {engine!r} does not answer single calls, so it cannot judge: "
             "use openai or vllm"
         )
     return LLMJudge(judge, prompt, params or {}, parallel, max_attempts, seconds, samples)
@@ -220,9 +218,9 @@ def _places(prompt: str) -> list[str]:
         if name not in PLACES and not re.fullmatch(r"row\.[^.]+(\.[^.]+)*", name):
             listed = ", ".join(f"{{{known}}}" for known in PLACES)
             raise UsageError(
-                f"environment 'llm_judge': the prompt has a place {{{name}}} that nothing fills"
+                f"environment 'llm_judge': the prompt has an unknown placeholder {{{name}}}"
                 f"{did_you_mean(name, PLACES)}; "
-                f"there are {listed} and {{row.KEY}}; where the braces are text, write {{{{{name}}}}}"
+                f"known: {listed} and {{row.KEY}}; if the braces are text, write {{{{{name}}}}}"
             )
         names.append(name)
     return names

@@ -70,7 +70,7 @@ class MultipleChoice:
         expected = _expected(task, options)
         if expected is None:
             raise ValueError(
-                "the task names no right option: it needs 'expected_answer', the letter or the text of one"
+                "the task does not say which option is right: it needs 'expected_answer', the letter or the text of one"
             )
         mode = self.mode or task.row.get("grading_mode") or STRICT
         if mode not in MODES:

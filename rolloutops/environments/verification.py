@@ -267,7 +267,7 @@ class VerifierRunner:
         verifying = self._verify(task, rollout)
         if not inspect.isawaitable(verifying):
             what = type(verifying).__name__
-            raise TypeError(f'runs is "async", but verify returned {what}, no coroutine: write async def verify')
+            raise TypeError(f'runs is "async", but verify returned {what}, not a coroutine: write async def verify')
         return await verifying
 
     async def _within(self, verifying: Awaitable[Any]) -> Verdict:

@@ -93,7 +93,7 @@ def with_media(messages: Sequence[Message], row: Mapping[str, Any], *, marks_onl
             media[medium] = references
         elif references and not marks_only and parts != references:  # else the row has them a second time
             if parts:
-                raise MediaError(f"{name} has other media than the messages' own parts: leave one of them out")
+                raise MediaError(f"{name} and the parts of the messages name different media: remove one of them")
             media[medium] = references
     return _placed(found, {medium: references for medium, references in media.items() if references})
 

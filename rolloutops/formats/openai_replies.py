@@ -133,7 +133,7 @@ def _read(
         failed.raw = failed.raw or body[:KEPT].decode(errors="replace")
         raise
     except (TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-        what = f"the answer does not have the shape of one: {type(error).__name__}: {error}"
+        what = f"the reply does not have the structure of an answer: {type(error).__name__}: {error}"
         raise AttemptFailed("bad_response", what, raw=body[:KEPT].decode(errors="replace")) from error
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, message, text_of
+from rolloutops.formats.columns import SYSTEM_COLUMNS
 from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
 from rolloutops.formats.gemini import from_contents
 from rolloutops.formats.python_text import PRINTED_MESSAGES, parse_list
@@ -38,9 +39,6 @@ PROMPT_COLUMNS = (*CHAT_COLUMNS, *TEXT_COLUMNS)
 
 ONLY_TURNS = (*CHAT_COLUMNS, "conversation", "contents")
 """Columns in which text is the JSON text of turns."""
-
-SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
-"""Where the system message stands beside the turns: the first that holds text."""
 
 GEMINI_SYSTEM = ("systemInstruction", "system_instruction")
 """Where Gemini's requests have it."""

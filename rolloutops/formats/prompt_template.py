@@ -48,9 +48,9 @@ class PromptTemplate:
         """The row with the messages of the template as its prompt. Raises ValueError that says what does not fit."""
         params = row.get("responses_create_params")
         if isinstance(params, Mapping) and params.get("input"):
-            raise ValueError(f"the row has responses_create_params.input, and {self.name} makes the prompt: use one")
+            raise ValueError(f"the row has responses_create_params.input, but {self.name} makes the prompt: remove one")
         if own := next((name for name in OWN_MESSAGES if row.get(name) is not None), None):
-            raise ValueError(f"the row has {own}, and {self.name} makes the prompt: use one")
+            raise ValueError(f"the row has {own}, but {self.name} makes the prompt: remove one")
         system = [{"role": "system", "content": self._text(self.system, row)}] if self.system is not None else []
         messages = [*system, *self._examples_for(row), {"role": "user", "content": self._text(self.user, row)}]
         if params is not None:
@@ -64,9 +64,7 @@ class PromptTemplate:
         """A row as an example: its question, and its answer. Raises ValueError where it has none."""
         answer = self._text(self.assistant, row) if self.assistant is not None else answer_of_row(row)
         if answer is None:
-            raise ValueError(
-                f"the row has no expected answer; say in {self.name} what an example answers: assistant = …"
-            )
+            raise ValueError(f"the row has no expected answer to show: add a line assistant: … to {self.name}")
         question = self._text(self.user, row)
         return Example(digest(row), [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
 

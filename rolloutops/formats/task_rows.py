@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
+from rolloutops.formats.columns import ANSWER_COLUMNS
 from rolloutops.formats.gemini import tools_of as gemini_tools
 from rolloutops.formats.media import media_columns, with_media
 from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, NoPrompt, Turns, find_turns
@@ -52,12 +53,6 @@ READER = 3
 workspaces compare their tasks once more. 1: until tasks could have a prompt file. 2: without the
 `instructions` beside an input of text, and results of tools under rare keys."""
 
-PROMPT_KEYS = ("messages", "conversations", "prompt", "question", "problem")
-"""Where a row without a Responses input has its prompt: the first of these that it has."""
-
-ANSWER_KEYS = ("expected_answer", "answer", "ground_truth", "label", "target", "solution")
-"""Where a row has its expected answer: the first of these that it has."""
-
 TOOL_COLUMNS = ("tools", "functions")
 """Where a row outside NeMo Gym has its tools: the first of these that holds something."""
 
@@ -69,7 +64,7 @@ HOW_SENT = ("stream", "stream_options", "background")
 class Prompt:
     """What a task asks. messages, tools: canonical. params: the row's own parameters, under Responses names. shape: how
     the row was read. left_aside: its columns, fields and items that were not, fields as `messages[].weight`. answer:
-    what the shape itself says is the answer, where no column of ANSWER_KEYS does."""
+    what the shape itself says is the answer, where no column of ANSWER_COLUMNS does."""
 
     messages: list[Message]
     tools: list[Tool] | None
@@ -121,9 +116,9 @@ def take_answer(prompt: Prompt) -> Prompt:
 
 
 def answer_of_row(row: Mapping[str, Any]) -> str | None:
-    """The expected answer of a task row: the first of ANSWER_KEYS that is not null, text as it is, anything else as
+    """The expected answer of a task row: the first of ANSWER_COLUMNS that is not null, text as it is, anything else as
     compact JSON; None where the row has none."""
-    answer = next((row[key] for key in ANSWER_KEYS if row.get(key) is not None), None)
+    answer = next((row[key] for key in ANSWER_COLUMNS if row.get(key) is not None), None)
     return answer if answer is None or isinstance(answer, str) else dump(answer)
 
 
@@ -168,7 +163,7 @@ def _from_columns(row: Mapping[str, Any], gym: Mapping[str, Any] | None) -> Turn
 
 def _unread_columns(row: Mapping[str, Any], read: Sequence[str]) -> Iterator[str]:
     """The columns that hold something and are neither read nor an expected answer."""
-    known = {*read, *ANSWER_KEYS}
+    known = {*read, *ANSWER_COLUMNS}
     return (name for name, value in row.items() if name not in known and value not in (None, "", [], {}))
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError, UsageError
+from rolloutops.formats.columns import ENVIRONMENT_COLUMNS
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import (
@@ -29,8 +30,15 @@ from rolloutops.formats.task_rows import (
 from rolloutops.ingest.inputs import Row, find_inputs, open_rows
 from rolloutops.ingest.media import media_folder
 from rolloutops.ingest.prompt_files import read_template
-from rolloutops.ingest.row_shapes import VERIFIED, RowShapes
-from rolloutops.ingest.task_changes import Reread, append_tasks, compare, find_reread, first_prompt, retire_tasks
+from rolloutops.ingest.row_shapes import RowShapes
+from rolloutops.ingest.task_changes import (
+    ChangedPrompts,
+    append_tasks,
+    compare,
+    find_changed_prompts,
+    first_prompt,
+    retire_tasks,
+)
 from rolloutops.ingest.task_columns import StructColumns, TaskColumns, columns_of, read_prompt
 from rolloutops.layout import count
 from rolloutops.store import schema
@@ -55,10 +63,10 @@ class StagedTask(TaskColumns):
 
 @dataclass(frozen=True)
 class ChunkReport:
-    """What became of one dataset's input. Rows read = tasks of this input + duplicates + rejected.
+    """What chunk did with one dataset's input. Rows read = tasks of this input + duplicates + rejected.
 
-    edited: tasks whose row is another, and tasks that are read differently, which are `reread`. shapes: how the rows
-    were read. first_prompt: of the input, where a prompt file made it. read_by: see `read_by`."""
+    edited: tasks with another row, and tasks with the same row and another prompt, which are `changed_prompts`. shapes:
+    how the rows were read. first_prompt: the input's first one, if a prompt file made it. read_by: see `read_by`."""
 
     dataset: str
     read: int
@@ -72,7 +80,7 @@ class ChunkReport:
     rejected_file: Path | None
     examples: list[str]
     shapes: RowShapes
-    reread: Reread | None
+    changed_prompts: ChangedPrompts | None
     first_prompt: str | None
     read_by: str
 
@@ -129,7 +137,7 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
         if read == rejected:
             raise InputError(f"{name}: none of {count(read, 'line')} is a task; the first: {examples[0]}")
         con = compare(workspace, name, staging)
-        reread = find_reread(con, name)
+        changed_prompts = find_changed_prompts(con, name)
         report = append_tasks(workspace, con, name, plan.chunk, staging)
         removed = retire_tasks(workspace, con, name, run_id)
         rejects = keep_rejects(workspace, staging, name, rejected)
@@ -141,7 +149,7 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
             rejected_file=rejects,
             examples=examples,
             shapes=shapes,
-            reread=reread,
+            changed_prompts=changed_prompts,
             first_prompt=first_prompt(con) if template is not None else None,
             read_by=read_by(plan.datasets[name], template),
         )
@@ -176,7 +184,7 @@ def stage_rows(
     ordinal = rejected = 0
     examples: list[str] = []
     shapes, structs = RowShapes(), StructColumns()
-    read = (dataset.id or "", *VERIFIED.get(dataset.environment or "", ()))
+    read = (dataset.id or "", *ENVIRONMENT_COLUMNS.get(dataset.environment or "", ()))
 
     def task_of(path: Path, line: int, row: dict[str, Any]) -> TaskColumns:
         found = read_prompt(dataset, row if template is None else template.fill(row), structs.of(path))

@@ -155,7 +155,7 @@ def refuse_change(path: Path, before: tuple[int, ...]) -> None:
     if not path.exists() or file_state(path) != before:
         raise InputError(
             f"{path} changed while it was read, and nothing was written: wait until it is complete, then run the same "
-            "command again (write under another name and rename it, and no half of it is ever seen)"
+            "command again (to avoid this, write files under another name and rename them when complete)"
         )
 
 

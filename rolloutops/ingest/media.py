@@ -56,7 +56,7 @@ class MediaFolder:
                 return part_of(medium, plain)
             kind, data = self.read(inner["url"], medium)
             if inner.get("sha256") != hashlib.sha256(data).hexdigest():
-                raise MediaError(f"{_name(medium, inner['url'])} is not the file of the task any more: run chunk again")
+                raise MediaError(f"{_name(medium, inner['url'])} has changed since chunk read it: run chunk again")
             named = {"filename": os.path.basename(inner["url"])} if medium == "file" else {}
             return part_of(medium, {**plain, **named, "url": data_url(kind, data)})
 
@@ -66,8 +66,8 @@ class MediaFolder:
         """The media type and the bytes of a local file. Raises MediaError where it is not to be read."""
         name = _name(medium, reference)
         if (scheme := scheme_of(reference)) is not None:
-            where = "a path below the input file's folder, an http(s) URL or a data URL"
-            raise MediaError(f"{name} is a {scheme} URL: write {where}")
+            forms = "a path below the input file's folder, an http(s) URL or a data URL"
+            raise MediaError(f"{name} has the scheme {scheme}, which is not read: write {forms}")
         try:
             folder, path = self._find(reference, name)
             with open(_open(folder, path), "rb", buffering=0) as file:

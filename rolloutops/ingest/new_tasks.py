@@ -20,7 +20,7 @@ from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, o
 from rolloutops.ingest.line_hashes import hash_lines
 from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import RowShapes
-from rolloutops.ingest.task_changes import Reread, append_tasks, compare, find_reread
+from rolloutops.ingest.task_changes import ChangedPrompts, append_tasks, compare, find_changed_prompts
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.runs import Run, recorded
@@ -65,9 +65,11 @@ ALL = "SELECT file, line FROM lines ORDER BY file, line"
 
 @dataclass(frozen=True)
 class NewTasks:
-    """What was taken in from one dataset's input. reread: of the edited tasks, those whose row is the same. gone: tasks
-    that the input no longer holds, which stay. unchanged: the other tasks that were there before. missing: names of the
-    input under which nothing lies here. shapes: how the new rows were read."""
+    """What `collect` added from one dataset's input.
+
+    changed_prompts: of the edited tasks, those with the same row. gone: tasks that the input no longer holds; they
+    stay. unchanged: the other tasks that were there before. missing: names of the input that no file here has. shapes:
+    how the new rows were read."""
 
     dataset: str
     new: int = 0
@@ -80,7 +82,7 @@ class NewTasks:
     examples: Sequence[str] = field(default_factory=list)
     missing: Sequence[str] = field(default_factory=list)
     shapes: RowShapes | None = None
-    reread: Reread | None = None
+    changed_prompts: ChangedPrompts | None = None
 
 
 def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
@@ -190,7 +192,7 @@ def _take_in(
             )
             raise InputError(f"{name}: {first}")
         con = compare(workspace, name, staging)
-        reread = find_reread(con, name)
+        changed_prompts = find_changed_prompts(con, name)
         gone = _check(lines, name, paths, staging) if lines is not None else 0
         counts = append_tasks(workspace, con, name, plan.chunk, staging)
         return NewTasks(
@@ -205,7 +207,7 @@ def _take_in(
             examples=examples,
             missing=missing,
             shapes=shapes,
-            reread=reread,
+            changed_prompts=changed_prompts,
         )
 
 

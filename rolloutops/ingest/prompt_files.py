@@ -20,7 +20,7 @@ from rolloutops.layout import count
 KEYS = {
     "user": Key(str, None, "the user message, with {field} for a field of the row", required=True),
     "system": Key(str, None, "the system message"),
-    "assistant": Key(str, None, "what an example answers (default: the row's expected answer)"),
+    "assistant": Key(str, None, "the assistant's turn of an example (default: the row's expected answer)"),
 }
 """What a prompt file may say."""
 
@@ -36,7 +36,7 @@ def read_template(name: str, dataset: Dataset, places: Sequence[Path]) -> Prompt
             raise UsageError(f"{name}: examples and shots need a prompt file: add prompt = …, or --prompt=FILE")
         return None
     if bool(dataset.examples) != bool(dataset.shots):
-        raise UsageError(f"{name}: examples and shots belong together: name the files, and how many rows to show")
+        raise UsageError(f"{name}: set both examples (files with rows) and shots (how many to show)")
     path = _find(dataset.prompt, places)
     template = _read(path)
     if not dataset.shots:
@@ -62,16 +62,16 @@ def _read(path: Path) -> PromptTemplate:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path} is no prompt file: it must say what the user message is, as user: …")
+        raise InputError(f"{path} is not a prompt file: it needs the key user, the text of the user message")
     table = {str(key): value for key, value in found.items() if value is not None}
     table = check_table(KEYS, table, f"{path}: ", unknown=lambda key, hint: f"{path}: no key {key!r}{hint}")
     for key, text in table.items():
         try:
             unnamed = "" in fields_of(text)
         except ValueError as error:
-            raise InputError(f"{path}: {key}: {error} (a brace that is meant is written twice)") from None
+            raise InputError(f"{path}: {key}: {error} (write {{{{ or }}}} for a brace)") from None
         if unnamed:
-            raise InputError(f"{path}: {key} has {{}} without a field's name (a brace that is meant is written twice)")
+            raise InputError(f"{path}: {key} has {{}} without a field's name (write {{{{}}}} for braces)")
     return PromptTemplate(path.name, **table)
 
 
@@ -79,7 +79,7 @@ def _examples(name: str, dataset: Dataset, template: PromptTemplate, places: Seq
     """Choose the rows that are shown: those whose hash with the seed is smallest, wherever they stand."""
     chosen = heapq.nsmallest(dataset.shots + 1, _rows(dataset, places), key=lambda row: row.order)
     if len(chosen) < dataset.shots:
-        raise InputError(f"{name}: shots = {dataset.shots}, and examples has {count(len(chosen), 'row')}")
+        raise InputError(f"{name}: shots is {dataset.shots}, but examples has only {count(len(chosen), 'row')}")
     found = []
     for one in chosen:
         try:

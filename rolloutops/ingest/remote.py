@@ -70,7 +70,7 @@ def fetch(url: str, is_readable: Callable[[str], bool]) -> list[Path]:
     if scheme not in SCHEMES:
         raise InputError(f"{url}: inputs come from this machine's disk, or from {', '.join(SCHEMES)} addresses")
     if parts.username or parts.password:
-        raise InputError("an input's address holds a user name or password: give credentials by environment variables")
+        raise InputError("an input's address holds a user name or password: pass credentials in environment variables")
     if ".." in PurePosixPath(parts.path).parts:
         raise InputError(f"{url}: an address cannot hold ..")
     if scheme == "hf":
@@ -98,7 +98,7 @@ def _from_hugging_face(url: str, is_readable: Callable[[str], bool]) -> list[Pat
         raise InputError(f"{url}: write hf://datasets/ORG/NAME/FILE or hf://datasets/ORG/NAME@REVISION/FILE")
     name, revision, pattern = found["name"], unquote(found["revision"] or "main"), found["path"] or ""
     if "/" in revision:
-        raise InputError(f"{url}: name the revision by its commit; {revision!r} holds a slash")
+        raise InputError(f"{url}: the revision {revision!r} contains a slash: write its commit hash instead")
     folder = cache_folder() / "hf" / name
     if COMMIT.fullmatch(revision) and not MAGIC.search(pattern) and (folder / revision / pattern).is_file():
         return [folder / revision / pattern]
@@ -142,7 +142,7 @@ def _pinned(
     for file in files:
         path = folder / file.pin / file.path
         if ".." in PurePosixPath(file.path).parts:
-            raise InputError(f"{url}: the name {file.path!r} leaves its folder")
+            raise InputError(f"{url}: the name {file.path!r} points outside of its folder")
         if not path.is_file():
             with _sentences(url):
                 _download(store, prefix.format(pin=file.pin) + file.path, path, file)
@@ -161,7 +161,7 @@ def _download(store: Any, remote: str, path: Path, file: RemoteFile) -> None:
         raise InputError(f"{remote} changed while it was read: run the same command again")
     written = _write(path, answer.stream(min_chunk_size=CHUNK), meta["size"])
     if written != meta["size"]:
-        raise InputError(f"{remote} came with {written} of {meta['size']} bytes: run the same command again")
+        raise InputError(f"{remote}: only {written:,} of {meta['size']:,} bytes arrived: run the same command again")
 
 
 def _write(path: Path, blocks: Iterable[Any], size: int | None = None) -> int:

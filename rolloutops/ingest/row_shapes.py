@@ -8,17 +8,6 @@ from dataclasses import dataclass, field
 from rolloutops.formats.content import unknown_parts
 from rolloutops.ingest.task_columns import ReadPrompt
 
-VERIFIED = {
-    "mcqa": ("options", "choices", "grading_mode", "template_metadata"),
-    "reasoning_gym": ("metadata",),
-    "multi_step": ("document",),
-    "code": (
-        *("verifier_metadata", "tests", "test_list", "unit_tests", "input_output", "test_setup_code"),
-        *("code", "canonical_solution"),
-    ),
-}
-"""Columns that a shipped environment reads, beside the expected answer."""
-
 
 @dataclass
 class RowShapes:

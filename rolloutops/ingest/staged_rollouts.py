@@ -144,13 +144,14 @@ def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: 
 def why_unresolved(input_key: str | None, files: list[str] | None, of_another: bool | None) -> str:
     """Say why the task of a row is not known. files: where the requests are that have its custom_id."""
     if not files:
-        return "its task is in no file: give the materialized inputs or requests too"
+        return "its task is in none of the files: import the materialized inputs or requests too"
     name, listed = str(input_key).partition("/")[2], " and ".join(files)
     if of_another:
-        return f"its custom_id {name!r} is in {listed}, whose model answered in another file: give its own requests too"
+        what = "but not for the model that answered: import the requests of this batch too"
+        return f"its custom_id {name!r} is in {listed}, {what}"
     if len(files) == 1:
         return f"its custom_id {name!r} is in {listed} more than once, with different prompts"
     return (
-        f"its custom_id {name!r} is in {listed} with different prompts, and neither the names of files nor the models "
-        "tell which of them was answered: import each batch separately"
+        f"its custom_id {name!r} is in {listed} with different prompts, and neither the file names nor the models "
+        "tell which request was answered: import each batch separately"
     )

@@ -1,6 +1,6 @@
-"""What is new in the staged tasks of a dataset, beside the tasks at hand, and its append to the log of tasks.
+"""Compare a dataset's staged tasks with the workspace's, and append what is new, edited, returned or removed.
 
-Keys are compared, so memory does not grow with the rows.
+Only keys are compared, so that memory does not grow with the size of rows.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PART_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
-class Reread:
-    """Tasks whose row is unchanged and whose prompt is not. task_id, before, after: the first of them."""
+class ChangedPrompts:
+    """Tasks that have the same row and another prompt. task_id, before, after: the first one, with its two prompts."""
 
     tasks: int
     task_id: str
@@ -36,7 +36,7 @@ class Reread:
 
 
 def compare(workspace: Workspace, name: str, staging: Path) -> sql.Connection:
-    """Compare the staged keys with the tasks at hand: the tables newest, firsts and fresh of the connection.
+    """Compare the staged keys with the workspace's tasks: makes the tables newest, firsts and fresh.
 
     Raises InputError where two different staged rows have one id.
     """
@@ -70,7 +70,7 @@ def compare(workspace: Workspace, name: str, staging: Path) -> sql.Connection:
         CREATE TABLE fresh AS
             SELECT c.ordinal, coalesce(c.version + 1, 0) AS version, t.task_id IS NOT NULL AS taken,
                 CASE WHEN c.version IS NULL THEN 'new' WHEN c.removed THEN 'returned' ELSE 'edited' END AS change,
-                coalesce(NOT c.removed AND c.row_before = c.row_hash, false) AS reread
+                coalesce(NOT c.removed AND c.row_before = c.row_hash, false) AS prompt_changed
             FROM changed AS c LEFT JOIN taken AS t ON t.task_id = c.task_id;
         """,
     )
@@ -79,7 +79,7 @@ def compare(workspace: Workspace, name: str, staging: Path) -> sql.Connection:
 
 
 class Appended(NamedTuple):
-    """How many of the input's tasks were appended, and why; how many were there, and how many rows are doubles."""
+    """How many of the input's tasks were appended, by reason, how many are unchanged, and how many rows are double."""
 
     new: int
     edited: int
@@ -107,19 +107,19 @@ def append_tasks(workspace: Workspace, con: sql.Connection, name: str, settings:
     return Appended(new, edited, returned, known - new - edited - returned, total - known)
 
 
-def find_reread(con: sql.Connection, name: str) -> Reread | None:
-    """The tasks whose row is unchanged and whose prompt is not, before they are appended; None where there are none."""
-    tasks, ordinal = sql.rows(con, "SELECT count(*), min(ordinal) FROM fresh WHERE reread")[0]
+def find_changed_prompts(con: sql.Connection, name: str) -> ChangedPrompts | None:
+    """Find the tasks with the same row and another prompt; None if there are none. Call it before `append_tasks`."""
+    tasks, ordinal = sql.rows(con, "SELECT count(*), min(ordinal) FROM fresh WHERE prompt_changed")[0]
     if not tasks:
         return None
     task_id, after = sql.rows(con, f"SELECT task_id, prompt::VARCHAR FROM staged WHERE ordinal = {ordinal}")[0]
     of_task = f"dataset = {sql.literal(name)} AND task_id = {sql.literal(task_id)}"
     newest = f"SELECT prompt::VARCHAR FROM task_log WHERE {of_task} ORDER BY version DESC LIMIT 1"
-    return Reread(tasks, task_id, sql.rows(con, newest)[0][0], after)
+    return ChangedPrompts(tasks, task_id, sql.rows(con, newest)[0][0], after)
 
 
 def retire_tasks(workspace: Workspace, con: sql.Connection, name: str, run_id: str) -> int:
-    """Append that the tasks which the input no longer holds are removed; how many."""
+    """Mark the tasks that the input no longer holds as removed; return how many."""
     gone = sql.rows(
         con,
         "SELECT task_id, row_hash, version, part FROM newest ANTI JOIN staged USING (task_id) "

@@ -76,8 +76,8 @@ class CircuitBreaker:
             else (f"{self._forbidden} answers 403 and no success between them")
         )
         return (
-            f"{answers}, the last one with: {self._message}; nothing "
-            "was given up: see whether the key may use this model, and run the command again"
+            f"{answers}, the last one with: {self._message}; no "
+            "rollout was given up: check that the key has access to this model, then run the command again"
         )
 
     def _why(self, failed: int) -> str:

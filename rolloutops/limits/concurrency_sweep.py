@@ -114,7 +114,7 @@ class ConcurrencySweep:
         self.points.append(Point(self.now, done, failed, refused, rate, tokens / seconds, taken))
         self.why = self._finding(failed, refused)
         if self.why or self.now >= self.most:
-            self.why = self.why or f"{self.now:,} in flight is the most that was to be tried"
+            self.why = self.why or f"{self.now:,} in flight was the highest concurrency to try"
             self._over = True
             self.stop()
             return

@@ -63,7 +63,7 @@ def metrics_steps(
         uses.append(StepUse("metrics", Path(name).stem, name, {**settings.get(Path(name).stem, {}), **extra}))
     if lost := set(given) - taken:
         flag = "--group_by" if "group_by" in lost else "--compare"
-        raise UsageError(f"{flag} says nothing to {', '.join(names)}: leave --step out, or name a step that takes it")
+        raise UsageError(f"{flag} has no effect on {', '.join(names)}: leave --step out, or name a step that uses it")
     return uses
 
 

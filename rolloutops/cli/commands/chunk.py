@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import say
+from rolloutops.cli.prompts import changed_prompt_sentences, prompt_sentences
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.reread import prompt_sentences, reread_sentences
 from rolloutops.cli.row_shapes import shape_sentences
 from rolloutops.cli.shared_flags import OF_INPUTS, SOURCE, keys, stage
 from rolloutops.cli.tables import table
@@ -67,7 +67,7 @@ def sentences(done: Sequence[ChunkReport], skip_bad_lines: bool) -> Iterator[str
         if one.removed:
             yield f"{one.dataset}: {count(one.removed, 'task')} removed from the input; their rollouts stay on disk"
         yield from shape_sentences(one.shapes, one.dataset)
-        yield from reread_sentences(one.dataset, one.reread)
+        yield from changed_prompt_sentences(one.dataset, one.changed_prompts)
         if one.first_prompt is not None:
             yield from prompt_sentences(one.dataset, one.first_prompt)
         yield from rejected_sentences(one, one.dataset)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
+from rolloutops.cli.prompts import changed_prompt_sentences
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.reread import reread_sentences
 from rolloutops.cli.row_shapes import warning_sentences
 from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, VERDICT_VERSION, stage
 from rolloutops.cli.which_recipe import plan_of
@@ -188,7 +188,7 @@ def new_tasks(one: NewTasks, skip_bad_lines: bool) -> Iterator[str]:
     changes = [f"{getattr(one, name):,} {name}" for name in ("new", "edited", "returned") if getattr(one, name)]
     if changes:
         yield f"{one.dataset}: tasks updated from the input: {', '.join(changes)}"
-    yield from reread_sentences(one.dataset, one.reread)
+    yield from changed_prompt_sentences(one.dataset, one.changed_prompts)
     if one.gone:
         gone = count(one.gone, "task")
         yield f"{one.dataset}: {gone} no longer in the input but still wanted; run chunk to remove them"

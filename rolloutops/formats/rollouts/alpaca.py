@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rolloutops.formats.chat import from_chat
-from rolloutops.formats.rollouts.conversation import ASKED_KEYS, answer_messages, rollout_of, tools_beside, with_system
+from rolloutops.formats.rollouts.conversation import PROMPT_KEYS, answer_messages, rollout_of, tools_beside, with_system
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.task_keys import task_fields
 
 LABEL, ENGINE = "Alpaca row", "import:alpaca"
-READ = ("instruction", "input", "output", "history", *ASKED_KEYS)
+READ = ("instruction", "input", "output", "history", *PROMPT_KEYS)
 
 
 def recognizes(row: Mapping[str, Any]) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rolloutops.formats.columns import MEDIA_COLUMNS
 from rolloutops.formats.rollouts.conversation import (
-    ASKED_KEYS,
+    PROMPT_KEYS,
     conversation_of,
     listed,
     refuse_lost_text,
@@ -20,7 +21,7 @@ from rolloutops.formats.rollouts.conversation import (
 )
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow
-from rolloutops.formats.rollouts.task_keys import MEDIA, task_fields
+from rolloutops.formats.rollouts.task_keys import task_fields
 
 LABEL, ENGINE = "chat log", "import:chat"
 KEYS = ("messages", "conversations", "conversation")
@@ -37,7 +38,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     conversation = conversation_of(row, key)
     prompt, completion = split(conversation.messages)
     refuse_lost_text(listed(row[key])[-len(completion) :], completion)
-    read_keys = (key, *ASKED_KEYS)
+    read_keys = (key, *PROMPT_KEYS)
     answer = rollout_of(
         completion,
         raw,
@@ -45,6 +46,8 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
         finish_reason=row.get("finish_reason"),
         returned=returned(row, read_keys),
     )
-    fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the turns
+    fields = {
+        name: value for name, value in task_fields(row).items() if name not in MEDIA_COLUMNS
+    }  # they stand in the turns
     task = {"messages": prompt, **tools_beside(row), **fields}
     return RolloutRow(task, [answer], model=answer.model, left_out=[*left_out(row, read_keys), *conversation.left_out])

@@ -6,22 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rolloutops.formats.chat import from_chat, text_of
+from rolloutops.formats.columns import MEDIA_COLUMNS, SYSTEM_COLUMNS
 from rolloutops.formats.finish_reasons import known
 from rolloutops.formats.python_text import parse_list
 from rolloutops.formats.rollouts.row import VERIFIER
-from rolloutops.formats.rollouts.task_keys import MEDIA
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.task_rows import NoPrompt, prompt_of_row
 from rolloutops.types import Message, RolloutAnswer
 
-SYSTEM_KEYS = ("system", "system_prompt", "system_message")
-"""Columns that hold the system prompt beside the turns (LLaMA-Factory's `columns.system`, SkyRL's `system_prompt`)."""
-
 TOOL_KEYS = ("tools", "tool_defs", "functions")
 """Columns that hold the tools: verifiers' results and OpenAI's first form have names of their own."""
 
-ASKED_KEYS = (*TOOL_KEYS, *SYSTEM_KEYS)
-"""Columns beside the turns that are part of what was asked."""
+PROMPT_KEYS = (*TOOL_KEYS, *SYSTEM_COLUMNS)
+"""Columns beside the turns that are part of the prompt."""
 
 
 class Conversation(NamedTuple):
@@ -36,7 +33,7 @@ def conversation_of(row: Mapping[str, Any], key: str) -> Conversation:
     holds none."""
     value = row[key] if key == "prompt" else listed(row[key])
     column = key if key in ("messages", "conversations") else "prompt"
-    media = {name: row[name] for name in MEDIA if row.get(name) is not None}
+    media = {name: row[name] for name in MEDIA_COLUMNS if row.get(name) is not None}
     try:
         found = prompt_of_row({column: with_calls(value), **media})
     except NoPrompt:
@@ -66,7 +63,7 @@ def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
     """The messages after the system prompt that stands beside them, unless they begin with the same."""
-    beside = next((row[key] for key in SYSTEM_KEYS if row.get(key)), None)
+    beside = next((row[key] for key in SYSTEM_COLUMNS if row.get(key)), None)
     if beside is None:
         return messages
     (said,) = from_chat([{"role": "system", "content": beside}])

@@ -15,11 +15,12 @@ from contextlib import suppress
 from typing import Any
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.columns import MEDIA_COLUMNS
 from rolloutops.formats.openai_replies import count_of
 from rolloutops.formats.python_text import PRINTED_MESSAGES
 from rolloutops.formats.responses import CALLS, OUTPUTS, from_responses
 from rolloutops.formats.rollouts.conversation import (
-    ASKED_KEYS,
+    PROMPT_KEYS,
     Conversation,
     answer_messages,
     conversation_of,
@@ -31,7 +32,7 @@ from rolloutops.formats.rollouts.conversation import (
 )
 from rolloutops.formats.rollouts.rewards import left_out, returned
 from rolloutops.formats.rollouts.row import RolloutRow, share
-from rolloutops.formats.rollouts.task_keys import MEDIA, task_fields
+from rolloutops.formats.rollouts.task_keys import task_fields
 from rolloutops.types import Message, RolloutAnswer
 
 LABEL, ENGINE = "prompt and answer", "import:prompt_answer"
@@ -66,11 +67,12 @@ def recognizes(row: Mapping[str, Any]) -> bool:
 def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     """The prompt and its rollouts. Raises ValueError where one of them is empty or in no known shape."""
     prompt_key, answer_key = str(_first(row, PROMPTS)), str(_first(row, ANSWERS))
-    read_keys = (*ASKED_KEYS, *ROWS_OWN, *_parts(prompt_key), answer_key)
+    read_keys = (*PROMPT_KEYS, *ROWS_OWN, *_parts(prompt_key), answer_key)
     if prompt_key == "input" and row.get("instructions"):  # the system message of a Responses request
         row, read_keys = {"system": row["instructions"], **row}, (*read_keys, "instructions")
     prompt = _prompt(row, prompt_key)
-    fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA}  # they stand in the prompt
+    # Media stand in the prompt.
+    fields = {name: value for name, value in task_fields(row).items() if name not in MEDIA_COLUMNS}
     task = {"messages": prompt.messages, **tools_beside(row), **fields}
     values = _values(row[answer_key])
     failed = _failure(row, values)

@@ -67,9 +67,9 @@ def read_row(format_: Format, row: Mapping[str, Any], raw: str) -> RolloutRow:
 def _unknown(row: Mapping[str, Any]) -> str:
     prompts = any(row.get(key) for key in prompt_answer.PROMPTS)
     if prompts and "answer" in row:
-        why = "no answer of a model: answer is the expected one (if a model wrote it, call it response)"
+        why = "no answer of a model: answer is the expected one (if a model wrote it, rename it to response)"
     elif prompts:
         why = "no answer: if these are tasks, read them with chunk"
     else:
-        why = "not a row of rollouts that is known"
+        why = "not a known format of rollouts"
     return f"{why}; its keys: {keys_of(row)}"

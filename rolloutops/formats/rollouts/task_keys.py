@@ -1,23 +1,11 @@
-"""Which fields of a rollout's row belong to its task: what was asked, and what a verifier reads."""
+"""Which fields of a rollout's row belong to its task: its names, its media, and what a verifier reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rolloutops.formats.task_rows import ANSWER_KEYS
-
-MEDIA = ("images", "videos", "audios", "image", "video", "audio")
-"""Columns of media beside the turns."""
-
-READ_BY_VERIFIERS = (
-    *ANSWER_KEYS,
-    *("question", "problem", "options", "choices", "grading_mode", "template_metadata"),
-    *("tests", "test_list", "unit_tests", "verifier_metadata", "input_output", "test_setup_code"),
-    *("prefix", "prompt_prefix", "starter_code", "document", "context", "info", "task"),
-)
-"""Fields that the shipped environments and verifiers' own read of a task's row. Rollouts in which one differs are of
-two tasks."""
+from rolloutops.formats.columns import ANSWER_COLUMNS, ENVIRONMENT_COLUMNS, MEDIA_COLUMNS
 
 NAMES = (
     "agent_ref",
@@ -32,9 +20,18 @@ NAMES = (
     "canonical_solution",
     "code",
 )
-"""Fields that come from the task too, and may differ between rollouts of one task."""
+"""Other fields that come from the task. They may differ between rollouts of one task."""
 
-OF_THE_TASK = tuple(dict.fromkeys((*NAMES, *READ_BY_VERIFIERS, *MEDIA)))
+READ_BY_VERIFIERS = (
+    *ANSWER_COLUMNS,
+    *("question", "problem"),
+    *(name for names in ENVIRONMENT_COLUMNS.values() for name in names if name not in NAMES),
+    *("prefix", "prompt_prefix", "starter_code", "context", "info", "task"),
+)
+"""Fields of a task's row that the shipped environments read, and the environments of the package `verifiers`. Rollouts
+in which one differs are of two tasks."""
+
+OF_THE_TASK = tuple(dict.fromkeys((*NAMES, *READ_BY_VERIFIERS, *MEDIA_COLUMNS)))
 
 
 def task_fields(row: Mapping[str, Any]) -> dict[str, Any]:
