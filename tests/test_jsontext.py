@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 
@@ -103,3 +104,9 @@ def test_dump_never_fails_on_a_models_text_or_a_verifiers_number() -> None:
     with pytest.raises(ValueError):
         canonical([math.nan])
     assert digest("\ud800") != digest("\ufffd")
+
+
+def test_a_long_text_is_hashed_in_pieces_as_it_is_hashed_whole() -> None:
+    long = 'é"\n😀\\' * 700_000
+    value = {"z": long, 'k"': [1, 2.5, None, {"y": ["x" * 2_000_000, True]}], "e": {}, "n": []}
+    assert digest(value) == hashlib.sha256(canonical(value).encode()).hexdigest()[:32]

@@ -23,7 +23,7 @@ class PendingRollout:
     """One pending rollout: the task, which repeat, which attempt, and the parameters as merged for it, with their
     JSON. tries: the attempts that counted so far. give_up_at: the time (time.monotonic) after which a failure is final;
     None until it is tried for the first time. failed_with: why the try before failed. media: where the
-    local media of the prompt are; None where it has none.
+    local media of the prompt are; None where it has none. characters: of the task's row and prompt, as JSON.
     """
 
     task: Task
@@ -39,6 +39,7 @@ class PendingRollout:
     give_up_at: float | None = None
     failed_with: str = ""
     media: MediaFolder | None = None
+    characters: int = 0
 
     @property
     def key(self) -> str:

@@ -204,4 +204,6 @@ def _pending_rollouts(
         own = of_repeat(params, rollout_index)
         request = request if own is params else dump(own)
         place = (part.number, policy, rollout_index, attempt)
-        yield PendingRollout(task, row_hash, *place, how, own, request, tries, media=folder)
+        yield PendingRollout(
+            task, row_hash, *place, how, own, request, tries, media=folder, characters=len(row) + len(prompt)
+        )

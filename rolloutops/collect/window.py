@@ -34,6 +34,8 @@ from rolloutops.types import Engine
 AHEAD = 64
 """Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
 more than twice as many."""
+AHEAD_CHARACTERS = 64_000_000
+"""Fewer are queued where their tasks are longer than this together."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
 AWAITED = 1000
@@ -224,11 +226,12 @@ class Window:
             unlock()
             return
         self._recorder.open_part(part, len(rollouts), unlock)
-        for start in range(0, len(rollouts), AHEAD):
-            while self._queue.qsize() >= AHEAD:
+        ahead = max(1, min(AHEAD, AHEAD_CHARACTERS // max(1, *(rollout.characters for rollout in rollouts))))
+        for start in range(0, len(rollouts), ahead):
+            while self._queue.qsize() >= ahead:
                 self._few_queued.clear()
                 await self._few_queued.wait()
-            for rollout in rollouts[start : start + AHEAD]:
+            for rollout in rollouts[start : start + ahead]:
                 self._queue.put_nowait((rollout, False))
 
     def _start_workers(self) -> None:

@@ -39,10 +39,14 @@ AGAIN = 0.3
 """Seconds after which a part that could not be written is tried once more."""
 
 
+FLUSH_BYTES = 64_000_000
+"""Bytes of rows after which a segment is sealed, however few they are: it is in memory until then."""
+
+
 @dataclass
 class _Segment:
     """One journal file that is being written, what it holds, and what waits for its sealing. fd: None if it could not
-    be opened. synced: the folder knows it. unwritten: rows that are in memory only."""
+    be opened. synced: the folder knows it. size: bytes of its lines. unwritten: rows that are in memory only."""
 
     path: Path
     fd: int | None
@@ -50,6 +54,7 @@ class _Segment:
     rows: Rows = field(default_factory=Rows)
     after: list[Callable[[], None]] = field(default_factory=list)
     synced: bool = False
+    size: int = 0
     unwritten: int = 0
 
 
@@ -97,12 +102,13 @@ class Journal:
             line = orjson.dumps({table: row})
         self._unwritten.append(line)
         segment.rows.add(table, row)
+        segment.size += len(line)
         if len(self._unwritten) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.write)
             except RuntimeError:  # no event loop: nothing else would write it
                 self.write()
-        if segment.rows.count >= self.flush_rows:
+        if segment.rows.count >= self.flush_rows or segment.size >= FLUSH_BYTES:
             self._rotate()
 
     def write(self) -> None:
