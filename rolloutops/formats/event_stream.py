@@ -132,13 +132,26 @@ def _error(event: dict[str, Any]) -> dict[str, Any] | None:
 def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
     """A Responses object: the last event's, or that of the items which were done, where the stream says that it is."""
     last = next((event["response"] for event in reversed(events) if event.get("type") in ENDED), None)
-    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"]
+    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"] or _said(events)
     if isinstance(last, dict) and (last.get("output") or not items):
+        pieces = any(str(event.get("type")).endswith(".delta") for event in events)
+        if pieces and not last.get("output") and last.get("status") == "completed":
+            raise AttemptFailed("bad_response", "the stream's events hold an answer that its response lacks")
         return last
     if last is None and not (done and items):
         raise AttemptFailed("bad_response", "the stream ended before the response was completed")
     begun: dict[str, Any] = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
     return {**begun, "status": "completed", **(last or {}), "output": items}
+
+
+def _said(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The message that pieces of text amount to, of a server that does not repeat it whole; no other item is whole."""
+    kinds = {str(event.get("type")) for event in events if str(event.get("type")).endswith(".delta")}
+    if kinds - {"response.output_text.delta"}:
+        return []
+    text = "".join(str(event["delta"]) for event in events if event.get("type") in kinds)
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return [{"type": "message", "role": "assistant", "content": [part]}] if text else []
 
 
 def _completion(chunks: list[dict[str, Any]], done: bool) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from rolloutops.errors import AttemptFailed
+from rolloutops.formats.openai_replies import read_responses
 from tests.helpers import query, rolloutops, write_jsonl
 from tests.loopback import Loopback, serving
 
@@ -112,3 +115,47 @@ def test_each_reply_is_read_whole_or_fails_with_its_reason(tmp_path: Path) -> No
     )
     assert failed.keys() == FAILED.keys()
     assert not [(name, why) for name, why in failed.items() if FAILED[name][1] not in why]
+
+
+@dataclass
+class Several(Odd):
+    """An address before several servers: one refuses a message with reasoning, another one without."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request."""
+        messages = json.loads(await request.content.read())["messages"]
+        kind = messages[0]["content"].split()[0]
+        self.sent[kind].append(messages)
+        made = {"role": "assistant", "reasoning_content": "I look.", "tool_calls": [{"function": TOOL}]}
+        if len(messages) == 1:
+            return web.json_response({"choices": [{"message": made}]})
+        thinks = "reasoning_content" in messages[1]
+        why = {True: "messages.1.reasoning_content: Extra inputs are not permitted, only required ones"}
+        why |= {False: "The `reasoning_content` in the thinking mode must be passed back to the API."}
+        if thinks == (kind == "refuses"):
+            return web.json_response({"error": {"message": why[thinks]}}, status=400)
+        return web.Response(text=WHOLE)
+
+
+def test_a_field_that_one_server_refuses_goes_to_another_that_demands_it(tmp_path: Path) -> None:
+    kinds = ("refuses", "demands")
+    rows = [{"id": k, "prompt": f"{k} ?", "document": ["code"], "expected_answer": ["42"]} for k in kinds]
+    write_jsonl(tmp_path / "tasks.jsonl", rows)
+    with serving(Several) as server:
+        rolloutops(
+            *("collect", "--input=tasks.jsonl", "--data=w", "--environment=multi_step", "--engine=openai", "--model=m"),
+            *(f"--base_url={server.url}", "--endpoint=chat", "--num_repeats=3", "--num_samples_in_parallel=1"),
+            cwd=tmp_path,
+        )
+    found = query(tmp_path / "w", "SELECT text, finish_reason, count(*) FROM rollouts GROUP BY ALL")
+    assert found == [("42", "stop", 6)]
+
+
+def test_pieces_of_text_are_read_where_the_response_does_not_repeat_them() -> None:
+    done = {"id": "r", "status": "completed", "output": []}
+    text = [{"type": "response.output_text.delta", "delta": piece} for piece in ("4", "2")]
+    end = {"type": "response.completed", "response": done}
+    assert read_responses(events(*text, end).encode()).message["content"] == "42"
+    call = {"type": "response.function_call_arguments.delta", "delta": "{"}
+    with pytest.raises(AttemptFailed, match="hold an answer that its response lacks"):
+        read_responses(events(call, end).encode())
