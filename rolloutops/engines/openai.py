@@ -31,14 +31,15 @@ from rolloutops.errors import AttemptFailed, EngineError, UsageError
 from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
-from rolloutops.formats.replay import names_an_item, refused_fields, with_readable_arguments, without_fields
+from rolloutops.formats.replay import demands, names_an_item, refused_fields, with_readable_arguments, without_fields
 from rolloutops.types import Engine, ModelAnswer, ModelCall
 
 OPENAI = "https://api.openai.com/v1"
 REFUSED = (400, 422)
 """Statuses of an endpoint that does not take a field."""
 UNREADABLE = re.compile(
-    r"chat.?template|jinja|roles must alternate|item pairs from a mapping|no attribute 'items'|tool.?call arguments",
+    r"chat.?template|template.?error|jinja|roles must alternate|item pairs from a mapping|no attribute 'items'"
+    r"|tool.?call arguments|value is not callable|at row \d+, column \d+|undefined.?(error|value)|raise_exception",
     re.IGNORECASE,
 )
 """How servers say, with status 500, that they or the chat template cannot read a message: llama.cpp, SGLang, TGI."""
@@ -180,7 +181,10 @@ class OpenAIEngine:
         if failed_sample is not None:
             return failed_sample
         if not 200 <= reply.status < 300:
-            raise self._refused(reply.status, reply.headers, redacted(reply.body))
+            failed = self._refused(reply.status, reply.headers, redacted(reply.body))
+            if reply.status == 404 and names_an_item(failed.message, self._request(call)):
+                failed.of_conversation = True
+            raise failed
         read = read_responses if self.endpoint == "responses" else read_chat
         got = without_keys(reply.body)
         return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))
@@ -213,6 +217,10 @@ class OpenAIEngine:
             failed = failure(reply.status, reply.headers, reply.body)
             body = without_fields(self._request(call), without)
             known = reply.status in REFUSED or names_an_item(failed.message, body)
+            if failed.kind == "bad_request" and without and demands(failed.message):
+                # Servers behind one address differ: what one refused another may want.
+                whole = await self._post(encode(self._request(call)))
+                return whole if 200 <= whole.status < 300 else reply
             if failed.kind != "bad_request" or not known or not (refused := refused_fields(failed.message, body)):
                 return reply
             without = without | refused

@@ -7,6 +7,7 @@ API. A stream that did not end is no answer: half of one would pass for a short 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ import orjson
 
 from rolloutops.errors import AttemptFailed
 
+LINES = re.compile(rb"\}[ \t]*\r?\n\s*\{")
+"""Where one JSON object ends and another begins in the next line."""
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How a line of an event stream begins."""
 DONE = b"[DONE]"
@@ -40,6 +43,38 @@ def read_stream(body: bytes) -> dict[str, Any]:
     if any(str(event.get("type")).startswith("response.") for event in parsed):
         return _response(parsed, done)
     return _completion(parsed, done)
+
+
+def is_lines(body: bytes) -> bool:
+    """Whether a reply is JSON objects, one a line."""
+    return LINES.search(body) is not None
+
+
+def read_lines(body: bytes) -> dict[str, Any]:
+    """The Chat completion or the error that lines amount to: chunks as of a stream, or messages of Ollama's own API.
+    Raises AttemptFailed."""
+    lines = [_parsed(line) for line in body.splitlines() if line.strip()]
+    for line in lines:
+        if failed := _error(line):
+            return failed
+    chunks = [_chunk(line) for line in lines]
+    if not all(chunk.get("object") == "chat.completion.chunk" for chunk in chunks):
+        raise AttemptFailed("bad_response", f"the reply has {len(lines)} lines of JSON that are no chunks of an answer")
+    return _completion(chunks, False)
+
+
+def _chunk(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of Ollama's `/api/chat` (docs/api.md of its 0.13) as a chunk; any other as it is."""
+    if "done" not in line or "message" not in line:
+        return line
+    ended = (line.get("done_reason") or "stop") if line["done"] else None
+    usage = {"prompt_tokens": line.get("prompt_eval_count"), "completion_tokens": line.get("eval_count")}
+    return {
+        "object": "chat.completion.chunk",
+        "model": line.get("model"),
+        "choices": [{"index": 0, "delta": line["message"], "finish_reason": ended}],
+        **({"usage": usage} if line["done"] else {}),
+    }
 
 
 def _events(body: bytes) -> Iterator[bytes]:
@@ -97,13 +132,26 @@ def _error(event: dict[str, Any]) -> dict[str, Any] | None:
 def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
     """A Responses object: the last event's, or that of the items which were done, where the stream says that it is."""
     last = next((event["response"] for event in reversed(events) if event.get("type") in ENDED), None)
-    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"]
+    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"] or _said(events)
     if isinstance(last, dict) and (last.get("output") or not items):
+        pieces = any(str(event.get("type")).endswith(".delta") for event in events)
+        if pieces and not last.get("output") and last.get("status") == "completed":
+            raise AttemptFailed("bad_response", "the stream's events hold an answer that its response lacks")
         return last
     if last is None and not (done and items):
         raise AttemptFailed("bad_response", "the stream ended before the response was completed")
     begun: dict[str, Any] = next((event["response"] for event in events if isinstance(event.get("response"), dict)), {})
     return {**begun, "status": "completed", **(last or {}), "output": items}
+
+
+def _said(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The message that pieces of text amount to, of a server that does not repeat it whole; no other item is whole."""
+    kinds = {str(event.get("type")) for event in events if str(event.get("type")).endswith(".delta")}
+    if kinds - {"response.output_text.delta"}:
+        return []
+    text = "".join(str(event["delta"]) for event in events if event.get("type") in kinds)
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return [{"type": "message", "role": "assistant", "content": [part]}] if text else []
 
 
 def _completion(chunks: list[dict[str, Any]], done: bool) -> dict[str, Any]:
@@ -122,6 +170,11 @@ def _completion(chunks: list[dict[str, Any]], done: bool) -> dict[str, Any]:
             begun = True
             _add(choice["message"], piece.get("delta") or piece.get("message") or {})
             _add(choice, {key: value for key, value in piece.items() if key not in ("delta", "message", "index")})
+    if not begun and not done and chunks:
+        keys = ", ".join(dict.fromkeys(key for chunk in chunks for key in chunk))
+        raise AttemptFailed(
+            "bad_response", f"the stream is none of Chat's or Responses': its events have the keys {keys}"
+        )
     if not done and not choice.get("finish_reason"):
         raise AttemptFailed("bad_response", "the stream ended before the answer was complete")
     for call in choice["message"].get("tool_calls", ()):
@@ -140,7 +193,7 @@ def _add(to: dict[str, Any], delta: dict[str, Any]) -> None:
         elif isinstance(value, dict) and isinstance(known, dict):
             _add(known, value)
         elif isinstance(value, list) and isinstance(known, list):
-            known.extend(value)
+            _extend(known, value)
         elif isinstance(value, list) and isinstance(known, str) and key == "content":
             to[key] = [*([{"type": "text", "text": known}] if known else []), *value]
         elif isinstance(value, str) and isinstance(known, list) and key == "content":
@@ -149,6 +202,16 @@ def _add(to: dict[str, Any], delta: dict[str, Any]) -> None:
             to[key] = known + value
         elif value != "" or known is None:
             to[key] = value
+
+
+def _extend(known: list[Any], pieces: list[Any]) -> None:
+    """Add parts to those that have come; Mistral sends a thought in many `thinking` parts."""
+    for piece in pieces:
+        last = known[-1] if known else None
+        if isinstance(piece, dict) and isinstance(last, dict) and piece.get("type") == last.get("type") == "thinking":
+            _add(last, piece)
+        else:
+            known.append(piece)
 
 
 def _joined(known: list[Any], pieces: list[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ import orjson
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.chat import message
-from rolloutops.formats.event_stream import is_stream, read_stream
+from rolloutops.formats.event_stream import is_lines, is_stream, read_lines, read_stream
 from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.finish_reasons import finish_of_response, finish_reason
 from rolloutops.formats.loading import LONGEST_ESTIMATE, is_loading
@@ -117,7 +117,14 @@ def _read(
     try:
         if is_stream(body):
             text = orjson.dumps(read_stream(body))
+        elif is_lines(body):
+            text = orjson.dumps(read_lines(body))
         answer = parse(text)
+        if isinstance(answer, list) and len(answer) == 1:  # Gemini puts its errors into one
+            answer = answer[0]
+        if isinstance(answer, dict) and answer.get("done") is True and not answer.get("choices"):  # Ollama's own API
+            text = orjson.dumps(read_lines(orjson.dumps(answer)))
+            answer = parse(text)
         if not isinstance(answer, dict):
             raise AttemptFailed("bad_response", "the answer is not a JSON object")
         if answer.get("error"):
@@ -154,7 +161,8 @@ def _parse_tokens(body: bytes) -> Any:
     An object for each of 8,000 tokens takes three times as long."""
     read = _typed()
     try:
-        return _parse(body) if read is None else read(body)
+        found = None if read is None else read(body)
+        return found if found and found["choices"] else _parse(body)
     except ValueError:  # it has another shape: the general way says what is wrong with it, if anything
         return _parse(body)
 
@@ -189,7 +197,7 @@ def _typed() -> Callable[[bytes], Any] | None:
 def _responses(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]:
     items = answer.get("output")
     if not isinstance(items, list):
-        raise AttemptFailed("bad_response", "the answer has no output")
+        raise _no_answer(answer, "output")
     status = answer.get("status")
     if status in ("failed", "cancelled", "queued", "in_progress"):
         kind = "server_error" if status == "failed" else "bad_response"
@@ -222,7 +230,7 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
         feedback = answer.get("promptFeedback") or answer.get("prompt_feedback")
         if feedback and read_error(feedback).codes:
             raise _refused(feedback, 400)
-        raise AttemptFailed("bad_response", "the answer has no choices")
+        raise _no_answer(answer, "choices")
     choice = answer["choices"][0]
     if choice.get("error"):
         raise _refused(choice["error"], 500)
@@ -299,10 +307,12 @@ def count_of(value: Any) -> int | None:
 
 def _message_of(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message of a choice. Gemini sends none where it stopped before the first word, and says why."""
-    if choice.get("message") is None and choice.get("finish_reason"):
-        return {"content": ""}
-    said: Mapping[str, Any] = choice["message"]
-    return said
+    said: Mapping[str, Any] = choice.get("message") or {}
+    if isinstance(choice.get("text"), str) and not (said.get("content") or said.get("tool_calls")):
+        return {**said, "content": choice["text"]}  # of a text completion
+    if choice.get("message") is None and not choice.get("finish_reason"):
+        raise AttemptFailed("bad_response", f"the answer's choice has no message: it has the keys {', '.join(choice)}")
+    return said or {"content": ""}
 
 
 def _refuse_filtered(answer: ModelAnswer) -> ModelAnswer:
@@ -320,6 +330,13 @@ def _refused(error: Any, status: int) -> AttemptFailed:
     said = read_error(error)
     known = (CODES.get(code) or _number(code) for code in said.codes)
     return refused(next(filter(None, known), status), said)
+
+
+def _no_answer(answer: dict[str, Any], name: str) -> AttemptFailed:
+    """The failure of an object that holds no answer: the error that it is, or the keys that it has."""
+    if not {"message", "msg", "detail", "errors", "error_message", "error_msg"}.isdisjoint(answer):
+        return _refused(answer, 200)
+    return AttemptFailed("bad_response", f"the answer has no {name}: it has the keys {', '.join(answer) or '(none)'}")
 
 
 def _number(code: str) -> int | None:

@@ -97,6 +97,10 @@ def _items(call: ModelCall, openai: bool) -> list[Body]:
         for item in made if openai else ():
             item.pop("id", None)
         found += made
+    custom = {item.get("call_id") for item in found if item.get("type") == "custom_tool_call"}
+    for item in found:
+        if item.get("type") == "function_call_output" and item["call_id"] in custom:
+            item["type"] = "custom_tool_call_output"
     return found
 
 

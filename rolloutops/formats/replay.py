@@ -31,6 +31,12 @@ CALL_ARGUMENTS = {"function_call": "arguments"}
 """Responses items that call a tool with JSON arguments: type -> the key that holds them."""
 DEMAND = re.compile(r"\bmissing\b|\brequired?\b|must be (passed|provided|set|sent|included)", re.IGNORECASE)
 """How an endpoint says that it wants a field (DeepSeek, Gemini), not that it refuses one."""
+REFUSAL = re.compile(
+    r"not (be )?(permitted|allowed|supported|accepted|provided|sent|valid)|unsupported|unexpected|unknown"
+    r"|unrecogni[sz]ed|forbidden|\bextra\b|additional propert",
+    re.IGNORECASE,
+)
+"""How one says that it refuses a field, whatever else it says."""
 LONG = 8
 """Letters from which on a name below a field stands for that field: shorter ones are plain words (`format`)."""
 
@@ -110,12 +116,17 @@ def refused_fields(refusal: str, body: Body) -> frozenset[str]:
     refusal: its reasons, separated by `; `.
     """
     known = fields_of(body)
-    reasons = [reason for reason in refusal.split("; ") if not DEMAND.search(reason)]
+    reasons = [reason for reason in refusal.split("; ") if REFUSAL.search(reason) or not DEMAND.search(reason)]
     words = set(re.findall(r"\w+", "; ".join(reasons)))
     named = {field for field, names in known.items() if names & words}
     if names_an_item(refusal, body):
         named.add("id")
     return frozenset(named or (known if reasons else ()))
+
+
+def demands(refusal: str) -> bool:
+    """Whether a refusal asks for a field that is missing."""
+    return any(DEMAND.search(reason) and not REFUSAL.search(reason) for reason in refusal.split("; "))
 
 
 def names_an_item(refusal: str, body: Body) -> bool:
