@@ -181,10 +181,10 @@ class OpenAIEngine:
         if failed_sample is not None:
             return failed_sample
         if not 200 <= reply.status < 300:
-            failed = self._refused(reply.status, reply.headers, redacted(reply.body))
-            if reply.status == 404 and names_an_item(failed.message, self._request(call)):
-                failed.of_conversation = True
-            raise failed
+            refusal = self._refused(reply.status, reply.headers, redacted(reply.body))
+            if reply.status == 404 and names_an_item(refusal.message, self._request(call)):
+                refusal.of_conversation = True
+            raise refusal
         read = read_responses if self.endpoint == "responses" else read_chat
         got = without_keys(reply.body)
         return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))

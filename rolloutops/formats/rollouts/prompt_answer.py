@@ -77,6 +77,8 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     values = _values(row[answer_key])
     failed = _failure(row, values)
     answers = [failed] if failed else _answers(row, raw, values, read_keys, answer_key)
+    if not answers:
+        raise ValueError(f"{answer_key} holds no answer")
     read_keys = (*read_keys, "error") if failed else read_keys
     model = row.get("model")
     return RolloutRow(
