@@ -181,10 +181,10 @@ class OpenAIEngine:
         if failed_sample is not None:
             return failed_sample
         if not 200 <= reply.status < 300:
-            failed = self._refused(reply.status, reply.headers, redacted(reply.body))
-            if reply.status == 404 and names_an_item(failed.message, self._request(call)):
-                failed.of_conversation = True
-            raise failed
+            refusal = self._refused(reply.status, reply.headers, redacted(reply.body))
+            if reply.status == 404 and names_an_item(refusal.message, self._request(call)):
+                refusal.of_conversation = True
+            raise refusal
         read = read_responses if self.endpoint == "responses" else read_chat
         got = without_keys(reply.body)
         return read(got, model=self.model, token_ids=self.token_ids, limits=rate_limits(reply.headers))
@@ -217,7 +217,7 @@ class OpenAIEngine:
             failed = failure(reply.status, reply.headers, reply.body)
             body = without_fields(self._request(call), without)
             known = reply.status in REFUSED or names_an_item(failed.message, body)
-            if failed.kind == "bad_request" and without and demands(failed.message):
+            if failed.kind == "bad_request" and self._without and demands(failed.message):
                 # Servers behind one address differ: what one refused another may want.
                 whole = await self._post(encode(self._request(call)))
                 return whole if 200 <= whole.status < 300 else reply
