@@ -217,7 +217,7 @@ class OpenAIEngine:
             failed = failure(reply.status, reply.headers, reply.body)
             body = without_fields(self._request(call), without)
             known = reply.status in REFUSED or names_an_item(failed.message, body)
-            if failed.kind == "bad_request" and without and demands(failed.message):
+            if failed.kind == "bad_request" and self._without and demands(failed.message):
                 # Servers behind one address differ: what one refused another may want.
                 whole = await self._post(encode(self._request(call)))
                 return whole if 200 <= whole.status < 300 else reply
