@@ -161,6 +161,22 @@ def lines_of(report: BuildReport) -> list[Any]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
+def has_both_arguments(lines: list[Any]) -> bool:
+    """Whether some calls have an object as arguments, and others a text that holds none: `datasets` reads such a column
+    as JSON since 4.7, and pyarrow cannot."""
+    text = json.dumps(lines)
+    return '"arguments": {' in text and '"arguments": "' in text
+
+
+def decoded(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table, its columns of Arrow's JSON type decoded, as `datasets` does since 4.7."""
+    names = {field.name for field in table.schema if isinstance(field.type, pa.JsonType)}
+    return [
+        {name: json.loads(value) if name in names and value is not None else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
+
+
 def without_nulls(value: Any) -> Any:
     """A value without keys that hold null, which stand for absent ones in Arrow."""
     if isinstance(value, Mapping):
@@ -186,9 +202,10 @@ def test_odd_content_comes_through_as_lines_and_as_parquet(name: str, odd: sql.C
     lines = lines_of(report)
     assert lines
     assert name in NO_TEXT or list(lost(odd, name, report, lines)) == []
-    table = pa.json.read_json(report.files["train"][1], read_options=pa.json.ReadOptions(block_size=1 << 27))
-    assert [without_nulls(row) for row in table.to_pylist()] == lines
+    if not has_both_arguments(lines):
+        table = pa.json.read_json(report.files["train"][1], read_options=pa.json.ReadOptions(block_size=1 << 27))
+        assert [without_nulls(row) for row in table.to_pylist()] == lines
     built(odd, name, tmp_path, "parquet")
     files = sorted((tmp_path / "parquet").glob("train*.parquet"))
-    rows = [without_nulls(row) for file in files for row in pa.parquet.read_table(file).to_pylist()]
+    rows = [without_nulls(row) for file in files for row in decoded(pa.parquet.read_table(file))]
     assert sorted(rows, key=dump) == sorted(lines, key=dump)

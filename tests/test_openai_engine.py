@@ -374,7 +374,7 @@ def test_token_ids_that_are_not_there() -> None:
     short = item | {"prompt_token_ids": [1], "generation_token_ids": [2, 3], "generation_log_probs": [-0.5]}
     answer = read_responses(orjson.dumps({"output": [short]}), token_ids=True)
     assert (answer.generation_token_ids, answer.generation_log_probs) == ([2, 3], None)
-    with pytest.raises(AttemptFailed, match="shape"):
+    with pytest.raises(AttemptFailed, match="structure"):
         read_responses(orjson.dumps({"output": [item | {"generation_token_ids": ["2"]}]}), token_ids=True)
 
 
