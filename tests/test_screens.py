@@ -164,7 +164,7 @@ def test_a_workspace_may_be_called_anything(tmp_path: Path, name: str) -> None:
 def test_names_that_are_not_utf8_are_refused_in_a_sentence(tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"odd\xff")
     write_jsonl(odd / "in.jsonl", sums(2))
-    write_jsonl(tmp_path / "inputs" / os.fsdecode(b"in\xff.jsonl"), sums(2))
+    write_jsonl(tmp_path / "inputs" / os.fsdecode(b"in\xff.jsonl"), [{**row, "response": "5"} for row in sums(2)])
     write_jsonl(tmp_path / "in.jsonl", sums(2))
     collect = ["collect", "--engine=scripted", "--environment=exact_match"]
     for words, cwd in (
