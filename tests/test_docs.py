@@ -58,6 +58,7 @@ PAGES = {
     "docs/howto/media.md": 2,
     "docs/howto/mix_datasets.md": 8,
     "docs/howto/nemo_gym.md": 2,
+    "docs/howto/prompt_files.md": 5,
     "docs/howto/resume.md": 12,
     "docs/howto/sampling.md": 5,
     "docs/howto/scale_out.md": 12,
