@@ -106,7 +106,7 @@ def test_it_looks_at_the_judge(project: Path, listing: str, capsys: pytest.Captu
 
     for engine in ("batch", "gym"):
         (wrong,) = bad(project, capsys, judged(engine))
-        assert wrong.startswith(f"environment 'llm_judge': the engine '{engine}' cannot judge")
+        assert wrong.startswith(f"environment 'llm_judge': the engine '{engine}' does not answer single calls")
     (wrong,) = bad(project, capsys, judged("openai"))
     assert wrong.startswith("sums: the judge's engine: ")
     assert "has no model 'large-2025'" in wrong

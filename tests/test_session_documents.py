@@ -293,7 +293,7 @@ def test_trajectories_in_rows_of_a_table(tmp_path: Path) -> None:
         ("S", "U"),
         ("S", "V"),
     ]
-    assert "model_patch 1" in printed
+    assert "model_patch (1)" in printed
 
 
 def sdk_events(end: str) -> list[dict[str, Any]]:

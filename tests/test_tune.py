@@ -90,7 +90,7 @@ def test_rollouts_made_while_tuning_are_kept(tmp_path: Path) -> None:
     assert "write .svg or .html" in rolloutops(*given, "--tune=x.png", cwd=tmp_path, code=2).stderr
     done = rolloutops(*given, "--tune=plots/x.html", "--num_samples_in_parallel=8", cwd=tmp_path)
     assert "← the knee" in done.stderr
-    assert "the most that was to be tried" in done.stderr
+    assert "was the highest concurrency to try" in done.stderr
     assert "<svg" in (tmp_path / "plots" / "x.html").read_text()
     kept = query(tmp_path / "w", "SELECT count(*), count(DISTINCT task_id) FROM rollouts")[0]
     assert 0 < kept[0] == kept[1] < 400

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.layout import count
 
 LINES = re.compile(rb"\}[ \t]*\r?\n\s*\{")
 """Where one JSON object ends and another begins in the next line."""
@@ -59,7 +60,9 @@ def read_lines(body: bytes) -> dict[str, Any]:
             return failed
     chunks = [_chunk(line) for line in lines]
     if not all(chunk.get("object") == "chat.completion.chunk" for chunk in chunks):
-        raise AttemptFailed("bad_response", f"the reply has {len(lines)} lines of JSON that are no chunks of an answer")
+        raise AttemptFailed(
+            "bad_response", f"the reply has {count(len(lines), 'line')} of JSON and no chunk of an answer"
+        )
     return _completion(chunks, False)
 
 
@@ -132,7 +135,9 @@ def _error(event: dict[str, Any]) -> dict[str, Any] | None:
 def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
     """A Responses object: the last event's, or that of the items which were done, where the stream says that it is."""
     last = next((event["response"] for event in reversed(events) if event.get("type") in ENDED), None)
-    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"] or _said(events)
+    items = [event["item"] for event in events if event.get("type") == "response.output_item.done"] or _items_of_pieces(
+        events
+    )
     if isinstance(last, dict) and (last.get("output") or not items):
         pieces = any(str(event.get("type")).endswith(".delta") for event in events)
         if pieces and not last.get("output") and last.get("status") == "completed":
@@ -144,7 +149,7 @@ def _response(events: list[dict[str, Any]], done: bool) -> dict[str, Any]:
     return {**begun, "status": "completed", **(last or {}), "output": items}
 
 
-def _said(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _items_of_pieces(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The message that pieces of text amount to, of a server that does not repeat it whole; no other item is whole."""
     kinds = {str(event.get("type")) for event in events if str(event.get("type")).endswith(".delta")}
     if kinds - {"response.output_text.delta"}:

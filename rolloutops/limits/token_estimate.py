@@ -20,8 +20,8 @@ CHARACTERS = 4
 MEDIUM = 1000
 """Tokens that a picture, a video or a sound is taken for: providers count 100 to 3,000 for a picture."""
 
-BASE64 = re.compile(f"[A-Za-z0-9+/=]{{{MEDIUM * CHARACTERS},}}")
-"""The bytes of a medium in a request. They are not text, and are not billed as text."""
+BASE64 = re.compile(f"(;base64,|['\"]data['\"]: ?['\"])[A-Za-z0-9+/=]{{{MEDIUM * CHARACTERS},}}")
+"""The bytes of a medium in a request: of a data URL, or of a sound. They are not text, and are not billed as text."""
 
 
 def estimate(content: Any) -> int:

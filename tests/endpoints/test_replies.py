@@ -66,7 +66,7 @@ READ = {
 FAILED = {
     "ollama_cut": (lines(ollama("4"), ollama("2")), "the stream ended before"),
     "ollama_error": (lines(ollama("4"), {"error": "the runner stopped"}), "the runner stopped"),
-    "two_answers": (lines(json.loads(WHOLE), json.loads(WHOLE)), "2 lines of JSON that are no chunks"),
+    "two_answers": (lines(json.loads(WHOLE), json.loads(WHOLE)), "2 lines of JSON and no chunk"),
     "an_error": (
         json.dumps({"object": "error", "message": "The model is overloaded", "code": 503}),
         "503: The model is",
