@@ -25,7 +25,7 @@ def without_struct_nulls(
     """
     counted = [0]
     columns = {name for name in struct_columns if row.get(name) is not None}
-    changed = {name: _turns(row[name], counted) for name in columns & {*prompt_columns}}
+    changed = {name: _turns(row[name], counted) for name in columns & {*prompt_columns} - {*TOOLS, *REQUESTS}}
     changed |= {name: _pruned(row[name], counted) for name in columns & {*TOOLS}}
     changed |= {name: _request(row[name], counted) for name in columns & {*REQUESTS}}
     return {**row, **changed}, counted[0]
