@@ -88,10 +88,12 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
     elif column == "input":
         found = _responses(row, value)
     elif column == "contents":
-        return _gemini(row, value)
+        found = _gemini(row, value)
     else:
         found = _chat(column, value)
-    return _with_system(row, found)
+    if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in found.messages):
+        raise NoPrompt(f"{column} holds no text")
+    return found if column == "contents" else _with_system(row, found)
 
 
 def _may_hold(value: Any, column: str) -> bool:
@@ -151,8 +153,6 @@ def _chat(column: str, turns: list[Any]) -> Turns:
             _refuse_unread(number, item)
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
-    if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in messages):
-        raise NoPrompt(f"{column} holds no text")
     kind = "ShareGPT turns" if any("from" in item and not item.get("role") for item in turns) else "chat messages"
     return Turns(f"{kind} in {column}", messages, (column,), list(unread_fields(column, turns)))
 
