@@ -375,6 +375,7 @@ def test_a_disk_too_small_for_what_is_pending_is_told(tmp_path: Path) -> None:
 def test_nvml_is_shown_where_it_answers_and_never_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = types.ModuleType("pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(machine, "GPU_DEVICES", ["/"])
     assert machine.gpus() == [], "a module that has nothing of NVML"
     calls = Counter[str]()
     nvml.nvmlInit = nvml.nvmlShutdown = lambda: calls.update(["call"])  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.build.explain import bind_steps
-from rolloutops.cli.row_shapes import last_turn_sentence
+from rolloutops.cli.shape_sentences import last_turn_sentence
 from rolloutops.collect.verify import Verifier, make_verifiers
 from rolloutops.config.plan import EngineJob, Plan
 from rolloutops.config.settings import Dataset

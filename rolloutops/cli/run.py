@@ -44,9 +44,7 @@ HINDRANCES = {
     errno.EISDIR: "there is a folder in place of a file",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EBADF: "what was to be written to is closed, or open for reading only",
-    errno.EIO: "the device failed (input/output error)",
     errno.ELOOP: "symbolic links go in a circle",
-    errno.ESTALE: "the file server no longer knows the file (stale file handle)",
     errno.EMFILE: "too many files are open ('ulimit -n' raises the limit)",
 }
 """What the machine may refuse: no bug and no traceback, but a sentence."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from rolloutops.config.settings import Collect
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.columns import HOW_SENT
 from rolloutops.formats.strict_json import dump, parse
-from rolloutops.formats.task_rows import HOW_SENT, text_of
+from rolloutops.formats.task_rows import text_of
 from rolloutops.ingest.media import MediaFolder
 from rolloutops.store.rows import AttemptRow
 from rolloutops.types import Message, ModelAnswer, Rollout, RolloutAnswer, Task

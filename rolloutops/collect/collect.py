@@ -24,8 +24,8 @@ from rolloutops.config.secrets import public
 from rolloutops.config.settings import Collect
 from rolloutops.engines.open_files import most_connections
 from rolloutops.errors import UsageError
+from rolloutops.formats.columns import HOW_SENT
 from rolloutops.formats.strict_json import digest
-from rolloutops.formats.task_rows import HOW_SENT
 from rolloutops.ingest.media import media_of
 from rolloutops.layout import count
 from rolloutops.limits.circuit_breaker import CircuitBreaker

@@ -15,7 +15,7 @@ from typing import Any
 
 from rolloutops.config.validation import Key, check_table
 from rolloutops.errors import UsageError
-from rolloutops.formats.task_rows import HOW_SENT
+from rolloutops.formats.columns import HOW_SENT
 
 NAMES: dict[Any, str] = {
     float: """

@@ -1,4 +1,4 @@
-"""Names of columns that several readers of rows know, and those that the shipped environments read."""
+"""Names of columns and parameters that several readers of rows know, and columns that the shipped environments read."""
 
 from __future__ import annotations
 
@@ -25,3 +25,6 @@ ENVIRONMENT_COLUMNS = {
     ),
 }
 """Columns that each shipped environment reads, beside the prompt and the expected answer."""
+
+HOW_SENT = ("stream", "stream_options", "background")
+"""Parameters that change how a reply is sent, and not what is in it. Replies are read whole: none of them goes out."""

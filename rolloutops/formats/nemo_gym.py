@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from rolloutops.errors import FAILURES, AttemptFailed
+from rolloutops.formats.columns import HOW_SENT
 from rolloutops.formats.finish_reasons import finish_of_response
 from rolloutops.formats.media import to_openai, without_digests
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.strict_json import dump
-from rolloutops.formats.task_rows import HOW_SENT, from_responses, prompt_of_row, to_responses, to_responses_tools
+from rolloutops.formats.task_rows import from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.types import ModelCall, RolloutAnswer
 
 TASK_INDEX, ROLLOUT_INDEX, ATTEMPT_INDEX = "_ng_task_index", "_ng_rollout_index", "_ng_attempt_index"

@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.columns import HOW_SENT
 from rolloutops.formats.media import to_openai
 from rolloutops.formats.replay import chat_message, response_items
 from rolloutops.formats.strict_json import dump
-from rolloutops.formats.task_rows import HOW_SENT, to_chat, to_responses, to_responses_tools
+from rolloutops.formats.task_rows import to_chat, to_responses, to_responses_tools
 from rolloutops.types import Message, ModelCall
 
 Body = dict[str, Any]

@@ -30,7 +30,6 @@ from rolloutops.formats.strict_json import dump, parse
 from rolloutops.types import Message
 
 __all__ = [
-    "HOW_SENT",
     "PROMPT_COLUMNS",
     "Message",
     "NoPrompt",
@@ -52,9 +51,6 @@ READER = 3
 """The version of what `prompt_of_row` makes of a row: raised when it reads an unchanged row differently, so that
 workspaces compare their tasks once more. 1: until tasks could have a prompt file. 2: without the
 `instructions` beside an input of text, and results of tools under rare keys."""
-
-HOW_SENT = ("stream", "stream_options", "background")
-"""Parameters that change how a reply is sent, and not what is in it. Replies are read whole: none of them goes out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Parsed
 from rolloutops.cli.printing import say
-from rolloutops.cli.prompts import changed_prompt_sentences, prompt_sentences
+from rolloutops.cli.prompt_sentences import changed_prompt_sentences, prompt_sentences
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.row_shapes import shape_sentences
+from rolloutops.cli.shape_sentences import shape_sentences
 from rolloutops.cli.shared_flags import OF_INPUTS, SOURCE, keys, stage
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import plan_of

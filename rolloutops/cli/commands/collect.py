@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.printing import say
-from rolloutops.cli.prompts import changed_prompt_sentences
+from rolloutops.cli.prompt_sentences import changed_prompt_sentences
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.row_shapes import warning_sentences
+from rolloutops.cli.shape_sentences import warning_sentences
 from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, VERDICT_VERSION, stage
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new

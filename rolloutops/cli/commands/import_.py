@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
-from rolloutops.cli.row_shapes import with_counts
+from rolloutops.cli.shape_sentences import with_counts
 from rolloutops.cli.shared_flags import DATA, MEDIA, RECIPE
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rolloutops.formats.chat import text_of
 from rolloutops.layout import shorten
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ BEFORE, SHOWN = 20, 90
 
 def prompt_sentences(dataset: str, prompt: str) -> Iterator[str]:
     """Show a prompt, the JSON text of messages, one message after the other."""
+    from rolloutops.formats.chat import text_of
+
     yield f"{dataset}: the first prompt is"
     for message in json.loads(prompt):
         yield f"  {message['role']}: " + text_of(message).replace("\n", "\n    ")
