@@ -5,12 +5,10 @@ Only keys are compared, so that memory does not grow with the size of rows.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +22,12 @@ from rolloutops.store.workspace import Workspace, connect, write_part
 PART_BYTES = 64_000_000
 """Bytes after which a part gets no further task: `collect` has the tasks of a part in memory, and some ahead."""
 
+MEMORY, THREADS = "128MB", 2
+"""What DuckDB may use to compare keys; more rows are spilled. Each thread needs its share of the memory."""
+
+PROMPT_MEMORY = "2GB"
+"""What it may use to read one prompt."""
+
 
 @dataclass(frozen=True)
 class ChangedPrompts:
@@ -35,46 +39,61 @@ class ChangedPrompts:
     after: str
 
 
+COMPARE = """
+SET memory_limit = {memory};
+SET threads = {threads};
+SET temp_directory = {spilled};
+CREATE MACRO key_of(text) AS (hash(text) >> 1)::BIGINT;
+CREATE VIEW staged AS SELECT * FROM read_parquet({staged});
+CREATE VIEW own_log AS
+    SELECT md5_number(task_id) AS id, * FROM task_log WHERE dataset = {dataset};
+CREATE TABLE newest AS
+    SELECT id, max(version) AS version, arg_max(key_of(row_hash), version) AS row_key,
+        arg_max(key_of(split_part(row_hash, '/', 1)), version) AS row_before,
+        arg_max(key_of(prompt_hash), version) AS prompt_key,
+        arg_max(removed::BIGINT, version) = 1 AS removed, max(part) AS part
+    FROM own_log GROUP BY id;
+CREATE TABLE firsts AS
+    SELECT md5_number(task_id) AS id, min(ordinal) AS ordinal, arg_min(key_of(row_hash), ordinal) AS row_key,
+        arg_min(key_of(row_hash || '/' || prompt_hash), ordinal) AS both_key,
+        arg_min(key_of(prompt_hash), ordinal) AS prompt_key,
+        min(key_of(row_hash)) <> max(key_of(row_hash)) AS torn
+    FROM staged GROUP BY id;
+"""
+"""Keys of both sides: texts as numbers, as DuckDB spills groups of numbers and keeps those of texts in memory. An id
+becomes 128 bits, of which no two are ever equal by chance; hashes, compared only under one id, become 63."""
+
+CHANGES = """
+CREATE VIEW changed AS
+    SELECT f.*, n.version, n.removed, n.row_before
+    FROM firsts AS f LEFT JOIN newest AS n ON n.id = f.id
+    WHERE n.id IS NULL OR n.removed OR n.prompt_key <> f.prompt_key OR n.row_key NOT IN (f.row_key, f.both_key);
+-- Attempts are of a row's hash. Where it already stands for another prompt of an equal row (as an older reader
+-- made it, or another prompt file), the prompt's hash is added to it, so that those attempts do not count.
+CREATE TABLE taken AS
+    SELECT DISTINCT c.id
+    FROM (SELECT id, row_key, prompt_key FROM changed WHERE version IS NOT NULL) AS c
+    JOIN own_log AS t ON t.id = c.id AND key_of(t.row_hash) = c.row_key
+    WHERE key_of(t.prompt_hash) <> c.prompt_key AND t.prompt_hash IS NOT NULL;
+CREATE TABLE fresh AS
+    SELECT c.ordinal, coalesce(c.version + 1, 0) AS version, t.id IS NOT NULL AS taken,
+        CASE WHEN c.version IS NULL THEN 'new' WHEN c.removed THEN 'returned' ELSE 'edited' END AS change,
+        coalesce(NOT c.removed AND c.row_before = c.row_key, false) AS prompt_changed
+    FROM changed AS c LEFT JOIN taken AS t ON t.id = c.id;
+"""
+
+
 def compare(workspace: Workspace, name: str, staging: Path) -> sql.Connection:
     """Compare the staged keys with the workspace's tasks: makes the tables newest, firsts and fresh.
 
     Raises InputError where two different staged rows have one id.
     """
     con = connect(workspace)
-    staged = sql.literal(str(staging / "staged.parquet"))
-    sql.run(
-        con,
-        f"""
-        SET memory_limit = '1GB';
-        SET temp_directory = {sql.literal(str(staging / "spilled"))};
-        CREATE VIEW staged AS SELECT * FROM read_parquet({staged});
-        CREATE TABLE newest AS
-            SELECT task_id, max(version) AS version, arg_max(row_hash, version) AS row_hash,
-                arg_max(prompt_hash, version) AS prompt_hash, arg_max(removed, version) AS removed, max(part) AS part
-            FROM task_log WHERE dataset = {sql.literal(name)} GROUP BY task_id;
-        CREATE TABLE firsts AS
-            SELECT task_id, min(ordinal) AS ordinal, arg_min(row_hash, ordinal) AS row_hash,
-                arg_min(prompt_hash, ordinal) AS prompt_hash
-            FROM staged GROUP BY task_id;
-        CREATE VIEW changed AS
-            SELECT f.*, n.version, n.removed, split_part(n.row_hash, '/', 1) AS row_before
-            FROM firsts AS f LEFT JOIN newest AS n ON n.task_id = f.task_id
-            WHERE n.task_id IS NULL OR n.removed OR n.prompt_hash <> f.prompt_hash
-                OR n.row_hash NOT IN (f.row_hash, f.row_hash || '/' || f.prompt_hash);
-        -- Attempts are of a row's hash. Where it already stands for another prompt of an equal row (as an older reader
-        -- made it, or another prompt file), the prompt's hash is added to it, so that those attempts do not count.
-        CREATE TABLE taken AS
-            SELECT DISTINCT c.task_id
-            FROM changed AS c JOIN task_log AS t ON t.task_id = c.task_id AND t.row_hash = c.row_hash
-            WHERE c.version IS NOT NULL AND t.dataset = {sql.literal(name)} AND t.prompt_hash <> c.prompt_hash;
-        CREATE TABLE fresh AS
-            SELECT c.ordinal, coalesce(c.version + 1, 0) AS version, t.task_id IS NOT NULL AS taken,
-                CASE WHEN c.version IS NULL THEN 'new' WHEN c.removed THEN 'returned' ELSE 'edited' END AS change,
-                coalesce(NOT c.removed AND c.row_before = c.row_hash, false) AS prompt_changed
-            FROM changed AS c LEFT JOIN taken AS t ON t.task_id = c.task_id;
-        """,
-    )
+    texts = {"memory": MEMORY, "spilled": staging / "spilled", "staged": staging / "staged.parquet", "dataset": name}
+    literals = {key: sql.literal(str(text)) for key, text in texts.items()}
+    sql.run(con, COMPARE.format(threads=THREADS, **literals))
     _refuse_conflicts(con, name)
+    sql.run(con, CHANGES)
     return con
 
 
@@ -94,12 +113,8 @@ def append_tasks(workspace: Workspace, con: sql.Connection, name: str, settings:
     known, total, last = sql.rows(
         con, "SELECT (SELECT count(*) FROM firsts), (SELECT count(*) FROM staged), (SELECT max(part) FROM newest)"
     )[0]
-    ordinals, versions, taken = array("q"), array("q"), array("b")
-    for batch in sql.stream(con, "SELECT ordinal, version, taken FROM fresh ORDER BY ordinal"):
-        for values, column in zip((ordinals, versions, taken), batch.columns, strict=True):
-            values.extend(column.to_pylist())
     part = -1 if last is None else last
-    for rows in _parts(_fresh_rows(staging, ordinals, versions, taken), settings.rows_per_part):
+    for rows in _parts(_fresh_rows(con, staging), settings.rows_per_part):
         part += 1
         numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
         write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
@@ -112,18 +127,30 @@ def find_changed_prompts(con: sql.Connection, name: str) -> ChangedPrompts | Non
     tasks, ordinal = sql.rows(con, "SELECT count(*), min(ordinal) FROM fresh WHERE prompt_changed")[0]
     if not tasks:
         return None
-    task_id, after = sql.rows(con, f"SELECT task_id, prompt::VARCHAR FROM staged WHERE ordinal = {ordinal}")[0]
+    task_id, after = _long_row(con, f"SELECT task_id, prompt::VARCHAR FROM staged WHERE ordinal = {ordinal}")
     of_task = f"dataset = {sql.literal(name)} AND task_id = {sql.literal(task_id)}"
     newest = f"SELECT prompt::VARCHAR FROM task_log WHERE {of_task} ORDER BY version DESC LIMIT 1"
-    return ChangedPrompts(tasks, task_id, sql.rows(con, newest)[0][0], after)
+    return ChangedPrompts(tasks, task_id, _long_row(con, newest)[0], after)
+
+
+def _long_row(con: sql.Connection, query: str) -> tuple[Any, ...]:
+    """One row that holds a prompt, of any length."""
+    sql.run(con, f"SET memory_limit = {sql.literal(PROMPT_MEMORY)}")
+    (row,) = sql.rows(con, query)
+    sql.run(con, f"SET memory_limit = {sql.literal(MEMORY)}")
+    return row
 
 
 def retire_tasks(workspace: Workspace, con: sql.Connection, name: str, run_id: str) -> int:
     """Mark the tasks that the input no longer holds as removed; return how many."""
     gone = sql.rows(
         con,
-        "SELECT task_id, row_hash, version, part FROM newest ANTI JOIN staged USING (task_id) "
-        "WHERE NOT removed ORDER BY task_id",
+        """
+        WITH gone AS (SELECT * FROM newest ANTI JOIN firsts USING (id) WHERE NOT removed)
+        SELECT DISTINCT ON (task_id) t.task_id, t.row_hash, t.version, g.part
+        FROM own_log AS t JOIN gone AS g ON g.id = t.id AND g.version = t.version
+        ORDER BY task_id
+        """,
     )
     if gone:
         stones = [
@@ -135,15 +162,17 @@ def retire_tasks(workspace: Workspace, con: sql.Connection, name: str, run_id: s
 
 
 def _refuse_conflicts(con: sql.Connection, name: str) -> None:
+    if not sql.rows(con, "SELECT 1 FROM firsts WHERE torn LIMIT 1"):
+        return
     found = sql.rows(
         con,
         """
-        WITH torn AS (SELECT task_id FROM staged GROUP BY task_id HAVING min(row_hash) <> max(row_hash)),
-        firsts AS (
+        WITH torn AS (SELECT id FROM firsts WHERE torn),
+        places AS (
             SELECT task_id, row_hash, arg_min(origin || ':' || line, ordinal) AS place, min(ordinal) AS ordinal
-            FROM staged SEMI JOIN torn USING (task_id) GROUP BY task_id, row_hash
+            FROM staged SEMI JOIN torn ON torn.id = md5_number(staged.task_id) GROUP BY task_id, row_hash
         )
-        SELECT task_id, list(place ORDER BY ordinal)[1:2] FROM firsts GROUP BY task_id ORDER BY min(ordinal)
+        SELECT task_id, list(place ORDER BY ordinal)[1:2] FROM places GROUP BY task_id ORDER BY min(ordinal)
         """,
     )
     if found:
@@ -155,25 +184,42 @@ def _refuse_conflicts(con: sql.Connection, name: str) -> None:
         )
 
 
-def _fresh_rows(
-    staging: Path, ordinals: array[int], versions: array[int], with_prompt: array[int]
-) -> Iterator[pa.Table]:
-    """The staged rows with these ordinals, which ascend, with their versions; and where with_prompt is 1, with the
-    prompt's hash in the row's."""
+def _fresh_rows(con: sql.Connection, staging: Path) -> Iterator[pa.Table]:
+    """The staged rows that are fresh, with their versions; the prompt's hash is in the row's where that is taken."""
     start = 0
+    fresh = _Fresh(con)
     # Row group by row group, which are bounded by bytes: a batch across them would not be.
     with pq.ParquetFile(staging / "staged.parquet", pre_buffer=False) as file:
         for batch in (one for group in range(file.num_row_groups) for one in file.iter_batches(row_groups=[group])):
-            low, high = bisect_left(ordinals, start), bisect_left(ordinals, start + len(batch))
-            if low < high:
-                chosen = pa.array([ordinal - start for ordinal in ordinals[low:high]], pa.int64())
-                rows = pa.Table.from_batches([batch]).take(chosen).drop_columns("ordinal")
+            ordinals, versions, taken = fresh.until(start + len(batch))
+            if len(ordinals):
+                rows = pa.Table.from_batches([batch]).take(pc.subtract(ordinals, start)).drop_columns("ordinal")
                 both = pc.binary_join_element_wise(rows["row_hash"], rows["prompt_hash"], "/")
-                hashes = pc.if_else(pa.array(map(bool, with_prompt[low:high]), pa.bool_()), both, rows["row_hash"])
+                hashes = pc.if_else(taken, both, rows["row_hash"])
                 rows = rows.set_column(rows.schema.get_field_index("row_hash"), "row_hash", hashes)
-                rows = rows.append_column("version", pa.array(versions[low:high].tolist(), pa.int32()))
+                rows = rows.append_column("version", versions.cast(pa.int32()))
                 yield rows.append_column("removed", pa.array([False] * len(rows), pa.bool_()))
             start += len(batch)
+
+
+class _Fresh:
+    """The table `fresh`, read along with the staged rows."""
+
+    def __init__(self, con: sql.Connection) -> None:
+        self._batches = sql.stream(con, "SELECT ordinal, version, taken FROM fresh ORDER BY ordinal")
+        self._held = pa.table({"ordinal": pa.array([], pa.int64()), "version": [], "taken": []})
+
+    def until(self, end: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray]:
+        """Take the columns of the next rows, those with ordinals below `end`."""
+        while not len(self._held) or self._held["ordinal"][-1].as_py() < end:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            more = pa.Table.from_batches([batch])
+            self._held = pa.concat_tables([self._held, more]) if len(self._held) else more
+        count = pc.sum(pc.less(self._held["ordinal"], end)).as_py() or 0
+        found, self._held = self._held.slice(0, count), self._held.slice(count)
+        return found["ordinal"], found["version"], found["taken"]
 
 
 def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
@@ -193,4 +239,4 @@ def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]
 
 def first_prompt(con: sql.Connection) -> str:
     """The prompt of the input's first task, as JSON text."""
-    return str(sql.rows(con, "SELECT prompt::VARCHAR FROM staged ORDER BY ordinal LIMIT 1")[0][0])
+    return str(_long_row(con, "SELECT prompt::VARCHAR FROM staged WHERE ordinal = 0")[0])
