@@ -132,6 +132,30 @@ def test_a_change_under_an_unpinned_name_is_announced(tmp_path: Path, server: Se
     assert "changed since it was read last" in chunk(tmp_path, server, f"{server.url}/x.jsonl")
 
 
+def test_a_build_names_the_pin_of_each_fetched_input(tmp_path: Path, server: Server) -> None:
+    """And the address at which the file is found as it was: for a dataset of Hugging Face that of its commit."""
+    put_dataset(server, ONE, {"data/a.jsonl": lines(3)})
+    server.files["/x.jsonl"] = lines(5, 1)
+    (tmp_path / "own.jsonl").write_bytes(lines(2, 2))
+    inputs = {"hub": "hf://datasets/org/set/data/a.jsonl", "web": f"{server.url}/x.jsonl", "own": "own.jsonl"}
+    tables = "".join(f'[datasets.{one}]\ninput = "{at}"\nenvironment = "exact_match"\n' for one, at in inputs.items())
+    steps = '[collect]\nengine = "scripted"\n[[steps]]\nkind = "build"\nname = "it"\nuse = "build/slime"\n'
+    (tmp_path / "r.toml").write_text(f'data = "w"\n{tables}{steps}')
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": server.url}
+    rolloutops("run", "r.toml", cwd=tmp_path, **env)
+    built = json.loads((tmp_path / "w/exports/it/manifest.json").read_bytes())
+    files = {one["dataset"]: one["files"][0] for one in built["inputs"]}
+    pin = f"{hash(server.files['/x.jsonl']) & 0xFFFFFFFF:08x}"
+    assert (files["hub"]["address"], files["hub"]["pin"]) == (f"hf://datasets/org/set@{ONE}/data/a.jsonl", ONE)
+    assert (files["web"]["address"], files["web"]["pin"]) == (inputs["web"], pin)
+    assert "pin" not in files["own"]
+    page = (tmp_path / "w/exports/it/README.md").read_text()
+    assert f"{inputs['web']} (pin {pin})" in page
+    assert str(tmp_path / "cache") not in page
+    rolloutops("chunk", f"--input={files['hub']['address']}", "--data=again", cwd=tmp_path, **env)
+    assert query(tmp_path / "again", "SELECT count(*) FROM tasks") == [(3,)]
+
+
 def test_the_token_does_not_follow_a_file_to_another_server(tmp_path: Path, server: Server) -> None:
     put_dataset(server, ONE, {"a.jsonl": lines(3)})
     other = Server()

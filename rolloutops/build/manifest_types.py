@@ -95,9 +95,11 @@ class ManifestPolicy(TypedDict):
 
 
 class InputFile(TypedDict):
-    """An input file: its tasks, and a hash of their sorted hashes."""
+    """An input file: its tasks, and a hash of their sorted hashes. address, pin: of a file that was fetched."""
 
     file: str
+    address: NotRequired[str]
+    pin: NotRequired[str]
     tasks: int
     rows_sha256: str
 

@@ -92,6 +92,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rolloutops" / "inputs"
 
 
+def pinned_source(origin: str) -> tuple[str, str] | None:
+    """Return the address and the pin of a file of the cache, by its path as a task's `origin` has it; else None.
+
+    The address of a Hugging Face dataset names the commit, so that it can be fetched again as it was.
+    """
+    scheme, *rest = origin.rpartition("/rolloutops/inputs/")[2].split("/")
+    is_hub = scheme == "hf"
+    if "/rolloutops/inputs/" not in origin or scheme not in SCHEMES or len(rest) < (4 if is_hub else 3):
+        return None
+    if is_hub:
+        owner, name, pin, *path = rest
+        return f"hf://datasets/{owner}/{name}@{pin}/{'/'.join(path)}", pin
+    place, pin, *path = rest
+    return f"{scheme}://{place}/{'/'.join(path)}", pin
+
+
 def _from_hugging_face(url: str, is_readable: Callable[[str], bool]) -> list[Path]:
     found = DATASET.fullmatch(url.removeprefix("hf://"))
     if not found:
