@@ -42,6 +42,8 @@ class GymEngine:
     model: the policy's name, where a reply names no model.
     base_url: an environment server, as in http://localhost:8000; it finds the agent of each row itself.
     agents: agent -> URL, for agent servers that are asked directly; `_default` for the agents that are not named.
+    head_server: the URL of their head server, which names the policy after its model where neither model nor policy is
+        set (default: port 11000 of the same host).
     agent: the agent of the rows that name none. agent_name: the agent of all rows, whatever they name, as NeMo Gym's
         own `+agent_name` has it.
     request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
@@ -50,7 +52,7 @@ class GymEngine:
 
     connects: ClassVar[bool] = True
     operational: ClassVar[frozenset[str]] = frozenset(
-        ("base_url", "agents", "headers", "request_timeout", "connect_timeout")
+        ("base_url", "agents", "head_server", "headers", "request_timeout", "connect_timeout")
     )
 
     def __init__(
@@ -59,6 +61,7 @@ class GymEngine:
         *,
         base_url: str | None = None,
         agents: Mapping[str, str] | None = None,
+        head_server: str | None = None,
         agent: str | None = None,
         agent_name: str | None = None,
         request_timeout: float = 3600.0,
@@ -68,7 +71,7 @@ class GymEngine:
     ) -> None:
         self.model, self.agent, self.agent_name, self.token_ids = model, agent, agent_name, token_ids
         self.places = _places(base_url, agents)
-        keep_out_settings(headers=headers, base_url=base_url, agents=agents)
+        keep_out_settings(headers=headers, base_url=base_url, agents=agents, head_server=head_server)
         sent = {"Content-Type": "application/json", "Accept": "application/json"}
         self.headers = {**sent, "User-Agent": f"rolloutops/{__version__}", **(headers or {})}
         self.request_timeout, self.connect_timeout = float(request_timeout), float(connect_timeout)
