@@ -283,6 +283,36 @@ def test_agent_name_is_the_agent_that_each_row_goes_to(tmp_path: Path) -> None:
     assert query(tmp_path / "w", "SELECT DISTINCT policy, verifier FROM rollouts") == [("qwen", "math_agent")]
 
 
+def test_streams_and_refused_samples_are_read(tmp_path: Path) -> None:
+    """A server may stream a rollout after notes; a sample that its model's endpoint refuses is a rollout without a
+    reward; an error in place of an output is a failure, whatever reward stands beside it."""
+    whole = {**ROW, "response": {"model": "m", "output": [{"type": "message", "role": "assistant", "content": "4"}]}}
+    stream = f"event: note\ndata: {{}}\n\ndata: {json.dumps({**whole, 'reward': 1.0})}\n\n".encode()
+    refused = {"error": {"message": "Failed to call", "code": "tool_use_failed", "failed_generation": "<f>"}}
+    failed = {**ROW, "response": {"output": [], "error": {"code": "invalid_prompt", "message": "flagged"}}, "reward": 0}
+    error = b'data: {"error": {"message": "busy", "code": 503}}\n\n'
+    plain = {"Content-Type": "application/json"}
+    faults: list[Any] = [(200, plain, body) for body in (stream, json.dumps(failed).encode(), error)]
+    faults.insert(1, (500, plain, json.dumps({"detail": json.dumps(refused)}).encode()))
+    with serving(GymServer, faults=faults) as server:
+        read, sample, flagged, busy = roll([call(key=f"d/t/{n}") for n in range(4)], base_url=server.url)
+    assert isinstance(read, RolloutAnswer)
+    assert (read.completion, read.returned["reward"] if read.returned else None) == (
+        [{"role": "assistant", "content": "4"}],
+        1.0,
+    )
+    assert isinstance(sample, RolloutAnswer)
+    assert (sample.completion, sample.finish_reason) == (
+        [{"role": "assistant", "content": "<f>"}],
+        "generation_refused",
+    )
+    assert sample.refusal
+    assert "Failed to call" in sample.refusal
+    assert isinstance(flagged, AttemptFailed)
+    assert isinstance(busy, AttemptFailed)
+    assert (flagged.kind, flagged.final, busy.kind) == ("content_filter", True, "server_error")
+
+
 CONFIG: dict[str, Any] = {
     "policy_model_name": "Qwen/Qwen3-8B",
     "policy_model": {"responses_api_models": {"vllm_model": {"model": "${policy_model_name}", "port": 1}}},
