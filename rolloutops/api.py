@@ -26,6 +26,7 @@ from rolloutops.cli.commands.collect import collect_rollouts, pin_verdicts, take
 from rolloutops.cli.commands.run import bind_and_check
 from rolloutops.cli.commands.verify import verify_rollouts
 from rolloutops.cli.connect import connect as connect_for_rewards
+from rolloutops.collect.served_policy import with_served_policy
 from rolloutops.config.paths import as_path
 from rolloutops.config.plan import Plan, make_plan
 from rolloutops.config.recipe import STEP_KINDS
@@ -197,9 +198,8 @@ class Workspace:
                 raise UsageError(f"no setting {key!r}{did_you_mean(key, known)}; settings are keys of [{table}]")
         flags = {**(settings or {}), "data": str(self.data)}
         check_table(SETTINGS, {key: value for key, value in flags.items() if key in SETTINGS}, "settings: ")
-        if name is not None:
-            return make_plan(load(str(name)), table, flags)
-        recipe, earlier = last_recipe(open_workspace(self.data))
+        recipe, earlier = last_recipe(open_workspace(self.data)) if name is None else (load(str(name)), {})
+        recipe = with_served_policy(recipe, {**earlier, **flags}, self.data, ask=known is COLLECTING)
         return make_plan(recipe, table, flags, earlier)
 
     @contextmanager

@@ -84,7 +84,7 @@ class RolloutAnswer:
     itself. returned: what the environment's verify returned, with "reward"; None where it did not judge. verifier: its
     name. raw: the reply as received, as JSON text. turns: model calls. token_turns: the token lists of each model call
     that has them, as the column of `attempts`. prompt: what was asked in the end, where the environment may have added
-    to it. limits, service_tier: as of ModelAnswer.
+    to it. limits, service_tier, refusal: as of ModelAnswer.
     """
 
     completion: Sequence[Message]
@@ -103,6 +103,7 @@ class RolloutAnswer:
     prompt: Sequence[Message] | None = None
     limits: Limits | None = None
     service_tier: str | None = None
+    refusal: str | None = None
 
 
 class Answers(Protocol):

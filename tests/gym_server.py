@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from aiohttp import web
 
 from tests.loopback import Loopback, _messages
@@ -32,11 +33,18 @@ NULLS = {
 @dataclass
 class GymServer(Loopback):
     """more: what a verdict holds besides the reward, by the row. reply: the whole reply to `/run`, by the row, where
-    it is not to be made up. added: what the environment adds to the prompt."""
+    it is not to be made up. added: what the environment adds to the prompt. config: what its head server has."""
 
     more: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {}
     whole: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda row: None
     added: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request. A head server answers with its configuration, YAML text inside a JSON string."""
+        if request.method == "GET" and request.path == "/global_config_dict_yaml" and self.config is not None:
+            return web.json_response(yaml.safe_dump(self.config))
+        return await super().handle(request)
 
     def _asked(self, path: str, body: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
         endpoint = path.rpartition("/")[2]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rolloutops.engines import gym_head
 from rolloutops.engines.gym import GymEngine
 from rolloutops.errors import AttemptFailed, UsageError
 from rolloutops.types import ModelCall, RolloutAnswer
@@ -280,3 +281,84 @@ def test_agent_name_is_the_agent_that_each_row_goes_to(tmp_path: Path) -> None:
         rolloutops("collect", "+input_jsonl_fpath=tasks.jsonl", "--data=w", *words, cwd=tmp_path)
         assert [sent["agent_ref"]["name"] for sent in server.bodies] == ["math_agent"] * 2
     assert query(tmp_path / "w", "SELECT DISTINCT policy, verifier FROM rollouts") == [("qwen", "math_agent")]
+
+
+def test_streams_and_refused_samples_are_read(tmp_path: Path) -> None:
+    """A server may stream a rollout after notes; a sample that its model's endpoint refuses is a rollout without a
+    reward; an error in place of an output is a failure, whatever reward stands beside it."""
+    whole = {**ROW, "response": {"model": "m", "output": [{"type": "message", "role": "assistant", "content": "4"}]}}
+    stream = f"event: note\ndata: {{}}\n\ndata: {json.dumps({**whole, 'reward': 1.0})}\n\n".encode()
+    refused = {"error": {"message": "Failed to call", "code": "tool_use_failed", "failed_generation": "<f>"}}
+    failed = {**ROW, "response": {"output": [], "error": {"code": "invalid_prompt", "message": "flagged"}}, "reward": 0}
+    error = b'data: {"error": {"message": "busy", "code": 503}}\n\n'
+    plain = {"Content-Type": "application/json"}
+    faults: list[Any] = [(200, plain, body) for body in (stream, json.dumps(failed).encode(), error)]
+    faults.insert(1, (500, plain, json.dumps({"detail": json.dumps(refused)}).encode()))
+    with serving(GymServer, faults=faults) as server:
+        read, sample, flagged, busy = roll([call(key=f"d/t/{n}") for n in range(4)], base_url=server.url)
+    assert isinstance(read, RolloutAnswer)
+    assert (read.completion, read.returned["reward"] if read.returned else None) == (
+        [{"role": "assistant", "content": "4"}],
+        1.0,
+    )
+    assert isinstance(sample, RolloutAnswer)
+    assert (sample.completion, sample.finish_reason) == (
+        [{"role": "assistant", "content": "<f>"}],
+        "generation_refused",
+    )
+    assert sample.refusal
+    assert "Failed to call" in sample.refusal
+    assert isinstance(flagged, AttemptFailed)
+    assert isinstance(busy, AttemptFailed)
+    assert (flagged.kind, flagged.final, busy.kind) == ("content_filter", True, "server_error")
+
+
+CONFIG: dict[str, Any] = {
+    "policy_model_name": "Qwen/Qwen3-8B",
+    "policy_model": {"responses_api_models": {"vllm_model": {"model": "${policy_model_name}", "port": 1}}},
+    "counter": {"responses_api_agents": {"simple_agent": {"host": "127.0.0.1", "port": 2}}},
+    "head_server": {"host": "127.0.0.1", "port": 11000},
+}
+
+
+def test_a_policy_is_named_after_the_model_of_the_head_server(tmp_path: Path) -> None:
+    """Also where a later command does not ask: `status`, and a collection while the head server is down."""
+    write_jsonl(tmp_path / "tasks.jsonl", tasks(2))
+    with serving(GymServer, config=CONFIG) as server:
+        words = ("--input=tasks.jsonl", "--data=w", "--engine=gym", f"--base_url={server.url}")
+        asked = (*words, f"--engine_args.head_server={server.url.removesuffix('/v1')}")
+        rolloutops("collect", *asked, cwd=tmp_path)
+        rolloutops("collect", *words, "--num_repeats=2", cwd=tmp_path)
+        rolloutops("collect", "--data=w", "--num_repeats=3", cwd=tmp_path)
+        assert len(server.bodies) == 6
+        assert "nothing to collect" in rolloutops("collect", *asked, "--num_repeats=3", cwd=tmp_path).stderr
+        assert "Qwen3-8B" in rolloutops("status", "--data=w", cwd=tmp_path).stdout
+        server.config = {**CONFIG, "policy_model_name": "other"}
+        rolloutops("collect", *asked, cwd=tmp_path)
+        rolloutops("collect", *asked, "--policy=mine", cwd=tmp_path)
+    found = query(tmp_path / "w", "SELECT policy, count(*) FROM rollouts GROUP BY policy ORDER BY policy")
+    assert found == [("Qwen3-8B", 6), ("mine", 2), ("other", 2)]
+
+
+def test_a_policy_called_gym_keeps_its_name(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", tasks(2))
+    with serving(GymServer) as server:
+        words = ("--input=tasks.jsonl", "--data=w", "--engine=gym", f"--base_url={server.url}")
+        asked = (*words, f"--engine_args.head_server={server.url.removesuffix('/v1')}")
+        rolloutops("collect", *asked, cwd=tmp_path)
+        server.config = CONFIG
+        rolloutops("collect", *asked, "--num_repeats=2", cwd=tmp_path)
+    assert query(tmp_path / "w", "SELECT policy, count(*) FROM rollouts GROUP BY policy") == [("gym", 4)]
+
+
+def test_a_head_server_counts_that_knows_the_servers_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = {"policy_model_name": "${served}", "served": "a/b"}
+    for config, model in (({**CONFIG, **reference}, "a/b"), ({**CONFIG, "policy_model_name": "${oc.env:M}"}, None)):
+        with serving(GymServer, config=config) as server:
+            port = int(server.url.removesuffix("/v1").rpartition(":")[2])
+            monkeypatch.setattr(gym_head, "PORT", port)
+            config["counter"] = {"responses_api_agents": {"simple_agent": {"port": 2}}}
+            assert gym_head.served_model({"base_url": "http://127.0.0.1:2/run"}) == model
+            assert gym_head.served_model({"engine_args": {"agents": {"x": "http://127.0.0.1:2"}}}) == model
+            assert gym_head.served_model({"base_url": "http://127.0.0.1:11000"}) is None
+            assert gym_head.served_model({"base_url": "http://127.0.0.1:3"}) is None

@@ -306,6 +306,74 @@ def test_batches_of_three_providers_with_the_same_ids(tmp_path: Path) -> None:
     assert query(tmp_path / "w", asked) == [("system", 4, "look"), ("system", 2, "look"), ("user", 1, None)]
 
 
+def test_refused_and_failed_answers_of_batches_come_in_as_if_collected(tmp_path: Path) -> None:
+    """What a prompt was refused for is a failure with its reason; what the model wrote and nobody could read is a
+    rollout."""
+    errors = {
+        "filtered": (400, {"code": "content_filter", "message": "The response was filtered"}),
+        "limited": (429, {"code": "rate_limit_exceeded", "message": "Slow down"}),
+        "unread": (400, {"code": "tool_use_failed", "message": "Failed to call", "failed_generation": "<f>"}),
+    }
+    openai = [
+        {"custom_id": name, "response": {"status_code": status, "body": {"error": error}}, "error": None}
+        for name, (status, error) in errors.items()
+    ]
+    gone = {"custom_id": "late", "response": None, "error": {"code": "batch_expired", "message": "Not in time"}}
+    results: dict[str, dict[str, Any]] = {
+        "unread": {"type": "succeeded", "message": {"model": "c", "content": [], "stop_reason": "refusal"}},
+        "filtered": {
+            "type": "errored",
+            "error": {
+                "type": "error",
+                "error": {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"},
+            },
+        },
+        "limited": {
+            "type": "errored",
+            "error": {"type": "error", "error": {"type": "overloaded_error", "message": "x"}},
+        },
+        "late": {"type": "expired"},
+    }
+    malformed = {
+        "finishReason": "MALFORMED_FUNCTION_CALL",
+        "finishMessage": "Malformed function call: look(",
+        "index": 0,
+    }
+    responses: dict[str, dict[str, Any]] = {
+        "unread": {"response": {"candidates": [malformed], "modelVersion": "g"}},
+        "filtered": {"response": {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}},
+        "limited": {"error": {"code": 8, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}},
+        "late": {"response": {"candidates": [{"finishReason": "SAFETY"}], "modelVersion": "g"}},
+    }
+    names = [*errors, "late"]
+    write_jsonl(tmp_path / "o_input.jsonl", [request(name, name, "o") for name in names])
+    write_jsonl(tmp_path / "o_output.jsonl", [*openai, gone])
+    asked = [{"custom_id": name, "params": {"model": "c", "messages": ASK}} for name in names]
+    write_jsonl(tmp_path / "a_input.jsonl", asked)
+    write_jsonl(tmp_path / "a_output.jsonl", [{"custom_id": name, "result": results[name]} for name in names])
+    requests = [{"key": name, "request": {"contents": [{"parts": [{"text": name}]}]}} for name in names]
+    write_jsonl(tmp_path / "g_input.jsonl", requests)
+    write_jsonl(tmp_path / "g_output.jsonl", [{"key": name, **responses[name]} for name in names])
+    done = rolloutops(
+        "import", *(f"{of}_{what}.jsonl" for of in "oag" for what in ("input", "output")), "--data=w", cwd=tmp_path
+    )
+    reasons = "1 content_filter, 1 generation_refused, 1 rate_limited, 1 server_error"
+    assert f"o_input: failed or refused: {reasons}" in done.stdout + done.stderr
+    kept = "SELECT dataset, text, finish_reason, error_message FROM attempts WHERE error IS NULL ORDER BY dataset"
+    assert query(tmp_path / "w", kept) == [
+        ("g_input", "", "MALFORMED_FUNCTION_CALL", "Malformed function call: look("),
+        ("o_input", "<f>", "generation_refused", "Failed to call"),
+    ]
+    failed = "SELECT dataset[1], list(error ORDER BY error) FROM failures GROUP BY dataset ORDER BY dataset"
+    assert query(tmp_path / "w", failed) == [
+        ("a", ["content_filter", "content_filter", "server_error", "server_error"]),
+        ("g", ["content_filter", "content_filter", "rate_limited"]),
+        ("o", ["content_filter", "rate_limited", "server_error"]),
+    ]
+    why = "SELECT count(*) FROM failures WHERE error_message ~ 'filtered|blocking|blocked|PROHIBITED|SAFETY|refused'"
+    assert query(tmp_path / "w", why) == [(5,)]
+
+
 def request(name: str, prompt: str, model: str) -> dict[str, Any]:
     return {"custom_id": name, "body": {"model": model, "messages": [{"role": "user", "content": prompt}]}}
 

@@ -18,9 +18,14 @@ from rolloutops.errors import UsageError
 LOOKING = ("status", "metrics", "sql", "export", "verify")
 """Commands that find the workspace of the folder in which they run; what reads inputs or own steps needs a name."""
 
+ASKING = ("collect", "run", "check")
+"""Commands that ask endpoints."""
+
 
 def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
     """Make the plan of a command line, of the recipe named, the one its flags make, or the workspace's last."""
+    from rolloutops.collect.served_policy import with_served_policy
+
     flags: dict[str, Any] = {**parsed.flags, **parsed.overrides}
     if not {"data", "input"} & set(flags) and parsed.command in LOOKING and not _recipe_name(parsed):
         flags["data"] = str(find_here(parsed.command))
@@ -48,7 +53,13 @@ def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
     if agent is not None:
         flags = with_agent(recipe, flags, agent, earlier)
+    recipe = with_served_policy(recipe, {**earlier, **flags}, as_path(flags.get("data", recipe.data)), asks(parsed))
     return make_plan(recipe, table, flags, earlier)
+
+
+def asks(parsed: Parsed) -> bool:
+    """Whether a command asks endpoints, and so may ask which model answers."""
+    return parsed.command in ASKING and not parsed.flags.get("dry_run", False)
 
 
 def _recipe_name(parsed: Parsed) -> str | None:

@@ -125,7 +125,7 @@ async def _converse(
             if pending.media is not None and trace.whole.prompt == said:  # the task's own, with the bytes of its media
                 trace.whole = replace(trace.whole, prompt=None)
             trace.completion, trace.finish_reason = list(trace.whole.completion), trace.whole.finish_reason
-            trace.tool_names = list(trace.whole.tool_names)
+            trace.tool_names, trace.refusal = list(trace.whole.tool_names), trace.whole.refusal
             return
         try:
             answer = await _ask(engine.answer, call, trace, pace, limit)  # type: ignore[union-attr]

@@ -37,7 +37,10 @@ class StepUse:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe's tables as read and checked, whole: what a command makes of them is its plan (`plan.py`)."""
+    """A recipe's tables as read and checked, whole: what a command makes of them is its plan (`plan.py`).
+
+    served: the name of the model that an engine's own servers run, where the recipe names neither model nor policy.
+    """
 
     data: Path
     datasets: Mapping[str, Dataset]
@@ -50,6 +53,7 @@ class Recipe:
     metrics: Sequence[str] = ()
     metrics_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     steps: Sequence[StepUse] = ()
+    served: str | None = None
 
     def collect_of(self, dataset: str, policy: str, flags: Mapping[str, Any]) -> Collect:
         """Merge [collect], the policy's table, the dataset's, and the command line's keys of [collect]."""
@@ -77,7 +81,7 @@ class Recipe:
         if self.policies:
             return list(self.policies)
         base = merged(self.collect, flags)
-        name = base.get("policy") or Path(base.get("model") or "").name or base.get("engine")
+        name = base.get("policy") or Path(base.get("model") or "").name or self.served or base.get("engine")
         return [name] if name else []
 
     def secret_places(self, flags: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,9 @@ from rolloutops.engines.aiohttp_session import Timeouts, open_session, sendable,
 from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
-from rolloutops.formats.nemo_gym import agent_of, read_rollout, refused, run_request
+from rolloutops.formats.event_stream import is_stream, last_event
+from rolloutops.formats.failed_generations import failed_answer
+from rolloutops.formats.nemo_gym import agent_of, failed_response, read_rollout, refused, run_request
 from rolloutops.formats.openai_replies import failure
 from rolloutops.formats.refusals import KEPT
 from rolloutops.formats.strict_json import dump, parse
@@ -42,6 +44,8 @@ class GymEngine:
     model: the policy's name, where a reply names no model.
     base_url: an environment server, as in http://localhost:8000; it finds the agent of each row itself.
     agents: agent -> URL, for agent servers that are asked directly; `_default` for the agents that are not named.
+    head_server: the URL of their head server, which names the policy after its model where neither model nor policy is
+        set (default: port 11000 of the same host).
     agent: the agent of the rows that name none. agent_name: the agent of all rows, whatever they name, as NeMo Gym's
         own `+agent_name` has it.
     request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
@@ -50,7 +54,7 @@ class GymEngine:
 
     connects: ClassVar[bool] = True
     operational: ClassVar[frozenset[str]] = frozenset(
-        ("base_url", "agents", "headers", "request_timeout", "connect_timeout")
+        ("base_url", "agents", "head_server", "headers", "request_timeout", "connect_timeout")
     )
 
     def __init__(
@@ -59,6 +63,7 @@ class GymEngine:
         *,
         base_url: str | None = None,
         agents: Mapping[str, str] | None = None,
+        head_server: str | None = None,
         agent: str | None = None,
         agent_name: str | None = None,
         request_timeout: float = 3600.0,
@@ -68,7 +73,7 @@ class GymEngine:
     ) -> None:
         self.model, self.agent, self.agent_name, self.token_ids = model, agent, agent_name, token_ids
         self.places = _places(base_url, agents)
-        keep_out_settings(headers=headers, base_url=base_url, agents=agents)
+        keep_out_settings(headers=headers, base_url=base_url, agents=agents, head_server=head_server)
         sent = {"Content-Type": "application/json", "Accept": "application/json"}
         self.headers = {**sent, "User-Agent": f"rolloutops/{__version__}", **(headers or {})}
         self.request_timeout, self.connect_timeout = float(request_timeout), float(connect_timeout)
@@ -134,6 +139,9 @@ class GymEngine:
         if reply.status == 400:
             await scheme.look(AttemptFailed("bad_request", "400"))
         scheme.answered()
+        if reply.status >= 400 and (sample := _failed_sample(without_keys(got), agent_of(body))) is not None:
+            self._cookies.pop(call.key, None)
+            return sample
         if not 200 <= reply.status < 300:
             raise _refused(reply.status, reply.headers, redacted(got), _shown(url))
         answer = _read(without_keys(got), self.token_ids)
@@ -180,8 +188,26 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes, url: str) -> 
     return failed
 
 
+def _failed_sample(body: bytes, agent: str | None) -> RolloutAnswer | None:
+    """The rollout of a refusal that is about what the model wrote, with its reason and no reward."""
+    answer = failed_answer(body, "")
+    if answer is None:
+        return None
+    return RolloutAnswer(
+        completion=[answer.message],
+        finish_reason=answer.finish_reason,
+        model=None,
+        returned=None,
+        verifier=agent or "gym",
+        raw=answer.raw or "",
+        refusal=answer.refusal,
+    )
+
+
 def _read(body: bytes, token_ids: bool) -> RolloutAnswer:
     """The rollout in a reply with status 200, or the failure."""
+    if is_stream(body):
+        body = dump(last_event(body)).encode()
     raw = body.decode(errors="replace")
     try:
         reply: Any = parse(body)
@@ -193,7 +219,7 @@ def _read(body: bytes, token_ids: bool) -> RolloutAnswer:
             raise AttemptFailed("bad_response", f"the reply is not JSON: {error}", raw=raw[:KEPT]) from None
     if not isinstance(reply, dict):
         raise AttemptFailed("bad_response", "the reply is not a JSON object", raw=raw[:KEPT])
-    if failed := refused(reply):
+    if failed := refused(reply) or failed_response(reply):
         failed.raw = raw[:KEPT]
         raise failed
     if "episode_id" in reply and isinstance(reply.get("result"), dict):

@@ -11,6 +11,20 @@ from rolloutops.types import Message
 CALLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Blocks that call a tool. What a server's own tool answers is a block of the same message, and stays one."""
 
+ERRORS = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The HTTP status that an error's type stands for (its guide `Errors`)."""
+
 
 def from_anthropic(messages: Sequence[Any], system: Any = None) -> list[Message]:
     """Messages of Anthropic's API, after their system prompt, as canonical ones.

@@ -2,7 +2,8 @@
 
 Some proxies and gateways stream whatever the request says (litellm pull request 34095, token_proxy pull request 238).
 Lines as of the WHATWG's server-sent events; chunks as of OpenAI's `chat.completion.chunk`; events as of its Responses
-API. A stream that did not end is no answer: half of one would pass for a short one.
+API; those of Anthropic and Gemini in `other_apis`. A stream that did not end is no answer: half of one would pass for
+a short one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.other_apis import is_generated, of_generated, of_message_events
 from rolloutops.layout import count
 
 LINES = re.compile(rb"\}[ \t]*\r?\n\s*\{")
@@ -41,9 +43,22 @@ def read_stream(body: bytes) -> dict[str, Any]:
     for event in parsed:
         if failed := _error(event):
             return failed
+    if any(event.get("type") == "message_start" for event in parsed):
+        return of_message_events(parsed)
+    if parsed and all(map(is_generated, parsed)):
+        return of_generated(parsed)
     if any(str(event.get("type")).startswith("response.") for event in parsed):
         return _response(parsed, done)
     return _completion(parsed, done)
+
+
+def last_event(body: bytes) -> dict[str, Any]:
+    """The last event of a stream, or the first error in it: of servers whose events are notes until the whole reply
+    comes. Raises AttemptFailed where there is none."""
+    parsed = [_parsed(event) for event in _events(body) if event != DONE]
+    if not parsed:
+        raise AttemptFailed("bad_response", "the stream holds no event")
+    return next((failed for event in parsed if (failed := _error(event))), parsed[-1])
 
 
 def is_lines(body: bytes) -> bool:
@@ -177,9 +192,7 @@ def _completion(chunks: list[dict[str, Any]], done: bool) -> dict[str, Any]:
             _add(choice, {key: value for key, value in piece.items() if key not in ("delta", "message", "index")})
     if not begun and not done and chunks:
         keys = ", ".join(dict.fromkeys(key for chunk in chunks for key in chunk))
-        raise AttemptFailed(
-            "bad_response", f"the stream is none of Chat's or Responses': its events have the keys {keys}"
-        )
+        raise AttemptFailed("bad_response", f"the stream is of no known API: its events have the keys {keys}")
     if not done and not choice.get("finish_reason"):
         raise AttemptFailed("bad_response", "the stream ended before the answer was complete")
     for call in choice["message"].get("tool_calls", ()):

@@ -20,7 +20,7 @@ from rolloutops.errors import FAILURES, AttemptFailed
 from rolloutops.formats.columns import HOW_SENT
 from rolloutops.formats.finish_reasons import finish_of_response
 from rolloutops.formats.media import to_openai, without_digests
-from rolloutops.formats.openai_replies import count_of, failure
+from rolloutops.formats.openai_replies import count_of, failed_with, failure
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import from_responses, prompt_of_row, to_responses, to_responses_tools
 from rolloutops.types import ModelCall, RolloutAnswer
@@ -208,6 +208,15 @@ def refused(reply: Mapping[str, Any]) -> AttemptFailed | None:
             final=refused.final if final is None else final,
         )
     return _failed(named, said, final)
+
+
+def failed_response(row: Mapping[str, Any]) -> AttemptFailed | None:
+    """The failure of a reply in whose response an error stands in place of an output, or which is nothing but an error:
+    a reward beside it measures nothing. None where the model said something."""
+    response = _object(row.get("response"))
+    if response.get("error") and not response.get("output") and not response.get("output_text"):
+        return failed_with(response["error"])
+    return failed_with(row["error"]) if row.get("error") and not {"reward", "response"} & row.keys() else None
 
 
 def rollout_files(paths: Sequence[Path]) -> tuple[list[tuple[Path, str, str]], list[Path]]:

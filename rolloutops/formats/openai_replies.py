@@ -20,11 +20,13 @@ from typing import Any
 import orjson
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.anthropic import ERRORS
 from rolloutops.formats.chat import message
 from rolloutops.formats.event_stream import is_lines, is_stream, read_lines, read_stream
 from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.finish_reasons import finish_of_response, finish_reason
 from rolloutops.formats.loading import LONGEST_ESTIMATE, is_loading
+from rolloutops.formats.other_apis import is_generated, is_message, of_generated, of_message
 from rolloutops.formats.refusals import KEPT, read_body, read_error, refused
 from rolloutops.formats.strict_json import dump
 from rolloutops.formats.task_rows import from_chat, from_responses, text_of
@@ -36,10 +38,10 @@ CODES = {
     "rate_limit_exceeded": 429,
     "context_length_exceeded": 400,
     "invalid_prompt": 400,
-    "invalid_request_error": 400,
     "data_residency_mismatch": 400,
     "bio_policy": 400,
     "misalignment_policy_violation": 400,
+    **ERRORS,
 }
 """The status that an error's code stands for, where the error came inside an answer with status 200."""
 
@@ -125,12 +127,15 @@ def _read(
         if isinstance(answer, dict) and answer.get("done") is True and not answer.get("choices"):  # Ollama's own API
             text = orjson.dumps(read_lines(orjson.dumps(answer)))
             answer = parse(text)
+        if (other := _of_another_api(answer)) is not None:
+            text = orjson.dumps(other)
+            answer = parse(text)
         if not isinstance(answer, dict):
             raise AttemptFailed("bad_response", "the answer is not a JSON object")
         if answer.get("error"):
             if failed := failed_answer(text, model, limits):
                 return failed
-            raise _refused(answer if answer["error"] is True else answer["error"], 200)
+            raise failed_with(answer if answer["error"] is True else answer["error"], 200)
         named = answer.get("model")
         found = shape(answer, named if named and isinstance(named, str) else model, token_ids)
         tier = answer.get("service_tier")
@@ -142,6 +147,17 @@ def _read(
     except (TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError) as error:
         what = f"the reply does not have the structure of an answer: {type(error).__name__}: {error}"
         raise AttemptFailed("bad_response", what, raw=body[:KEPT].decode(errors="replace")) from error
+
+
+def _of_another_api(answer: Any) -> dict[str, Any] | None:
+    """The Chat completion that Anthropic's message, or Gemini's response or the array of its pieces, amounts to."""
+    pieces = answer if isinstance(answer, list) else [answer]
+    failed = next((each for each in pieces if isinstance(each, dict) and each.get("error")), None)
+    if failed is not None:
+        return failed if isinstance(answer, list) else None
+    if pieces and all(map(is_generated, pieces)):
+        return of_generated(pieces)
+    return of_message(answer) if isinstance(answer, dict) and is_message(answer) else None
 
 
 def _parse(body: bytes) -> Any:
@@ -229,11 +245,11 @@ def _chat(answer: dict[str, Any], model: str, token_ids: bool) -> dict[str, Any]
     if not answer.get("choices"):
         feedback = answer.get("promptFeedback") or answer.get("prompt_feedback")
         if feedback and read_error(feedback).codes:
-            raise _refused(feedback, 400)
+            raise failed_with(feedback, 400)
         raise _no_answer(answer, "choices")
     choice = answer["choices"][0]
     if choice.get("error"):
-        raise _refused(choice["error"], 500)
+        raise failed_with(choice["error"], 500)
     received = choice.get("finish_reason")
     said = _one_message(from_chat([{"role": "assistant", **_message_of(choice)}]))
     finish = finish_reason(received, bool(said.get("tool_calls")))
@@ -325,7 +341,7 @@ def _refuse_filtered(answer: ModelAnswer) -> ModelAnswer:
     return answer
 
 
-def _refused(error: Any, status: int) -> AttemptFailed:
+def failed_with(error: Any, status: int = 200) -> AttemptFailed:
     """The failure that an error inside an answer means. status: where its codes name none."""
     said = read_error(error)
     known = (CODES.get(code) or _number(code) for code in said.codes)
@@ -335,7 +351,7 @@ def _refused(error: Any, status: int) -> AttemptFailed:
 def _no_answer(answer: dict[str, Any], name: str) -> AttemptFailed:
     """The failure of an object that holds no answer: the error that it is, or the keys that it has."""
     if not {"message", "msg", "detail", "errors", "error_message", "error_msg"}.isdisjoint(answer):
-        return _refused(answer, 200)
+        return failed_with(answer, 200)
     return AttemptFailed("bad_response", f"the answer has no {name}: it has the keys {', '.join(answer) or '(none)'}")
 
 

@@ -55,6 +55,16 @@ FROM fresh AS f
 JOIN ended AS e ON e.ordinal = f.ordinal
 """
 
+REASONS = """
+SELECT coalesce(e.error, e.finish_reason) AS reason, count(*) AS rollouts
+FROM fresh AS f
+JOIN ended AS e ON e.ordinal = f.ordinal
+WHERE f.copy = 1 AND (f.failed OR e.error_message IS NOT NULL)
+GROUP BY reason
+ORDER BY rollouts DESC, reason
+"""
+"""Why rollouts failed, or which finish reason those have that the endpoint refused."""
+
 
 def resolve_keys(workspace: Workspace, dataset: str, staging: Path) -> sql.Connection:
     """Decide which rows are new, whose rollouts they are and which index each gets: keys only, in sql/import.sql."""
@@ -101,7 +111,8 @@ def append_rollouts(
         _append(workspace, dataset, f"{run_id}-import-{files:04d}", held)
     counts = sql.records(con, COUNTS)[0]
     policies = sql.rows(con, "SELECT DISTINCT policy FROM fresh ORDER BY policy")
-    return {**counts, "tasks": new, "policies": [policy for (policy,) in policies]}
+    reasons = {reason: int(number) for reason, number in sql.rows(con, REASONS)}
+    return {**counts, "tasks": new, "policies": [policy for (policy,) in policies], "reasons": reasons}
 
 
 def _append(workspace: Workspace, dataset: str, name: str, batches: Sequence[pa.RecordBatch]) -> None:

@@ -48,9 +48,10 @@ class ImportReport:
 
     already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new ones.
     renumbered: rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts
-    of NeMo Gym with neither answer nor reward. skipped: files that hold none. shapes: rows by the shape that they were
-    read as. left_out: fields and events that no reader knows, by name. parts: content parts of unknown types, which are
-    kept. nulls: nulls of a table's struct columns, which are left out.
+    of NeMo Gym with neither answer nor reward. reasons: why rollouts failed or were refused, with counts. skipped:
+    files that hold none. shapes: rows by the shape that they were read as. left_out: fields and events that no reader
+    knows, by name. parts: content parts of unknown types, which are kept. nulls: nulls of a table's struct columns,
+    which are left out.
     """
 
     dataset: str
@@ -68,6 +69,7 @@ class ImportReport:
     empty: int
     renumbered: int
     policies: list[str]
+    reasons: dict[str, int]
     skipped: list[str]
     rejected_file: Path | None
     examples: list[str]

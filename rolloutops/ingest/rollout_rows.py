@@ -230,6 +230,7 @@ class Reader:
             "completion": dump(answer.completion),
             "text": text_of(answer.completion),
             "finish_reason": answer.finish_reason,
+            "error_message": answer.refusal,
             "turns": answer.turns,
             "tool_calls": len(answer.tool_names),
             "tool_names": list(answer.tool_names),

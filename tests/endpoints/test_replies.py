@@ -46,6 +46,35 @@ def thought(text: str) -> dict[str, Any]:
     return chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]})
 
 
+def anthropic(*pieces: tuple[str, str, str], stop: str | None = "end_turn") -> str:
+    """A stream of Anthropic's Messages API: the type of each block, of its delta, and a piece of it."""
+    start = {"id": "msg", "type": "message", "role": "assistant", "model": "claude", "content": [], "stop_reason": None}
+    rows: list[dict[str, Any]] = [{"type": "message_start", "message": {**start, "usage": {"input_tokens": 5}}}]
+    kinds = list(dict.fromkeys(kind for kind, *_ in pieces))
+    for place, kind in enumerate(kinds):
+        empty = {"tool_use": {"id": "toolu_1", "name": TOOL["name"], "input": {}}, "text": {"text": ""}}
+        block = {"type": kind, **empty.get(kind, {"thinking": "", "signature": ""})}
+        rows += [{"type": "content_block_start", "index": place, "content_block": block}, {"type": "ping"}]
+        for of, delta, text in pieces:
+            key = "partial_json" if delta == "input_json_delta" else delta.removesuffix("_delta")
+            one = {"type": "content_block_delta", "index": place, "delta": {"type": delta, key: text}}
+            rows += [one] if of == kind else []
+        rows.append({"type": "content_block_stop", "index": place})
+    if stop:
+        ended = {"stop_reason": stop, "stop_sequence": None}
+        rows += [{"type": "message_delta", "delta": ended, "usage": {"output_tokens": 7}}, {"type": "message_stop"}]
+    return "".join(f"event: {row['type']}\ndata: {json.dumps(row)}\n\n" for row in rows)
+
+
+def gemini(*parts: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    """A piece of what Gemini's streamGenerateContent answers."""
+    content = {"content": {"role": "model", "parts": list(parts)}} if parts else {}
+    ended = {"finishReason": finish} if finish else {}
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 6, "thoughtsTokenCount": 1}
+    return {"candidates": [{**content, **ended, "index": 0}], "usageMetadata": usage, "modelVersion": "gemini"}
+
+
+OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 WHOLE = json.dumps({"choices": [{"index": 0, "message": {"content": "42"}, "finish_reason": "stop"}]})
 READ = {
     "chunks_as_lines": lines(chunk({"content": "4"}), chunk({"content": "2"}), chunk({}, "stop")),
@@ -55,6 +84,30 @@ READ = {
     "text_stream": events({"choices": [{"index": 0, "text": "4"}]}, {"choices": [{"index": 0, "text": "2"}]}),
     "thoughts": events(thought("I "), thought("think."), chunk({"content": "42"}), chunk({}, "stop")),
     "in_a_list": f"[{WHOLE}]",
+    "anthropic_stream": anthropic(("text", "text_delta", "4"), ("text", "text_delta", "2")),
+    "anthropic_thought": anthropic(
+        ("thinking", "thinking_delta", "I think."),
+        ("thinking", "signature_delta", "c2ln"),
+        ("text", "text_delta", "42"),
+    ),
+    "anthropic_tools": anthropic(
+        ("tool_use", "input_json_delta", '{"query":'), ("tool_use", "input_json_delta", ' "code"}'), stop="tool_use"
+    ),
+    "anthropic_message": json.dumps(
+        {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "42"}], "stop_reason": "end_turn"}
+    ),
+    "gemini_array": json.dumps([gemini({"text": "4"}), gemini({"text": "2"}, finish="STOP")], indent=1),
+    "gemini_events": events(gemini({"text": "4"}), gemini({"text": "2"}), gemini(finish="STOP")),
+    "gemini_thought": json.dumps(
+        [
+            gemini({"text": "I ", "thought": True}, {"text": "think.", "thought": True}),
+            gemini({"text": "42"}, finish="STOP"),
+        ]
+    ),
+    "gemini_tools": json.dumps(
+        [gemini({"functionCall": {"name": TOOL["name"], "args": TOOL["arguments"]}}), gemini(finish="STOP")]
+    ),
+    "gemini_whole": json.dumps(gemini({"text": "42"}, finish="STOP")),
     "arguments_with_done": json.dumps(
         {
             "choices": [
@@ -73,7 +126,16 @@ FAILED = {
     ),
     "a_detail": (json.dumps({"detail": "No such deployment"}), "No such deployment"),
     "no_message": (json.dumps({"choices": [{"index": 0}]}), "has no message"),
-    "other_events": (events({"type": "message_start", "message": {}}).replace("data: [DONE]\n\n", ""), "type, message"),
+    "other_events": (events({"event": "hello", "said": {}}).replace("data: [DONE]\n\n", ""), "event, said"),
+    "anthropic_cut": (anthropic(("text", "text_delta", "4"), stop=None), "the stream ended before"),
+    "anthropic_error": (
+        anthropic(("text", "text_delta", "4"), stop=None) + events(OVERLOADED),
+        "529 overloaded_error",
+    ),
+    "anthropic_refusal": (anthropic(stop="refusal"), "a content filter removed the whole answer"),
+    "gemini_cut": (json.dumps([gemini({"text": "4"}), gemini({"text": "2"})]), "the stream ended before"),
+    "gemini_error": (json.dumps([gemini({"text": "4"}), {"error": {"code": 503, "message": "Busy"}}]), "503: Busy"),
+    "gemini_blocked": (json.dumps([{"promptFeedback": {"blockReason": "SAFETY"}}]), "SAFETY"),
     "another_api": (json.dumps({"type": "message", "content": []}), "it has the keys type, content"),
 }
 
@@ -106,8 +168,12 @@ def test_each_reply_is_read_whole_or_fails_with_its_reason(tmp_path: Path) -> No
     assert {name: (text, errors) for name, text, errors, *_ in read} == dict.fromkeys(READ, ("42", 0))
     assert all(json.loads(response) for *_, response, _ in read)
     said = {name: json.loads(completion) for name, *_, completion in read}
-    assert said["thoughts"] == [{"role": "assistant", "content": "42", "reasoning_content": "I think."}]
-    assert len(server.sent["ollama_tools"]) == len(server.sent["arguments_with_done"]) == 2
+    for name in ("thoughts", "anthropic_thought", "gemini_thought"):
+        assert said[name] == [{"role": "assistant", "content": "42", "reasoning_content": "I think."}]
+    for name in ("ollama_tools", "anthropic_tools", "gemini_tools", "arguments_with_done"):
+        assert len(server.sent[name]) == 2
+    tokens = "SELECT DISTINCT input_tokens, output_tokens FROM rollouts WHERE turns = 1 AND input_tokens = 5"
+    assert query(tmp_path / "w", tokens) == [(5, 7)]
     failed = dict(
         query(
             tmp_path / "w", "SELECT t.row->>'id', error_message FROM failures JOIN tasks AS t USING (dataset, task_id)"

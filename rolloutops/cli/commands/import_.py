@@ -113,6 +113,9 @@ def _about(done: ImportReport) -> Iterator[str]:
         yield f"{count(done.nulls, 'null')} left out: the file's format adds them to objects that lack a key"
     if done.policies:
         yield f"policies: {', '.join(done.policies)}"
+    if done.reasons:
+        kinds = ", ".join(f"{number:,} {reason}" for reason, number in done.reasons.items())
+        yield f"failed or refused: {kinds}"
     if done.masked:
         yield f"{count(done.masked, 'rollout')} masked: their reward is not valid and is left out"
     if done.empty:

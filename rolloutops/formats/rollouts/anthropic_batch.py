@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rolloutops.errors import AttemptFailed
-from rolloutops.formats.anthropic import from_anthropic, tools_of
+from rolloutops.formats.anthropic import ERRORS, from_anthropic, tools_of
 from rolloutops.formats.finish_reasons import finish_reason
 from rolloutops.formats.openai_replies import count_of, failure
 from rolloutops.formats.rollouts.conversation import says_something
@@ -51,7 +51,7 @@ def _answer(result: Mapping[str, Any], raw: str) -> RolloutAnswer | AttemptFaile
         error = result.get("error")
         error = error["error"] if isinstance(error, Mapping) and isinstance(error.get("error"), Mapping) else error
         kind = error.get("type") if isinstance(error, Mapping) else None
-        return failure(STATUS.get(str(kind), 500), {}, dump({"error": error}).encode())
+        return failure(ERRORS.get(str(kind), 500), {}, dump({"error": error}).encode())
     if not isinstance(message, Mapping):
         raise ValueError(f"result has type {result['type']!r} and no message")
     completion = from_anthropic([{"role": "assistant", "content": message.get("content")}])
@@ -78,16 +78,3 @@ def _answer(result: Mapping[str, Any], raw: str) -> RolloutAnswer | AttemptFaile
         cached_tokens=cached,
         service_tier=tier if isinstance(tier, str) else None,
     )
-
-
-STATUS = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "overloaded_error": 529,
-}
-"""The HTTP status that an error's type stands for; any other is the server's."""

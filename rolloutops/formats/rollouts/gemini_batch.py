@@ -90,8 +90,9 @@ def _answers(response: Mapping[str, Any], row: Mapping[str, Any], raw: str) -> l
         message = model_turn(each.get("content") or {})
         calls = message.get("tool_calls", ())
         reason = finish_reason(member(each, "finishReason"), bool(calls))
-        if not says_something([message]) and reason not in ("stop", "length"):
-            found.append(AttemptFailed("content_filter", f"the model said nothing: {member(each, 'finishReason')}"))
+        if not reason or (reason == "content_filter" and not says_something([message])):
+            kind, why = "content_filter" if reason else "server_error", member(each, "finishMessage")
+            found.append(AttemptFailed(kind, f"the model said nothing: {member(each, 'finishReason')}{_more(why)}"))
             continue
         own = raw if len(listed) == 1 else dump({**row, "response": {**response, "candidates": [each]}})
         found.append(
@@ -107,9 +108,14 @@ def _answers(response: Mapping[str, Any], row: Mapping[str, Any], raw: str) -> l
                 output_tokens=output,
                 reasoning_tokens=reasoning,
                 cached_tokens=count_of(member(usage, "cachedContentTokenCount")) if number == 0 else None,
+                refusal=refusal if isinstance(refusal := member(each, "finishMessage"), str) else None,
             )
         )
     return found
+
+
+def _more(text: Any) -> str:
+    return f": {text}" if text and isinstance(text, str) else ""
 
 
 def _failure(error: Any) -> AttemptFailed:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rolloutops.errors import AttemptFailed
+from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.openai_replies import failure, read_chat, read_responses
 from rolloutops.formats.rollouts.conversation import with_calls
 from rolloutops.formats.rollouts.gym import ASKED_PARAMS
@@ -73,8 +74,13 @@ def _answer(row: Mapping[str, Any], raw: str) -> RolloutRow:
         # Some providers leave out the object around the body.
         body, status = response.get("body", response), response.get("status_code", 200)
         if not (isinstance(status, int) and 200 <= status < 300):
-            raise failure(status if isinstance(status, int) else 500, {}, dump(body).encode())
-        answers = answers_in(body, row, raw)
+            # What the model wrote and the endpoint refused is its answer, as where it is collected.
+            sample = failed_answer(dump(body).encode(), "")
+            if sample is None:
+                raise failure(status if isinstance(status, int) else 500, {}, dump(body).encode())
+            answers = [one_turn(sample, raw)]
+        else:
+            answers = answers_in(body, row, raw)
     except AttemptFailed as failed:
         answers = [failed]
     models = [answer.model for answer in answers if isinstance(answer, RolloutAnswer)]

@@ -61,6 +61,7 @@ def one_turn(answer: ModelAnswer, raw: str) -> RolloutAnswer:
         cached_tokens=answer.cached_tokens,
         token_turns=[turn] if answer.generation_token_ids else None,
         service_tier=answer.service_tier,
+        refusal=answer.refusal,
     )
 
 
