@@ -99,7 +99,7 @@ def append_tasks(workspace: Workspace, con: sql.Connection, name: str, settings:
         for values, column in zip((ordinals, versions, taken), batch.columns, strict=True):
             values.extend(column.to_pylist())
     part = -1 if last is None else last
-    for rows in _parts(_fresh_rows(staging, ordinals, versions, taken), settings.rows_per_part):
+    for rows in cut_parts(_fresh_rows(staging, ordinals, versions, taken), settings.rows_per_part):
         part += 1
         numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
         write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
@@ -176,7 +176,7 @@ def _fresh_rows(
             start += len(batch)
 
 
-def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
+def cut_parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
     """Tables cut and joined so that each has rows_per_part rows, or fewer where rows are very large."""
     held: list[pa.Table] = []
     for table in tables:
