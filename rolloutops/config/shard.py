@@ -27,9 +27,9 @@ def read_shard(text: str, environ: Mapping[str, str]) -> Shard:
     """
     where = f"--shard={text}"
     if text == "slurm":
-        first = _variable(where, environ, "SLURM_ARRAY_TASK_MIN")
+        lowest = _variable(where, environ, "SLURM_ARRAY_TASK_MIN")
         step = _variable(where, environ, "SLURM_ARRAY_TASK_STEP") if "SLURM_ARRAY_TASK_STEP" in environ else 1
-        number = (_variable(where, environ, "SLURM_ARRAY_TASK_ID") - first) // max(step, 1)
+        number = (_variable(where, environ, "SLURM_ARRAY_TASK_ID") - lowest) // max(step, 1)
         return _checked(where, number, _variable(where, environ, "SLURM_ARRAY_TASK_COUNT"))
     if text == "k8s":
         number = _variable(where, environ, "JOB_COMPLETION_INDEX")
