@@ -1,7 +1,8 @@
 -- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
 --   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
 --   plan                                        what the recipe asks of each dataset and policy:
---       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions
+--       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions,
+--       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
 -- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
@@ -128,7 +129,7 @@ FROM logged
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
--- wanted: every rollout that the recipe asks for, as keys.
+-- wanted: every rollout that the recipe asks for, as keys; of a shard, those of its tasks.
 CREATE OR REPLACE VIEW wanted AS
 WITH places AS (
     SELECT dataset, task_id, row_number() OVER (PARTITION BY dataset ORDER BY part, line, task_id) AS place
@@ -140,7 +141,8 @@ SELECT t.dataset, t.task_id, t.row_hash, t.part, t.line, p.policy, p.max_attempt
 FROM tasks AS t
 JOIN plan AS p ON p.dataset = t.dataset
 LEFT JOIN places AS s ON s.dataset = t.dataset AND s.task_id = t.task_id
-WHERE p.row_limit IS NULL OR s.place <= p.row_limit;
+WHERE (p.row_limit IS NULL OR s.place <= p.row_limit)
+    AND (p.shards IS NULL OR md5_number_lower(t.task_id) % p.shards = p.shard);
 
 -- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
 CREATE OR REPLACE VIEW open_jobs AS

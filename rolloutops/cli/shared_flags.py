@@ -51,6 +51,7 @@ COLLECTING_GROUPS = {
     "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
     "Input": (
         "dataset",
+        "shard",
         "input",
         "id",
         "last_turn",
@@ -80,6 +81,11 @@ VERDICT_VERSION = Flag(
     str,
     "use only the verdicts of this earlier verifier version; for several datasets, DATASET=VERSION, "
     "separated by commas",
+)
+SHARD = Flag(
+    "shard",
+    str,
+    "only the tasks of shard i of n (i/n, from 0), by the hash of their ids; slurm, k8s: as these number the jobs",
 )
 ONLY = Flag("only", str, "build only [build.NAME]; with explain, show only this step")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")

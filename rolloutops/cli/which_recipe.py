@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from rolloutops.config.plan import Plan, make_plan
 from rolloutops.config.recipe import from_flags, with_agent
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Dataset
+from rolloutops.config.shard import read_shard
 from rolloutops.errors import UsageError
 
 LOOKING = ("status", "metrics", "sql", "export", "verify")
@@ -31,6 +33,8 @@ def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
         flags["data"] = str(find_here(parsed.command))
     earlier: Mapping[str, Any] = {}
     agent = flags.pop("agent_name", None)
+    if "shard" in flags:
+        flags["shard"] = read_shard(flags["shard"], os.environ)
     if name := _recipe_name(parsed):
         recipe = load(name)
         if "data" not in flags:

@@ -20,6 +20,7 @@ from rolloutops.config.recipe import Recipe, StepUse, chosen, with_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import without_secrets
 from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, settings_of
+from rolloutops.config.shard import Shard
 from rolloutops.errors import RolloutopsError, located
 
 __all__ = ["CollectPlan", "EngineJob", "Plan", "VerifierPlan", "VerifierVersion", "make_plan"]
@@ -58,8 +59,9 @@ class Plan:
     recipe names. policies: (dataset, policy) -> how it is collected. defaults: dataset -> how a policy that the recipe
     does not name would be. record: the recipe as it is recorded with a run. key_places: the settings that hold a key.
     verdict_version: the earlier version whose verdicts count, as typed, until it is looked up; pins: dataset -> the
-    verifier that it names there. origins: (dataset, policy) -> key of [collect] -> the file and table that set it;
-    environment_origins: dataset -> those that name its environment.
+    verifier that it names there. shard: the part of each dataset that is worked on; None for all of it. origins:
+    (dataset, policy) -> key of [collect] -> the file and table that set it; environment_origins: dataset -> those that
+    name its environment.
     """
 
     data: Path
@@ -80,6 +82,7 @@ class Plan:
     shared_locks: bool = False
     verdict_version: str | None = None
     pins: Mapping[str, VerifierVersion] = field(default_factory=dict)
+    shard: Shard | None = None
     origins: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     environment_origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -128,6 +131,8 @@ class Plan:
                 if dataset == name:
                     limits = {"row_limit": settings.limit, "max_attempts": settings.max_attempts}
                     own = {"dataset": name, "policy": policy, "num_repeats": settings.num_repeats, **limits}
+                    if self.shard is not None:
+                        own |= {"shard": self.shard.number, "shards": self.shard.total}
                     rows.append({**own, **columns})
         return rows
 
@@ -208,6 +213,7 @@ def make_plan(
         key_places=recipe.secret_places(collect),
         shared_locks=bool({**recipe.collect, **collect}.get("shared_locks")),
         verdict_version=flags.get("verdict_version"),
+        shard=flags.get("shard"),
         origins={key: recipe.origins_of(*key, collect) for key in keys},
         environment_origins={name: _environment_origin(recipe, name, flags) for name in names},
     )

@@ -114,7 +114,7 @@ def append_tasks(workspace: Workspace, con: sql.Connection, name: str, settings:
         con, "SELECT (SELECT count(*) FROM firsts), (SELECT count(*) FROM staged), (SELECT max(part) FROM newest)"
     )[0]
     part = -1 if last is None else last
-    for rows in _parts(_fresh_rows(con, staging), settings.rows_per_part):
+    for rows in cut_parts(_fresh_rows(con, staging), settings.rows_per_part):
         part += 1
         numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
         write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
@@ -222,7 +222,7 @@ class _Fresh:
         return found["ordinal"], found["version"], found["taken"]
 
 
-def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
+def cut_parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
     """Tables cut and joined so that each has rows_per_part rows, or fewer where rows are very large."""
     held: list[pa.Table] = []
     for table in tables:

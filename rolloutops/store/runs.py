@@ -149,30 +149,37 @@ def refuse_changed_policies(workspace: Workspace, fingerprints: Mapping[str, Map
     files = patterns(workspace)
     if files["attempts"] is None and files["jobs"] is None:
         return
+    before = tried_policies(workspace)
+    for dataset, policies in fingerprints.items():
+        for policy, now in policies.items():
+            if (dataset, policy) in before and (changes := policy_changes(before[dataset, policy], now)):
+                raise PolicyChanged(
+                    f"policy {policy!r} has rollouts of {dataset!r} that were made with other settings "
+                    f"({'; '.join(changes)}); name the new settings with --policy=NAME, or mix both with "
+                    "--allow_policy_change"
+                )
+
+
+def tried_policies(workspace: Workspace) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(dataset, policy) -> the fingerprint that was recorded last, of those that have attempts."""
     con = connect(workspace)
     tried = set(sql.rows(con, "SELECT dataset, policy FROM attempts UNION SELECT dataset, policy FROM under_way"))
     logged = sql.rows(
         con,
         "SELECT fingerprints::VARCHAR FROM runs WHERE fingerprints IS NOT NULL AND event = 'start' ORDER BY run_id",
     )
-    before: dict[tuple[str, str], Any] = {}
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
     for (text,) in logged:
         for dataset, policies in json.loads(text).items():
-            before.update({(dataset, policy): print_ for policy, print_ in policies.items()})
-    for dataset, policies in fingerprints.items():
-        for policy, now in policies.items():
-            old = before.get((dataset, policy))
-            if old is None or (dataset, policy) not in tried:
-                continue
-            old = {**{name: now[name] for name in LATER if name in now}, **old}  # what older ones did not record
-            old, now = without_secrets(old), without_secrets(json.loads(dump(now)))  # a new key is no other policy
-            if digest(old) != digest(now):
-                changes = _changes(old, now)
-                raise PolicyChanged(
-                    f"policy {policy!r} has rollouts of {dataset!r} that were made with other settings "
-                    f"({'; '.join(changes)}); name the new settings with --policy=NAME, or mix both with "
-                    "--allow_policy_change"
-                )
+            last.update({(dataset, policy): print_ for policy, print_ in policies.items()})
+    return {key: print_ for key, print_ in last.items() if key in tried}
+
+
+def policy_changes(old: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what differs between two fingerprints of one policy; nothing where they are of the same."""
+    old = {**{name: now[name] for name in LATER if name in now}, **old}  # what older ones did not record
+    old, now = without_secrets(old), without_secrets(json.loads(dump(now)))  # a new key is no other policy
+    return _changes(old, now) if digest(old) != digest(now) else []
 
 
 def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:

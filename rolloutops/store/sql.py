@@ -35,6 +35,8 @@ PLAN_COLUMNS = {
     "verifier": "VARCHAR",
     "verifier_version": "VARCHAR",
     "equal_versions": "VARCHAR[]",
+    "shard": "UBIGINT",
+    "shards": "UBIGINT",
 }
 """The columns of `plan`: what a recipe asks of each dataset and policy."""
 

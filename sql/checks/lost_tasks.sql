@@ -28,7 +28,7 @@ written AS (
     GROUP BY dataset
 ),
 
--- A chunk run that found no task at all began a lineage of its own.
+-- A chunk run that found no task at all began a lineage of its own; a merge takes all tasks of both.
 chunks AS (
     SELECT run_id, happened_at, host, recipe, unnest(map_entries(counts::MAP(VARCHAR, JSON))) AS chunked
     FROM runs
@@ -45,9 +45,20 @@ chunked AS (
     FROM chunks
 ),
 
+merged AS (
+    SELECT max(happened_at) AS happened_at
+    FROM runs
+    WHERE event = 'end' AND command = 'merge' AND exit_code = 0
+),
+
 lineages AS (
-    -- Only where the last chunk run began anew: one that found tasks has set right whatever was wrong.
-    SELECT dataset, if(max_by(before, happened_at) = 0, sum(new + more), 0) AS written,
+    -- Only where the last chunk run began anew and no merge followed: one that found tasks has set right whatever was
+    -- wrong.
+    SELECT dataset,
+        if(
+            max_by(before, happened_at) = 0 AND coalesce(max(happened_at) > (SELECT happened_at FROM merged), true),
+            sum(new + more), 0
+        ) AS written,
         count(*) FILTER (WHERE before = 0 AND new > 0) AS lineages,
         count(DISTINCT concat_ws(' ', new, input)) FILTER (WHERE before = 0 AND new > 0) AS different,
         list(strftime(happened_at, '%Y-%m-%d %H:%M') || ' on ' || coalesce(host, '?') || ': ' || new || ' tasks of '

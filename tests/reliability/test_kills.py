@@ -21,8 +21,10 @@ FAILPOINTS = sorted(
         name
         for path in (CHECKOUT / "rolloutops").rglob("*.py")
         for name in re.findall(r'failpoint\("([a-z-]+)"\)', path.read_text())
+        if not name.startswith("merge")
     }
 )
+"""Those that `collect` passes."""
 SMALL, WIDTH = 100, 32
 LINES = 5
 """Writes to the journal before a kill. One may hold the lines of all rollouts in flight, if the machine is slow."""

@@ -12,7 +12,7 @@ from rolloutops.cli.printing import say
 from rolloutops.cli.prompt_sentences import changed_prompt_sentences
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shape_sentences import warning_sentences
-from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, VERDICT_VERSION, stage
+from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, SHARD, VERDICT_VERSION, stage
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new
 from rolloutops.config.paths import as_file, as_path
@@ -55,6 +55,7 @@ COMMAND = stage(
     "Generate the missing rollouts",
     *COLLECTING,
     VERDICT_VERSION,
+    SHARD,
     Flag("output", str, "also write the rollouts to this JSONL file, in NeMo Gym's shape"),
     Flag(
         "tune",

@@ -1,0 +1,110 @@
+"""`merge`: put workspaces together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rolloutops.cli.flags import Command, Flag, Parsed
+from rolloutops.cli.printing import say
+from rolloutops.cli.tables import table
+from rolloutops.config.paths import as_path
+from rolloutops.config.plan import Plan, make_plan
+from rolloutops.errors import UsageError, WorkspaceError
+from rolloutops.layout import count
+
+if TYPE_CHECKING:
+    from rolloutops.ingest.merge import MergedDataset, MergedWorkspace
+    from rolloutops.store.workspace import Workspace
+
+
+def body(parsed: Parsed) -> int:
+    """Other workspaces' tasks, attempts, verdicts and runs -> this one's."""
+    from rolloutops.ingest.merge import merge
+    from rolloutops.store.workspace import open_workspace
+
+    into_path = as_path(parsed.positionals["into"])
+    paths = [as_path(text) for text in parsed.positionals["sources"]]
+    resolved = [path.resolve() for path in (into_path, *paths)]
+    if len({*resolved}) < len(resolved):
+        raise UsageError("merge: one workspace is named twice: name the one to merge into, then each other one once")
+    sources = [open_workspace(path) for path in paths]
+    plan = _plan_of(open_workspace(into_path, create=True), sources)
+    flags = parsed.flags
+    merged = merge(
+        open_workspace(into_path), sources, plan, flags.get("link", False), flags.get("allow_policy_change", False)
+    )
+    say(*_sentences(merged, plan))
+    return 0
+
+
+COMMAND = Command(
+    "merge",
+    body,
+    "Put workspaces together: tasks, rollouts and verdicts of others into one",
+    (
+        Flag("link", bool, "make hard links to the part files, which take no space, instead of copies"),
+        Flag("allow_policy_change", bool, "merge although a policy has other settings in one of them"),
+    ),
+    (
+        Flag("into", str, "the workspace to merge into; it is made if it is not there", required=True),
+        Flag("sources", list[str], "the workspaces to take from; they stay as they are", required=True),
+    ),
+    group="stages",
+)
+
+
+def _plan_of(into: Workspace, sources: Sequence[Workspace]) -> Plan:
+    """The plan of the recipe that a workspace last saw; of one that saw none, that of the first that is merged."""
+    from rolloutops.store.runs import last_recipe
+
+    for workspace in (into, *sources):
+        try:
+            recipe, flags = last_recipe(workspace)
+        except WorkspaceError:
+            if workspace is sources[-1]:
+                raise
+            continue
+        return make_plan(recipe, "collect", {"data": str(into.root)}, flags)
+    raise UsageError("merge: name at least one workspace to take from")
+
+
+def _sentences(merged: Sequence[MergedWorkspace], plan: Plan) -> Iterator[str]:
+    """Say what came from each workspace, what was there already, and what does not agree."""
+    columns = ("from", "dataset", "tasks added", "tasks known", "attempts added", "attempts known", "verdicts added")
+    yield table(
+        columns,
+        [
+            (
+                *(str(one.path), name, found.tasks.added + found.tasks.returned, found.tasks.present),
+                *(found.attempts.added, found.attempts.present, found.verdicts.added),
+            )
+            for one in merged
+            for name, found in one.datasets.items()
+        ],
+    )
+    for one in merged:
+        for name, found in one.datasets.items():
+            yield from (f"{one.path}, {name}: {sentence}" for sentence in _differences(found))
+        if one.in_journals:
+            rows = count(one.in_journals, "row")
+            yield f"{one.path}: without {rows} of a command that still runs there: merge it again when that has ended"
+    unnamed = {name for one in merged for name in one.datasets} - set(plan.known_datasets)
+    for name in sorted(unnamed):
+        yield f"{name}: the recipe does not name this dataset: add [datasets.{name}] to it to go on with it"
+
+
+def _differences(found: MergedDataset) -> Iterator[str]:
+    tasks = found.tasks
+    if tasks.returned:
+        tasks_removed = count(tasks.returned, "task")
+        yield f"{tasks_removed} removed here, but not there, returned: chunk removes what the input lacks"
+    if tasks.edited:
+        yield f"{count(tasks.edited, 'task')} edited there since: the edited row counts"
+    if tasks.different:
+        yield (
+            f"{count(tasks.different, 'task')} with another row under the same id, e.g. {tasks.example}: the row here "
+            "counts, and rollouts of the other one do not"
+        )
+    if found.repeated:
+        yield f"{count(found.repeated, 'rollout')} collected in both: the attempt that began first counts"
