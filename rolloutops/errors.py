@@ -9,6 +9,7 @@ Exception
 │   ├── PolicyChanged          a policy name that already stands for other parameters
 │   ├── StepError              a SQL step that cannot be run, or whose check found rows
 │   ├── RunStopped             a run of a whole recipe that stopped before its builds
+│   ├── WorkerFailed           a process of a command with --workers that ended with an error
 │   └── EngineError            a policy engine that cannot start, or that died
 └── AttemptFailed              one rollout failed: a row of `attempts`, never the end of a run
 """
@@ -54,6 +55,14 @@ class MissingExtra(RolloutopsError):
 
 class WorkspaceError(RolloutopsError):
     """A workspace that cannot be read or written."""
+
+
+class WorkerFailed(RolloutopsError):
+    """A process of a command with --workers that ended with an error, whose exit code is the command's."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class PolicyChanged(RolloutopsError):

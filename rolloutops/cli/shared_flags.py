@@ -68,8 +68,9 @@ COLLECTING_GROUPS = {
     "Endpoint": ("base_url", "endpoint", "api_key_env", "api_key_header"),
     "Retries and time limits": (
         *("max_attempts", "retry_seconds", "request_timeout", "deadline", "retry"),
-        *("max_given_up", "max_failure_rate", "grace_seconds"),
+        *("max_given_up", "max_failure_rate", "grace_seconds", "stop_at"),
     ),
+    "Processes and machines": ("workers", "gpus_per_worker", "on", "ray_address"),
     "Rate and spending limits": ("requests_per_minute", "tokens_per_minute", "max_tokens_total", "max_cost", "prices"),
     "Verification": ("verify", "verdict_version", "unsafe_code"),
     "Output": ("output", "keep_response", "replace"),
@@ -86,6 +87,12 @@ SHARD = Flag(
     "shard",
     str,
     "only the tasks of shard i of n (i/n, from 0), by the hash of their ids; slurm, k8s: as these number the jobs",
+)
+STOP_AT = Flag(
+    "stop_at",
+    str,
+    "end in time: seconds from now, or a time (17:30, 2026-11-30T17:30, seconds since 1970); exit with 3 if rollouts "
+    "are pending",
 )
 ONLY = Flag("only", str, "build only [build.NAME]; with explain, show only this step")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")

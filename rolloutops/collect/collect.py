@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rolloutops.collect import event_loop
 from rolloutops.collect.given_up import GivenUp, find_losses
 from rolloutops.collect.live import live
 from rolloutops.collect.pending import Part, PendingRollouts, standing
 from rolloutops.collect.recording import Recorder
+from rolloutops.collect.share import Share, together
 from rolloutops.collect.verify import VERIFYING, make_verifiers, verify_unverified
 from rolloutops.collect.window import Window
 from rolloutops.config.engine_jobs import LIMITS
@@ -31,16 +32,18 @@ from rolloutops.layout import count
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.concurrency import FIRST, MOST, Concurrency, ConcurrencyLimit
 from rolloutops.limits.concurrency_sweep import ConcurrencySweep, Point
-from rolloutops.limits.progress import Progress
+from rolloutops.limits.progress import Progress, WorkerName
 from rolloutops.limits.rate_limit import RateLimit
 from rolloutops.limits.replica_rate_limit import AnyRateLimit, ReplicaConcurrency, ReplicaRateLimit
 from rolloutops.limits.shared_rate import SharedRate
 from rolloutops.limits.spend_limit import SpendLimit, open_shared_spend_limit
+from rolloutops.limits.stop_time import StopTime
+from rolloutops.store import sql
 from rolloutops.store.jobs import open_jobs
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.runs import Run
 from rolloutops.store.waiting import await_lock
-from rolloutops.store.workspace import Workspace
+from rolloutops.store.workspace import Workspace, connect
 from rolloutops.types import Engine
 
 LONGEST_PAUSE = 3600.0
@@ -90,32 +93,101 @@ class _Ended(NamedTuple):
     spent: list[str]
 
 
-def collect(workspace: Workspace, plan: Plan, run: Run, tune: bool = False) -> CollectReport:
-    """Collect what is pending. tune: only as much of it as it takes to find the best number in flight.
+def collect(
+    workspace: Workspace, plan: Plan, run: Run, tune: bool = False, stop_time: StopTime | None = None
+) -> CollectReport:
+    """Collect what is pending. tune: only as much of it as it takes to find the best number in flight. stop_time: when
+    the command has to have ended.
 
     Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
     """
     saved = seal_orphans(workspace)
-    retry = {key: settings.retry for key, settings in plan.policies.items() if settings.retry}
-    pending = PendingRollouts(workspace, plan.rows, retry, run.run_id, partial(media_of, plan))
-    due, wanted = pending.count("pending_keys"), pending.count("wanted")
-    given_up = pending.count_given_up()
-    meter = Progress("rollouts", due, done_before=wanted - due - given_up, given_up=given_up)
+    pending = _pending_rollouts(workspace, plan, run.run_id)
+    before = _count(pending)
+    meter = _meter(before)
     tuning = ConcurrencySweep(meter) if tune else None
     with live(workspace, run.run_id, meter):
-        ended = event_loop.run(_collect(workspace, plan, run, pending, meter, tuning))
+        ended = event_loop.run(_collect(workspace, plan, run, pending, meter, tuning, stop_time))
+    _tell_of_streams(pending)
+    share = Share.of(meter, saved, ended.verified, ended.spent)
+    report = _report(workspace, plan, pending.con, before, share)
+    return replace(report, points=tuning.points, why=tuning.why) if tuning else report
+
+
+def collect_share(
+    workspace: Workspace, plan: Plan, run: Run, worker: WorkerName, stop_time: StopTime | None = None
+) -> Share:
+    """Collect what is pending, as one of several processes: another one writes the line and the report of all.
+
+    Raises KeyboardInterrupt after Ctrl-C, when all that had ended is sealed.
+    """
+    saved = seal_orphans(workspace)
+    pending = _pending_rollouts(workspace, plan, run.run_id)
+    meter = _meter(_count(pending))
+    meter.worker = worker
+    with live(workspace, run.run_id, meter):
+        ended = event_loop.run(_collect(workspace, plan, run, pending, meter, None, stop_time))
+    _tell_of_streams(pending)
+    return Share.of(meter, saved, ended.verified, ended.spent)
+
+
+def collect_in_processes(
+    workspace: Workspace, plan: Plan, work: Callable[[Progress], Sequence[Mapping[str, Any]]]
+) -> CollectReport:
+    """Collect what is pending in processes that `work` starts and waits for. work: takes the meter of all of them,
+    returns the share of each; where nothing is pending it is not called."""
+    saved = seal_orphans(workspace)
+    before = _count(_pending_rollouts(workspace, plan, ""))
+    share = together(work(_meter(before)) if before.pending else ())
+    con = connect(workspace, plan.rows)
+    after = standing(con)
+    done = before.wanted - before.given_up - before.pending
+    now_done = before.wanted - sum(after.values())
+    share = replace(share, saved=share.saved + saved, done=max(0, now_done - done))
+    return _report(workspace, plan, con, before, share)
+
+
+class _Count(NamedTuple):
+    """Rollouts at the start of a collection."""
+
+    wanted: int
+    pending: int
+    given_up: int
+
+
+def _pending_rollouts(workspace: Workspace, plan: Plan, run_id: str) -> PendingRollouts:
+    retry = {key: settings.retry for key, settings in plan.policies.items() if settings.retry}
+    return PendingRollouts(workspace, plan.rows, retry, run_id, partial(media_of, plan))
+
+
+def _count(pending: PendingRollouts) -> _Count:
+    return _Count(pending.count("wanted"), pending.count("pending_keys"), pending.count_given_up())
+
+
+def _meter(before: _Count) -> Progress:
+    done = before.wanted - before.pending - before.given_up
+    return Progress("rollouts", before.pending, done_before=done, given_up=before.given_up)
+
+
+def _tell_of_streams(pending: PendingRollouts) -> None:
     if pending.streaming:
         tell(
             f"{', '.join(HOW_SENT)} left out of the rows of {count(pending.streaming, 'task')}, because replies are "
             "read whole"
         )
-    now, jobs = standing(pending.con), len(open_jobs(workspace, con=pending.con))
-    points, why = (tuning.points, tuning.why) if tuning else ((), "")
-    losses = find_losses(pending.con, plan.policies) if now["given_up"] else ()
+
+
+def _report(workspace: Workspace, plan: Plan, con: sql.Connection, before: _Count, share: Share) -> CollectReport:
+    """Say where the collection stands after a share of it. con: with the views as they are now."""
+    now, jobs = standing(con), len(open_jobs(workspace, con=con))
+    losses = find_losses(con, plan.policies) if now["given_up"] else ()
     return CollectReport(
-        *(wanted, due, meter.done, now["pending"], now["given_up"], ended.verified, saved, dict(meter.failures)),
-        *(now["submitted"], jobs, dict(meter.unrewarded), points, why, losses, ended.spent, dict(meter.refused)),
-        refusals=meter.refusals,
+        *(before.wanted, before.pending, share.done, now["pending"], now["given_up"], share.verified, share.saved),
+        *(share.failures, now["submitted"], jobs, share.unrewarded),
+        losses=losses,
+        spent=share.spent,
+        refused=share.refused,
+        refusals=share.refusals,
     )
 
 
@@ -135,6 +207,7 @@ async def _collect(
     pending: PendingRollouts,
     meter: Progress,
     tuning: ConcurrencySweep | None,
+    stop_time: StopTime | None = None,
 ) -> _Ended:
     """Run each engine's windows, or with `tuning` the first one, then verify what was left unverified."""
     journal = Journal(workspace, run.run_id)
@@ -148,6 +221,7 @@ async def _collect(
         if limits not in spend_limits:
             sharing = {key: how for key, how in plan.policies.items() if _limits(how) == limits}
             spend_limits[limits] = open_shared_spend_limit(workspace, sharing, plan.folder)
+            spend_limits[limits].processes = meter.worker.of if meter.worker else 1
         return spend_limits[limits]
 
     async def run_window(
@@ -162,7 +236,7 @@ async def _collect(
             pace = _pace(first, engine, budget, tuning)
             breaker = CircuitBreaker(first.max_failure_rate)
             recorder = Recorder(run, journal, meter, spend_limit)
-            window = Window(engine, verifiers, recorder, pace, breaker, first.grace_seconds)
+            window = Window(engine, verifiers, recorder, pace, breaker, first.grace_seconds, stop_time)
             if tuning is not None:
                 tuning.stop = partial(window.stop, "measured; the other rollouts stay pending")
             await window.run(pending, collect_plan, parts, stopping)
@@ -171,6 +245,9 @@ async def _collect(
         elif window.stopped:
             tell(window.stopped)
 
+    def ending() -> bool:
+        return stopping.is_set() or (stop_time is not None and stop_time.is_near())
+
     try:
         for job in plan.jobs:
             if job.in_batches:
@@ -178,23 +255,25 @@ async def _collect(
                     raise UsageError("--tune does not work with the batch engine, which does not answer at once")
                 from rolloutops.collect.batch import collect_batch
 
-                for part in job.windows if not stopping.is_set() else ():
+                for part in job.windows if not ending() else ():
                     client = job.make_batch_client()
                     if why := await collect_batch(workspace, plan, run, journal, verifiers, client, part, meter):
                         spent[_limits(next(iter(part.values())))] = why
                 continue
             due = [(part, parts, spend_limit_of(part)) for part in job.windows if (parts := pending.parts(part))]
-            if not due or stopping.is_set():
+            if not due or ending():
                 continue
             async with _running(job.make_engine()) as engine:
                 for one in due[: 1 if tuning else None]:
-                    if not stopping.is_set():
+                    if not ending():
                         await run_window(engine, *one)
             if tuning is not None:
                 break
         if stopping.is_set():
             raise KeyboardInterrupt
         journal.flush()
+        if ending():  # what is not verified is verified by the next command
+            return _Ended(0, list(spent.values()))
         now = {dataset for (dataset, _), settings in plan.policies.items() if settings.verify == "now"}
         verifying = {dataset: verifier for dataset, verifier in verifiers.items() if dataset in now}
         async with await_lock(workspace, *VERIFYING) if verifying else nullcontext():

@@ -77,6 +77,12 @@ def _facts(run_id: str, meter: Progress, began: float) -> dict[str, Any]:
         "per_second": meter.pace(),
         "tokens_per_second": meter.tokens / max(time.monotonic() - meter.began, 1e-9),
         "memory_bytes": process_memory(),
+        "worker": meter.worker._asdict() if meter.worker else None,
+        "tokens": meter.tokens,
+        "failures": dict(meter.failures),
+        "unrewarded": dict(meter.unrewarded),
+        "reward_sum": meter.reward_sum,
+        "rewarded": meter.rewarded,
     }
 
 

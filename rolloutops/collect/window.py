@@ -29,6 +29,7 @@ from rolloutops.layout import verb
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.progress import report
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
+from rolloutops.limits.stop_time import StopTime
 from rolloutops.types import Engine
 
 AHEAD = 64
@@ -60,11 +61,14 @@ class Window:
         rate_limit: AnyRateLimit,
         breaker: CircuitBreaker,
         grace_seconds: float = 5.0,
+        stop_time: StopTime | None = None,
     ) -> None:
-        """grace_seconds: what is in flight may take so long after Ctrl-C or an error."""
+        """grace_seconds: what is in flight may take so long after Ctrl-C or an error. stop_time: when all has to have
+        ended."""
         self._engine, self._verifiers, self._recorder = engine, verifiers, recorder
         self._rate_limit, self._breaker, self._grace_seconds = rate_limit, breaker, grace_seconds
         self.stopped = ""
+        self._stop_time = stop_time
         self._closing = False
         self._error: BaseException | None = None
         self._in_flight = 0
@@ -87,7 +91,11 @@ class Window:
         stopping: set by Ctrl-C, for what would come after this window.
         """
         self._show_progress()
-        watching = [asyncio.create_task(report(self._recorder.meter)), asyncio.create_task(self._seal_now_and_then())]
+        watching = [
+            asyncio.create_task(report(self._recorder.meter)),
+            asyncio.create_task(self._seal_now_and_then()),
+            asyncio.create_task(self._stop_in_time()),
+        ]
         with self._interruptible(stopping):
             try:
                 async with self._group:
@@ -176,6 +184,18 @@ class Window:
     def _end_soon(self) -> None:
         self._start_no_more()
         asyncio.get_running_loop().call_later(self._grace_seconds, self._cancel_all)
+
+    async def _stop_in_time(self) -> None:
+        """Start nothing new shortly before the time at which all has to have ended, and end what then still runs."""
+        if self._stop_time is None:
+            return
+        while not self._stop_time.is_near():
+            await asyncio.sleep(0.2)
+        if self._in_flight:
+            tell("", f"stopping in time: running rollouts may finish until {self._stop_time.last_call()}")
+        self._start_no_more()
+        await asyncio.sleep(self._stop_time.seconds_left())
+        self._cancel_all()
 
     def _start_no_more(self) -> None:
         self._closing = True
@@ -266,10 +286,13 @@ class Window:
         environment = verifier.environment if verifier else None
         self._in_flight += 1
         concurrency.started()
+        began = time.monotonic()
         try:
             done = await attempt(pending, self._engine, environment, self._rate_limit)
         finally:
             self._in_flight -= 1
+            if self._stop_time is not None:
+                self._stop_time.count(time.monotonic() - began)
         if concurrency.adapts:
             concurrency.ended(self._in_flight + 1, timed_out=done.kind == "timeout")
             self._start_workers()

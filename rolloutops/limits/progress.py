@@ -22,12 +22,22 @@ from rolloutops.visible import visible
 SEPARATOR, NEWLINE = " · ", "\n"
 
 
+class WorkerName(NamedTuple):
+    """One of the processes that a command shows as one. group: names that command. number: from 1. of: how many there
+    are."""
+
+    group: str
+    number: int
+    of: int
+
+
 @dataclass
 class Progress:
     """Counts of a stage under way. `noun` is what is counted: rollouts or verdicts. failures: failed attempts by kind;
     unrewarded: rollouts without a reward, by the reason. refused: rollouts with a finish reason of REFUSED; refusals:
     why. notes: what else the line says, each empty where it has nothing to say. in_flight: how many are at work.
-    publish: shows the counts to other processes, each second."""
+    publish: shows the counts to other processes, each second. worker: of a command that writes the line of all its
+    processes, so that this one writes none."""
 
     noun: str
     pending: int
@@ -45,6 +55,7 @@ class Progress:
     notes: list[Callable[[], str]] = field(default_factory=list)
     in_flight: Callable[[], int] = lambda: 0
     publish: Callable[[Progress], None] = lambda _: None
+    worker: WorkerName | None = None
 
     def attempted(self, row: AttemptRow) -> None:
         """Count an attempt's row."""
@@ -144,14 +155,15 @@ async def report(meter: Progress, out: TextIO | None = None) -> None:
         for number in count(1):
             meter.publish(meter)
             await asyncio.sleep(tick)
-            if number % every == 0:
+            if number % every == 0 and meter.worker is None:
                 # One column stays free: a line that fills the last one makes some terminals begin another.
                 out.write(f"{clear}{meter.line(columns_of(out) - 1)}{'' if terminal else NEWLINE}")
                 out.flush()
     finally:
         meter.publish(meter)
-        out.write(f"{clear}{NEWLINE.join(meter.lines(columns_of(out) - 1))}{NEWLINE}")
-        out.flush()
+        if meter.worker is None:
+            out.write(f"{clear}{NEWLINE.join(meter.lines(columns_of(out) - 1))}{NEWLINE}")
+            out.flush()
 
 
 @contextmanager

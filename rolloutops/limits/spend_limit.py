@@ -35,8 +35,8 @@ class SpendLimit:
 
     cost is None as soon as one model's price is not known. What is in flight is expected to take the average of what
     has ended; before anything has, nothing is known, and the first rollouts in flight may exceed a tiny budget.
-    counter: where the processes that collect the same at once add up what they spend; what others have in flight is
-    not known.
+    counter: where the processes that collect the same at once add up what they spend. processes: how many of them a
+    command started; each is expected to have as many in flight as this one. What others have in flight is not known.
     """
 
     max_tokens: float | None = None
@@ -48,6 +48,7 @@ class SpendLimit:
     attempts: int = 0
     counter: SharedCounter | None = None
     must_say: bool = False
+    processes: int = 1
     _looked_up: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
 
     def allows(self, in_flight: int) -> bool:
@@ -60,7 +61,7 @@ class SpendLimit:
             return ""
         if self.counter is not None:
             self._take(self.counter.total())
-        grown = 1 + (in_flight + 1) / max(self.attempts, 1)
+        grown = 1 + (in_flight * self.processes + 1) / max(self.attempts, 1)
         if self.max_tokens is not None and self.tokens * grown > self.max_tokens:
             return "max_tokens_total"
         if self.max_cost is not None and (self.cost is None or self.cost * grown > self.max_cost):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
@@ -12,19 +12,32 @@ from rolloutops.cli.printing import say
 from rolloutops.cli.prompt_sentences import changed_prompt_sentences
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shape_sentences import warning_sentences
-from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, SAMPLING, SHARD, VERDICT_VERSION, stage
+from rolloutops.cli.shared_flags import (
+    COLLECTING,
+    COLLECTING_GROUPS,
+    NEMO_GYM,
+    SAMPLING,
+    SHARD,
+    STOP_AT,
+    VERDICT_VERSION,
+    stage,
+)
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.cli.which_workspace import announce_new
+from rolloutops.cli.workers import WORKERS, do_job, in_workers, number_of_workers
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.formats.finish_reasons import REFUSED
 from rolloutops.layout import all_of, count, verb
+from rolloutops.limits.stop_time import parse_stop_time
 
 if TYPE_CHECKING:
     from rolloutops.collect.collect import CollectReport
     from rolloutops.collect.given_up import GivenUp
     from rolloutops.ingest.new_tasks import NewTasks
+    from rolloutops.store.workspace import Workspace
+    from rolloutops.workers.job import WorkerJob
 
 
 def body(parsed: Parsed) -> int:
@@ -32,7 +45,10 @@ def body(parsed: Parsed) -> int:
     from rolloutops.cli.averages import averages
     from rolloutops.cli.commands.export import export_rollouts
     from rolloutops.cli.tune import refuse_name
+    from rolloutops.workers.job import read_job
 
+    if (job := read_job()) is not None:
+        return do_job(job, parsed, lambda plan: _collect_share(pin_verdicts(plan), job))
     plan = plan_of(parsed)
     output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
     if isinstance(parsed.flags.get("tune"), str):
@@ -62,6 +78,8 @@ COMMAND = stage(
         bool | str,
         "measure throughput at increasing concurrency on pending tasks, then stop; FILE.svg or .html: plot it",
     ),
+    STOP_AT,
+    *WORKERS,
     **SAMPLING,
     aliases={**NEMO_GYM, "output_jsonl_fpath": "output"},
     groups=COLLECTING_GROUPS,
@@ -97,10 +115,16 @@ def take_in_new_tasks(plan: Plan) -> Iterator[NewTasks]:
 
 def collect_and_say(plan: Plan, parsed: Parsed) -> int:
     """Collect and say what came of it. Returns the report's exit code."""
-    allowed = parsed.flags.get("allow_policy_change", False)
+    allowed, workers = parsed.flags.get("allow_policy_change", False), number_of_workers(parsed)
+    stop_at = parse_stop_time(parsed.flags["stop_at"]) if "stop_at" in parsed.flags else None
     if tune := parsed.flags.get("tune"):
+        if workers is not None:
+            raise UsageError("--tune measures one process: leave --workers out")
         return say(*tune_and_say(plan, allowed, tune))
-    done = collect_rollouts(plan, allowed)
+    if workers is None:
+        done = collect_rollouts(plan, allowed, stop_at=stop_at)
+    else:
+        done = _collect_in_workers(plan, parsed, workers, stop_at)
     say(*sentences(done), *loss_sentences(done.losses))
     if places := plan.key_places:
         say(
@@ -110,10 +134,49 @@ def collect_and_say(plan: Plan, parsed: Parsed) -> int:
     return done.exit_code
 
 
-def collect_rollouts(plan: Plan, allow_policy_change: bool = False, tune: bool = False) -> CollectReport:
-    """Collect what is pending, and record the run. tune: as many as it takes to find the best number in flight."""
+def collect_rollouts(
+    plan: Plan, allow_policy_change: bool = False, tune: bool = False, stop_at: float | None = None
+) -> CollectReport:
+    """Collect what is pending, and record the run. tune: as many as it takes to find the best number in flight.
+    stop_at: when it has to have ended, in seconds since 1970."""
     from rolloutops.collect.collect import collect
-    from rolloutops.store.runs import recorded, refuse_changed_policies
+    from rolloutops.limits.stop_time import StopTime
+    from rolloutops.store.runs import recorded
+
+    workspace = _workspace_to_collect(plan, allow_policy_change)
+    with recorded(workspace, "collect", plan, plan.fingerprints) as run:
+        done = collect(workspace, plan, run, tune, StopTime(stop_at) if stop_at is not None else None)
+        run.counts = with_old_names(asdict(done))
+        run.exit_code = 0 if tune else done.exit_code
+        return done
+
+
+def _collect_in_workers(plan: Plan, parsed: Parsed, workers: int, stop_at: float | None) -> CollectReport:
+    """Collect what is pending in several processes, each of which records its run."""
+    from rolloutops.collect.collect import collect_in_processes
+
+    workspace = _workspace_to_collect(plan, parsed.flags.get("allow_policy_change", False))
+    return collect_in_processes(workspace, plan, in_workers(workspace, plan, parsed, workers, stop_at))
+
+
+def _collect_share(plan: Plan, job: WorkerJob) -> Mapping[str, Any]:
+    """Collect as one of several processes, and record the run."""
+    from rolloutops.collect.collect import collect_share
+    from rolloutops.limits.stop_time import StopTime
+    from rolloutops.store.runs import recorded
+    from rolloutops.store.workspace import open_workspace
+
+    workspace = open_workspace(plan.data)
+    plan.check_plugins()
+    with recorded(workspace, "collect", plan, plan.fingerprints) as run:
+        share = collect_share(workspace, plan, run, job.name, StopTime(job.stop_at) if job.stop_at else None)
+        run.counts = asdict(share)
+        return {**run.counts, "run_id": run.run_id}
+
+
+def _workspace_to_collect(plan: Plan, allow_policy_change: bool) -> Workspace:
+    """Open the workspace of a collection, after a look at whether it can be one."""
+    from rolloutops.store.runs import refuse_changed_policies
     from rolloutops.store.workspace import open_workspace, require_tasks
 
     workspace = open_workspace(plan.data)
@@ -122,11 +185,7 @@ def collect_rollouts(plan: Plan, allow_policy_change: bool = False, tune: bool =
     plan.check_plugins()  # a misspelt parameter is one, before it is another policy
     if not allow_policy_change:
         refuse_changed_policies(workspace, plan.fingerprints)
-    with recorded(workspace, "collect", plan, plan.fingerprints) as run:
-        done = collect(workspace, plan, run, tune)
-        run.counts = with_old_names(asdict(done))
-        run.exit_code = 0 if tune else done.exit_code
-        return done
+    return workspace
 
 
 def _require_policies(plan: Plan) -> None:

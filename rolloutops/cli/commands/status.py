@@ -160,7 +160,8 @@ def _work(now: Status) -> Iterator[str]:
         kinds = ", ".join(count(number, kind.removesuffix("s")) for kind, number in now.journals.items() if number)
         after = "" if now.running else "; the next collect or verify moves the rows of a killed command"
         yield f"\n{count(now.unsealed, 'row')} in a journal, not yet in the tables ({kinds}), counted above{after}"
-    for one in now.running:
+    alone = [one for one in now.running if not one.get("worker")]
+    for one in alone:
         memory = f", {size(one['memory_bytes'])} of memory" if one["memory_bytes"] else ""
         done = count(one["done"], one["noun"].removesuffix("s"))
         yield (
@@ -168,12 +169,28 @@ def _work(now: Status) -> Iterator[str]:
             f"{one['in_flight']:,} in flight, {done} done, {one['failed']:,} failed, "
             f"{one['per_second']:,.1f}/s{memory}"
         )
+    if workers := [_worker(one) for one in now.running if one.get("worker")]:
+        yield f"\nrunning now: {count(len(workers), 'worker')}"
+        yield _table(sorted(workers, key=lambda row: (row["host"], row["worker"])))
     if now.rollouts_per_second:
         collects = any(one["noun"] == "rollouts" and one["done"] for one in now.running)
         tokens = f", {now.tokens_per_second:,.0f} tokens/s" if now.tokens_per_second else ""
         left = f", {duration(now.seconds_left)} left at that rate" if now.seconds_left else ""
         when = "current rate" if collects else "last collection"
         yield f"\n{when}: {now.rollouts_per_second:,.1f} rollouts/s{tokens}{left}"
+
+
+def _worker(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker's row: where it runs, what it does and has done."""
+    name, memory = facts["worker"], facts["memory_bytes"]
+    return {
+        "worker": f"{name['number']} of {name['of']}",
+        **{column: facts[column] for column in ("host", "pid", "run_id", "in_flight")},
+        "done": count(facts["done"], facts["noun"].removesuffix("s")),
+        "failed": facts["failed"],
+        "per_second": facts["per_second"],
+        "memory": size(memory) if memory else "",
+    }
 
 
 def _space(now: Status) -> Iterator[str]:
