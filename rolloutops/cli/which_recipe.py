@@ -15,7 +15,7 @@ from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import UsageError
 
-LOOKING = ("status", "metrics", "sql", "export", "verify")
+LOOKING = ("status", "metrics", "sql", "export", "verify", "view")
 """Commands that find the workspace of the folder in which they run; what reads inputs or own steps needs a name."""
 
 

@@ -1,0 +1,43 @@
+// Begins a page: the bar above it, its keys, and the module of its name.
+
+import { get } from "./api.js";
+import { add, el, put } from "./dom.js";
+import { listen } from "./keys.js";
+import { live } from "./live.js";
+
+const LINKS = [["/", "rollouts", "Rollouts"]];
+
+const page = document.body.dataset.page;
+const main = document.getElementById("main");
+
+function bar() {
+  const links = LINKS.map(([path, name, label]) =>
+    el("a", { href: path, "aria-current": name === page ? "page" : null }, label),
+  );
+  add(
+    document.getElementById("top"),
+    el("a", { class: "brand", href: "/" }, "rolloutops"),
+    el("nav", { "aria-label": "Pages" }, links),
+    el("span", { id: "workspace", class: "quiet" }),
+    el("span", { class: "quiet hint" }, el("kbd", {}, "?"), " keys"),
+  );
+}
+
+/** Show what went wrong in place of the page. */
+function fail(error) {
+  console.warn(error);
+  put(main, el("h1", {}, "This page cannot be shown"), el("p", { class: "error", role: "alert" }, error.message));
+  document.body.dataset.ready = "failed";
+}
+
+async function begin() {
+  bar();
+  listen();
+  const [module, moment] = await Promise.all([import(`./${page}.js`), get("moment")]);
+  document.getElementById("workspace").textContent = moment.workspace;
+  live(moment);
+  await module.show(main, moment);
+  document.body.dataset.ready = Math.round(performance.now());
+}
+
+begin().catch(fail);
