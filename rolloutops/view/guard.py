@@ -56,20 +56,22 @@ class Access:
 
 
 def guard(access: Access) -> Middleware:
-    """Make the middleware that lets in whoever `access` allows, and puts HEADERS on every answer."""
+    """Make the middleware that lets in whoever `access` allows."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            response = _refusal(request, access) or _login(request, access) or await handler(request)
+            return _refusal(request, access) or _login(request, access) or await handler(request)
         except web.HTTPException as error:  # no such page, or another method than the page has
-            response = web.Response(status=error.status, text=error.reason, headers=_allow(error))
-        if not response.prepared:
-            for name, text in HEADERS.items():
-                response.headers.setdefault(name, text)
-        return response
+            return web.Response(status=error.status, text=error.reason, headers=_allow(error))
 
     return check
+
+
+async def with_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Put HEADERS on an answer before it is sent."""
+    for name, text in HEADERS.items():
+        response.headers.setdefault(name, text)
 
 
 def _allow(error: web.HTTPException) -> dict[str, str]:

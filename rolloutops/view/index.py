@@ -105,10 +105,17 @@ def _lock(con: sql.Connection, root: Path) -> None:
     con.execute("SET lock_configuration = true")
 
 
-def read(moment: Moment, query: str, seconds: float = DEADLINE) -> list[dict[str, Any]]:
-    """Run one SELECT and return its rows. Raises UsageError, a sentence with the place, where it cannot be run."""
+def read(
+    moment: Moment, query: str, seconds: float = DEADLINE, variables: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Run one SELECT and return its rows. Raises UsageError, a sentence with the place, where it cannot be run.
+
+    variables: name -> a SQL expression, for getvariable().
+    """
     with reading(moment, seconds) as cursor:
         _require_select(cursor, query)
+        for name, expression in (variables or {}).items():
+            cursor.execute(f"SET VARIABLE {name} = {expression}")
         result = cursor.execute(query)
         names = [name for name, *_ in result.description or ()]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

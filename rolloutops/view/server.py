@@ -6,7 +6,8 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,23 +16,30 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import RolloutopsError, UsageError
 from rolloutops.formats.media import MediaError
 from rolloutops.ingest.media import media_folder
 from rolloutops.store import sql
-from rolloutops.store.workspace import Workspace
-from rolloutops.view import conversation, rows
-from rolloutops.view.conversation import Conversation
-from rolloutops.view.filters import Query, filter_of, first
-from rolloutops.view.guard import Access, guard
-from rolloutops.view.index import make_views, signature, take_moment
+from rolloutops.view import conversation
+from rolloutops.view.answers import ANSWERS, CHANGES, Answer, number
+from rolloutops.view.filters import filter_of, first
+from rolloutops.view.guard import Access, guard, with_headers
+from rolloutops.view.search import search
+from rolloutops.view.viewer import Viewer
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
-PAGES = {"/": "rollouts", "/rollout": "conversation"}
+PAGES = {
+    "/": "rollouts",
+    "/rollout": "conversation",
+    "/task": "task",
+    "/compare": "compare",
+    "/failures": "failures",
+    "/run": "run",
+    "/builds": "builds",
+}
 """Address -> the module of static/ that shows it."""
 
 LOOK = 1.0
@@ -39,123 +47,6 @@ LOOK = 1.0
 
 SHARE = 10
 """The index is made anew at most in one part of so many of the time."""
-
-HELD = 4
-"""Conversations that are held in memory: the pages of a long one are asked for one after the other."""
-
-
-class Viewer:
-    """What the server shows: a workspace, its moment, and the conversations that were read last."""
-
-    def __init__(self, workspace: Workspace, plan: Plan) -> None:
-        self.workspace, self.plan = workspace, plan
-        self.signature = signature(workspace)
-        self.moment = take_moment(workspace, plan.rows, 1)
-        self.conversations: dict[tuple[str, str], Conversation] = {}
-
-    def refresh(self) -> bool:
-        """Make the moment anew where files have appeared; return whether they have."""
-        now = signature(self.workspace)
-        if now == self.signature:
-            return False
-        self.moment = take_moment(self.workspace, self.plan.rows, self.moment.number + 1)
-        self.signature = now
-        return True
-
-    def conversation(self, query: Query) -> Conversation:
-        """Return the rollout that an address names."""
-        key = first(query, "of"), first(query, "attempt")
-        held = self.conversations.pop(key, None) or conversation.load(self.moment, self.workspace, *key)
-        self.conversations[key] = held
-        for old in list(self.conversations)[:-HELD]:
-            self.conversations.pop(old, None)
-        return held
-
-
-Answer = Callable[[Viewer, Query], Any]
-"""What answers an address below /api/ with JSON: runs on a thread, may raise a RolloutopsError."""
-
-
-def _moment(viewer: Viewer, query: Query) -> dict[str, Any]:
-    moment = viewer.moment
-    return {
-        "number": moment.number,
-        "rollouts": moment.rollouts,
-        "failures": moment.failures,
-        "workspace": str(viewer.workspace.root),
-    }
-
-
-def _columns(viewer: Viewer, query: Query) -> list[dict[str, str]]:
-    make_views(viewer.moment, "rollouts")
-    return rows.completions(sql.columns(viewer.moment.cursor(), "FROM rollouts"))
-
-
-def _rows(viewer: Viewer, query: Query) -> dict[str, Any]:
-    moment, chosen, key = viewer.moment, filter_of(query), first(query, "key")
-    after = json.loads(key) if key else []
-    if not isinstance(after, list) or len(after) not in (0, 3):
-        raise UsageError("a key is a JSON array of three texts")
-    if attempt := first(query, "attempt"):
-        after = list(rows.key_of(moment, chosen, first(query, "of"), attempt))
-    return rows.page(moment, chosen, after, inclusive=bool(attempt))
-
-
-def _totals(viewer: Viewer, query: Query) -> dict[str, Any]:
-    return rows.totals(viewer.moment, filter_of(query))
-
-
-def _histogram(viewer: Viewer, query: Query) -> list[dict[str, Any]]:
-    return rows.histogram(viewer.moment, filter_of(query))
-
-
-def _rollout(viewer: Viewer, query: Query) -> dict[str, Any]:
-    return conversation.overview(viewer.conversation(query))
-
-
-def _turns(viewer: Viewer, query: Query) -> dict[str, Any]:
-    return conversation.turns(viewer.conversation(query), number(query, "from"))
-
-
-def _neighbors(viewer: Viewer, query: Query) -> dict[str, Any]:
-    return rows.neighbors(viewer.moment, filter_of(query), first(query, "of"), first(query, "attempt"))
-
-
-def _text(viewer: Viewer, query: Query) -> dict[str, str]:
-    return {"text": conversation.text(viewer.conversation(query), number(query, "turn"), first(query, "part"))}
-
-
-def _raw(viewer: Viewer, query: Query) -> dict[str, str]:
-    whole = viewer.conversation(query).raw.get(first(query, "name"), "")
-    return {"text": whole[: conversation.LONGEST_RAW]}
-
-
-def _tokens(viewer: Viewer, query: Query) -> dict[str, Any]:
-    return conversation.tokens(viewer.conversation(query), number(query, "call"))
-
-
-ANSWERS: dict[str, Answer] = {
-    "moment": _moment,
-    "columns": _columns,
-    "rows": _rows,
-    "totals": _totals,
-    "histogram": _histogram,
-    "rollout": _rollout,
-    "turns": _turns,
-    "neighbors": _neighbors,
-    "text": _text,
-    "raw": _raw,
-    "tokens": _tokens,
-}
-"""Address below /api/ -> what answers it, all of them by GET: none of them writes."""
-
-
-def number(query: Query, name: str) -> int:
-    """A whole number of an address. Raises UsageError where it is none."""
-    text = first(query, name)
-    if not text.isdigit() or len(text) > 15:
-        raise UsageError(f"{name} must be a whole number, not {text!r}")
-    return int(text)
 
 
 def make_app(viewer: Viewer, access: Access) -> web.Application:
@@ -167,6 +58,10 @@ def make_app(viewer: Viewer, access: Access) -> web.Application:
     app.router.add_get("/image", partial(_image, viewer))
     for name, answer in ANSWERS.items():
         app.router.add_get(f"/api/{name}", partial(_answer, viewer, answer))
+    for name, change in CHANGES.items():
+        app.router.add_post(f"/api/{name}", partial(_change, viewer, change))
+    app.router.add_get("/api/search", partial(_search, viewer))
+    app.on_response_prepare.append(with_headers)
     return app
 
 
@@ -189,10 +84,53 @@ async def _static(request: web.Request) -> web.StreamResponse:
 async def _answer(viewer: Viewer, answer: Answer, request: web.Request) -> web.Response:
     """Answer with JSON. What the person can mend is a sentence, `error`: no failure of a request, which a browser would
     report in its console."""
+    return await _sentence_or(partial(answer, viewer, _query(request)))
+
+
+async def _change(viewer: Viewer, change: Callable[[Viewer, Any], Any], request: web.Request) -> web.Response:
+    """Change something; the guard has let the request in."""
     try:
-        return _json(await asyncio.to_thread(answer, viewer, _query(request)))
+        body = await request.json()
+    except ValueError:
+        return web.Response(status=400, text="the body must be JSON")
+    return await _sentence_or(partial(change, viewer, body))
+
+
+async def _sentence_or(call: Callable[[], Any]) -> web.Response:
+    """What a call on a thread returns, or the sentence of its error."""
+    try:
+        return _json(await asyncio.to_thread(call))
     except RolloutopsError as error:
-        return _json({"error": str(error), "notes": getattr(error, "__notes__", [])})
+        return _json(_sentence(error))
+
+
+def _sentence(error: RolloutopsError) -> dict[str, Any]:
+    return {"error": str(error), "notes": getattr(error, "__notes__", [])}
+
+
+async def _search(viewer: Viewer, request: web.Request) -> web.StreamResponse:
+    """Send hits as lines of JSON while they are found; whoever goes away ends the search."""
+    query, stop = _query(request), threading.Event()
+
+    def results() -> Iterator[dict[str, Any]]:
+        try:
+            roles = list(query.get("role", []))
+            yield from search(viewer.moment, filter_of(query), first(query, "text"), roles, stop)
+        except RolloutopsError as error:
+            yield _sentence(error)
+
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    lines = results()
+    try:
+        while (line := await asyncio.to_thread(next, lines, None)) is not None:
+            await response.write(_dump(line) + b"\n")
+        await response.write_eof()
+    except ConnectionError:  # the person has stopped it
+        pass
+    finally:
+        stop.set()
+    return response
 
 
 async def _image(viewer: Viewer, request: web.Request) -> web.Response:
@@ -217,12 +155,15 @@ def _query(request: web.Request) -> dict[str, list[str]]:
     return {name: request.query.getall(name) for name in request.query}
 
 
-def _json(value: Any) -> web.Response:
+def _dump(value: Any) -> bytes:
     try:
-        body = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
     except (orjson.JSONEncodeError, TypeError):  # half of a surrogate pair, or a whole number of more than 64 bits
-        body = json.dumps(value, default=str).encode()
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return json.dumps(value, default=str).encode()
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=_dump(value), content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -30,7 +30,8 @@ def body(parsed: Parsed) -> int:
 
     from rolloutops.store.workspace import open_workspace
     from rolloutops.view.guard import Access
-    from rolloutops.view.server import Viewer, listen, serve
+    from rolloutops.view.server import listen, serve
+    from rolloutops.view.viewer import Viewer
 
     flags = parsed.flags
     host, access = flags.get("host", LOOPBACK[0]), Access()

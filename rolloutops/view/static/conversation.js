@@ -1,6 +1,6 @@
 // The page of one rollout: what is known of it beside its turns.
 
-import { filterParams, href, rolloutHref, withParams } from "./address.js";
+import { filterParams, href, rolloutHref, taskHref, withParams } from "./address.js";
 import { get } from "./api.js";
 import { add, el, put } from "./dom.js";
 import { number, seconds, shorten, when } from "./format.js";
@@ -20,11 +20,13 @@ export async function show(main) {
     main,
     el("h1", {}, "Rollout ", el("span", { class: "name" }, shorten(one.facts.task_id, 40))),
     ways,
-    el("div", { class: "split" }, aside(one, source), el("section", { class: "wide", "aria-label": "Turns" }, list)),
+    el("div", { class: "split" }, aside(one, source), el("section", { class: "wide", "aria-label": "Turns" }, answerLink(one), list)),
   );
   turns(list, one, source);
+  const answer = list.querySelector("article:not(.prompt)");
+  if (answer && one.turns[0].prompt) bind("a", "to the answer", () => goTo(answer));
   keys(list, filter);
-  neighbors(ways, filter, source).catch((error) => put(ways, el("p", { class: "error" }, error.message)));
+  neighbors(ways, filter, source, one.facts).catch((error) => put(ways, el("p", { class: "error" }, error.message)));
 }
 
 /** What is known of the rollout; labels stand between its facts and its verdict. */
@@ -55,6 +57,7 @@ function aside(one, source) {
     ]),
     el("section", { id: "labels" }),
     one.verdicts.map(verdict),
+    uses(source),
     folded("Sampling parameters", () => json(one.request), one.request),
     folded("Tools offered", () => json(one.tools), one.tools),
     Object.entries(one.raw).map(([name, length]) => raw(name, length, source)),
@@ -76,6 +79,18 @@ function verdict(one, at) {
     ...metrics.map(([name, value]) => [name, number(value)]),
   ];
   return el("section", { class: "verdict" }, el("h2", {}, title), pairs(rows), folded("Details", () => json(one.details), one.details));
+}
+
+/** The lines of builds that it went into. */
+function uses(source) {
+  const node = el("section", { "aria-label": "Builds" });
+  get("uses", source).then((found) => {
+    const links = found.map((use) =>
+      el("li", {}, el("a", { href: href("/builds", new URLSearchParams({ path: use.path, line: use.line })) }, `${use.path.split("/").slice(-2).join("/")} line ${use.line}`), ` as ${use.role}`),
+    );
+    if (links.length) put(node, el("h2", {}, "In builds"), el("ul", {}, links));
+  }, () => {});
+  return node;
 }
 
 /** A part that is made when it is unfolded. */
@@ -126,6 +141,18 @@ function turns(list, page, source) {
   watch.observe(end);
 }
 
+/** A link past a long prompt. */
+function answerLink(one) {
+  const answer = one.turns.find((each) => !each.prompt);
+  if (!answer || one.turns.indexOf(answer) < 3) return null;
+  return el("p", {}, el("a", { href: `#turn-${answer.number}` }, "To the answer"), el("span", { class: "quiet" }, " ", el("kbd", {}, "a")));
+}
+
+function goTo(node) {
+  node.focus();
+  node.scrollIntoView({ block: "start" });
+}
+
 function keys(list, filter) {
   const here = new URLSearchParams(location.search);
   const place = { of: here.get("of"), attempt: here.get("attempt") };
@@ -144,7 +171,7 @@ const WAYS = [
 ];
 
 /** Links to the rows before and after in the filter, and to the other repeats of the task. */
-async function neighbors(ways, filter, source) {
+async function neighbors(ways, filter, source, task) {
   const found = await get("neighbors", withParams(filter, Object.fromEntries(source)));
   const at = found.repeats.findIndex((one) => one.attempt_id === source.get("attempt"));
   const targets = {
@@ -160,6 +187,6 @@ async function neighbors(ways, filter, source) {
     return el("a", { class: "way", href: rolloutHref(target, filter), title: `${label} (${key})`, "aria-label": label }, text);
   });
   const place = at < 0 ? null : el("span", { class: "quiet" }, `repeat ${at + 1} of ${found.repeats.length}`);
-  put(ways, links, place, el("a", { class: "way", href: href("/", withParams(filter, Object.fromEntries(source))) }, "All rows"));
+  put(ways, links, place, el("a", { class: "way", href: taskHref(task) }, "Task"), el("a", { class: "way", href: href("/", withParams(filter, Object.fromEntries(source))) }, "All rows"));
   document.body.dataset.neighbors = "ready";
 }

@@ -5,7 +5,13 @@ import { add, el, put } from "./dom.js";
 import { listen } from "./keys.js";
 import { live } from "./live.js";
 
-const LINKS = [["/", "rollouts", "Rollouts"]];
+const LINKS = [
+  ["/", "rollouts", "Rollouts"],
+  ["/compare", "compare", "Compare"],
+  ["/failures", "failures", "Failures"],
+  ["/run", "run", "Runs"],
+  ["/builds", "builds", "Builds"],
+];
 
 const page = document.body.dataset.page;
 const main = document.getElementById("main");

@@ -8,6 +8,8 @@ import { facets } from "./facets.js";
 import { count, number } from "./format.js";
 import { histogram } from "./histogram.js";
 import { bind } from "./keys.js";
+import { save } from "./save.js";
+import { search } from "./search.js";
 import { table } from "./table.js";
 
 export async function show(main) {
@@ -52,13 +54,14 @@ export async function show(main) {
     put(parts.histogram, histogram(bars, params, go));
   }
 
+  const tools = el("div", { class: "tools" }, search(filterParams), save());
   const side = el("details", { class: "side", open: matchMedia("(min-width: 60rem)").matches });
   side.append(el("summary", {}, "Filters"), parts.histogram, parts.facets);
   put(
     main,
     el("h1", {}, "Rollouts"),
     form.node,
-    el("div", { class: "split" }, side, el("div", { class: "wide" }, parts.total, parts.news, rows.node)),
+    el("div", { class: "split" }, side, el("div", { class: "wide" }, parts.total, parts.news, tools, rows.node)),
   );
 
   bind("/", "write a condition", () => form.focus());

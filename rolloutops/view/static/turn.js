@@ -14,7 +14,7 @@ export function turn(one, source) {
   const marks = [one.prompt ? "prompt" : null, one.time ? when(one.time * 1000) : null].filter(Boolean);
   return el(
     "article",
-    { class: `turn ${role(one.role)}`, tabindex: "-1", "aria-labelledby": `turn-${one.number}` },
+    { class: `turn ${role(one.role)}${one.prompt ? " prompt" : ""}`, tabindex: "-1", "aria-labelledby": `turn-${one.number}` },
     el("header", {}, title, el("span", { class: "quiet" }, [`${one.number + 1}`, ...marks].join(" · "))),
     one.reasoning ? reasoning(one.reasoning, source) : null,
     one.text.length ? block(one.text, source, "this text") : null,
