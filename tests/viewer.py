@@ -26,6 +26,7 @@ environment = "exact_match"
 engine = "scripted"
 num_repeats = 3
 max_attempts = 2
+token_ids = true
 
 [policies.bold]
 engine_args = { token_ids = true, faults = "timeout:0.1" }

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from rolloutops.errors import UsageError
 from rolloutops.store import sql
 from rolloutops.view import builds, compare, conversation, failures, rows, runs, tasks
+from rolloutops.view.file import lines_of
 from rolloutops.view.filters import Query, filter_of, first
 from rolloutops.view.index import make_views
 from rolloutops.view.save_step import save_step
@@ -25,7 +26,8 @@ def _moment(viewer: Viewer, query: Query) -> dict[str, Any]:
         "number": moment.number,
         "rollouts": moment.rollouts,
         "failures": moment.failures,
-        "workspace": str(viewer.workspace.root),
+        "place": str(viewer.file or viewer.workspace.root),
+        "file": viewer.file is not None,
     }
 
 
@@ -102,7 +104,10 @@ def _builds(viewer: Viewer, query: Query) -> list[dict[str, Any]]:
 
 
 def _lines(viewer: Viewer, query: Query) -> dict[str, Any]:
-    return builds.lines(viewer.moment, first(query, "path"), number(query, "line"))
+    path, line = first(query, "path"), max(number(query, "line"), 1)
+    if viewer.file is not None and path == str(viewer.file):
+        return lines_of(viewer.file, line)
+    return builds.lines(viewer.moment, path, line)
 
 
 def _uses(viewer: Viewer, query: Query) -> list[dict[str, Any]]:

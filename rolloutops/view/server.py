@@ -84,7 +84,7 @@ async def _static(request: web.Request) -> web.StreamResponse:
 async def _answer(viewer: Viewer, answer: Answer, request: web.Request) -> web.Response:
     """Answer with JSON. What the person can mend is a sentence, `error`: no failure of a request, which a browser would
     report in its console."""
-    return await _sentence_or(partial(answer, viewer, _query(request)))
+    return await _sentence_or(viewer, partial(answer, viewer, _query(request)))
 
 
 async def _change(viewer: Viewer, change: Callable[[Viewer, Any], Any], request: web.Request) -> web.Response:
@@ -93,13 +93,23 @@ async def _change(viewer: Viewer, change: Callable[[Viewer, Any], Any], request:
         body = await request.json()
     except ValueError:
         return web.Response(status=400, text="the body must be JSON")
-    return await _sentence_or(partial(change, viewer, body))
+    return await _sentence_or(viewer, partial(change, viewer, body))
 
 
-async def _sentence_or(call: Callable[[], Any]) -> web.Response:
+async def _sentence_or(viewer: Viewer, call: Callable[[], Any]) -> web.Response:
     """What a call on a thread returns, or the sentence of its error."""
+
+    def run() -> Any:
+        try:
+            return call()
+        except RolloutopsError as error:
+            # A file of the moment may have gone since, as when part files are merged.
+            if "IO Error" in str(error) and viewer.refresh():
+                return call()
+            raise
+
     try:
-        return _json(await asyncio.to_thread(call))
+        return _json(await asyncio.to_thread(run))
     except RolloutopsError as error:
         return _json(_sentence(error))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rolloutops.config.plan import Plan
 from rolloutops.store.workspace import Workspace
 from rolloutops.view import conversation
@@ -14,10 +16,13 @@ HELD = 4
 
 
 class Viewer:
-    """What the server shows: a workspace, its moment, and the conversations that were read last."""
+    """What the server shows: a workspace, its moment, and the conversations that were read last.
 
-    def __init__(self, workspace: Workspace, plan: Plan) -> None:
-        self.workspace, self.plan = workspace, plan
+    file: the file whose rollouts the workspace holds, where it was made for one.
+    """
+
+    def __init__(self, workspace: Workspace, plan: Plan, file: Path | None = None) -> None:
+        self.workspace, self.plan, self.file = workspace, plan, file
         self.signature = signature(workspace)
         self.moment = take_moment(workspace, plan.rows, 1)
         self.conversations: dict[tuple[str, str], Conversation] = {}

@@ -68,5 +68,5 @@ function madeOf(one) {
   const links = one.rollouts.map((row) =>
     el("li", {}, `${row.role}: `, el("a", { href: rolloutHref(row) }, `repeat ${row.rollout_index} of ${row.policy} on ${row.task_id}`), `, reward ${number(row.reward)}`),
   );
-  return links.length ? el("ul", { class: "origins" }, links) : el("p", { class: "quiet" }, "no rollout is recorded for this line");
+  return links.length ? el("ul", { class: "origins" }, links) : null;
 }

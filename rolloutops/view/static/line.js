@@ -8,14 +8,15 @@ const LISTS = ["messages", "conversations", "conversation", "prompt", "completio
 const TEXTS = ["instruction", "input", "prompt", "completion", "chosen", "rejected", "response", "output", "text", "system"];
 
 /** Make a line. value: its JSON. below: nodes that stand under its number. */
-export function line({ line: number_, value, text }, below) {
+export function line({ line: number_, value, text, reason }, below) {
   const whole = el("details", {}, el("summary", {}, `The line (${number(text.length)} characters)`));
-  whole.addEventListener("toggle", () => whole.open && whole.children.length === 1 && whole.append(json(value)));
+  whole.addEventListener("toggle", () => whole.open && whole.children.length === 1 && whole.append(value === null ? el("pre", { class: "text json" }, visible(text)) : json(value)));
   return el(
     "article",
     { class: "turn other", tabindex: "-1", "aria-labelledby": `line-${number_}` },
     el("h2", { id: `line-${number_}` }, `Line ${number(number_)}`),
     below,
+    reason ? el("p", { class: "error" }, reason) : null,
     parts(value).map(([name, shown]) => el("section", { "aria-label": name }, el("h3", {}, name), shown)),
     tokens(value),
     whole,

@@ -16,15 +16,16 @@ const LINKS = [
 const page = document.body.dataset.page;
 const main = document.getElementById("main");
 
-function bar() {
-  const links = LINKS.map(([path, name, label]) =>
+function bar(moment) {
+  const lines = ["/builds?" + new URLSearchParams({ path: moment.place }), "builds", "Lines"];
+  const links = (moment.file ? [...LINKS.slice(0, -2), lines] : LINKS).map(([path, name, label]) =>
     el("a", { href: path, "aria-current": name === page ? "page" : null }, label),
   );
   add(
     document.getElementById("top"),
     el("a", { class: "brand", href: "/" }, "rolloutops"),
     el("nav", { "aria-label": "Pages" }, links),
-    el("span", { id: "workspace", class: "quiet" }),
+    el("span", { id: "workspace", class: "quiet" }, moment.place),
     el("span", { class: "quiet hint" }, el("kbd", {}, "?"), " keys"),
   );
 }
@@ -37,10 +38,9 @@ function fail(error) {
 }
 
 async function begin() {
-  bar();
   listen();
   const [module, moment] = await Promise.all([import(`./${page}.js`), get("moment")]);
-  document.getElementById("workspace").textContent = moment.workspace;
+  bar(moment);
   live(moment);
   await module.show(main, moment);
   document.body.dataset.ready = Math.round(performance.now());
