@@ -26,7 +26,7 @@ config
 engines environments store
 ingest limits steps
 build collect
-workers
+view workers
 cli
 api __main__
 """

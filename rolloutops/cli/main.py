@@ -30,6 +30,7 @@ from rolloutops.cli.commands import (
     test,
     trace,
     verify,
+    view,
 )
 from rolloutops.cli.run import Command
 from rolloutops.cli.run import main as dispatch
@@ -55,6 +56,7 @@ COMMANDS: tuple[Command, ...] = (
     lint.COMMAND,
     status.COMMAND,
     sql.COMMAND,
+    view.COMMAND,
     check.COMMAND,
     list_.COMMAND,
     schema.COMMAND,

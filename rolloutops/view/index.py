@@ -1,0 +1,184 @@
+"""What the viewer shows of a workspace at one moment: an index of the small columns in memory, the views beside it.
+
+Texts stay on disk. A query of the user's runs in one place, `read`: one SELECT, in a read-only transaction, on a
+connection whose configuration is locked to the workspace's folder, with a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rolloutops.errors import UsageError
+from rolloutops.store import sql
+from rolloutops.store.definitions import make_named
+from rolloutops.store.schema import FLAT, TABLES
+from rolloutops.store.snapshot import connect_snapshot, take_snapshot
+from rolloutops.store.user_query import query_error
+from rolloutops.store.workspace import Workspace
+
+COLUMNS = {
+    "dataset": "VARCHAR",
+    "task_id": "VARCHAR",
+    "policy": "VARCHAR",
+    "rollout_index": "INTEGER",
+    "reward": "DOUBLE",
+    "finish_reason": "VARCHAR",
+    "turns": "INTEGER",
+    "tool_calls": "INTEGER",
+    "tool_errors": "INTEGER",
+    "input_tokens": "BIGINT",
+    "output_tokens": "BIGINT",
+    "reasoning_tokens": "BIGINT",
+    "seconds": "DOUBLE",
+    "started_at": "TIMESTAMPTZ",
+    "model": "VARCHAR",
+    "verdict_error": "VARCHAR",
+    "run_id": "VARCHAR",
+    "attempt_id": "VARCHAR",
+}
+"""The small columns of `rollouts` that the index holds, and their types."""
+
+SEPARATOR = "\x1f"
+"""Stands between the names of the tools that a rollout called, in the index's column `tools_called`."""
+
+ROLLOUTS = f"""
+CREATE TABLE small AS
+SELECT {", ".join(COLUMNS)},
+    array_to_string(list_sort(list_distinct(tool_names)), '{SEPARATOR}') AS tools_called
+FROM rollouts
+"""
+
+FAILED = """
+CREATE TABLE failed AS
+SELECT dataset, task_id, policy, rollout_index, attempt, error, healed, run_id, started_at, attempt_id
+FROM failures
+"""
+
+DEADLINE = 20.0
+"""Seconds after which a query is stopped."""
+
+
+@dataclass
+class Moment:
+    """A workspace as it stood when this was made. number: counts moments. seconds: how long it took to make.
+
+    matches: condition -> the table with the rows of the index that it matches, where it names other columns.
+    lock: who holds it may use `con`.
+    """
+
+    con: sql.Connection
+    number: int
+    rollouts: int
+    failures: int
+    seconds: float
+    matches: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def cursor(self) -> sql.Connection:
+        """Return a connection of its own to the moment: one connection answers one thread at a time."""
+        with self.lock:
+            return self.con.cursor()
+
+
+def take_moment(workspace: Workspace, plan: Sequence[Mapping[str, object]], number: int) -> Moment:
+    """Read the index of a workspace as it stands now, and lock the connection to its folder."""
+    began = time.perf_counter()
+    con = connect_snapshot(workspace, take_snapshot(workspace), plan)
+    sql.run(con, ROLLOUTS)
+    sql.run(con, FAILED)
+    ((rollouts, failures),) = sql.rows(con, "SELECT (SELECT count(*) FROM small), (SELECT count(*) FROM failed)")
+    _lock(con, workspace.root)
+    return Moment(con, number, rollouts, failures, time.perf_counter() - began)
+
+
+def _lock(con: sql.Connection, root: Path) -> None:
+    """Keep a connection from other files, and from having that changed."""
+    folder = sql.literal([f"{root.absolute()}/", f"{root.resolve()}/"])
+    con.execute(f"SET allowed_directories = {folder}; SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+
+
+def read(
+    moment: Moment, query: str, seconds: float = DEADLINE, variables: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Run one SELECT and return its rows. Raises UsageError, a sentence with the place, where it cannot be run.
+
+    variables: name -> a SQL expression, for getvariable().
+    """
+    with reading(moment, seconds) as cursor:
+        _require_select(cursor, query)
+        for name, expression in (variables or {}).items():
+            cursor.execute(f"SET VARIABLE {name} = {expression}")
+        result = cursor.execute(query)
+        names = [name for name, *_ in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+@contextmanager
+def reading(moment: Moment, seconds: float = DEADLINE) -> Iterator[sql.Connection]:
+    """Hold a cursor that can write nothing, and that is interrupted after some seconds."""
+    cursor, late = moment.cursor(), threading.Event()
+
+    def stop() -> None:
+        late.set()
+        cursor.interrupt()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        yield cursor
+    except sql.Error as error:
+        if late.is_set():
+            raise UsageError(f"the query was stopped after {seconds:g} s: make it narrower") from error
+        raise query_error(error) from error
+    finally:
+        timer.cancel()
+        cursor.close()
+
+
+def _require_select(cursor: sql.Connection, query: str) -> None:
+    statements = cursor.extract_statements(query)
+    if len(statements) != 1 or not str(statements[0].type).endswith("SELECT"):
+        raise UsageError("a filter is one condition, as in: reward > 0.5 AND policy = 'careful'")
+
+
+def make_views(moment: Moment, text: str) -> None:
+    """Make the views that a text names, before a cursor binds it."""
+    with moment.lock:
+        make_named(moment.con, text)
+
+
+def signature(workspace: Workspace) -> tuple[object, ...]:
+    """What changes when anything is added to a workspace: a look at its folders."""
+    root = workspace.root
+    folders = [root / table for table in TABLES]
+    folders += [entry for table in TABLES if table not in FLAT for entry in _folders(root / table)]
+    times = tuple((str(folder), _changed(folder)) for folder in folders)
+    try:
+        journals = tuple(sorted((e.name, e.stat().st_size) for e in os.scandir(root / "journals")))
+    except FileNotFoundError:  # there is none, or one was sealed between the two looks
+        journals = ()
+    return times + journals
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def _changed(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
