@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, Protocol
 
-from rolloutops.errors import AttemptFailed
-
 Message = dict[str, Any]
 """One canonical chat message (`formats/chat.py`)."""
 
@@ -206,7 +204,7 @@ class BatchClient(Protocol):
 
     async def download(self, file_id: str, into: IO[bytes]) -> None: ...
 
-    def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed: ...
+    def read(self, line: bytes, endpoint: str) -> ModelAnswer: ...
 
 
 @dataclass(frozen=True, slots=True)

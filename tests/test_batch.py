@@ -487,9 +487,9 @@ def test_the_engine_reads_lines_and_refuses_what_it_cannot_do(monkeypatch: pytes
         "[]": ("bad_response", False),
     }
     for text, (kind, final) in kinds.items():
-        failed = engine.read(text.encode(), "/v1/responses")
-        assert isinstance(failed, AttemptFailed), text
-        assert (failed.kind, failed.final) == (kind, final), text
+        with pytest.raises(AttemptFailed) as failed:
+            engine.read(text.encode(), "/v1/responses")
+        assert (failed.value.kind, failed.value.final) == (kind, final), text
     for wrong in ({"requests_per_batch": 50_001}, {"bytes_per_batch": 0}, {"poll_seconds": 0}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             OpenAIBatches("m", base_url="http://127.0.0.1:9/v1", **wrong)  # type: ignore[arg-type]

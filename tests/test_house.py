@@ -19,8 +19,7 @@ from rolloutops.store import sql
 from tests.helpers import CHECKOUT, environ
 
 FLOORS = """
-__init__ errors visible layout
-types
+__init__ errors types visible layout
 formats
 config
 engines environments store

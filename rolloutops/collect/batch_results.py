@@ -69,7 +69,7 @@ class _StoredAnswer:
         return self.given
 
 
-AdvertisedLimit = Callable[[int], ModelAnswer | AttemptFailed]
+AnswerOf = Callable[[int], ModelAnswer | AttemptFailed]
 """What became of a request, by its place in the file of requests."""
 
 
@@ -98,13 +98,14 @@ async def collect_answers(context: BatchContext, job: Job, batch: Batch) -> tupl
                     kind, f"batch {batch.batch_id} has status {batch.status} and no line for this request"
                 )
             file.seek(lines[place])
-            read = context.client.read(file.readline(), job.endpoint)
-            # Of refusals alone nobody knows whether they are for the prompts or for the key.
-            kinds = ("unauthorized",) if batch.completed else ("unauthorized", "forbidden")
-            if isinstance(read, AttemptFailed) and read.kind in kinds:
-                read.final = False
-                of_the_run.append(read.message)
-            return read
+            try:
+                return context.client.read(file.readline(), job.endpoint)
+            except AttemptFailed as failed:
+                # Of refusals alone nobody knows whether they are for the prompts or for the key.
+                if failed.kind == "unauthorized" or (failed.kind == "forbidden" and not batch.completed):
+                    failed.final = False
+                    of_the_run.append(failed.message)
+                return failed
 
         counts["missing"] = job.requests - len(lines)
         await write_attempts(context, job, batch, answer_of, range(job.requests), counts)
@@ -118,7 +119,7 @@ async def write_attempts(
     context: BatchContext,
     job: Job,
     batch: Batch,
-    answer: AdvertisedLimit,
+    answer: AnswerOf,
     places: Collection[int],
     counts: Counter[str],
 ) -> None:

@@ -241,24 +241,24 @@ class OpenAIBatches:
                 why = self._error_text(error)
         raise EngineError(f"{self.url}: the download of {file_id} broke off ({why}); run the command again")
 
-    def read(self, line: bytes, endpoint: str) -> ModelAnswer | AttemptFailed:
-        """What one line of an output or error file says became of its request. endpoint: where it was sent to."""
+    def read(self, line: bytes, endpoint: str) -> ModelAnswer:
+        """Read one line of an output or error file. endpoint: where its request was sent to. Raises AttemptFailed."""
         line = without_keys(line)
         try:
             reply = orjson.loads(line)
             if reply.get("error"):
                 body = orjson.dumps({"error": reply["error"]})
-                return failure(STATUS.get(str(reply["error"].get("code")), 500), {}, body)
+                raise failure(STATUS.get(str(reply["error"].get("code")), 500), {}, body)
             status, body = int(reply["response"]["status_code"]), body_in(line, reply["response"]["body"])
             if not 200 <= status < 300:
-                return failed_answer(body, self.model) or failure(status, {}, body)
+                if (answer := failed_answer(body, self.model)) is not None:
+                    return answer
+                raise failure(status, {}, body)
             read = read_responses if endpoint == "/v1/responses" else read_chat
             return read(body, model=self.model)
-        except AttemptFailed as failed:
-            return failed
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             what = f"the line does not have the structure of an answer: {type(error).__name__}: {error}"
-            return AttemptFailed("bad_response", what, raw=line[:2048].decode(errors="replace"))
+            raise AttemptFailed("bad_response", what, raw=line[:2048].decode(errors="replace")) from error
 
     @asynccontextmanager
     async def _explained(self, doing: str) -> AsyncIterator[None]:
