@@ -21,8 +21,8 @@ INTRO = """<!-- Made by scripts/make_reference.py from tests/endpoints/habits.to
 
 The `openai` engine works with each endpoint below. What each does differently is in
 `tests/endpoints/habits.toml`, and `tests/endpoints/` talks to a loopback server that behaves so: one turn, three turns
-with tools, two calls with one id, arguments that are not JSON, each refusal. The sources are public documentation and bug reports; the
-endpoints themselves were not called.
+with tools, two calls with one id, arguments that are not JSON, each refusal. The sources are public documentation and
+bug reports; the endpoints themselves were not called.
 
 ## What the engine does
 

@@ -331,3 +331,16 @@ def test_text_that_begins_like_a_medium_is_text(start: str) -> None:
     for text in (f"{start} is how this text begins", f"{start}\n{'ä' * 70}", start):
         assert media_type(text.encode()[:64]) is None
     assert media_type(start.encode() + bytes((3, 0, 0, 0)) * 4) is not None
+
+
+def test_columns_named_after_what_they_hold(folder: Path) -> None:
+    """A column of the same name that holds something else stands for nothing."""
+    rows = [
+        {"id": "path", "prompt": "What?", "image_path": "m/cat.png"},
+        {"id": "url", "prompt": "What?", "image_url": ["https://x.example/a.png"], "image": "ubuntu:24.04"},
+        {"id": "other", "prompt": "What?", "image_url": "none", "image_path": ""},
+    ]
+    write_jsonl(folder / "tasks.jsonl", rows)
+    rolloutops("chunk", "--input=tasks.jsonl", "--data=w", cwd=folder)
+    held = "SELECT row->>'id', coalesce(prompt::VARCHAR LIKE '%image_url%', false) FROM tasks ORDER BY 1"
+    assert query(folder / "w", held) == [("other", False), ("path", True), ("url", True)]
