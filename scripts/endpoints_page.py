@@ -21,8 +21,8 @@ INTRO = """<!-- Made by scripts/make_reference.py from tests/endpoints/habits.to
 
 The `openai` engine works with each endpoint below. What each does differently is in
 `tests/endpoints/habits.toml`, and `tests/endpoints/` talks to a loopback server that behaves so: one turn, three turns
-with tools, arguments that are not JSON, each refusal. The sources are public documentation and bug reports; the
-endpoints themselves were not called.
+with tools, two calls with one id, arguments that are not JSON, each refusal. The sources are public documentation and
+bug reports; the endpoints themselves were not called.
 
 ## What the engine does
 
@@ -33,6 +33,10 @@ endpoints themselves were not called.
   content and tool calls are left out. `engine_args.replay = "canonical"` sends the canonical form from the start.
 - **Arguments of tool calls go back as a JSON object.** A model's arguments that are not one go back as
   `{"invalid_arguments": "…"}`, and the tool's answer is the error. The stored message has them as the model wrote them.
+- **Ids of tool calls are told apart.** Anthropic, Bedrock, MiniMax and Responses refuse a conversation in which two
+  calls have one id. The later one and its answer are sent under an id of the same form; what is stored stays.
+- **Custom tools take free text.** Their calls go back as they came. What is stored is a function call whose arguments
+  hold the text as `input`, and so does what the environment's tool receives.
 - **A rollout whose own message is refused is kept.** It ends with `finish_reason` `replay_refused`, which is an
   unfinished one, and `error_message` has the reason. Without these a policy would pass more often than it does.
 - **A sample that the endpoint refuses is kept.** Groq answers 400, llama.cpp, Ollama and TGI 500 or 422 where they
@@ -65,6 +69,8 @@ def _section(habit: Mapping[str, Any]) -> str:
         facts.append(f"must not go back: {_names(habit['refuses'])} ({habit['refusal'][0]})")
     if "unread" in habit:
         facts.append(f"a sample that it cannot read: {habit['unread'][0]}")
+    if "unique" in habit:
+        facts.append(f"two tool calls with one id: {habit['unique'][0]}")
     if "arguments" in habit:
         facts.append(f"arguments that are not JSON: {habit['arguments'][0]}")
     rows = [

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rolloutops.formats.media_types import media_type
 from tests.helpers import query, read_jsonl, rolloutops, write_jsonl
 from tests.loopback import serving
 
@@ -323,3 +324,23 @@ def test_builds_write_media_in_the_form_of_each_trainer(folder: Path) -> None:
     assert (
         "this format has no place for it" in rolloutops("build", "r.toml", "--only=sharegpt", cwd=folder, code=2).stderr
     )
+
+
+@pytest.mark.parametrize("start", ["ID3", "OggS", "GIF89a", "GIF87a", "fLaC", "#!AMR"])
+def test_text_that_begins_like_a_medium_is_text(start: str) -> None:
+    for text in (f"{start} is how this text begins", f"{start}\n{'ä' * 70}", start):
+        assert media_type(text.encode()[:64]) is None
+    assert media_type(start.encode() + bytes((3, 0, 0, 0)) * 4) is not None
+
+
+def test_columns_named_after_what_they_hold(folder: Path) -> None:
+    """A column of the same name that holds something else stands for nothing."""
+    rows = [
+        {"id": "path", "prompt": "What?", "image_path": "m/cat.png"},
+        {"id": "url", "prompt": "What?", "image_url": ["https://x.example/a.png"], "image": "ubuntu:24.04"},
+        {"id": "other", "prompt": "What?", "image_url": "none", "image_path": ""},
+    ]
+    write_jsonl(folder / "tasks.jsonl", rows)
+    rolloutops("chunk", "--input=tasks.jsonl", "--data=w", cwd=folder)
+    held = "SELECT row->>'id', coalesce(prompt::VARCHAR LIKE '%image_url%', false) FROM tasks ORDER BY 1"
+    assert query(folder / "w", held) == [("other", False), ("path", True), ("url", True)]

@@ -346,7 +346,7 @@ THINKS = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text"
         ([{**FC, "call_id": None}], [said("", tool_calls=[call("fc_1")])]),
         (
             [{"type": "custom_tool_call", "call_id": "c1", "name": "add", "input": "1 + 1"}],
-            [said("", tool_calls=[call("c1", arguments="1 + 1")])],
+            [said("", tool_calls=[call("c1", arguments='{"input":"1 + 1"}')])],
         ),
         ([{"role": "developer", "content": "Be brief."}], [{"role": "developer", "content": "Be brief."}]),
         ([{**SAYS, "tool_calls": "{"}], [said("Hi")]),

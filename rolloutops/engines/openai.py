@@ -28,6 +28,7 @@ from rolloutops.engines.open_files import allow_many
 from rolloutops.engines.replicas import Replicas
 from rolloutops.engines.schemes import SchemeCheck
 from rolloutops.errors import AttemptFailed, EngineError, UsageError
+from rolloutops.formats.call_ids import with_unique_ids
 from rolloutops.formats.failed_generations import failed_answer
 from rolloutops.formats.openai_replies import failure, rate_limits, read_chat, read_responses
 from rolloutops.formats.openai_requests import chat_body, encode, responses_body
@@ -243,7 +244,7 @@ class OpenAIEngine:
         body.update(self.extra_body)
         if body.get("n") not in (None, 1):  # also of a task's own extra_body or metadata
             raise AttemptFailed("bad_request", f"n must be 1, not {body['n']!r}: a rollout has one answer")
-        return with_readable_arguments(body)
+        return with_unique_ids(with_readable_arguments(body))
 
     def _failed_answer(self, reply: Reply) -> ModelAnswer | None:
         """What the model wrote, where a refusal is of that and not of the request."""

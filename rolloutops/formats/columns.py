@@ -12,7 +12,10 @@ TOOL_COLUMNS = ("tools", "tool_defs", "functions")
 """Where a row has its tools, beside the turns: the first of these that holds something. `tool_defs` is of the package
 verifiers, `functions` of OpenAI's first form."""
 
-MEDIA_COLUMNS = ("images", "videos", "audios", "image", "video", "audio")
+MEDIA_COLUMNS = (
+    *("images", "videos", "audios", "image", "video", "audio"),
+    *(f"{medium}_{held}" for medium in ("image", "video", "audio") for held in ("url", "path")),
+)
 """Where a row has its pictures, videos and sounds, beside the turns."""
 
 ENVIRONMENT_COLUMNS = {

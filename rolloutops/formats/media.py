@@ -268,20 +268,27 @@ def _is_base64(text: str) -> bool:
 def _column(row: Mapping[str, Any], medium: str, messages: Sequence[Message]) -> tuple[str, list[str]] | None:
     """The name of the column that holds a row's pictures, videos or sounds, and the references in it.
 
-    `images` always does. A column `image` may be something else, as the name of a container: it does where a message
-    has a mark, or where its value is a path, a URL, or has bytes.
+    `images` always does. A column `image`, `image_url` or `image_path` may be something else, as the name of a
+    container: it does where a message has a mark, or where its value is a path, a URL, or has bytes.
     """
-    name = next((name for name in (f"{medium}s", medium) if row.get(name) is not None), None)
-    if name is None:
-        return None
-    value = row[name]
+    names = (f"{medium}s", medium, f"{medium}_url", f"{medium}_path")
+    found = ((name, _in_column(name, row[name], medium, messages)) for name in names if row.get(name) is not None)
+    return next(((name, listed) for name, listed in found if listed is not None), None)
+
+
+def _in_column(name: str, value: Any, medium: str, messages: Sequence[Message]) -> list[str] | None:
+    """The references in a column; None where it holds something else."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
             value = parse(value)
         except ValueError as error:
             raise MediaError(f"{name} cannot be read: {error}") from None
     items = [item for item in (value if isinstance(value, list) else [value]) if item is not None]
-    if name == medium and not _marks(messages, medium) and not all(_looks_like_media(item, medium) for item in items):
+    if (
+        name != f"{medium}s"
+        and not _marks(messages, medium)
+        and not all(_looks_like_media(item, medium) for item in items)
+    ):
         return None
     references = []
     for number, item in enumerate(items):
@@ -292,7 +299,7 @@ def _column(row: Mapping[str, Any], medium: str, messages: Sequence[Message]) ->
         if reference is None:
             raise MediaError(f"{name}[{number}] is neither a path or URL nor an object with path, url or bytes")
         references.append(reference)
-    return name, references
+    return references
 
 
 def _looks_like_media(value: Any, medium: str) -> bool:

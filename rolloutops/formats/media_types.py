@@ -1,7 +1,8 @@
 """What a file is by its first bytes: a picture, a video, a sound, or none of these.
 
 The signatures: https://mimesniff.spec.whatwg.org (July 2025), sections 6.1 and 6.2; of formats that it does not have,
-their own specifications. A signature that text could begin with is not enough: of BMP and MPEG more bytes are read.
+their own specifications. A signature that text could begin with is not enough: of BMP and MPEG more bytes are read, and
+text is none of them, whatever its first letters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def media_type(head: bytes) -> str | None:
     picture, a video or a sound."""
     known = next((kind for start, kind in STARTS if head.startswith(start)), None)
     if known:
-        return known
+        return None if _is_text(head) else known
     if head[:4] == b"RIFF":
         return {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}.get(head[8:12])
     if head[4:8] == b"ftyp":
@@ -33,6 +34,13 @@ def media_type(head: bytes) -> str | None:
     if len(head) > 2 and head[0] == 0xFF and head[1] in (0xF1, 0xF9) and head[2] >> 2 & 15 < 13:
         return "audio/aac"
     return None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether bytes are text, which may begin with letters that are a signature too, as in `ID3 tags are`. Headers have
+    bytes that text does not have."""
+    text = head.decode(errors="ignore")  # its last letter may be cut
+    return len(text.encode()) > len(head) - 4 and all(letter.isprintable() or letter in "\t\n\r\f" for letter in text)
 
 
 STARTS = (

@@ -60,7 +60,7 @@ def chat_body(
         messages[place] = chat_message(returned, call.messages[place])
     body: Body = {"model": model, "messages": messages}
     if call.tools:
-        body["tools"] = list(call.tools)
+        body["tools"] = [_chat_tool(tool) for tool in call.tools]
     if token_ids:
         body["return_token_ids"] = True
         body["logprobs"] = True
@@ -183,6 +183,18 @@ def _chat_text(text: Mapping[str, Any]) -> Body:
     elif form and form.get("type") != "text":
         body["response_format"] = form
     return body
+
+
+def _chat_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A custom tool of Responses as Chat has it, in an object of its own (openai 2.x,
+    types/chat/chat_completion_custom_tool_param.py). Any other tool as it is."""
+    if tool.get("type") != "custom" or "custom" in tool or "name" not in tool:
+        return tool
+    custom = {key: value for key, value in tool.items() if key != "type"}
+    form = custom.get("format")
+    if isinstance(form, Mapping) and form.get("type") == "grammar" and "grammar" not in form:
+        custom["format"] = {"type": "grammar", "grammar": {k: v for k, v in form.items() if k != "type"}}
+    return {"type": "custom", "custom": custom}
 
 
 def _chat_tool_choice(choice: Any) -> Any:

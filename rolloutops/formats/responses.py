@@ -11,7 +11,7 @@ from typing import Any
 
 from rolloutops.formats.chat import Tool, message, messages_of, with_ids
 from rolloutops.formats.content import read_content, reasoning_text
-from rolloutops.formats.tool_calls import as_text, tool_call
+from rolloutops.formats.tool_calls import as_text, free_text, tool_call
 from rolloutops.types import Message
 
 Item = dict[str, Any]
@@ -73,7 +73,9 @@ def from_responses(items: Sequence[Any] | str | None) -> list[Message]:
                 found.append(message("assistant"))
             if reasoning:
                 found[-1] = _with_reasoning(found[-1], thought())
-            call = tool_call(item.get("call_id") or item.get("id"), item.get("name"), item.get(CALLS[kind]))
+            arguments = item.get(CALLS[kind])
+            arguments = free_text(arguments) if kind == "custom_tool_call" else arguments
+            call = tool_call(item.get("call_id") or item.get("id"), item.get("name"), arguments)
             found[-1].setdefault("tool_calls", []).append(call)
         elif kind in OUTPUTS:
             close()
@@ -141,8 +143,19 @@ def to_responses_tools(tools: Sequence[Tool] | None) -> list[Item]:
                 {"type": "function", "parameters": {"type": "object", "properties": {}}, "strict": False} | function
             )
         else:
-            flat.append(dict(tool))
+            flat.append(_flat_custom(tool))
     return flat
+
+
+def _flat_custom(tool: Tool) -> Item:
+    """A custom tool of Chat as Responses has it: flat, and so is its grammar. Any other tool as it is."""
+    custom = tool.get("custom")
+    if tool.get("type") != "custom" or not isinstance(custom, dict):
+        return dict(tool)
+    form = custom.get("format")
+    grammar = form.get("grammar") if isinstance(form, dict) else None
+    flat = {"format": {"type": "grammar", **grammar}} if isinstance(grammar, dict) else {}
+    return {"type": "custom", **custom, **flat}
 
 
 def _kind(item: Item) -> Any:

@@ -32,8 +32,18 @@ def call_of(call: Any) -> dict[str, Any]:
     call = object_in(call)
     if not isinstance(call, dict):
         return tool_call(None, None, call)
-    inner = next((found for key in ("function", "custom") if isinstance(found := object_in(call.get(key)), dict)), call)
+    custom = object_in(call.get("custom"))
+    if isinstance(custom, dict):
+        return tool_call(first_of(call, CALL_IDS), first_of(custom, NAMES), free_text(custom.get("input")))
+    function = object_in(call.get("function"))
+    inner = function if isinstance(function, dict) else call
     return tool_call(first_of(call, CALL_IDS), first_of(inner, NAMES), first_of(inner, ARGUMENTS))
+
+
+def free_text(text: Any) -> Any:
+    """The arguments of a call of OpenAI's custom tools, whose input is free text and not JSON: an object that holds it
+    as `input`, which templates, trainers and tools can read."""
+    return {"input": text} if isinstance(text, str) else text
 
 
 def object_in(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """A loopback endpoint with the habits of a real one (`habits.toml`).
 
 What it answers, by the first word of the prompt: `single`, an answer; `tools`, a call of the first tool in each of two
-turns, then an answer; `unread`, a call, then a sample that it cannot read; `broken`, a call whose arguments are not
-JSON, then an answer; `stuck`, the same, and the message is refused whatever it holds; any other word, the refusal of
-that kind.
+turns, then an answer; `twice`, the same, and both calls have one id; `unread`, a call, then a sample that it cannot
+read; `broken`, a call whose arguments are not JSON, then an answer; `stuck`, the same, and the message is refused
+whatever it holds; any other word, the refusal of that kind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tests.loopback import Loopback
 
 KEY = "habit-key-0123456789"
 THOUGHT, ANSWER = "I look it up.", "The code is 42."
+SAME = "abcDEF123"
+"""The id of two calls; of the form that Mistral takes."""
 BROKEN = '{"query": "code'
 HABITS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "habits.toml").read_text(encoding="utf-8"))
 
@@ -63,15 +65,21 @@ class Endpoint(Loopback):
             return whole(refusals[kind])
         if kind == "unread" and turns:
             return whole(self.habits["unread"][:2])
-        call = {"single": False, "tools": turns < 2}.get(kind, turns < 1)
+        call = {"single": False, "tools": turns < 2, "twice": turns < 2}.get(kind, turns < 1)
         make = self._chat_reply if self.habits["api"] == "chat" else self._response
         made = make(body, call, BROKEN if kind in ("broken", "stuck") else '{"query": "code"}')
+        if kind == "twice":
+            for own in (f"c{len(self.bodies):08d}", f"call_{len(self.bodies)}"):
+                made = json.loads(json.dumps(made).replace(own, SAME))
         if self.stream:
             return 200, streamed(made, self.stream == "cut"), {"Content-Type": "text/event-stream"}
         return 200, self.habits.get("prefix", "") + json.dumps(made), {}
 
     def _faults(self, own: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Any]]:
         """What it refuses of the model's own messages."""
+        ids = [call_id for _, row in own for call_id in ids_in(row)]
+        if "unique" in self.habits and len(ids) > len(set(ids)):
+            yield self.habits["unique"]
         for place, row in own:
             names = set(names_in(row))
             called = bool(calls(row))
@@ -178,6 +186,11 @@ def calls(row: dict[str, Any]) -> list[str]:
     if row.get("type") == "function_call":
         return [row["arguments"]]
     return [call["function"]["arguments"] for call in row.get("tool_calls") or ()]
+
+
+def ids_in(row: dict[str, Any]) -> list[str]:
+    """The ids of the tool calls in a message or an item."""
+    return [call["id"] for call in row.get("tool_calls") or ()] + ([row["call_id"]] if "call_id" in row else [])
 
 
 def names_in(row: dict[str, Any]) -> Iterator[str]:

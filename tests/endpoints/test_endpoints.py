@@ -10,11 +10,11 @@ import pytest
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.openai_replies import failure, read_chat
-from tests.endpoints.server import ANSWER, BROKEN, HABITS, KEY, THOUGHT, Endpoint
+from tests.endpoints.server import ANSWER, BROKEN, HABITS, KEY, SAME, THOUGHT, Endpoint, ids_in, is_own
 from tests.helpers import query, rolloutops, write_jsonl
 from tests.loopback import serving
 
-TALKS = ("single", "tools", "broken", "stuck")
+TALKS = ("single", "tools", "twice", "broken", "stuck")
 KINDS = {"out_of_money": "unauthorized"}
 
 
@@ -53,9 +53,21 @@ def test_conversations_are_held(name: str, tmp_path: Path) -> None:
         collect(tmp_path, server, TALKS)
     found = rollouts(tmp_path)
     assert set(found) == set(TALKS)
-    assert found["single"]["text"] == found["tools"]["text"] == found["broken"]["text"] == ANSWER
-    assert [found[kind]["turns"] for kind in TALKS] == [1, 3, 2, 1]
-    assert found["tools"]["reward"] == 1.0
+    assert {found[kind]["text"] for kind in TALKS if kind != "stuck"} == {ANSWER}
+    assert [found[kind]["turns"] for kind in TALKS] == [1, 3, 3, 2, 1]
+    assert found["tools"]["reward"] == found["twice"]["reward"] == 1.0
+    last = max((body for body in server.bodies if "twice" in json.dumps(body)), key=lambda body: len(json.dumps(body)))
+    rows = last.get("messages") or last["input"]
+    ids = [call_id for row in rows if is_own(row) for call_id in ids_in(row)]
+    answers = [
+        row.get("tool_call_id") or row["call_id"]
+        for row in rows
+        if "tool_call_id" in row or (not is_own(row) and "call_id" in row)
+    ]
+    assert ids == answers
+    assert ids[0] == SAME
+    assert len({*ids, SAME}) == 2
+    assert all(len(call_id) == len(SAME) and call_id.isalnum() for call_id in ids)
     for kind, row in found.items():
         for message in json.loads(row["completion"]):
             if message["role"] == "assistant" and HABITS[name].get("reasoning") not in (None, "parts"):

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.openai_replies import read_responses
+from rolloutops.formats.openai_requests import chat_body, responses_body
+from rolloutops.types import ModelCall
 from tests.helpers import query, rolloutops, write_jsonl
 from tests.loopback import Loopback, serving
 
@@ -225,3 +227,30 @@ def test_pieces_of_text_are_read_where_the_response_does_not_repeat_them() -> No
     call = {"type": "response.function_call_arguments.delta", "delta": "{"}
     with pytest.raises(AttemptFailed, match="hold an answer that its response lacks"):
         read_responses(events(call, end).encode())
+
+
+def test_a_custom_call_has_free_text(tmp_path: Path) -> None:
+    """It is stored as an object that holds the text, and goes back as it came."""
+    call = {"id": "c1", "type": "custom", "custom": {"name": TOOL["name"], "input": "find: code"}}
+    READ["custom"] = json.dumps({"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]})
+    write_jsonl(tmp_path / "tasks.jsonl", [{"prompt": "custom ?", "document": ["code"], "expected_answer": ["42"]}])
+    try:
+        with serving(Odd) as server:
+            words = ("--environment=multi_step", "--engine=openai", "--model=m", f"--base_url={server.url}")
+            rolloutops("collect", "--input=tasks.jsonl", "--data=w", *words, "--endpoint=chat", cwd=tmp_path)
+    finally:
+        del READ["custom"]
+    assert server.sent["custom"][1][1]["tool_calls"] == [call]
+    ((completion,),) = query(tmp_path / "w", "SELECT completion FROM rollouts")
+    function = json.loads(completion)[0]["tool_calls"][0]["function"]
+    assert function == {"name": TOOL["name"], "arguments": '{"input":"find: code"}'}
+
+
+def test_custom_tools_are_offered_in_the_form_of_each_endpoint() -> None:
+    grammar = {"syntax": "lark", "definition": "start: /x/"}
+    flat = {"type": "custom", "name": "edit", "format": {"type": "grammar", **grammar}}
+    nested = {"type": "custom", "custom": {"name": "edit", "format": {"type": "grammar", "grammar": grammar}}}
+    for tool in (flat, nested):
+        call = ModelCall([{"role": "user", "content": "?"}], [tool], {})
+        assert chat_body(call, "m")["tools"] == [nested]
+        assert responses_body(call, "m")["tools"] == [flat]
