@@ -106,11 +106,13 @@ CREATE OR REPLACE MACRO mark_fault(kind, marks, media, trainer) AS CASE
     }
 END;
 
--- The fault of a row whose messages have not one part {"type": "image"} for each picture in `images`.
+-- The fault of a row whose messages have not one part {"type": "image"} for each picture in `images`. TRL leaves out the
+-- answers of tools when it counts and fills them.
 CREATE OR REPLACE MACRO image_fault(json, messages) AS error_if(
     len(list_filter(
-        flatten([json_extract_string(m.content, '$[*].type') FOR m IN messages]), lambda kind: kind = 'image'
-    )) <> json_array_length(json, '$.images'),
+        flatten([json_extract(m.content, '$[*]') FOR m IN messages IF m.role <> 'tool']),
+        lambda p: p->>'$.type' = 'image' AND NOT json_exists(p, '$.image')
+    )) <> coalesce(json_array_length(json, '$.images'), 0),
     'the messages have not as many parts of type image as the row has images: the template stops with an error, or '
     || 'puts them elsewhere; write one part for each'
 );
@@ -150,20 +152,23 @@ CREATE OR REPLACE MACRO developer_fault(messages) AS error_if(
     'role developer: chat templates and loaders leave the message out, skip the row or stop; use role system'
 );
 
+-- The fault of an answer that is two messages, where no tool was called between them.
+CREATE OR REPLACE MACRO two_turns_fault(wrong) AS warning_if(
+    wrong,
+    'two assistant turns in a row: the templates of Mistral and Gemma fail on them, others train the end of a turn '
+    || 'in the middle of an answer; merge them'
+);
+
 -- The faults of a part of a line are a list, or NULL where there cannot be any; a linter puts them together with
 -- list_concat, which takes NULL for an empty list, as || does not.
 
 -- What all trainers that take chat messages make wrong of them. media: the types of content parts that are no text and
 -- have a place in the format.
 CREATE OR REPLACE MACRO message_faults(messages, media := []) AS list_concat(found([
-    warning_if(
-        contains(roles(messages), ' assistant assistant ') AND any_holds([
-            coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant' AND pair[1].tool_calls IS NULL, false)
-            FOR pair IN list_zip(messages[:-2], messages[2:])
-        ]),
-        'two assistant turns in a row: the templates of Mistral and Gemma fail on them, others train the end of a turn '
-        || 'in the middle of an answer; merge them'
-    )
+    two_turns_fault(contains(roles(messages), ' assistant assistant ') AND any_holds([
+        coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant' AND pair[1].tool_calls IS NULL, false)
+        FOR pair IN list_zip(messages[:-2], messages[2:])
+    ]))
 ]), CASE WHEN NOT plain(messages) THEN found([
     media_fault([m.content FOR m IN messages], media),
     developer_fault(messages),
@@ -214,12 +219,24 @@ CREATE OR REPLACE MACRO prompt_faults(kind, messages) AS found([
     )
 ]);
 
--- What chat templates make wrong of arguments that are text, as endpoints send them.
+-- has_object_calls(): whether a tool call of any line has arguments that are an object.
+CREATE OR REPLACE MACRO has_object_calls() AS (
+    SELECT coalesce(bool_or(regexp_matches(json, '"name"\s*:\s*"[^"]*"\s*,\s*"arguments"\s*:\s*\{')), false)
+    FROM lines WHERE contains(json, '"tool_calls"')
+);
+
+-- What loaders and chat templates make wrong of arguments that are text, as endpoints send them.
 CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
     warning_if(
         text_arguments(messages),
         'the arguments of a tool call are text: the chat templates of Qwen2.5, Llama 3 and gpt-oss quote it once more, '
         || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object, as builds do by default'
+    ),
+    error_if(
+        any_holds(flatten([[starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages]))
+        AND has_object_calls(),
+        'the arguments of a tool call are text, beside others that are objects: pyarrow and datasets before 4.7 refuse '
+        || 'the file, and templates that read objects fail on the row; write an object, or drop the row'
     )
 ]) END;
 

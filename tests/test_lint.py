@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
 
@@ -131,6 +132,35 @@ def test_a_build_that_fails_its_linter_writes_nothing(tmp_path: Path) -> None:
         "fix the earlier steps, or set drop_invalid = true to drop (and count) these lines",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+OBJECTS = ("sft_messages", "sft_prompt_completion", "kto")
+
+
+@pytest.mark.parametrize("name", [*OBJECTS, "ms_swift", "sharegpt", "llamafactory_v1", "openai_sft"])
+def test_pyarrow_reads_every_row_where_a_call_has_arguments_that_are_no_object(name: str, tmp_path: Path) -> None:
+    """Where the others become objects, such a line stops the build, and the two ways out that it names work."""
+    rows = []
+    for task, arguments in enumerate(['{"a": 1}', '{"b": ', '{"a": 2}', ""]):
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        called = {"role": "assistant", "content": "", "tool_calls": [call]}
+        answered = {"role": "tool", "tool_call_id": "c", "content": "4"}
+        talk = [called, answered, {"role": "assistant", "content": "4"}]
+        rows.append({"task_id": f"t{task}", "reward": 1.0, "text": "4", "completion": json.dumps(talk)})
+
+    def lines(folder: str, **keys: Any) -> int:
+        con = workspace(rows)
+        report = build(con, StepUse("build", "it", f"build/{name}", keys), Path(), tmp_path / folder)
+        table = pyarrow.json.read_json(report.output / "train.jsonl")
+        assert len(table) == len((report.output / "train.jsonl").read_bytes().splitlines())
+        return len(table)
+
+    if name in OBJECTS:
+        with pytest.raises(StepError, match="text, beside others that are objects"):
+            lines("stopped")
+        assert (lines("dropped", drop_invalid=True), lines("text", arguments="text")) == (3, 4)
+    else:
+        assert lines("all") == 4
 
 
 def test_drop_invalid_drops_and_counts(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 -- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}.
--- A picture is the part {"type": "image"}, and "images" has the paths and URLs, as TRL reads them.
+-- A picture of the prompt is the part {"type": "image"}, and "images" has the paths and URLs, as TRL reads them.
 -- For TRL's SFTTrainer, which then trains nothing of the prompt, and prime-rl.
 -- target: sft_prompt_completion
 -- param min_reward DOUBLE = 0.8       lowest reward used; -inf takes rollouts without a reward as well
@@ -9,7 +9,7 @@
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 SELECT
-    CASE WHEN fits_images(prompt, completion)
+    CASE WHEN fits_images(prompt, completion) AND NOT has_media(messages_of(completion))
         THEN '{"prompt":' || chat_text(imaged(prompt), getvariable('arguments'), 'key')
             || ',"completion":' || chat_text(imaged(completion), getvariable('arguments'), 'key')
             || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || images_of(prompt, completion) || '}'
@@ -19,4 +19,4 @@ SELECT
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected
 WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
-    AND (NOT getvariable('drop_unfit') OR fits_images(prompt, completion))
+    AND (NOT getvariable('drop_unfit') OR (fits_images(prompt, completion) AND NOT has_media(messages_of(completion))))

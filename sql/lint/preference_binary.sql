@@ -1,6 +1,7 @@
 -- NeMo RL's BinaryPreferenceDataset: {"prompt": text or messages, "chosen": text, "rejected": text}.
 SELECT split, row, unnest(list_concat(
     pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')), message_faults(prompt),
+    argument_faults(prompt),
     found([
         media_fault(json_extract(json, ['$.chosen', '$.rejected']), []),
         error_if(
