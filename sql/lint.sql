@@ -300,3 +300,25 @@ SELECT t.split, t.row, 'error' AS severity, o.fault FROM query_table(typed) AS t
 CREATE OR REPLACE MACRO mixed_types(columns) AS TABLE
 WITH typed AS (SELECT split, row, json_type(json, columns) AS types FROM lines)
 FROM other_types('typed', columns);
+
+-- is_date(text): whether Arrow's JSON reader takes a text for a timestamp: a day that exists, with or without a time.
+CREATE OR REPLACE MACRO is_date(text) AS coalesce(
+    regexp_full_match(text, '\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?')
+    AND TRY_CAST(text[:10] AS DATE) IS NOT NULL, false
+);
+
+-- date_texts(columns): the rows of a split whose texts of a column are all dates. Parquet has types, so nothing is guessed
+-- there; file_format says which it is, JSON lines where it is not set. Lines are read whole only where the first are such.
+CREATE OR REPLACE MACRO date_texts(columns) AS TABLE
+WITH texts AS (
+    SELECT split, row, unnest(columns) AS key, unnest(json_extract_string(json, columns)) AS text FROM lines
+    WHERE coalesce(getvariable('file_format'), 'jsonl') = 'jsonl' AND (
+        SELECT list_contains(flatten(list([is_date(text) FOR text IN first])), true)
+        FROM (SELECT json_extract_string(json, columns) AS first FROM lines LIMIT 100)
+    )
+)
+
+SELECT split, unnest(list(row)) AS row, 'error' AS severity,
+    ltrim(key, '$.') || ' is a date in every row: pyarrow and datasets read such texts of JSON lines as timestamps, and '
+    || '2024-05-01 becomes 2024-05-01 00:00:00; set format = "parquet"' AS fault
+FROM texts WHERE text IS NOT NULL GROUP BY split, key HAVING bool_and(is_date(text));

@@ -163,6 +163,24 @@ def test_pyarrow_reads_every_row_where_a_call_has_arguments_that_are_no_object(n
         assert lines("all") == 4
 
 
+def test_answers_that_are_all_dates_are_not_written_where_arrow_guesses_types(tmp_path: Path) -> None:
+    """pyarrow reads them as timestamps, and datasets does so through it; the way out that the fault names works."""
+    for name, keys in (("rl_prompts", {}), ("sft_prompt_completion", {"min_reward": 0.0})):
+        rows = [row | {"answer": "2024-05-01", "text": f"2024-05-0{n + 1}"} for n, row in enumerate(rollouts())]
+        use = StepUse("build", "it", f"build/{name}", keys)
+        with pytest.raises(StepError, match="is a date in every row") as caught:
+            build(workspace(rows), use, Path(), tmp_path / name)
+        assert 'set format = "parquet"' in str(caught.value)
+        typed = StepUse("build", "it", f"build/{name}", keys | {"format": "parquet"})
+        report = build(workspace(rows), typed, Path(), tmp_path / name)
+        assert "2024-05-01" in json.dumps(pq.read_table(report.output / "train.parquet").to_pylist())
+        assert main(["lint", str(report.output / "train.parquet"), f"--target={name}"]) == 0
+        rows[0] |= {"answer": "May", "text": "May"}
+        report = build(workspace(rows), use, Path(), tmp_path / f"{name}-mixed")
+        read = pyarrow.json.read_json(report.output / "train.jsonl").to_pylist()
+        assert read == [json.loads(line) for line in (report.output / "train.jsonl").read_bytes().splitlines()]
+
+
 def test_drop_invalid_drops_and_counts(tmp_path: Path) -> None:
     report = build_sft(rollouts(**EMPTY), tmp_path / "out", drop_invalid=True)
     assert report.files["train"][0] == len((tmp_path / "out/train.jsonl").read_bytes().splitlines()) == 3

@@ -73,3 +73,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['system', 'tools', 'chosen', 'rejected', 'kto_tag', 'images', 'videos', 'audios'])
+UNION ALL
+SELECT * FROM date_texts(['$.chosen.value', '$.rejected.value'])

@@ -63,3 +63,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['messages', 'ground_truth', 'dataset', 'chosen', 'rejected', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['ground_truth'])

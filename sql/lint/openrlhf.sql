@@ -52,3 +52,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'chosen', 'rejected', 'margin', 'messages', 'input', 'label'])
+UNION ALL
+SELECT * FROM date_texts(['label', '$.chosen[0].content', '$.rejected[0].content'])

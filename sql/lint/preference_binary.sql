@@ -26,3 +26,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt'])
+UNION ALL
+SELECT * FROM date_texts(['chosen', 'rejected'])

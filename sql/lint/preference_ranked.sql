@@ -48,3 +48,5 @@ FROM (
             AS line
     FROM lines
 )
+UNION ALL
+SELECT * FROM date_texts(['$.completions[0].completion[0].content', '$.completions[1].completion[0].content'])

@@ -33,3 +33,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'answer', 'data_source', 'reward_model', 'extra_info', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['answer', '$.reward_model.ground_truth'])

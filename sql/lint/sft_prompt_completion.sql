@@ -39,3 +39,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'completion', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['$.completion[0].content'])

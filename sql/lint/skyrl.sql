@@ -36,3 +36,5 @@ UNION ALL
 SELECT * FROM mixed_types([
     'data_source', 'prompt', 'env_class', 'reward_spec', '$.reward_spec.ground_truth', 'extra_info'
 ])
+UNION ALL
+SELECT * FROM date_texts(['$.reward_spec.ground_truth'])

@@ -24,3 +24,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'label', 'metadata', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['label'])

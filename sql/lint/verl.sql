@@ -98,3 +98,5 @@ SELECT split, row, 'error',
 FROM (SELECT split, row, json_exists(json, '$.messages') AS is_sft, type_of(json, 'tools') AS tools FROM lines)
 WHERE is_sft AND tools IS NULL
     AND (SELECT bool_or(type_of(json, 'tools') IS NOT NULL AND json_exists(json, '$.messages')) FROM lines)
+UNION ALL
+SELECT * FROM date_texts(['$.reward_model.ground_truth'])
