@@ -48,8 +48,9 @@ CREATE OR REPLACE MACRO is_tools_text(value) AS
         text_at(value, '$') = '' OR (starts_with(ltrim(text_at(value, '$')), '[') AND json_valid(text_at(value, '$'))),
         false
     );
+CREATE OR REPLACE MACRO call_text(value) AS regexp_replace(text_at(value, '$'), '(?s)<think>.*</think>', '');
 CREATE OR REPLACE MACRO is_call_text(value) AS coalesce(
-    json_valid(regexp_replace(text_at(value, '$'), '(?s)<think>.*</think>', ''))
+    json_valid(call_text(value))
     AND contains(text_at(value, '$'), '"name"') AND contains(text_at(value, '$'), '"arguments"'), false
 );
 
@@ -152,6 +153,19 @@ CREATE OR REPLACE MACRO developer_fault(messages) AS error_if(
     'role developer: chat templates and loaders leave the message out, skip the row or stop; use role system'
 );
 
+-- The fault of a tool call whose arguments are no object, nor the text of one; and of calls that are texts themselves.
+CREATE OR REPLACE MACRO no_object_fault(wrong) AS warning_if(
+    wrong,
+    'the arguments of a tool call are not JSON of an object: templates that parse them fail, others train the mistake; '
+    || 'drop the row'
+);
+CREATE OR REPLACE MACRO call_text_fault(calls) AS no_object_fault(any_holds(flatten([
+    [json_type(a) <> 'OBJECT' FOR a IN list_concat(
+        json_extract(call_text(call), '$[*].arguments'), [json_extract(call_text(call), '$.arguments')]
+    ) IF a IS NOT NULL]
+    FOR call IN calls IF is_call_text(call)
+])));
+
 -- The fault of an answer that is two messages, where no tool was called between them.
 CREATE OR REPLACE MACRO two_turns_fault(wrong) AS warning_if(
     wrong,
@@ -192,15 +206,11 @@ CREATE OR REPLACE MACRO message_faults(messages, media := []) AS list_concat(fou
         ),
         'a tool call has no answer before the conversation goes on: strict templates fail on it; drop the row'
     ),
-    warning_if(
-        any_holds(flatten([
-            [NOT is_object_text(c.function.arguments) FOR c IN m.tool_calls
-                IF starts_with(c.function.arguments::VARCHAR, '"')]
-            FOR m IN messages
-        ])),
-        'the arguments of a tool call are not JSON of an object: templates that parse them fail, others train the mistake; '
-        || 'drop the row'
-    ),
+    no_object_fault(any_holds(flatten([
+        [NOT is_object_text(c.function.arguments) FOR c IN m.tool_calls
+            IF starts_with(c.function.arguments::VARCHAR, '"')]
+        FOR m IN messages
+    ]))),
     warning_if(
         any_holds(flatten([[padded(c.function.arguments) FOR c IN m.tool_calls] FOR m IN messages])),
         'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; leave them out'

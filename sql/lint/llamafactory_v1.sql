@@ -2,6 +2,7 @@
 -- text}.
 SELECT split, row, unnest(found([
     developer_fault(talk),
+    call_text_fault([part->'$.value' FOR part IN parts IF text_at(part, '$.type') = 'tool_call']),
     two_turns_fault(any_holds([
         coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant', false)
         AND NOT list_contains(json_extract_string(pair[1].content, '$[*].type'), 'tool_call')
