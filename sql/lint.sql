@@ -48,8 +48,9 @@ CREATE OR REPLACE MACRO is_tools_text(value) AS
         text_at(value, '$') = '' OR (starts_with(ltrim(text_at(value, '$')), '[') AND json_valid(text_at(value, '$'))),
         false
     );
+CREATE OR REPLACE MACRO call_text(value) AS regexp_replace(text_at(value, '$'), '(?s)<think>.*</think>', '');
 CREATE OR REPLACE MACRO is_call_text(value) AS coalesce(
-    json_valid(regexp_replace(text_at(value, '$'), '(?s)<think>.*</think>', ''))
+    json_valid(call_text(value))
     AND contains(text_at(value, '$'), '"name"') AND contains(text_at(value, '$'), '"arguments"'), false
 );
 
@@ -106,11 +107,13 @@ CREATE OR REPLACE MACRO mark_fault(kind, marks, media, trainer) AS CASE
     }
 END;
 
--- The fault of a row whose messages have not one part {"type": "image"} for each picture in `images`.
+-- The fault of a row whose messages have not one part {"type": "image"} for each picture in `images`. TRL leaves out the
+-- answers of tools when it counts and fills them.
 CREATE OR REPLACE MACRO image_fault(json, messages) AS error_if(
     len(list_filter(
-        flatten([json_extract_string(m.content, '$[*].type') FOR m IN messages]), lambda kind: kind = 'image'
-    )) <> json_array_length(json, '$.images'),
+        flatten([json_extract(m.content, '$[*]') FOR m IN messages IF m.role <> 'tool']),
+        lambda p: p->>'$.type' = 'image' AND NOT json_exists(p, '$.image')
+    )) <> coalesce(json_array_length(json, '$.images'), 0),
     'the messages have not as many parts of type image as the row has images: the template stops with an error, or '
     || 'puts them elsewhere; write one part for each'
 );
@@ -150,20 +153,36 @@ CREATE OR REPLACE MACRO developer_fault(messages) AS error_if(
     'role developer: chat templates and loaders leave the message out, skip the row or stop; use role system'
 );
 
+-- The fault of a tool call whose arguments are no object, nor the text of one; and of calls that are texts themselves.
+CREATE OR REPLACE MACRO no_object_fault(wrong) AS warning_if(
+    wrong,
+    'the arguments of a tool call are not JSON of an object: templates that parse them fail, others train the mistake; '
+    || 'drop the row'
+);
+CREATE OR REPLACE MACRO call_text_fault(calls) AS no_object_fault(any_holds(flatten([
+    [json_type(a) <> 'OBJECT' FOR a IN list_concat(
+        json_extract(call_text(call), '$[*].arguments'), [json_extract(call_text(call), '$.arguments')]
+    ) IF a IS NOT NULL]
+    FOR call IN calls IF is_call_text(call)
+])));
+
+-- The fault of an answer that is two messages, where no tool was called between them.
+CREATE OR REPLACE MACRO two_turns_fault(wrong) AS warning_if(
+    wrong,
+    'two assistant turns in a row: the templates of Mistral and Gemma fail on them, others train the end of a turn '
+    || 'in the middle of an answer; merge them'
+);
+
 -- The faults of a part of a line are a list, or NULL where there cannot be any; a linter puts them together with
 -- list_concat, which takes NULL for an empty list, as || does not.
 
 -- What all trainers that take chat messages make wrong of them. media: the types of content parts that are no text and
 -- have a place in the format.
 CREATE OR REPLACE MACRO message_faults(messages, media := []) AS list_concat(found([
-    warning_if(
-        contains(roles(messages), ' assistant assistant ') AND any_holds([
-            coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant' AND pair[1].tool_calls IS NULL, false)
-            FOR pair IN list_zip(messages[:-2], messages[2:])
-        ]),
-        'two assistant turns in a row: the templates of Mistral and Gemma fail on them, others train the end of a turn '
-        || 'in the middle of an answer; merge them'
-    )
+    two_turns_fault(contains(roles(messages), ' assistant assistant ') AND any_holds([
+        coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant' AND pair[1].tool_calls IS NULL, false)
+        FOR pair IN list_zip(messages[:-2], messages[2:])
+    ]))
 ]), CASE WHEN NOT plain(messages) THEN found([
     media_fault([m.content FOR m IN messages], media),
     developer_fault(messages),
@@ -187,15 +206,11 @@ CREATE OR REPLACE MACRO message_faults(messages, media := []) AS list_concat(fou
         ),
         'a tool call has no answer before the conversation goes on: strict templates fail on it; drop the row'
     ),
-    warning_if(
-        any_holds(flatten([
-            [NOT is_object_text(c.function.arguments) FOR c IN m.tool_calls
-                IF starts_with(c.function.arguments::VARCHAR, '"')]
-            FOR m IN messages
-        ])),
-        'the arguments of a tool call are not JSON of an object: templates that parse them fail, others train the mistake; '
-        || 'drop the row'
-    ),
+    no_object_fault(any_holds(flatten([
+        [NOT is_object_text(c.function.arguments) FOR c IN m.tool_calls
+            IF starts_with(c.function.arguments::VARCHAR, '"')]
+        FOR m IN messages
+    ]))),
     warning_if(
         any_holds(flatten([[padded(c.function.arguments) FOR c IN m.tool_calls] FOR m IN messages])),
         'the arguments of a tool call hold nulls, as Arrow pads them from other rows: they are trained; leave them out'
@@ -214,12 +229,24 @@ CREATE OR REPLACE MACRO prompt_faults(kind, messages) AS found([
     )
 ]);
 
--- What chat templates make wrong of arguments that are text, as endpoints send them.
+-- has_object_calls(): whether a tool call of any line has arguments that are an object.
+CREATE OR REPLACE MACRO has_object_calls() AS (
+    SELECT coalesce(bool_or(regexp_matches(json, '"name"\s*:\s*"[^"]*"\s*,\s*"arguments"\s*:\s*\{')), false)
+    FROM lines WHERE contains(json, '"tool_calls"')
+);
+
+-- What loaders and chat templates make wrong of arguments that are text, as endpoints send them.
 CREATE OR REPLACE MACRO argument_faults(messages) AS CASE WHEN NOT plain(messages) THEN found([
     warning_if(
         text_arguments(messages),
         'the arguments of a tool call are text: the chat templates of Qwen2.5, Llama 3 and gpt-oss quote it once more, '
         || 'which is trained, those of Qwen3.5, GLM and Nemotron fail on it; write an object, as builds do by default'
+    ),
+    error_if(
+        any_holds(flatten([[starts_with(c.function.arguments::VARCHAR, '"') FOR c IN m.tool_calls] FOR m IN messages]))
+        AND has_object_calls(),
+        'the arguments of a tool call are text, beside others that are objects: pyarrow and datasets before 4.7 refuse '
+        || 'the file, and templates that read objects fail on the row; write an object, or drop the row'
     )
 ]) END;
 
@@ -283,3 +310,25 @@ SELECT t.split, t.row, 'error' AS severity, o.fault FROM query_table(typed) AS t
 CREATE OR REPLACE MACRO mixed_types(columns) AS TABLE
 WITH typed AS (SELECT split, row, json_type(json, columns) AS types FROM lines)
 FROM other_types('typed', columns);
+
+-- is_date(text): whether Arrow's JSON reader takes a text for a timestamp: a day that exists, with or without a time.
+CREATE OR REPLACE MACRO is_date(text) AS coalesce(
+    regexp_full_match(text, '\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?')
+    AND TRY_CAST(text[:10] AS DATE) IS NOT NULL, false
+);
+
+-- date_texts(columns): the rows of a split whose texts of a column are all dates. Parquet has types, so nothing is guessed
+-- there; file_format says which it is, JSON lines where it is not set. Lines are read whole only where the first are such.
+CREATE OR REPLACE MACRO date_texts(columns) AS TABLE
+WITH texts AS (
+    SELECT split, row, unnest(columns) AS key, unnest(json_extract_string(json, columns)) AS text FROM lines
+    WHERE coalesce(getvariable('file_format'), 'jsonl') = 'jsonl' AND (
+        SELECT list_contains(flatten(list([is_date(text) FOR text IN first])), true)
+        FROM (SELECT json_extract_string(json, columns) AS first FROM lines LIMIT 100)
+    )
+)
+
+SELECT split, unnest(list(row)) AS row, 'error' AS severity,
+    ltrim(key, '$.') || ' is a date in every row: pyarrow and datasets read such texts of JSON lines as timestamps, and '
+    || '2024-05-01 becomes 2024-05-01 00:00:00; set format = "parquet"' AS fault
+FROM texts WHERE text IS NOT NULL GROUP BY split, key HAVING bool_and(is_date(text));

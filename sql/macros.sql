@@ -194,6 +194,14 @@ CREATE OR REPLACE MACRO marked_text(conversation) AS CASE
     ELSE conversation
 END;
 
+-- parted_text(conversation): the conversation as JSON, each content being a list of parts, as those with media are.
+CREATE OR REPLACE MACRO parted_text(conversation) AS ('[' || array_to_string([
+    CASE WHEN json_type(m, '$.content') = 'VARCHAR' THEN json_merge_patch(
+        m, json_object('content', [json_object('type', 'text', 'text', json_extract(m, '$.content'))])
+    ) ELSE m END
+    FOR m IN messages_of(conversation)
+], ',') || ']')::JSON;
+
 -- media_columns(messages): `,"images":[...],"videos":[...],"audios":[...]`, without those that are empty.
 CREATE OR REPLACE MACRO media_columns(messages) AS CASE WHEN has_media(messages) THEN concat(
     ',"images":' || to_json(nullif(media_of(messages, 'image'), [])),
@@ -207,7 +215,8 @@ CREATE OR REPLACE MACRO has_parts(prompt, completion) AS
 
 -- imaged(conversation): the conversation as JSON, a picture in it being the part {"type": "image"}; images_of:
 -- `,"images":[...]`, or nothing.
--- That is TRL's form. fits_images: whether there is nothing but text and pictures.
+-- That is TRL's form. fits_images: whether there is nothing but text and pictures, and no picture in a tool's answer, where
+-- TRL looks for none.
 CREATE OR REPLACE MACRO imaged(conversation) AS CASE
     WHEN contains(conversation::VARCHAR, '"content":[') THEN ('[' || array_to_string([
         CASE WHEN json_type(m, '$.content') = 'ARRAY' THEN json_merge_patch(m, json_object('content', [
@@ -223,7 +232,8 @@ CREATE OR REPLACE MACRO images_of(prompt, completion) AS CASE WHEN has_parts(pro
     ELSE '' END;
 CREATE OR REPLACE MACRO fits_images(prompt, completion) AS
     NOT has_parts(prompt, completion) OR NOT list_contains(flatten([
-        [p->>'$.type' <> 'text' AND media_kind(p) IS DISTINCT FROM 'image' FOR p IN json_extract(m, '$.content[*]')]
+        [p->>'$.type' <> 'text' AND (role_of(m) = 'tool' OR media_kind(p) IS DISTINCT FROM 'image')
+            FOR p IN json_extract(m, '$.content[*]')]
         FOR m IN spoken(prompt, completion) IF json_type(m, '$.content') = 'ARRAY'
     ]), true);
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
 
@@ -131,6 +132,53 @@ def test_a_build_that_fails_its_linter_writes_nothing(tmp_path: Path) -> None:
         "fix the earlier steps, or set drop_invalid = true to drop (and count) these lines",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+OBJECTS = ("sft_messages", "sft_prompt_completion", "kto")
+
+
+@pytest.mark.parametrize("name", [*OBJECTS, "ms_swift", "sharegpt", "llamafactory_v1", "openai_sft"])
+def test_pyarrow_reads_every_row_where_a_call_has_arguments_that_are_no_object(name: str, tmp_path: Path) -> None:
+    """Where the others become objects, such a line stops the build, and the two ways out that it names work."""
+    rows = []
+    for task, arguments in enumerate(['{"a": 1}', '{"b": ', '{"a": 2}', ""]):
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        called = {"role": "assistant", "content": "", "tool_calls": [call]}
+        answered = {"role": "tool", "tool_call_id": "c", "content": "4"}
+        talk = [called, answered, {"role": "assistant", "content": "4"}]
+        rows.append({"task_id": f"t{task}", "reward": 1.0, "text": "4", "completion": json.dumps(talk)})
+
+    def lines(folder: str, **keys: Any) -> int:
+        con = workspace(rows)
+        report = build(con, StepUse("build", "it", f"build/{name}", keys), Path(), tmp_path / folder)
+        table = pyarrow.json.read_json(report.output / "train.jsonl")
+        assert len(table) == len((report.output / "train.jsonl").read_bytes().splitlines())
+        return len(table)
+
+    if name in OBJECTS:
+        with pytest.raises(StepError, match="text, beside others that are objects"):
+            lines("stopped")
+        assert (lines("dropped", drop_invalid=True), lines("text", arguments="text")) == (3, 4)
+    else:
+        assert lines("all") == 4
+
+
+def test_answers_that_are_all_dates_are_not_written_where_arrow_guesses_types(tmp_path: Path) -> None:
+    """pyarrow reads them as timestamps, and datasets does so through it; the way out that the fault names works."""
+    for name, keys in (("rl_prompts", {}), ("sft_prompt_completion", {"min_reward": 0.0})):
+        rows = [row | {"answer": "2024-05-01", "text": f"2024-05-0{n + 1}"} for n, row in enumerate(rollouts())]
+        use = StepUse("build", "it", f"build/{name}", keys)
+        with pytest.raises(StepError, match="is a date in every row") as caught:
+            build(workspace(rows), use, Path(), tmp_path / name)
+        assert 'set format = "parquet"' in str(caught.value)
+        typed = StepUse("build", "it", f"build/{name}", keys | {"format": "parquet"})
+        report = build(workspace(rows), typed, Path(), tmp_path / name)
+        assert "2024-05-01" in json.dumps(pq.read_table(report.output / "train.parquet").to_pylist())
+        assert main(["lint", str(report.output / "train.parquet"), f"--target={name}"]) == 0
+        rows[0] |= {"answer": "May", "text": "May"}
+        report = build(workspace(rows), use, Path(), tmp_path / f"{name}-mixed")
+        read = pyarrow.json.read_json(report.output / "train.jsonl").to_pylist()
+        assert read == [json.loads(line) for line in (report.output / "train.jsonl").read_bytes().splitlines()]
 
 
 def test_drop_invalid_drops_and_counts(tmp_path: Path) -> None:

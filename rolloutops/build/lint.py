@@ -80,8 +80,12 @@ def find_linter(target: str, folder: Path = Path(), where: str = "") -> Path:
     return known[target]
 
 
-def lint_lines(con: sql.Connection, linter: Path) -> LintReport:
-    """Run a linter over the view `lines`; the table `faults` then holds a row for each line and fault."""
+def lint_lines(con: sql.Connection, linter: Path, file_format: str = "jsonl") -> LintReport:
+    """Run a linter over the view `lines`; the table `faults` then holds a row for each line and fault.
+
+    file_format: jsonl or parquet, which has types where readers of JSON guess them.
+    """
+    sql.run(con, f"SET VARIABLE file_format = {sql.literal(file_format)}")
     try:
         define(con, (shipped("sql") / "lint.sql").read_text(encoding="utf-8"))
         # Two parts of a line may have the same fault.
@@ -121,7 +125,8 @@ def lint_files(patterns: Sequence[str], target: str) -> LintReport:
             files = find_inputs(patterns, Path(), empty_too=True)
             unreadable = _stage([path for path in files if not _is_lineage(path, patterns)], staged)
             sql.run(con, f"CREATE VIEW lines AS FROM read_parquet({sql.literal(str(staged))})")
-            found = lint_lines(con, linter)
+            is_typed = all(path.suffix == ".parquet" for path in files)
+            found = lint_lines(con, linter, "parquet" if is_typed else "jsonl")
             if not unreadable:
                 return found
             con.register("unreadable", pa.Table.from_pylist(unreadable))

@@ -27,14 +27,14 @@ def lint_gate(con: sql.Connection, step: Step, folder: Path, options: BuildOptio
     if "target" not in step.notes:
         return None
     linter = find_linter(step.notes["target"], folder, where)
-    whole = found = lint_lines(con, linter)
+    whole = found = lint_lines(con, linter, options.format)
     errors: list[Fault] = []
     while found.faulty:
         if not options.drop_invalid:
             raise StepError("\n".join(_refusal(con, found, where)))
         errors += found.of("error")
         drop_lines(con, FAULTY)
-        found = lint_lines(con, linter)  # warnings are of what stays
+        found = lint_lines(con, linter, options.format)  # warnings are of what stays
     dropped = whole.lines - found.lines
     return replace(whole, faulty=dropped, dropped=dropped, faults=[*errors, *found.faults])
 

@@ -1,6 +1,7 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"data_source", "prompt": [...], "ability",
 -- "reward_model": {"style": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}, "agent_name"}.
--- A prompt with media has "images": [{"image": path or URL}] and "videos" too, and each its mark, as <image>.
+-- A prompt with media has "images": [{"image": path or URL}] and "videos" too, and each its mark, as <image>; beside
+-- such prompts, those without have contents that are lists of parts, as some templates of vision models drop plain text.
 -- For verl's RLHFDataset, in Parquet with real lists and structs. verl reads tools from its own config.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: verl
@@ -13,10 +14,19 @@
 -- check: SELECT sort_key AS task,
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
+WITH pictured AS (
+    SELECT count(*) > 0 AS has_any FROM tasks SEMI JOIN selected USING (dataset, task_id)
+    WHERE has_parts(prompt, '')
+)
+
 SELECT
     CASE WHEN NOT fits THEN media_line()
         WHEN t.answer IS NOT NULL
-        THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(marked_text(t.prompt), 'object', 'key')
+        THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(
+            CASE WHEN has_media(asked) THEN marked_text(t.prompt)
+                WHEN (SELECT has_any FROM pictured) THEN parted_text(t.prompt)
+                ELSE t.prompt END, 'object', 'key'
+        )
         || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
         || ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
         || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}'

@@ -24,3 +24,5 @@ SELECT split, row, unnest(found([
 FROM lines
 UNION ALL
 SELECT * FROM mixed_types(['instruction', 'input', 'output', 'system', 'history'])
+UNION ALL
+SELECT * FROM date_texts(['instruction', 'input', 'output'])

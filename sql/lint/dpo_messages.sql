@@ -41,3 +41,5 @@ WITH looked AS MATERIALIZED (
 SELECT split, row, unnest(faults, recursive := true) FROM looked
 UNION ALL
 SELECT * FROM other_types('looked', ['prompt', 'chosen', 'rejected', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['$.chosen[0].content', '$.rejected[0].content'])

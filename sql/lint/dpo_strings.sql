@@ -18,3 +18,5 @@ SELECT split, row, unnest(list_concat(
     ])
 ), recursive := true)
 FROM lines
+UNION ALL
+SELECT * FROM date_texts(['prompt', 'chosen', 'rejected'])

@@ -42,3 +42,5 @@ FROM (
     FROM lines GROUP BY split
 )
 WHERE yes < total - yes OR 3 * yes > 4 * (total - yes)
+UNION ALL
+SELECT * FROM date_texts(['$.completion[0].content'])

@@ -3,6 +3,9 @@
 SELECT split, row, unnest(list_concat(
     media_faults(json, line::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
     media_fault([turn.value FOR turn IN line.conversations] || [line.chosen.value, line.rejected.value], []),
+    call_text_fault([
+        turn.value FOR turn IN line.conversations || [line.chosen, line.rejected] IF turn."from" = 'function_call'
+    ]),
     error_if(
         coalesce(len(line.conversations), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'
@@ -73,3 +76,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['system', 'tools', 'chosen', 'rejected', 'kto_tag', 'images', 'videos', 'audios'])
+UNION ALL
+SELECT * FROM date_texts(['$.chosen.value', '$.rejected.value'])

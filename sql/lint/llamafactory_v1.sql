@@ -2,6 +2,12 @@
 -- text}.
 SELECT split, row, unnest(found([
     developer_fault(talk),
+    call_text_fault([part->'$.value' FOR part IN parts IF text_at(part, '$.type') = 'tool_call']),
+    two_turns_fault(any_holds([
+        coalesce(pair[1].role = 'assistant' AND pair[2].role = 'assistant', false)
+        AND NOT list_contains(json_extract_string(pair[1].content, '$[*].type'), 'tool_call')
+        FOR pair IN list_zip(talk[:-2], talk[2:])
+    ])),
     error_if(
         coalesce(len(talk), 0) = 0,
         'messages is not a list of {"role", "content"}: LLaMA-Factory fails on the row; write such a list'

@@ -9,6 +9,7 @@ SELECT split, row, unnest(list_concat(
     ),
     found([
         no_messages('messages', line.messages),
+        call_text_fault([m.content FOR m IN line.messages IF m.role = 'tool_call']),
         error_if(
             other_roles(line.messages, ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response', 'developer']),
             'a role is not system, user, assistant, tool_call, tool_response or tool: '

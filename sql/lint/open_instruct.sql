@@ -1,7 +1,8 @@
 -- open-instruct (e6c3044). RLVR: {"messages": [...], "ground_truth": text or list, "dataset": name of the verifier, or
 -- a list, "tools"?: [names]}; preference: {"chosen": [...], "rejected": [...]}, whole conversations whose last turn differs.
 SELECT split, row, unnest(list_concat(
-    message_faults(talk), message_faults(line.rejected), CASE WHEN is_pair THEN tool_faults(line.tools) END,
+    message_faults(talk), message_faults(line.rejected), argument_faults(talk), argument_faults(line.rejected),
+    CASE WHEN is_pair THEN tool_faults(line.tools) END,
     CASE WHEN is_pair THEN pair_faults(chosen, rejected) END,
     found([
         error_if(
@@ -62,3 +63,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['messages', 'ground_truth', 'dataset', 'chosen', 'rejected', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['ground_truth'])

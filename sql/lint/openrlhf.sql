@@ -2,7 +2,8 @@
 -- PromptDataset and SFTDataset read the other lines: {"messages"}, or {"prompt" or "input", "label"?}.
 SELECT split, row, unnest(list_concat(
     message_faults(line.messages), message_faults(line.prompt), message_faults(line.chosen),
-    message_faults(line.rejected), CASE WHEN is_pair THEN pair_faults(chosen, rejected) END,
+    message_faults(line.rejected), argument_faults(line.messages), argument_faults(line.prompt),
+    argument_faults(line.chosen), argument_faults(line.rejected), CASE WHEN is_pair THEN pair_faults(chosen, rejected) END,
     found([
         error_if(
             NOT is_pair AND coalesce(len(line.messages), 0) = 0 AND prompt_type IS NULL AND input_type IS NULL,
@@ -51,3 +52,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'chosen', 'rejected', 'margin', 'messages', 'input', 'label'])
+UNION ALL
+SELECT * FROM date_texts(['label', '$.chosen[0].content', '$.rejected[0].content'])

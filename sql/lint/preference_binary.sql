@@ -1,6 +1,7 @@
 -- NeMo RL's BinaryPreferenceDataset: {"prompt": text or messages, "chosen": text, "rejected": text}.
 SELECT split, row, unnest(list_concat(
     pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')), message_faults(prompt),
+    argument_faults(prompt),
     found([
         media_fault(json_extract(json, ['$.chosen', '$.rejected']), []),
         error_if(
@@ -25,3 +26,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt'])
+UNION ALL
+SELECT * FROM date_texts(['chosen', 'rejected'])

@@ -1,7 +1,8 @@
 -- NeMo RL's PreferenceDataset: {"context": [...], "completions": [{"rank": 0, "completion": [...]}, {"rank": 1, ...}]}.
 SELECT split, row, unnest(list_concat(
     message_faults(line.context), message_faults(line.completions[1].completion),
-    message_faults(line.completions[2].completion),
+    message_faults(line.completions[2].completion), argument_faults(line.context),
+    argument_faults(line.completions[1].completion), argument_faults(line.completions[2].completion),
     found([
         no_messages('context', line.context),
         error_if(
@@ -47,3 +48,5 @@ FROM (
             AS line
     FROM lines
 )
+UNION ALL
+SELECT * FROM date_texts(['$.completions[0].completion[0].content', '$.completions[1].completion[0].content'])

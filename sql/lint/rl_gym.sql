@@ -1,6 +1,12 @@
 -- NeMo Gym rows, for NeMo RL's NemoGymDataset: {"responses_create_params": {"input", "tools"?}, "agent_ref": {"type",
 -- "name"}, and what the verifier reads}. The loader keeps each line as it is.
 SELECT split, row, unnest(found([
+    two_turns_fault(contains(
+        array_to_string([
+            coalesce(item->>'$.role', item->>'$.type', '?')
+            FOR item IN json_extract(json, '$.responses_create_params.input[*]')
+        ], ' '), 'assistant assistant'
+    )),
     error_if(
         coalesce(type_of(json, 'responses_create_params'), '') <> 'OBJECT',
         'no responses_create_params: NeMo Gym answers the request with 422; write an object with input'

@@ -1,7 +1,8 @@
 -- Prompts that TRL's GRPO and RLOO, verl and SkyRL share: {"data_source", "prompt", "ability", "answer"?,
 -- "reward_model"?, "extra_info", "tools"?}. TRL hands further columns to the reward functions, as one list for each.
 SELECT split, row, unnest(list_concat(
-    prompt_faults(prompt, line.prompt), message_faults(line.prompt), tool_faults(line.tools),
+    prompt_faults(prompt, line.prompt), message_faults(line.prompt), argument_faults(line.prompt),
+    tool_faults(line.tools),
     found([
         error_if(
             line.prompt[-1].role = 'assistant',
@@ -32,3 +33,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'answer', 'data_source', 'reward_model', 'extra_info', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['answer', '$.reward_model.ground_truth'])

@@ -21,3 +21,5 @@ SELECT split, row, unnest(found([
     )
 ]), recursive := true)
 FROM lines
+UNION ALL
+SELECT * FROM date_texts(['input', 'output'])

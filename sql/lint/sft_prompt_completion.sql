@@ -1,6 +1,6 @@
 -- TRL's SFTTrainer, trained on the completion only: {"prompt", "completion", "tools"?}, both text or both messages.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.prompt, media := ['image']), message_faults(line.completion, media := ['image']),
+    message_faults(line.prompt, media := ['image']), message_faults(line.completion),
     argument_faults(line.prompt), argument_faults(line.completion), tool_faults(line.tools),
     found([
         image_fault(json, line.prompt || line.completion),
@@ -39,3 +39,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'completion', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['$.completion[0].content'])

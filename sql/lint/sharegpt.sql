@@ -4,6 +4,7 @@
 SELECT split, row, unnest(list_concat(
     media_faults(json, turns::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
     media_fault([t.value FOR t IN turns], []),
+    call_text_fault([t.value FOR t IN turns IF t."from" = 'function_call']),
     error_if(
         coalesce(len(turns), 0) = 0,
         'conversations is not a list of turns: LLaMA-Factory fails on the row; write [{"from", "value"}]'

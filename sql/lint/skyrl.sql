@@ -1,7 +1,7 @@
 -- SkyRL's PromptDataset: {"data_source", "prompt": [...], "env_class", "reward_spec": {"method", "ground_truth"},
 -- "extra_info"?}. Every key beside prompt and env_class goes to the environment.
 SELECT split, row, unnest(list_concat(
-    message_faults(line.prompt),
+    message_faults(line.prompt), argument_faults(line.prompt),
     found([
         no_messages('prompt', line.prompt),
         error_if(
@@ -36,3 +36,5 @@ UNION ALL
 SELECT * FROM mixed_types([
     'data_source', 'prompt', 'env_class', 'reward_spec', '$.reward_spec.ground_truth', 'extra_info'
 ])
+UNION ALL
+SELECT * FROM date_texts(['$.reward_spec.ground_truth'])

@@ -1,7 +1,7 @@
 -- slime with --input-key prompt --label-key label --metadata-key metadata --tool-key tools: {"prompt", "label"?,
 -- "metadata"?: object, "tools"?}; for SFT prompt or messages end with the assistant.
 SELECT split, row, unnest(list_concat(
-    prompt_faults(prompt, line.prompt), message_faults(line.prompt), tool_faults(line.tools),
+    prompt_faults(prompt, line.prompt), message_faults(line.prompt), argument_faults(line.prompt), tool_faults(line.tools),
     found([
         error_if(
             type_of(json, 'metadata') <> 'OBJECT',
@@ -24,3 +24,5 @@ FROM (
 )
 UNION ALL
 SELECT * FROM mixed_types(['prompt', 'label', 'metadata', 'tools'])
+UNION ALL
+SELECT * FROM date_texts(['label'])

@@ -1,9 +1,12 @@
 -- verl. RLHFDataset: {"data_source", "prompt": [...], "ability", "reward_model": {"style", "ground_truth"},
 -- "extra_info"?}; MultiTurnSFTDataset, in Parquet: {"messages": [...], "tools"?: list, "enable_thinking"?: boolean}.
+-- verl 0.9.1 puts "images" in the places of marks, <image>, of contents that are text; it takes contents that are lists as
+-- they are, each part holding its medium.
 SELECT split, row, unnest(list_concat(
-    message_faults(talk), argument_faults(talk), tool_faults(line.tools),
+    message_faults(talk, media := ['image', 'video', 'audio']), argument_faults(talk), tool_faults(line.tools),
     CASE WHEN NOT is_sft THEN media_faults(
-        json, array_to_string([m.content::VARCHAR FOR m IN talk], ' '), 'the processor stops with a ValueError'
+        json, array_to_string([m.content::VARCHAR FOR m IN talk IF json_type(m.content) = 'VARCHAR'], ' '),
+        'verl stops with an AssertionError'
     ) END,
     found([
         error_if(
@@ -13,6 +16,15 @@ SELECT split, row, unnest(list_concat(
         error_if(
             is_sft AND coalesce(len(line.messages), 0) = 0,
             'messages is not a list of chat messages: verl fails on the row; write a list, not JSON text'
+        ),
+        error_if(
+            any_holds([
+                NOT json_exists(part, '$.' || (part->>'$.type')) FOR part IN
+                flatten([json_extract(m.content, '$[*]') FOR m IN talk IF json_type(m.content) = 'ARRAY'])
+                IF part->>'$.type' IN ('image', 'video', 'audio')
+            ]),
+            'a part of type image, video or audio does not hold it: verl fills marks in texts alone, and the model sees '
+            || 'nothing there; write {"type": "image", "image": path}, or the mark <image> in a text'
         ),
         error_if(
             NOT is_sft AND line.prompt[-1].role = 'assistant',
@@ -86,3 +98,5 @@ SELECT split, row, 'error',
 FROM (SELECT split, row, json_exists(json, '$.messages') AS is_sft, type_of(json, 'tools') AS tools FROM lines)
 WHERE is_sft AND tools IS NULL
     AND (SELECT bool_or(type_of(json, 'tools') IS NOT NULL AND json_exists(json, '$.messages')) FROM lines)
+UNION ALL
+SELECT * FROM date_texts(['$.reward_model.ground_truth'])
