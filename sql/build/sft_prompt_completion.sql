@@ -10,9 +10,11 @@
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 SELECT
     CASE WHEN fits_images(prompt, completion)
-        THEN '{"prompt":' || chat_text(imaged(prompt), getvariable('arguments'), 'key')
-            || ',"completion":' || chat_text(imaged(completion), getvariable('arguments'), 'key')
-            || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || images_of(prompt, completion) || '}'
+        THEN concat(
+            '{"prompt":', chat_text(imaged(prompt), getvariable('arguments'), 'key'), ',"completion":',
+            chat_text(imaged(completion), getvariable('arguments'), 'key'),
+            ',"tools":' || nullif(tools::VARCHAR, '[]'), images_of(prompt, completion), '}'
+        )
         ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
