@@ -91,7 +91,9 @@ CREATE OR REPLACE MACRO joined(prompt, completion) AS
     CASE '[]'
         WHEN prompt::VARCHAR THEN completion::VARCHAR
         WHEN completion::VARCHAR THEN prompt::VARCHAR
-        ELSE substring(prompt::VARCHAR, 1, length(prompt::VARCHAR) - 1) || ',' || substring(completion::VARCHAR, 2)
+        ELSE concat(
+            substring(prompt::VARCHAR, 1, length(prompt::VARCHAR) - 1), ',', substring(completion::VARCHAR, 2)
+        )
     END;
 
 -- continues(prompt, completion): whether an answer continues a prefill, the assistant's message that the prompt ends
@@ -213,19 +215,19 @@ CREATE OR REPLACE MACRO media_columns(messages) AS CASE WHEN has_media(messages)
 CREATE OR REPLACE MACRO has_parts(prompt, completion) AS
     contains(prompt::VARCHAR, '"content":[') OR contains(completion::VARCHAR, '"content":[');
 
--- imaged(conversation): the conversation as JSON, a picture in it being the part {"type": "image"}; images_of:
+-- imaged(conversation): the conversation as JSON text, a picture in it being the part {"type": "image"}; images_of:
 -- `,"images":[...]`, or nothing.
 -- That is TRL's form. fits_images: whether there is nothing but text and pictures, and no picture in a tool's answer, where
 -- TRL looks for none.
 CREATE OR REPLACE MACRO imaged(conversation) AS CASE
-    WHEN contains(conversation::VARCHAR, '"content":[') THEN ('[' || array_to_string([
+    WHEN contains(conversation::VARCHAR, '"content":[') THEN '[' || array_to_string([
         CASE WHEN json_type(m, '$.content') = 'ARRAY' THEN json_merge_patch(m, json_object('content', [
             CASE WHEN media_kind(p) = 'image' THEN '{"type":"image"}'::JSON ELSE p END
             FOR p IN json_extract(m, '$.content[*]')
         ])) ELSE m END
         FOR m IN messages_of(conversation)
-    ], ',') || ']')::JSON
-    ELSE conversation
+    ], ',') || ']'
+    ELSE conversation::VARCHAR
 END;
 CREATE OR REPLACE MACRO images_of(prompt, completion) AS CASE WHEN has_parts(prompt, completion)
     THEN coalesce(',"images":' || to_json(nullif(media_of(spoken(prompt, completion), 'image'), [])), '')

@@ -5,17 +5,18 @@
 --       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
+-- edited_tasks: the newest version of each task that has more than one.
+CREATE OR REPLACE VIEW edited_tasks AS
+SELECT dataset, task_id, max(version) AS version
+FROM task_log
+WHERE version > 0
+GROUP BY dataset, task_id;
+
 -- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
 CREATE OR REPLACE VIEW tasks AS
-WITH edited AS (
-    SELECT dataset, task_id, max(version) AS version
-    FROM task_log
-    WHERE version > 0
-    GROUP BY dataset, task_id
-)
 SELECT t.* EXCLUDE (removed)
 FROM task_log AS t
-ANTI JOIN edited AS e ON e.dataset = t.dataset AND e.task_id = t.task_id AND e.version > t.version
+ANTI JOIN edited_tasks AS e ON e.dataset = t.dataset AND e.task_id = t.task_id AND e.version > t.version
 WHERE NOT t.removed;
 
 -- dataset_verifiers: the verifier of each dataset.

@@ -26,7 +26,7 @@ from rolloutops.build.manifest_types import ReportRow, RolloutCounts
 from rolloutops.build.options import options_of
 from rolloutops.build.outcome import Outcome, outcome_of
 from rolloutops.build.sidecars import write_sidecars
-from rolloutops.build.staging import LINEAGE, check_rows, find_used, refuse_leaks, stage
+from rolloutops.build.staging import LINEAGE, TEXTS, check_rows, find_used, refuse_leaks, stage
 from rolloutops.build.write import Data, sha256, write_data
 from rolloutops.config.build_options import BuildOptions
 from rolloutops.config.recipe import StepUse
@@ -84,7 +84,7 @@ def build(
     with replacing(options.output, where) as fresh:
         settings = {name: value for name, value in step.settings.items() if name in found.params}
         with bound(con, found, settings, where):
-            stage(con, found, options, where)
+            stage(con, found, options, fresh, where)
             check_rows(con, found, where)
             # A step's own checks say more than a linter does, so they speak first, unless the lines are to be dropped.
             linted = lint_gate(con, found, folder, options, where) if options.drop_invalid else None
@@ -105,6 +105,7 @@ def build(
         about = StepStats(step.name, step.kind, step.use, start, found.source, values, [], reports)
         rollouts: RolloutCounts = {"in": read, "used": used}
         files |= write_sidecars(con, fresh, about, path, data, files, rollouts, options, made_by or {})
+        (fresh / TEXTS).unlink()
     return BuildReport(
         step.name,
         options.output,

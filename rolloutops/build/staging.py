@@ -1,8 +1,10 @@
 """The lines of a build before they are written: made once by its step, split, ordered and checked.
 
-They are in one table in the order of the files to come, and are seen as three views; two more tables say which
-rollouts are behind them:
+Their texts are in a Parquet file, in any order and in small row groups, so that lines of any length pass through memory
+a few at a time. What else there is of a line is in a table, in the order of the files to come. Both are seen as three
+views; two more tables say which rollouts are behind them:
 
+    staging.made    split, shape, place, sort_key, split_key, keys, bytes, text     text: its row in the Parquet file
     result          split, shape, place, sort_key, split_key, keys, json     what checks and reports read
     numbered        the same, and row: the number of the line, from 1        what names a line
     lines           split, row, json                                         what a linter reads
@@ -16,15 +18,23 @@ type of a line where a Parquet file may have lines of one type only (`-- files: 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rolloutops.config.build_options import PROMPT, BuildOptions
 from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.layout import count
-from rolloutops.steps.selected import ALL, table_of
+from rolloutops.steps.selected import ALL, few_rows, table_of
 from rolloutops.steps.step import Step, require_line
 from rolloutops.store import sql
 
 BY_SHAPE = "by shape"
 """What the header of a build says whose lines of different shape must be in different Parquet files."""
+
+TEXTS = ".lines.parquet"
+"""The file of the texts, in the folder of the build until that is complete."""
+
+AS_IS = "FORMAT parquet, COMPRESSION uncompressed, DICTIONARY_SIZE_LIMIT 1, STRING_DICTIONARY_PAGE_SIZE_LIMIT 1"
+"""How a file is written that is read a few times at once and goes then."""
 
 KEY = "dataset, task_id, policy, rollout_index"
 ORDER = "split, shape, place, sort_key"
@@ -62,27 +72,40 @@ ORDER BY split, row, role, {KEY}
 """
 """Which rollouts each line came from: split, number of the line from 1, role, key, attempt and verifier's reward."""
 
-PARTS = " UNION ALL ".join(
-    f"SELECT split, row, json FROM numbered WHERE place >= '{low}' AND place < '{high}'"
-    for low, high in zip("02468ace", "2468aceg", strict=True)
-)
-"""So several threads read the lines: DuckDB gives a thread 122,880 rows of a table, and most builds have fewer."""
+MADE = """
+CREATE TABLE staging.made AS
+SELECT * EXCLUDE (json), file_row_number AS text
+FROM read_parquet({file}, file_row_number = true)
+ORDER BY {order}
+"""
 
-VIEWS = f"""
-CREATE OR REPLACE VIEW result AS FROM staging.made;
+VIEWS = """
+CREATE OR REPLACE VIEW staging.texts AS
+SELECT file_row_number AS text, json FROM read_parquet({file}, file_row_number = true);
+
+CREATE OR REPLACE VIEW result AS
+SELECT m.* EXCLUDE (bytes, text), t.json[1] AS json
+FROM staging.texts AS t
+JOIN staging.made AS m ON m.text = t.text;
 
 CREATE OR REPLACE VIEW numbered AS
 SELECT m.*, m.rowid - f.first_row + 1 AS row
 FROM staging.made AS m
 JOIN (SELECT split, min(rowid) AS first_row FROM staging.made GROUP BY split) AS f ON f.split = m.split;
 
-CREATE OR REPLACE VIEW lines AS {PARTS};
+CREATE OR REPLACE VIEW lines AS
+SELECT n.split, n.row, t.json[1] AS json
+FROM staging.texts AS t
+JOIN numbered AS n ON n.text = t.text;
 """
 """Lines are numbered without sorting them once more: they are staged in order."""
 
+GROUP_BYTES = 8 << 20
+"""Bytes of lines in a row group of the staged file, at least: so several threads read the lines of most builds."""
 
-def stage(con: sql.Connection, step: Step, options: BuildOptions, where: str) -> None:
-    """Run the step, which is bound, once; makes the views over its lines."""
+
+def stage(con: sql.Connection, step: Step, options: BuildOptions, folder: Path, where: str) -> None:
+    """Run the step, which is bound, once; makes the views over its lines. folder: where their texts may lie."""
     require_line(con, step)
     # The share is a number in [0, 1): the first 60 bits of the hash.
     share = f"('0x' || md5(split_key || ':' || {options.seed})[1:15])::BIGINT / 1152921504606846976.0"
@@ -96,16 +119,18 @@ def stage(con: sql.Connection, step: Step, options: BuildOptions, where: str) ->
     shape = "''"
     if options.format == "parquet" and step.notes.get("files") == BY_SHAPE:
         shape = "replace(json_structure(json)::VARCHAR, 'UBIGINT', 'BIGINT')"
-    ordered = f"""
+    # The text is a list of one text: see `few_rows`.
+    made = f"""
         SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {options.seed}) AS place, sort_key, split_key,
-            keys, json::VARCHAR AS json
-        FROM (\n{_grouped(con, step.query, options, where)}\n)
-        ORDER BY {ORDER}
+            keys, strlen(json) AS bytes, [json] AS json
+        FROM (SELECT * REPLACE (json::VARCHAR AS json) FROM (\n{_grouped(con, step.query, options, where)}\n))
     """
-    # The lines of an earlier build make room first.
+    file = sql.literal(str(folder / TEXTS))
     sql.run(con, "CREATE SCHEMA IF NOT EXISTS staging; DROP TABLE IF EXISTS staging.made")
-    sql.run(con, f"CREATE TABLE staging.made AS {ordered}")
-    sql.run(con, VIEWS)
+    with few_rows(con, step.ships):
+        sql.run(con, f"COPY ({made}) TO {file} ({AS_IS}, ROW_GROUP_SIZE_BYTES {GROUP_BYTES})")
+    sql.run(con, MADE.format(file=file, order=ORDER))
+    sql.run(con, VIEWS.format(file=file))
 
 
 def drop_lines(con: sql.Connection, faulty: str) -> None:
@@ -144,13 +169,13 @@ def check_rows(con: sql.Connection, step: Step, where: str) -> None:
 
     The text of a shipped step is not read here: it is made of what was read when it came in, and its linter reads it.
     """
-    broken = "false" if step.ships else NO_LINE
     rows = sql.rows(
         con,
         f"""
-        SELECT count(*), count(*) FILTER (json IS NULL OR split_key IS NULL OR sort_key IS NULL OR len(keys) IS NULL),
-            count(*) - count(DISTINCT sort_key), count(*) FILTER ({broken})
-        FROM result
+        SELECT count(*), count(*) FILTER (bytes IS NULL OR split_key IS NULL OR sort_key IS NULL OR len(keys) IS NULL),
+            count(*) - count(DISTINCT sort_key),
+            {"0" if step.ships else f"(SELECT count(*) FROM result WHERE {NO_LINE})"}
+        FROM staging.made
         """,
     )
     total, missing, repeated, invalid = rows[0]

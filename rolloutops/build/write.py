@@ -7,11 +7,13 @@ that give back all lines (columns.py). All files of a build have the same column
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,15 +23,22 @@ from rolloutops.config.build_options import BuildOptions
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
 
-GROUPS = "SELECT split, shape, max(strlen(json)) FROM result GROUP BY split, shape ORDER BY split, shape"
-"""Lines that may share a file, and the bytes of the longest."""
+BATCH_ROWS, BATCH_BYTES = 1024, 16 << 20
+"""Lines, and bytes, that are in memory at once, unless one line has more. A column of Arrow text holds 2 GiB."""
 
-BATCH_ROWS, BATCH_BYTES = 1024, 64 << 20
-"""Lines, and bytes, that are in memory at once. A column of Arrow text holds 2 GiB at most."""
+ORDERED = ".lines.tmp"
+"""The file of all lines in order, of which the files of a build are cut."""
 
-GROUP = "FROM result WHERE split = {split} AND shape = {shape}"
-LINES = "SELECT json || chr(10) AS line"
-"""With its end each line is ready to be written: what Arrow holds of a batch is a piece of the file."""
+PLACES = """
+SELECT t.json, p.start
+FROM staging.texts AS t
+JOIN (SELECT text, (sum(bytes + 1) OVER (ORDER BY rowid) - bytes - 1)::BIGINT AS start FROM staging.made) AS p
+    ON p.text = t.text
+"""
+"""Each text, in any order, and where it begins in a file of all lines in order, each with its end."""
+
+SIZES = "SELECT split, shape, list(bytes + 1 ORDER BY rowid) FROM staging.made GROUP BY ALL ORDER BY split, shape"
+"""The bytes of the lines that may share a file, in order."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +56,50 @@ def write_data(con: sql.Connection, step: Step, folder: Path, options: BuildOpti
     shards = {split: _Shards(folder, split, options) for split in options.splits}
     try:
         structures: dict[str, Structure] = {}
-        for split, shape, longest in sql.rows(con, GROUPS):
-            group = GROUP.format(split=sql.literal(split), shape=sql.literal(shape))
-            if options.format == "parquet" and shape not in structures:
-                structures[shape] = structure_of(con, step, f"FROM result WHERE shape = {sql.literal(shape)}", where)
-            structure = structures.get(shape)
-            batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(longest, 1)))
-            for batch in sql.stream(con, f"{LINES} {group}", batch_rows):
-                for piece, size, full in shards[split].pieces(batch.column(0)):
-                    shards[split].add(typed(con, piece, structure) if structure else piece, size)
-                    if full:
-                        shards[split].close()
-            if shape:
-                shards[split].close()
+        ordered = folder / ORDERED
+        _put_in_order(con, ordered)
+        with ordered.open("rb") as lines:
+            for split, shape, sizes in sql.rows(con, SIZES):
+                if options.format == "parquet" and shape not in structures:
+                    group = f"FROM result WHERE shape = {sql.literal(shape)}"
+                    structures[shape] = structure_of(con, step, group, where)
+                structure = structures.get(shape)
+                for batch in _batches(lines, sizes):
+                    for piece, size, full in shards[split].pieces(batch):
+                        shards[split].add(typed(con, piece, structure) if structure else piece, size)
+                        if full:
+                            shards[split].close()
+                if shape:
+                    shards[split].close()
+        ordered.unlink()
         return [data for split in options.splits for data in shards[split].finish()]
     finally:
         for one in shards.values():
             one.close()
+
+
+def _put_in_order(con: sql.Connection, path: Path) -> None:
+    """Write a file of all staged lines in their order. Each is read once and put where it belongs: to sort the texts
+    would take all of them, or 2,048 at once, into memory."""
+    longest = sql.rows(con, "SELECT max(bytes) FROM staging.made")[0][0] or 0
+    with path.open("wb") as file:
+        for batch in sql.stream(con, PLACES, max(1, min(BATCH_ROWS, BATCH_BYTES // (longest + 1)))):
+            texts = batch.column(0).flatten()
+            places, data = _places(texts), memoryview(texts.buffers()[2] or b"")
+            for (begin, end), start in zip(pairwise(places), batch.column(1).to_pylist(), strict=True):
+                os.pwritev(file.fileno(), [data[begin:end], b"\n"], start)
+
+
+def _batches(lines: BinaryIO, sizes: Sequence[int]) -> Iterator[pa.Array]:
+    """Read lines of these sizes, in order, a few at a time."""
+    start, total = 0, 0
+    for end, size in enumerate([*sizes, BATCH_BYTES]):
+        if end > start and (end - start == BATCH_ROWS or total + size > BATCH_BYTES or end == len(sizes)):
+            places = array("i", accumulate(sizes[start:end], initial=0))
+            text = pa.py_buffer(lines.read(total))
+            yield pa.StringArray.from_buffers(end - start, pa.py_buffer(places), text)
+            start, total = end, 0
+        total += size
 
 
 @dataclass

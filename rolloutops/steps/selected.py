@@ -6,7 +6,8 @@ names are joined then.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from rolloutops.config.resources import shipped
@@ -58,6 +59,20 @@ MEASURED = ("text_length", "completion_hash")
 """What is made of payload and compares answers."""
 SMALL = ("metrics", *MEASURED)
 """Payload that is read once for all steps where one of them needs it."""
+
+
+LISTED_TASKS = """
+CREATE OR REPLACE VIEW tasks AS
+SELECT t.* EXCLUDE (removed, prompts, rows) REPLACE (t.prompts[1] AS prompt, t.rows[1] AS row)
+FROM (SELECT *, [prompt] AS prompts, [row] AS rows FROM task_log) AS t
+ANTI JOIN edited_tasks AS e ON e.dataset = t.dataset AND e.task_id = t.task_id AND e.version > t.version
+WHERE NOT t.removed
+"""
+"""The view `tasks` as long as texts are long: DuckDB puts the small chunks of a join or filter together, 2,048 rows of
+any length, unless a list is among their columns."""
+
+LONG_ROW = 64 << 10
+"""Bytes of a text of which 2,048 are more than should be in memory a few times."""
 
 
 def prepare(con: sql.Connection, columns: Collection[str] = ()) -> None:
@@ -137,16 +152,55 @@ def selected_query(con: sql.Connection, name: str, payload: Iterable[str], kind:
     if not wanted:
         return f"SELECT {columns}\nFROM {source}"
     read = {**ATTEMPT_PAYLOAD, **TASK_PAYLOAD, **VERDICT_PAYLOAD, **(ONE_ANSWER if kind == "build" else {})}
-    joins = ""
+    joined = "kept AS s"
     if any(column in ATTEMPT_PAYLOAD or column in TASK_PAYLOAD for column in wanted):
-        joins += "\nJOIN attempts AS a ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
+        joined = f"attempts AS a\nJOIN {joined} ON a.dataset = s.dataset AND a.attempt_id = s.attempt_id"
     if any(column in TASK_PAYLOAD or (kind == "build" and column in ONE_ANSWER) for column in wanted):
-        joins += "\nLEFT JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id"
+        on = "ON t.dataset = s.dataset AND t.task_id = s.task_id"
+        tasks_first = kind == "build" and long_rows(con) == "tasks"
+        joined = f"tasks AS t\nJOIN ({joined}) {on}" if tasks_first else f"{joined}\nLEFT JOIN tasks AS t {on}"
     if any(column in VERDICT_PAYLOAD for column in wanted):
         details = f"SELECT dataset, attempt_id, {', '.join(VERDICT_PAYLOAD)} FROM rollouts"
-        joins += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
-    kept = f"WITH kept AS MATERIALIZED (\nSELECT {columns}\nFROM {source}\n)"
-    return f"{kept}\nSELECT s.*, {', '.join(f'{read[column]} AS {column}' for column in wanted)}\nFROM kept AS s{joins}"
+        joined += f"\nLEFT JOIN ({details}) AS d ON d.dataset = s.dataset AND d.attempt_id = s.attempt_id"
+    made = ", ".join(f"{read[column]} AS {column}" for column in wanted)
+    return f"""WITH kept AS MATERIALIZED (
+SELECT {columns}, [s.rollout_index] AS listed -- with a list DuckDB leaves chunks of a few long rows as they are
+FROM {source}
+)
+SELECT s.* EXCLUDE (listed) REPLACE (s.listed[1] AS rollout_index), {made}
+FROM {joined}"""
+
+
+@contextmanager
+def few_rows(con: sql.Connection, ships: bool) -> Iterator[None]:
+    """Within it a query holds as few rows as it can, where texts are long no more than those of a row group.
+
+    ships: of a shipped step, whose joins have their long side on the left; those of a custom one may have any order.
+    """
+    long = ships and long_rows(con) != ""
+    with sql.streaming(con, as_written=long):
+        plain = sql.rows(con, "SELECT sql FROM duckdb_views() WHERE view_name = 'tasks'") if long else []
+        if plain:
+            sql.run(con, LISTED_TASKS)
+        try:
+            yield
+        finally:
+            if plain:
+                sql.run(con, plain[0][0].replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
+
+
+def long_rows(con: sql.Connection) -> str:
+    """The table whose texts are so long that a join should read it a row group at a time: tasks, attempts, or none.
+
+    DuckDB works on 2,048 rows at once, but where a row group has fewer; and the side of a join that is not read that
+    way is in memory whole.
+    """
+    sizes = {
+        table: sql.bytes_of_row(con, view, column)
+        for table, view, column in (("tasks", "task_log", "prompt"), ("attempts", "attempts", "completion"))
+    }
+    longest = max(sizes, key=lambda table: sizes[table])
+    return longest if sizes[longest] >= LONG_ROW else ""
 
 
 def payload_of(step: Step, kind: str) -> list[str]:

@@ -166,6 +166,39 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
         cursor.close()
 
 
+@contextmanager
+def streaming(con: Connection, as_written: bool = False) -> Iterator[None]:
+    """Within it, rows that a query writes need not be in order, so that DuckDB holds few of them.
+
+    as_written: the left side of each join is read row group by row group, the right one is held.
+    """
+    run(con, "SET preserve_insertion_order = false")
+    if as_written:
+        run(con, "SET disabled_optimizers = 'join_order,build_side_probe_side'")
+    try:
+        yield
+    finally:
+        run(con, "RESET preserve_insertion_order; RESET disabled_optimizers")
+
+
+LARGEST = 8
+"""Part files of a table that are looked at for long rows: those that are largest."""
+
+
+def bytes_of_row(con: Connection, view: str, column: str) -> int:
+    """How long a column's values are in the row group of a table where they are longest, on average."""
+    with _name_damage(con):
+        make_named(con, view)
+    made = rows(con, f"SELECT sql FROM duckdb_views() WHERE view_name = {literal(view)} AND NOT internal")
+    patterns = files_of_view(made[0][0]) if made and "read_parquet" in made[0][0] else []
+    files = sorted({file for pattern in patterns for file in glob(pattern)}, key=os.path.getsize)[-LARGEST:]
+    if not files:
+        return 0
+    named = literal([escape(file) for file in files])
+    size = f"SELECT max(total_uncompressed_size // row_group_num_rows) FROM parquet_metadata({named})"
+    return rows(con, f"{size} WHERE path_in_schema = {literal(column)} AND row_group_num_rows > 0")[0][0] or 0
+
+
 def literal(value: object) -> str:
     """A Python value as a SQL literal: text, number, bool, None, list, or a dict as a MAP."""
     if value is None:

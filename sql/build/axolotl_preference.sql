@@ -25,10 +25,12 @@ WITH answers AS (
 SELECT
     CASE WHEN shows_media THEN media_line()
         WHEN fits
-        THEN '{"messages":['
-            || array_to_string([chat_message(m, role_of(m), 'text', 'think') FOR m IN messages_of(prompt)], ',')
-            || '],"chosen":{"role":"assistant","content":' || to_json(chosen_answer)
-            || '},"rejected":{"role":"assistant","content":' || to_json(rejected_answer) || '}}'
+        THEN concat(
+            '{"messages":[',
+            array_to_string([chat_message(m, role_of(m), 'text', 'think') FOR m IN messages_of(prompt)], ','),
+            '],"chosen":{"role":"assistant","content":', to_json(chosen_answer),
+            '},"rejected":{"role":"assistant","content":', to_json(rejected_answer), '}}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

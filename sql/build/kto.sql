@@ -9,10 +9,11 @@
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- report: SELECT * FROM kto_weights('result')
 SELECT
-    '{"prompt":' || chat_text(prompt, getvariable('arguments'), 'key')
-    || ',"completion":' || chat_text(completion, getvariable('arguments'), 'key')
-    || ',"label":' || label
-    || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}' AS json,
+    concat(
+        '{"prompt":', chat_text(prompt, getvariable('arguments'), 'key'), ',"completion":',
+        chat_text(completion, getvariable('arguments'), 'key'), ',"label":', label,
+        ',"tools":' || nullif(tools::VARCHAR, '[]'), '}'
+    ) AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key

@@ -18,9 +18,11 @@
 -- report: SELECT * FROM kto_weights('result')
 SELECT
     CASE WHEN NOT fits_files(messages) THEN media_line()
-        WHEN fits_sharegpt(messages) THEN '{"conversations":[' || sharegpt_turns(marked(messages)) || '],"kto_tag":' || tag
-        || coalesce(',"system":' || to_json(system_text(messages)), '')
-        || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
+        WHEN fits_sharegpt(messages) THEN concat(
+            '{"conversations":[', sharegpt_turns(marked(messages)), '],"kto_tag":', tag,
+            ',"system":' || to_json(system_text(messages)), ',"tools":' || tools_text(tools),
+            media_columns(messages), '}'
+        )
         ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

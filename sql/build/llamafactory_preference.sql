@@ -17,10 +17,12 @@ SELECT
             OR NOT fits_files(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
         WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
             AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected))
-        THEN '{"conversations":[' || sharegpt_turns(marked(messages_of(prompt))) || '],"chosen":'
-            || sharegpt_turns(messages_of(chosen)) || ',"rejected":' || sharegpt_turns(messages_of(rejected))
-            || coalesce(',"system":' || to_json(system_text(messages_of(prompt))), '')
-            || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages_of(prompt)) || '}'
+        THEN concat(
+            '{"conversations":[', sharegpt_turns(marked(messages_of(prompt))), '],"chosen":',
+            sharegpt_turns(messages_of(chosen)), ',"rejected":', sharegpt_turns(messages_of(rejected)),
+            ',"system":' || to_json(system_text(messages_of(prompt))), ',"tools":' || tools_text(tools),
+            media_columns(messages_of(prompt)), '}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

@@ -8,8 +8,10 @@
 -- check: FROM refused_media('result', 'drop_unfit')
 -- report: SELECT * FROM kto_weights('result')
 SELECT
-    CASE WHEN fits_marks(messages) THEN '{"messages":[' || array_to_string(swift_messages(marked(messages), ''), ',')
-        || '],"label":' || label || coalesce(',"tools":' || tools_text(tools), '') || media_columns(messages) || '}'
+    CASE WHEN fits_marks(messages) THEN concat(
+        '{"messages":[', array_to_string(swift_messages(marked(messages), ''), ','), '],"label":', label,
+        ',"tools":' || tools_text(tools), media_columns(messages), '}'
+    )
         ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

@@ -10,10 +10,12 @@
 SELECT
     CASE WHEN NOT fits THEN media_line()
         WHEN comparable
-        THEN '{"messages":[' || array_to_string(swift_messages(marked(spoken(prompt, chosen)), ''), ',')
-            || '],"rejected_messages":[' || array_to_string(swift_messages(marked(spoken(prompt, rejected)), ''), ',')
-            || ']' || coalesce(',"margin":' || to_json(margin), '') || coalesce(',"tools":' || tools_text(tools), '')
-            || media_columns(messages_of(prompt)) || '}'
+        THEN concat(
+            '{"messages":[', array_to_string(swift_messages(marked(spoken(prompt, chosen)), ''), ','),
+            '],"rejected_messages":[', array_to_string(swift_messages(marked(spoken(prompt, rejected)), ''), ','),
+            ']', ',"margin":' || to_json(margin), ',"tools":' || tools_text(tools),
+            media_columns(messages_of(prompt)), '}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

@@ -11,14 +11,15 @@
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"messages":' || chat_text(t.prompt, 'object', 'key')
-        || ',"ground_truth":' || to_json(t.answer)
-        || ',"dataset":' || to_json(coalesce(getvariable('verifier'), c.dataset))
-        || coalesce(',"tools":' || nullif(tool_names(t.tools), '[]'), '') || '}'
+    CASE WHEN t.answer IS NOT NULL THEN concat(
+        '{"messages":', chat_text(t.prompt, 'object', 'key'), ',"ground_truth":', to_json(t.answer),
+        ',"dataset":', to_json(coalesce(getvariable('verifier'), c.dataset)),
+        ',"tools":' || nullif(tool_names(t.tools), '[]'), '}'
+    )
         ELSE '{}' END AS json,
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM tasks_of('selected') AS c
-JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+FROM tasks AS t
+JOIN tasks_of('selected') AS c ON c.dataset = t.dataset AND c.task_id = t.task_id
 WHERE t.answer IS NOT NULL OR NOT getvariable('drop_unfit')

@@ -8,14 +8,16 @@
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
-        THEN '{"input":{"messages":['
-            || array_to_string([chat_message(m, role_of(m), 'text', 'drop') FOR m IN messages_of(prompt)], ',') || ']'
-            || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]') || ',"parallel_tool_calls":true', '')
-            || '},"preferred_output":['
-            || array_to_string([chat_message(m, role_of(m), 'text', 'drop') FOR m IN messages_of(chosen)], ',')
-            || '],"non_preferred_output":['
-            || array_to_string([chat_message(m, role_of(m), 'text', 'drop') FOR m IN messages_of(rejected)], ',')
-            || ']}'
+        THEN concat(
+            '{"input":{"messages":[',
+            array_to_string([chat_message(m, role_of(m), 'text', 'drop') FOR m IN messages_of(prompt)], ','),
+            ']', ',"tools":' || nullif(tools::VARCHAR, '[]') || ',"parallel_tool_calls":true',
+            '},"preferred_output":[',
+            array_to_string([chat_message(m, role_of(m), 'text', 'drop') FOR m IN messages_of(chosen)], ','),
+            '],"non_preferred_output":[',
+            array_to_string([chat_message(m, role_of(m), 'text', 'drop') FOR m IN messages_of(rejected)], ','),
+            ']}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

@@ -8,9 +8,11 @@
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable AND coalesce(tools::VARCHAR, '[]') = '[]'
-        THEN '{"prompt":' || chat_text(prompt, 'object', 'key') || ',"chosen":' || chat_text(chosen, 'object', 'key')
-            || ',"rejected":' || chat_text(rejected, 'object', 'key')
-            || coalesce(',"margin":' || to_json(margin), '') || '}'
+        THEN concat(
+            '{"prompt":', chat_text(prompt, 'object', 'key'), ',"chosen":', chat_text(chosen, 'object', 'key'),
+            ',"rejected":', chat_text(rejected, 'object', 'key'), ',"margin":' || to_json(margin),
+            '}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

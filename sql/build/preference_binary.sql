@@ -11,8 +11,10 @@ SELECT
     CASE WHEN has_media(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
         WHEN comparable AND is_plain_answer(chosen) AND is_plain_answer(rejected)
             AND coalesce(tools::VARCHAR, '[]') = '[]'
-        THEN '{"prompt":' || chat_text(prompt, 'object', 'key') || ',"chosen":' || json_extract(chosen, '$[0].content')
-            || ',"rejected":' || json_extract(rejected, '$[0].content') || '}'
+        THEN concat(
+            '{"prompt":', chat_text(prompt, 'object', 'key'), ',"chosen":', json_extract(chosen, '$[0].content'),
+            ',"rejected":', json_extract(rejected, '$[0].content'), '}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

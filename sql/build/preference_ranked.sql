@@ -12,9 +12,11 @@ SELECT
     CASE
         WHEN NOT comparable THEN '{}'
         WHEN tools::VARCHAR <> '[]' THEN '{"tools":true}'
-        ELSE '{"context":' || chat_text(prompt, 'object', 'key')
-            || ',"completions":[{"rank":0,"completion":' || chat_text(chosen, 'object', 'key')
-            || '},{"rank":1,"completion":' || chat_text(rejected, 'object', 'key') || '}]}'
+        ELSE concat(
+            '{"context":', chat_text(prompt, 'object', 'key'), ',"completions":[{"rank":0,"completion":',
+            chat_text(chosen, 'object', 'key'), '},{"rank":1,"completion":', chat_text(rejected, 'object', 'key'),
+            '}]}'
+        )
     END AS json,
     keys,
     prompt_hash AS split_key,

@@ -10,11 +10,13 @@
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable
-        THEN '{"chosen":' || chat_text(joined(prompt, chosen), getvariable('arguments'), 'key')
-            || ',"rejected":' || chat_text(joined(prompt, rejected), getvariable('arguments'), 'key')
-            || coalesce(',"margin":' || to_json(margin) || ',"chosen_rating":' || to_json(chosen_reward)
-                || ',"rejected_rating":' || to_json(rejected_reward), '')
-            || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || '}'
+        THEN concat(
+            '{"chosen":', chat_text(joined(prompt, chosen), getvariable('arguments'), 'key'),
+            ',"rejected":', chat_text(joined(prompt, rejected), getvariable('arguments'), 'key'),
+            ',"margin":' || to_json(margin) || ',"chosen_rating":' || to_json(chosen_reward)
+            || ',"rejected_rating":' || to_json(rejected_reward),
+            ',"tools":' || nullif(tools::VARCHAR, '[]'), '}'
+        )
         ELSE '{}' END AS json,
     keys,
     prompt_hash AS split_key,

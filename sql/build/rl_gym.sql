@@ -12,5 +12,5 @@ SELECT
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM tasks_of('selected') AS c
-JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+FROM tasks AS t
+JOIN tasks_of('selected') AS c ON c.dataset = t.dataset AND c.task_id = t.task_id

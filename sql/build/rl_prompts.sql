@@ -6,15 +6,15 @@
 -- param ability VARCHAR = NULL   what the tasks ask for, as `math`; without it, the dataset's name
 -- check: SELECT sort_key AS task, 'no prompt' AS fault FROM result WHERE json_array_length(json, '$.prompt') = 0
 SELECT
-    '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(t.prompt, 'object', 'key')
-    || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
-    || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
-    || coalesce(',"answer":' || to_json(t.answer), '')
-    || coalesce(',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '}', '')
-    || ',"extra_info":{"index":' || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '')
-    || '}}' AS json,
+    concat(
+        '{"data_source":', to_json(c.dataset), ',"prompt":', chat_text(t.prompt, 'object', 'key'),
+        ',"tools":' || nullif(t.tools::VARCHAR, '[]'), ',"ability":',
+        to_json(coalesce(getvariable('ability'), c.dataset)), ',"answer":' || to_json(t.answer),
+        ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '}', ',"extra_info":{"index":',
+        to_json(c.task_id), ',"solve_rate":' || to_json(c.solve_rate), '}}'
+    ) AS json,
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM tasks_of('selected') AS c
-JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+FROM tasks AS t
+JOIN tasks_of('selected') AS c ON c.dataset = t.dataset AND c.task_id = t.task_id

@@ -18,7 +18,7 @@ SELECT
     -- Spliced as text: every tool and number stays as it was, and nothing is padded with nulls.
     CASE WHEN fits_images(prompt, completion) THEN concat(
         '{"messages":',
-        chat_text(imaged(joined(prompt, completion)::JSON), getvariable('arguments'), getvariable('reasoning')),
+        chat_text(imaged(joined(prompt, completion)), getvariable('arguments'), getvariable('reasoning')),
         ',"tools":' || nullif(tools::VARCHAR, '[]'), images_of(prompt, completion), '}'
     ) ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,

@@ -17,13 +17,16 @@ WITH pictured AS (
 
 SELECT
     CASE WHEN fits_images(prompt, completion) AND NOT has_media(messages_of(completion))
-        THEN '{"prompt":' || chat_text(imaged(prompt), getvariable('arguments'), 'key')
-            || ',"completion":' || chat_text(imaged(completion), getvariable('arguments'), 'key')
-            || coalesce(',"tools":' || nullif(tools::VARCHAR, '[]'), '') || CASE
+        THEN concat(
+            '{"prompt":', chat_text(imaged(prompt), getvariable('arguments'), 'key'), ',"completion":',
+            chat_text(imaged(completion), getvariable('arguments'), 'key'),
+            ',"tools":' || nullif(tools::VARCHAR, '[]'),
+            CASE
                 WHEN has_parts(prompt, completion) THEN images_of(prompt, completion)
                 WHEN (SELECT has_any FROM pictured) THEN ',"images":[]'
-                ELSE ''
-            END || '}'
+            END,
+            '}'
+        )
         ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

@@ -9,14 +9,16 @@
 --     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN t.answer IS NOT NULL THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(t.prompt, 'object', 'key')
-        || ',"env_class":' || to_json(coalesce(getvariable('env_class'), c.dataset))
-        || ',"reward_spec":{"method":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
-        || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}}'
+    CASE WHEN t.answer IS NOT NULL THEN concat(
+        '{"data_source":', to_json(c.dataset), ',"prompt":', chat_text(t.prompt, 'object', 'key'),
+        ',"env_class":', to_json(coalesce(getvariable('env_class'), c.dataset)),
+        ',"reward_spec":{"method":"rule","ground_truth":', to_json(t.answer), '},"extra_info":{"index":',
+        to_json(c.task_id), ',"solve_rate":' || to_json(c.solve_rate), '}}'
+    )
         ELSE '{}' END AS json,
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM tasks_of('selected') AS c
-JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+FROM tasks AS t
+JOIN tasks_of('selected') AS c ON c.dataset = t.dataset AND c.task_id = t.task_id
 WHERE t.answer IS NOT NULL OR NOT getvariable('drop_unfit')

@@ -5,12 +5,14 @@
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: slime
 SELECT
-    '{"prompt":' || chat_text(t.prompt, 'object', 'key') || coalesce(',"label":' || to_json(t.answer), '')
-    || coalesce(',"tools":' || nullif(t.tools::VARCHAR, '[]'), '')
-    || ',"metadata":{"index":' || to_json(c.task_id) || ',"data_source":' || to_json(c.dataset)
-    || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '},"datasource":' || to_json(c.dataset) || '}' AS json,
+    concat(
+        '{"prompt":', chat_text(t.prompt, 'object', 'key'), ',"label":' || to_json(t.answer),
+        ',"tools":' || nullif(t.tools::VARCHAR, '[]'), ',"metadata":{"index":', to_json(c.task_id),
+        ',"data_source":', to_json(c.dataset), ',"solve_rate":' || to_json(c.solve_rate), '},"datasource":',
+        to_json(c.dataset), '}'
+    ) AS json,
     c.keys,
     t.prompt_hash AS split_key,
     concat_ws('/', c.dataset, c.task_id) AS sort_key
-FROM tasks_of('selected') AS c
-JOIN tasks AS t ON t.dataset = c.dataset AND t.task_id = c.task_id
+FROM tasks AS t
+JOIN tasks_of('selected') AS c ON c.dataset = t.dataset AND c.task_id = t.task_id

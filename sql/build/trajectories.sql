@@ -27,14 +27,16 @@ branches AS (
 SELECT
     CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
         WHEN tokens IS NOT NULL
-        THEN '{"trajectory_id":' || to_json(concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch))
-            || ',"group_id":' || to_json(concat_ws('/', dataset, task_id, policy)) || ',"task_id":' || to_json(task_id)
-            || ',"branch":' || branch || ',"token_ids":' || to_json(tokens.token_ids)
-            || ',"loss_mask":' || to_json(tokens.loss_mask) || coalesce(',"logprobs":' || to_json(tokens.logprobs), '')
-            || coalesce(',"reward":' || to_json(reward), '') || coalesce(',"advantage":' || to_json(advantage), '')
-            || coalesce(',"finish_reason":' || to_json(finish_reason), '') || ',"policy":' || to_json(policy)
-            || coalesce(',"model":' || to_json(model), '')
-            || coalesce(',"temperature":' || nullif(json_extract(request, '$.temperature')::VARCHAR, 'null'), '') || '}'
+        THEN concat(
+            '{"trajectory_id":', to_json(concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch)),
+            ',"group_id":', to_json(concat_ws('/', dataset, task_id, policy)), ',"task_id":', to_json(task_id),
+            ',"branch":', branch, ',"token_ids":', to_json(tokens.token_ids), ',"loss_mask":',
+            to_json(tokens.loss_mask), ',"logprobs":' || to_json(tokens.logprobs), ',"reward":' || to_json(reward),
+            ',"advantage":' || to_json(advantage), ',"finish_reason":' || to_json(finish_reason),
+            ',"policy":', to_json(policy), ',"model":' || to_json(model),
+            ',"temperature":' || nullif(json_extract(request, '$.temperature')::VARCHAR, 'null'),
+            '}'
+        )
         ELSE '{}' END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,

@@ -22,17 +22,21 @@ WITH pictured AS (
 SELECT
     CASE WHEN NOT fits THEN media_line()
         WHEN t.answer IS NOT NULL
-        THEN '{"data_source":' || to_json(c.dataset) || ',"prompt":' || chat_text(
-            CASE WHEN has_media(asked) THEN marked_text(t.prompt)
-                WHEN (SELECT has_any FROM pictured) THEN parted_text(t.prompt)
-                ELSE t.prompt END, 'object', 'key'
+        THEN concat(
+            '{"data_source":', to_json(c.dataset), ',"prompt":',
+            chat_text(
+                CASE WHEN has_media(asked) THEN marked_text(t.prompt)
+                    WHEN (SELECT has_any FROM pictured) THEN parted_text(t.prompt)
+                    ELSE t.prompt END, 'object', 'key'
+            ),
+            ',"ability":', to_json(coalesce(getvariable('ability'), c.dataset)),
+            ',"reward_model":{"style":"rule","ground_truth":', to_json(t.answer), '},"extra_info":{"index":',
+            to_json(c.task_id), ',"solve_rate":' || to_json(c.solve_rate), '}',
+            ',"agent_name":' || to_json(getvariable('agent_name')),
+            ',"images":' || to_json(nullif([{'image': i} FOR i IN media_of(asked, 'image')], [])),
+            ',"videos":' || to_json(nullif([{'video': v} FOR v IN media_of(asked, 'video')], [])),
+            '}'
         )
-        || ',"ability":' || to_json(coalesce(getvariable('ability'), c.dataset))
-        || ',"reward_model":{"style":"rule","ground_truth":' || to_json(t.answer) || '},"extra_info":{"index":'
-        || to_json(c.task_id) || coalesce(',"solve_rate":' || to_json(c.solve_rate), '') || '}'
-        || coalesce(',"agent_name":' || to_json(getvariable('agent_name')), '')
-        || coalesce(',"images":' || to_json(nullif([{'image': i} FOR i IN media_of(asked, 'image')], [])), '')
-        || coalesce(',"videos":' || to_json(nullif([{'video': v} FOR v IN media_of(asked, 'video')], [])), '') || '}'
         ELSE '{}' END AS json,
     c.keys,
     t.prompt_hash AS split_key,

@@ -33,11 +33,14 @@ WITH good AS (
 
 lined AS MATERIALIZED (
     SELECT
-        '{"messages":' || chat_text(joined(prompt, completion), getvariable('arguments'), getvariable('reasoning'))
-        || CASE
+        concat(
+            '{"messages":',
+            chat_text(joined(prompt, completion), getvariable('arguments'), getvariable('reasoning')), CASE
             WHEN (SELECT bool_or(tools::VARCHAR <> '[]') FROM good) THEN ',"tools":' || coalesce(tools::VARCHAR, '[]')
             ELSE ''
-        END || '}' AS json,
+            END,
+            '}'
+        ) AS json,
         [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
         prompt_hash AS split_key,
         concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key,

@@ -34,6 +34,10 @@ WHOLE = 16 * 1024 * 1024
 """Bytes of data up to which every line is read to know its fields; beyond, the first lines are."""
 SOME = 2000
 
+SHORT = (
+    r"""CASE WHEN m.bytes > 65536 THEN regexp_replace(t.json[1], '[^"\\,:\[\]{}]{40,}', '', 'g') ELSE t.json[1] END"""
+)
+"""A line without its long texts, which say nothing of its structure."""
 
 KEYS = """
 WITH files AS (SELECT * FROM (VALUES {files}) AS f (name, split, first, last))
@@ -69,10 +73,11 @@ def fields_of(con: sql.Connection, folder: Path, content: Manifest) -> Fields:
     """
     data = [file for file in content["files"] if "split" in file]
     whole = sum(file["bytes"] for file in data) <= WHOLE
-    limit = "" if whole else f"LIMIT {SOME}"
+    limit = "" if whole else f"WHERE m.rowid < {SOME}"
     # In their order, because several threads find the keys in any: json_group_structure takes none.
     array = "('[' || string_agg(json, ',' ORDER BY rowid) || ']')::JSON"
-    structures = f"SELECT json_structure({array})->'$[0]' FROM (SELECT rowid, json FROM staging.made {limit})"
+    shown = f"SELECT m.rowid, {SHORT} AS json FROM staging.texts AS t JOIN staging.made AS m ON m.text = t.text {limit}"
+    structures = f"SELECT json_structure({array})->'$[0]' FROM ({shown})"
     structure = json.loads(sql.rows(con, structures)[0][0] or "{}")
     ranges, before = list[tuple[str, str, int, int]](), dict[str, int]()
     for file in data:
