@@ -44,3 +44,16 @@ class RowShapes:
         if prompt.messages and prompt.messages[-1]["role"] == "assistant":
             self.last_turns += 1
             self.first = self.first or place
+
+    def update(self, later: RowShapes) -> None:
+        """Add the counts of rows that come after these."""
+        for counts, more in zip(self._counters(), later._counters(), strict=True):
+            counts.update(more)
+        self.nulls += later.nulls
+        self.null_rows += later.null_rows
+        self.last_turns += later.last_turns
+        self.first = self.first or later.first
+        self.answers += later.answers
+
+    def _counters(self) -> tuple[Counter[str], ...]:
+        return self.shapes, self.columns, self.fields, self.parts
