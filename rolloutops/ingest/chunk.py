@@ -34,7 +34,7 @@ from rolloutops.ingest.task_changes import (
     first_prompt,
     retire_tasks,
 )
-from rolloutops.ingest.task_reader import READ, TaskReader, batches
+from rolloutops.ingest.task_reader import READ, TaskSource, batches, read_in_processes
 from rolloutops.layout import count
 from rolloutops.store import schema
 from rolloutops.store.scratch import scratch
@@ -162,7 +162,7 @@ def stage_rows(
     template: PromptTemplate | None,
 ) -> Staged:
     """Write accepted rows to staged.parquet and the rest to rejected.jsonl. files: each with its rows."""
-    reader = TaskReader(name, plan.datasets[name], plan.places, template)
+    source = TaskSource(name, plan.datasets[name], plan.places, template)
     ordinal = rejected = 0
     examples: list[str] = []
     shapes = RowShapes()
@@ -175,8 +175,9 @@ def stage_rows(
             **schema.encoding_of(STAGED),
         ) as writer,
         (staging / "rejected.jsonl").open("w", encoding="utf-8") as rejects,
+        read_in_processes(source, plan.chunk.processes) as processes,
     ):
-        for found in map(reader.read, batches(files)):
+        for found in processes.map(batches(files)):
             for reject in found.rejected:
                 rejects.write(dump(reject._asdict()) + "\n")
             rejected += len(found.rejected)

@@ -12,6 +12,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from io import FileIO
 from itertools import count
 from pathlib import Path
@@ -252,16 +253,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, line with its ending) of a text file, plain or compressed; without a byte order mark."""
     with path.open("rb", buffering=1 << 20) as file:
         packed = path.name.lower().endswith(PACKED)
-        lines = iter(_split(_unpacked(path, file)) if packed else file)
-        first = next(lines, None)
-        if first is not None:
-            yield 1, without_mark(path, first)
-            del first
-            yield from map(_pair, count(2), lines)  # unlike variables here, and enumerate, it holds no line
+        lines = _split(_unpacked(path, file)) if packed else file
+        yield from map(partial(_numbered, path), count(1), lines)  # unlike variables and enumerate, it holds no line
 
 
-def _pair(number: int, line: bytes) -> tuple[int, bytes]:
-    return number, line
+def _numbered(path: Path, number: int, line: bytes) -> tuple[int, bytes]:
+    return number, without_mark(path, line) if number == 1 else line
 
 
 def without_mark(path: Path, start: bytes) -> bytes:

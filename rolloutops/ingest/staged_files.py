@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rolloutops.store import sql
+
+PART_BYTES = 64_000_000
+"""Bytes after which a part gets no further task: `collect` has the tasks of a part in memory, and some ahead."""
+
+LARGE = 16_000_000
+"""Bytes of a row group that is not read all at once."""
 
 
 def chosen_rows(con: sql.Connection, query: str, file: Path, key: str) -> Iterator[pa.Table]:
@@ -29,12 +35,23 @@ def chosen_rows(con: sql.Connection, query: str, file: Path, key: str) -> Iterat
 
 def _group_rows(file: pq.ParquetFile, group: int, there: pa.ChunkedArray, chosen: pa.Table) -> pa.Table:
     names = [name for name in file.schema_arrow.names if name not in chosen.column_names]
-    rows = file.read_row_group(group, names, use_threads=False)
+    rows = _read(file, group, names)
     if len(chosen) < len(rows):
         rows = rows.take(pc.index_in(chosen[0], value_set=there))
     for name, column in zip(chosen.column_names, chosen.columns, strict=True):
         rows = rows.append_column(name, column)
     return rows
+
+
+def _read(file: pq.ParquetFile, group: int, names: list[str]) -> pa.Table:
+    """Read a row group; a large one a column at a time, each without what the one before it was unpacked in."""
+    if file.metadata.row_group(group).total_byte_size < LARGE:
+        return file.read_row_group(group, names, use_threads=False)
+    columns = []
+    for name in names:
+        columns.append(file.read_row_group(group, [name], use_threads=False)[name])
+        pa.default_memory_pool().release_unused()
+    return pa.table(columns, names=names)
 
 
 class _Keys:
@@ -57,3 +74,31 @@ class _Keys:
         count = pc.sum(pc.less_equal(self._held[0], last)).as_py() or 0
         found, self._held = self._held.slice(0, count), self._held.slice(count)
         return found
+
+
+def parts_of(tables: Iterable[pa.Table], max_rows: int, max_bytes: int = PART_BYTES) -> Iterator[pa.Table]:
+    """Tables cut and joined so that each has max_rows rows, or fewer where rows are very large."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        del table  # of a part that is written, nothing is to be in memory when the next table is read
+        while sum(map(len, held)) >= max_rows:
+            over = sum(map(len, held)) - max_rows
+            last = held.pop()
+            held.append(last.slice(0, len(last) - over))
+            rest = last.slice(len(last) - over)
+            del last
+            yield _joined(held)
+            held += [rest] if len(rest) else []
+            del rest
+        if sum(each.nbytes for each in held) >= max_bytes:
+            yield _joined(held)
+    if held:
+        yield _joined(held)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """Join tables, and take them out of their list."""
+    whole = pa.concat_tables(tables)
+    tables.clear()
+    return whole

@@ -15,12 +15,9 @@ import pyarrow.compute as pc
 
 from rolloutops.config.settings import Chunk
 from rolloutops.errors import InputError
-from rolloutops.ingest.staged_files import chosen_rows
+from rolloutops.ingest.staged_files import chosen_rows, parts_of
 from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, write_part
-
-PART_BYTES = 64_000_000
-"""Bytes after which a part gets no further task: `collect` has the tasks of a part in memory, and some ahead."""
 
 MEMORY, THREADS = "128MB", 2
 """What DuckDB may use to compare keys; more rows are spilled. Each thread needs its share of the memory."""
@@ -114,7 +111,7 @@ def append_tasks(workspace: Workspace, con: sql.Connection, name: str, settings:
         con, "SELECT (SELECT count(*) FROM firsts), (SELECT count(*) FROM staged), (SELECT max(part) FROM newest)"
     )[0]
     following = 0 if last is None else last + 1
-    for part, rows in enumerate(_parts(_fresh_rows(con, staging), settings.rows_per_part), following):
+    for part, rows in enumerate(parts_of(_fresh_rows(con, staging), settings.rows_per_part), following):
         numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
         write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
     new, edited, returned = (changes.get(change, 0) for change in ("new", "edited", "returned"))
@@ -194,34 +191,6 @@ def _versioned(rows: pa.Table) -> pa.Table:
     hashes = pc.if_else(rows["taken"], both, rows["row_hash"])
     rows = rows.set_column(rows.schema.get_field_index("row_hash"), "row_hash", hashes)
     return rows.append_column("removed", pa.array([False] * len(rows), pa.bool_()))
-
-
-def _parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
-    """Tables cut and joined so that each has rows_per_part rows, or fewer where rows are very large."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        del table  # of a part that is written, nothing is to be in memory when the next table is read
-        while sum(map(len, held)) >= rows_per_part:
-            over = sum(map(len, held)) - rows_per_part
-            last = held.pop()
-            held.append(last.slice(0, len(last) - over))
-            rest = last.slice(len(last) - over)
-            del last
-            yield _joined(held)
-            held += [rest] if len(rest) else []
-            del rest
-        if sum(each.nbytes for each in held) >= PART_BYTES:
-            yield _joined(held)
-    if held:
-        yield _joined(held)
-
-
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """Join tables, and take them out of their list."""
-    whole = pa.concat_tables(tables)
-    tables.clear()
-    return whole
 
 
 def first_prompt(con: sql.Connection) -> str:

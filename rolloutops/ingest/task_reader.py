@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from rolloutops.formats.columns import ENVIRONMENT_COLUMNS
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.ingest.inputs import RawRow, parse_row
 from rolloutops.ingest.media import media_folder
+from rolloutops.ingest.processes import Processes
 from rolloutops.ingest.row_shapes import RowShapes
 from rolloutops.ingest.task_columns import StructColumns, TaskColumns, columns_of, read_prompt
 from rolloutops.store import schema
@@ -60,14 +61,38 @@ def batches(files: Iterable[tuple[Path, Iterable[RawRow]]]) -> Iterator[Batch]:
         yield batch
 
 
+class TaskSource(NamedTuple):
+    """A dataset whose rows are read. places: where relative names of its media start."""
+
+    name: str
+    dataset: Dataset
+    places: Sequence[Path]
+    template: PromptTemplate | None
+
+
+def read_in_processes(source: TaskSource, processes: int | None) -> Processes[Batch, ReadTasks]:
+    """Processes that make tasks of batches."""
+    return Processes(f"{__name__}:reader", source, processes, is_long)
+
+
+def is_long(batch: Batch) -> bool:
+    """Whether a batch is one long row."""
+    return len(batch) == 1 and len(batch[0][1][1]) > BATCH_BYTES
+
+
+def reader(source: TaskSource) -> Callable[[Batch], ReadTasks]:
+    """The function that makes tasks of batches."""
+    return TaskReader(source).read
+
+
 class TaskReader:
     """Reads the rows of a dataset's input."""
 
-    def __init__(self, name: str, dataset: Dataset, places: Sequence[Path], template: PromptTemplate | None) -> None:
-        self.name, self.dataset, self.template = name, dataset, template
-        self._folder_of = cache(partial(media_folder, dataset, places=places))
+    def __init__(self, source: TaskSource) -> None:
+        self.name, self.dataset, places, self.template = source
+        self._folder_of = cache(partial(media_folder, self.dataset, places=places))
         self._structs = StructColumns()
-        self._read = (dataset.id or "", *ENVIRONMENT_COLUMNS.get(dataset.environment or "", ()))
+        self._read = (self.dataset.id or "", *ENVIRONMENT_COLUMNS.get(self.dataset.environment or "", ()))
 
     def read(self, batch: Batch) -> ReadTasks:
         """Make tasks of a batch, which is emptied: a long row is not held beside what is made of it."""
