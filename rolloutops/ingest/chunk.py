@@ -35,6 +35,7 @@ from rolloutops.ingest.task_changes import (
     retire_tasks,
 )
 from rolloutops.ingest.task_reader import READ, TaskSource, batches, read_in_processes
+from rolloutops.ingest.unchanged_input import Unchanged, find_unchanged
 from rolloutops.layout import count
 from rolloutops.store import schema
 from rolloutops.store.scratch import scratch
@@ -49,7 +50,8 @@ class ChunkReport:
     """What chunk did with one dataset's input. Rows read = tasks of this input + duplicates + rejected.
 
     edited: tasks with another row, and tasks with the same row and another prompt, which are `changed_prompts`. shapes:
-    how the rows were read. first_prompt: the input's first one, if a prompt file made it. read_by: see `read_by`."""
+    how the rows were read, if they were. first_prompt: the input's first one, if a prompt file made it. reread: see
+    RowShapes. read_by: see `read_by`."""
 
     dataset: str
     read: int
@@ -65,6 +67,7 @@ class ChunkReport:
     shapes: RowShapes
     changed_prompts: ChangedPrompts | None
     first_prompt: str | None
+    reread: int
     read_by: str
 
 
@@ -112,7 +115,12 @@ def find_sources(plan: Plan) -> dict[str, Source]:
 
 def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: str) -> ChunkReport:
     paths, template = source
+    present = read_by(plan.datasets[name], template)
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
+        same = find_unchanged(workspace, name, paths, present) if template is None else None
+        if same is not None:
+            keep_rejects(workspace, staging, name, 0)
+            return _nothing_changed(name, same, present)
         files = ((path, unparsed_rows(path)) for path in paths)
         read, rejected, examples, shapes = stage_rows(staging, name, plan, files, template)
         if not read:
@@ -134,8 +142,31 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
             shapes=shapes,
             changed_prompts=changed_prompts,
             first_prompt=first_prompt(con) if template is not None else None,
-            read_by=read_by(plan.datasets[name], template),
+            reread=shapes.reread,
+            read_by=present,
         )
+
+
+def _nothing_changed(name: str, same: Unchanged, read_by: str) -> ChunkReport:
+    """The report on an input whose lines are those of the tasks."""
+    return ChunkReport(
+        name,
+        read=same.lines,
+        new=0,
+        edited=0,
+        removed=0,
+        returned=0,
+        unchanged=same.tasks,
+        duplicates=same.lines - same.tasks,
+        rejected=0,
+        rejected_file=None,
+        examples=[],
+        shapes=RowShapes(),
+        changed_prompts=None,
+        first_prompt=None,
+        reread=0,
+        read_by=read_by,
+    )
 
 
 def read_by(dataset: Dataset, template: PromptTemplate | None) -> str:

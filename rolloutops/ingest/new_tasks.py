@@ -112,7 +112,10 @@ def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
                     run = run or stack.enter_context(recorded(workspace, "chunk", plan))
                 found = _take_in(workspace, plan, name, paths, missing, lines, template, run.run_id if run else "")
             if run is not None:
-                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)} | {"read_by": present}
+                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)} | {
+                    "read_by": present,
+                    "reread": found.shapes.reread if found.shapes else 0,
+                }
                 run.exit_code = 2 if found.rejected and not plan.chunk.skip_bad_lines else run.exit_code
             if found != NewTasks(name, unchanged=found.unchanged):
                 yield found
