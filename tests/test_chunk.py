@@ -177,3 +177,43 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, words: 
     done = rolloutops("chunk", *words, "--data=w", cwd=tmp_path, code=2)
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_an_input_that_is_as_it_was_is_not_parsed_again(tmp_path: Path) -> None:
+    rows = [{"prompt": f"task {i % 50}"} for i in range(60)]
+    path = write_jsonl(tmp_path / "tasks.jsonl", rows)
+    first = chunk(tmp_path)
+    assert "read as text in prompt" in first
+    again = chunk(tmp_path)
+    assert "read as" not in again, "no row was read"
+    assert counts(again) == counts(first) | {"new": 0, "unchanged": 50}
+    for change, expected in [
+        (rows[:49], {"read": 49, "removed": 1, "unchanged": 49}),
+        (rows[:49], {"read": 49, "removed": 0, "unchanged": 49}),
+        ([*rows[:49], {"prompt": "more"}], {"read": 50, "new": 1, "unchanged": 49}),
+        ([{"prompt": "task 0", "answer": "0"}, *rows[1:49]], {"new": 1, "removed": 2}),
+    ]:
+        write_jsonl(path, change)
+        said = counts(chunk(tmp_path))
+        assert said | expected == said
+    with path.open("a") as file:
+        file.write("{broken\n")
+    for _ in range(2):
+        assert "1 line rejected" in chunk(tmp_path, code=2), "as long as it is there"
+
+
+def test_what_an_unchanged_row_may_have_changed_is_looked_at(tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n one")
+    write_jsonl(tmp_path / "tasks.jsonl", [{"prompt": "What is it?", "images": ["p.png"]}])
+    for content, expected in [(b" one", {"new": 1}), (b" one", {"unchanged": 1}), (b" two", {"new": 1, "removed": 1})]:
+        picture.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+        said = counts(chunk(tmp_path))
+        assert said | expected == said
+    write_jsonl(tmp_path / "turns.jsonl", [{"messages": [{"role": r, "content": "x"} for r in ("user", "assistant")]}])
+    words = ["chunk", "--input=turns.jsonl", "--data=v"]
+    first, again = (rolloutops(*words, cwd=tmp_path).stderr for _ in range(2))
+    assert "last_turn" in first
+    assert "last_turn" in again, "a warning is given until the input is corrected"
+    assert "edited" in again
+    assert "new" in again

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from rolloutops.config.resources import shipped
-from rolloutops.ingest.chunk import StagedTask, TaskColumns
+from rolloutops.ingest.task_columns import TaskColumns
 from rolloutops.store import journal as journals
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import make_all
@@ -447,5 +447,4 @@ def test_any_life_of_a_workspace_adds_up(tmp_path_factory: pytest.TempPathFactor
 def test_the_rows_that_are_written_have_the_columns_of_their_tables() -> None:
     assert set(AttemptRow.__annotations__) == set(schema.ATTEMPTS.names)
     assert set(VerdictRow.__annotations__) == set(schema.VERDICTS.names)
-    assert set(TaskColumns.__annotations__) < set(StagedTask.__annotations__)
     assert set(TaskColumns.__annotations__) < set(schema.TASKS.names)

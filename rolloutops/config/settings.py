@@ -20,6 +20,7 @@ class Chunk:
 
     rows_per_part: int = key(1000, "tasks per part, the unit that one collect process locks", least=1)
     skip_bad_lines: bool = key(False, "skip (and count) lines that are not JSON objects; exit with 0")
+    processes: int | None = key(None, "processes that read rows (default: one per CPU core, 8 at most)", least=1)
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ class _Worker(asyncio.Protocol):
 def work() -> None:
     """A worker's life: read the setup, then answer items until the parent hangs up. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     with socket.socket(fileno=os.dup(0)) as parent, open(os.devnull) as nothing, parent.makefile("rb") as items:
         os.dup2(nothing.fileno(), 0)
         try:
@@ -323,7 +323,7 @@ def _send(parent: socket.socket, kind: str, answer: Any, seconds: float) -> None
     parent.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux for SIGKILL when the parent ends, however it ends; elsewhere the socket's end must do.
 
     Strictly, when the parent's thread ends that started this process: a pool lives no longer than its event loop.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +9,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rolloutops.config.resources import shipped
+from rolloutops.ingest.staged_files import chosen_rows, parts_of
 from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, write_part
 
 PART_ROWS, PART_BYTES = 5000, 64_000_000
 
 NEW_TASKS = """
-SELECT {dataset} AS dataset, n.task_id, n.version, false AS removed, {part} AS part,
-    a.row_hash, a.origin, a.line, a.agent, a.row::VARCHAR AS row, a.prompt::VARCHAR AS prompt,
-    a.tools::VARCHAR AS tools, a.prompt_hash, a.answer
-FROM new_tasks AS n
-JOIN asked AS a ON a.ident = n.ident AND a.place = n.place
-WHERE n.number >= {low} AND n.number < {high}
-ORDER BY n.number
+SELECT place & 1099511627775 AS ordinal, task_id, version
+FROM new_tasks
+ORDER BY ordinal
 """
-"""The tasks of one new part."""
+"""The new tasks, in the order of the rows that stand for them."""
+
+HOMES = """
+CREATE TABLE homes AS
+SELECT task_id, row_hash, part, prompt_hash
+FROM known_tasks
+UNION ALL
+SELECT n.task_id, n.row_hash, s.part, n.prompt_hash
+FROM new_tasks AS n
+ASOF JOIN starts AS s ON s.number <= n.number
+"""
+"""The part of each task, in which its rollouts are too."""
 
 NEW_ATTEMPTS = """
-SELECT {dataset} AS dataset, f.task_id, h.row_hash, f.policy, f.rollout_index, f.attempt, f.attempt_id, h.part,
-    {run_id} AS run_id, {run_id} || format('-{{:08d}}', f.ordinal) AS verdict_id,
-    e.* EXCLUDE (policy, request, prompt, tools, twin),
-    coalesce(e.request::VARCHAR, p.params::VARCHAR) AS request,
-    CASE WHEN e.prompt_hash <> h.prompt_hash THEN e.prompt::VARCHAR END AS prompt,
-    CASE WHEN e.prompt_hash <> h.prompt_hash THEN coalesce(e.tools::VARCHAR, '[]') END AS tools,
-    false AS cached
-FROM ended AS e
-JOIN fresh AS f ON f.ordinal = e.ordinal
+SELECT f.ordinal, f.task_id, h.row_hash, f.policy, f.rollout_index, f.attempt, f.attempt_id, h.part,
+    h.prompt_hash AS task_prompt, p.params
+FROM fresh AS f
 JOIN homes AS h ON h.task_id = f.task_id
-LEFT JOIN requests AS q ON q.ordinal = e.ordinal
+LEFT JOIN requests AS q ON q.ordinal = f.ordinal
 LEFT JOIN asked AS p ON p.place = q.place AND p.params IS NOT NULL
+ORDER BY f.ordinal
 """
-"""The new attempts with their verdicts."""
+"""The new attempts, without what their rows hold."""
 
 COUNTS = """
 SELECT count(*) FILTER (copy = 1 AND NOT failed) AS rollouts,
@@ -79,7 +81,7 @@ def resolve_keys(workspace: Workspace, dataset: str, staging: Path) -> sql.Conne
 
 
 def append_rollouts(
-    workspace: Workspace, con: sql.Connection, dataset: str, run_id: str, rows_per_part: int
+    workspace: Workspace, con: sql.Connection, dataset: str, run_id: str, rows_per_part: int, staging: Path
 ) -> dict[str, Any]:
     """Append tasks, verdicts and attempts, in this order: an attempt that is there has its task and its verdict."""
     first, new = sql.rows(
@@ -87,44 +89,69 @@ def append_rollouts(
         "SELECT (SELECT coalesce(max(part) + 1, 0) FROM task_log WHERE dataset = getvariable('dataset')), "
         "(SELECT count(*) FROM new_tasks)",
     )[0]
-    homes = (
-        f"SELECT task_id, row_hash, {first} + (number // {rows_per_part})::INTEGER AS part, prompt_hash FROM new_tasks"
-    )
-    sql.run(
-        con, f"CREATE TABLE homes AS SELECT task_id, row_hash, part, prompt_hash FROM known_tasks UNION ALL {homes}"
-    )
-    for number in range(-(-new // rows_per_part)):
-        low, high = number * rows_per_part, (number + 1) * rows_per_part
-        query = NEW_TASKS.format(dataset=sql.literal(dataset), part=first + number, low=low, high=high)
-        write_part(
-            workspace, "tasks", dataset, f"part-{first + number:05d}", _conformed(sql.arrow(con, query), schema.TASKS)
-        )
-    held: list[pa.RecordBatch] = []
-    files = 0
-    query = NEW_ATTEMPTS.format(dataset=sql.literal(dataset), run_id=sql.literal(run_id))
-    for batch in sql.stream(con, query, sql.PAYLOAD_ROWS):
-        held.append(batch)
-        if sum(map(len, held)) >= PART_ROWS or sum(b.nbytes for b in held) >= PART_BYTES:
-            _append(workspace, dataset, f"{run_id}-import-{files:04d}", held)
-            held, files = [], files + 1
-    if held:
-        _append(workspace, dataset, f"{run_id}-import-{files:04d}", held)
+    sql.run(con, "CREATE TABLE starts (number BIGINT, part INTEGER)")
+    number = 0
+    for part, rows in enumerate(
+        parts_of(chosen_rows(con, NEW_TASKS, staging / "asked.parquet", "ordinal"), rows_per_part), first
+    ):
+        sql.run(con, f"INSERT INTO starts VALUES ({number}, {part})")
+        number += len(rows)
+        same = {"dataset": dataset, "removed": False, "part": part}
+        write_part(workspace, "tasks", dataset, f"part-{part:05d}", _conformed(_with(rows, same), schema.TASKS))
+        del rows
+    sql.run(con, HOMES)
+    found = chosen_rows(con, NEW_ATTEMPTS, staging / "ended.parquet", "ordinal")
+    for files, rows in enumerate(parts_of(map(_as_asked, found), PART_ROWS, PART_BYTES)):
+        _append(workspace, dataset, run_id, f"{run_id}-import-{files:04d}", rows)
+        del rows
     counts = sql.records(con, COUNTS)[0]
     policies = sql.rows(con, "SELECT DISTINCT policy FROM fresh ORDER BY policy")
     reasons = {reason: int(number) for reason, number in sql.rows(con, REASONS)}
     return {**counts, "tasks": new, "policies": [policy for (policy,) in policies], "reasons": reasons}
 
 
-def _append(workspace: Workspace, dataset: str, name: str, batches: Sequence[pa.RecordBatch]) -> None:
-    rows = pa.Table.from_batches(batches)
-    verified = rows.filter(pc.is_valid(rows["verifier"]))
+def _with(rows: pa.Table, values: dict[str, Any]) -> pa.Table:
+    """Rows with columns that have one value each."""
+    for name, value in values.items():
+        rows = rows.append_column(name, pa.repeat(pa.scalar(value), len(rows)))
+    return rows
+
+
+def _as_asked(rows: pa.Table) -> pa.Table:
+    """Rollouts with what they were asked: parameters, and prompt and tools where they are not the task's own."""
+    own = pc.fill_null(pc.not_equal(rows["prompt_hash"], rows["task_prompt"]), False)
+    if pc.any(own).as_py():
+        tools = pc.fill_null(_as_text(rows["tools"]), "[]")
+        asked = {"prompt": pc.if_else(own, _as_text(rows["prompt"]), None), "tools": pc.if_else(own, tools, None)}
+    else:
+        asked = {name: pa.nulls(len(rows), pa.string()) for name in ("prompt", "tools")}
+    request = _as_text(rows["request"])
+    asked["request"] = pc.coalesce(request, rows["params"]) if request.null_count else request
+    rows = rows.drop_columns([*asked, "params", "task_prompt"])
+    for name, column in asked.items():
+        rows = rows.append_column(name, column)
+    return rows
+
+
+VERDICT = {"verdict_error": "error", "verdict_error_message": "error_message"}
+"""Columns of a verdict whose names an attempt has too."""
+
+
+def _append(workspace: Workspace, dataset: str, run_id: str, name: str, rows: pa.Table) -> None:
+    """Write a part of attempts, and the verdicts on them before it."""
+    same = {"dataset": dataset, "run_id": run_id}
+    columns = [
+        column for column in rows.column_names if column in schema.VERDICTS.names and column not in VERDICT.values()
+    ]
+    verified = rows.select([*columns, *VERDICT, "ordinal"]).filter(pc.is_valid(rows["verifier"]))
     if len(verified):
-        names = {"verdict_error": "error", "verdict_error_message": "error_message"}
-        verified = verified.drop_columns(list(names.values())).rename_columns(
-            [names.get(column, column) for column in verified.column_names if column not in names.values()]
-        )
-        write_part(workspace, "verdicts", dataset, name, _conformed(verified, schema.VERDICTS))
-    write_part(workspace, "attempts", dataset, name, _conformed(rows, schema.ATTEMPTS))
+        numbers = pc.utf8_lpad(verified["ordinal"].cast(pa.string()), 8, "0")
+        verified = verified.append_column("verdict_id", pc.binary_join_element_wise(f"{run_id}", numbers, "-"))
+        verified = verified.rename_columns([VERDICT.get(column, column) for column in verified.column_names])
+        verified = _conformed(_with(verified, {**same, "cached": False}), schema.VERDICTS)
+        write_part(workspace, "verdicts", dataset, name, verified)
+    del verified
+    write_part(workspace, "attempts", dataset, name, _conformed(_with(rows, same), schema.ATTEMPTS))
 
 
 def _conformed(rows: pa.Table, table: pa.Schema) -> pa.Table:
@@ -135,9 +162,16 @@ def _conformed(rows: pa.Table, table: pa.Schema) -> pa.Table:
         if column_of.name not in rows.column_names:
             column = pa.nulls(len(rows), storage)
         else:
-            column = rows[column_of.name].cast(storage)
+            column = _as_text(rows[column_of.name]) if storage == pa.string() else rows[column_of.name].cast(storage)
         columns.append(_as_json(column) if column_of.type == schema.JSON else column)
     return pa.Table.from_arrays(columns, schema=table)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts or of JSON as one of texts, without a copy."""
+    if column.type != schema.JSON:
+        return column.cast(pa.string())
+    return pa.chunked_array([chunk.storage for chunk in column.chunks], pa.string())
 
 
 def _as_json(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:

@@ -11,9 +11,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,14 +20,10 @@ import pyarrow.parquet as pq
 from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Dataset
 from rolloutops.errors import InputError, UsageError
-from rolloutops.formats.columns import ENVIRONMENT_COLUMNS
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.formats.strict_json import digest, dump
-from rolloutops.formats.task_rows import (
-    READER,
-)
-from rolloutops.ingest.inputs import Row, find_inputs, open_rows
-from rolloutops.ingest.media import media_folder
+from rolloutops.formats.task_rows import READER
+from rolloutops.ingest.inputs import RawRow, find_inputs, unparsed_rows
 from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import RowShapes
 from rolloutops.ingest.task_changes import (
@@ -39,26 +34,15 @@ from rolloutops.ingest.task_changes import (
     first_prompt,
     retire_tasks,
 )
-from rolloutops.ingest.task_columns import StructColumns, TaskColumns, columns_of, read_prompt
+from rolloutops.ingest.task_reader import READ, TaskSource, batches, read_in_processes
+from rolloutops.ingest.unchanged_input import Unchanged, find_unchanged
 from rolloutops.layout import count
 from rolloutops.store import schema
 from rolloutops.store.scratch import scratch
 from rolloutops.store.waiting import wait_for_lock
 from rolloutops.store.workspace import Workspace
 
-BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
-STAGED = pa.schema(
-    [*(f for f in schema.TASKS if f.name not in ("version", "removed", "part")), ("ordinal", pa.int64())]
-)
-
-
-class StagedTask(TaskColumns):
-    """A staged task: where its row stands, and the row as received."""
-
-    origin: str
-    line: int
-    row: bytes
-    ordinal: int
+STAGED = READ.append(pa.field("ordinal", pa.int64()))
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,8 @@ class ChunkReport:
     """What chunk did with one dataset's input. Rows read = tasks of this input + duplicates + rejected.
 
     edited: tasks with another row, and tasks with the same row and another prompt, which are `changed_prompts`. shapes:
-    how the rows were read. first_prompt: the input's first one, if a prompt file made it. read_by: see `read_by`."""
+    how the rows were read, if they were. first_prompt: the input's first one, if a prompt file made it. reread: see
+    RowShapes. read_by: see `read_by`."""
 
     dataset: str
     read: int
@@ -82,6 +67,7 @@ class ChunkReport:
     shapes: RowShapes
     changed_prompts: ChangedPrompts | None
     first_prompt: str | None
+    reread: int
     read_by: str
 
 
@@ -129,9 +115,14 @@ def find_sources(plan: Plan) -> dict[str, Source]:
 
 def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: str) -> ChunkReport:
     paths, template = source
+    present = read_by(plan.datasets[name], template)
     with changing_tasks(workspace, name), staging_folder(workspace, f"{run_id}-{name}") as staging:
-        rows = ((path, row) for path in paths for row in open_rows(path))
-        read, rejected, examples, shapes = stage_rows(staging, name, plan, rows, template)
+        same = find_unchanged(workspace, name, paths, present) if template is None else None
+        if same is not None:
+            keep_rejects(workspace, staging, name, 0)
+            return _nothing_changed(name, same, present)
+        files = ((path, unparsed_rows(path)) for path in paths)
+        read, rejected, examples, shapes = stage_rows(staging, name, plan, files, template)
         if not read:
             raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
         if read == rejected:
@@ -151,8 +142,31 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
             shapes=shapes,
             changed_prompts=changed_prompts,
             first_prompt=first_prompt(con) if template is not None else None,
-            read_by=read_by(plan.datasets[name], template),
+            reread=shapes.reread,
+            read_by=present,
         )
+
+
+def _nothing_changed(name: str, same: Unchanged, read_by: str) -> ChunkReport:
+    """The report on an input whose lines are those of the tasks."""
+    return ChunkReport(
+        name,
+        read=same.lines,
+        new=0,
+        edited=0,
+        removed=0,
+        returned=0,
+        unchanged=same.tasks,
+        duplicates=same.lines - same.tasks,
+        rejected=0,
+        rejected_file=None,
+        examples=[],
+        shapes=RowShapes(),
+        changed_prompts=None,
+        first_prompt=None,
+        reread=0,
+        read_by=read_by,
+    )
 
 
 def read_by(dataset: Dataset, template: PromptTemplate | None) -> str:
@@ -175,25 +189,14 @@ def stage_rows(
     staging: Path,
     name: str,
     plan: Plan,
-    rows: Iterable[tuple[Path, Row]],
+    files: Iterable[tuple[Path, Iterable[RawRow]]],
     template: PromptTemplate | None,
 ) -> Staged:
-    """Write accepted rows to staged.parquet and the rest to rejected.jsonl."""
-    dataset = plan.datasets[name]
-    folder_of = cache(partial(media_folder, dataset, places=plan.places))
+    """Write accepted rows to staged.parquet and the rest to rejected.jsonl. files: each with its rows."""
+    source = TaskSource(name, plan.datasets[name], plan.places, template)
     ordinal = rejected = 0
     examples: list[str] = []
-    shapes, structs = RowShapes(), StructColumns()
-    read = (dataset.id or "", *ENVIRONMENT_COLUMNS.get(dataset.environment or "", ()))
-
-    def task_of(path: Path, line: int, row: dict[str, Any]) -> TaskColumns:
-        found = read_prompt(dataset, row if template is None else template.fill(row), structs.of(path))
-        task = columns_of(name, dataset, row, found.prompt, folder_of(path))
-        shapes.add(found, f"{path}:{line}", read)
-        return task
-
-    batch: list[StagedTask] = []
-    size = 0
+    shapes = RowShapes()
     with (
         pq.ParquetWriter(
             staging / "staged.parquet",
@@ -203,29 +206,19 @@ def stage_rows(
             **schema.encoding_of(STAGED),
         ) as writer,
         (staging / "rejected.jsonl").open("w", encoding="utf-8") as rejects,
+        read_in_processes(source, plan.chunk.processes) as processes,
     ):
-        for path, row in rows:
-            task, reason = None, row.reason
-            if row.value is not None:
-                try:
-                    task = task_of(path, row.line, row.value)
-                except ValueError as error:
-                    reason = str(error)
-            if task is None:
-                rejected += 1
-                text = row.raw[:2000].decode("utf-8", "replace")
-                rejects.write(dump({"origin": str(path), "line": row.line, "reason": reason, "text": text}) + "\n")
-                if len(examples) < 3:
-                    examples.append(f"{path}:{row.line}: {reason}")
-                continue
-            batch.append({**task, "origin": str(path), "line": row.line, "row": row.raw, "ordinal": ordinal})
-            ordinal += 1
-            size += len(row.raw)
-            del row  # its value, which may be large, is not needed while the batch is written
-            if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
-                writer.write_table(schema.table_of(STAGED, batch))
-                batch, task, size = [], None, 0
-        writer.write_table(schema.table_of(STAGED, batch))
+        for found in processes.map(batches(files)):
+            for reject in found.rejected:
+                rejects.write(dump(reject._asdict()) + "\n")
+            rejected += len(found.rejected)
+            examples += [f"{one.origin}:{one.line}: {one.reason}" for one in found.rejected[: 3 - len(examples)]]
+            shapes.update(found.shapes)
+            ordinals = pa.array(range(ordinal, ordinal + len(found.rows)), pa.int64())
+            ordinal += len(found.rows)
+            writer.write_table(found.rows.append_column(STAGED.field("ordinal"), ordinals))
+            del found
+    pa.default_memory_pool().release_unused()
     return Staged(ordinal + rejected, rejected, examples, shapes)
 
 

@@ -226,7 +226,7 @@ def _import_staged(
     con = resolve_keys(workspace, dataset, staged.folder)
     for origin, line, why, *about in sql.rows(con, "SELECT * FROM unresolved ORDER BY origin, line"):
         staged.reject(origin, line, why or why_unresolved(*about), "")
-    counts = append_rollouts(workspace, con, dataset, run_id, rows_per_part)
+    counts = append_rollouts(workspace, con, dataset, run_id, rows_per_part, staged.folder)
     return ImportReport(
         dataset,
         files=files,

@@ -12,7 +12,9 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from io import FileIO
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -57,6 +59,10 @@ class Row(NamedTuple):
     reason: str | None
 
 
+RawRow = tuple[int, bytes, str | None]
+"""A row's line, its bytes as one line of JSON, and why it cannot be used; None where it can, as far as is known."""
+
+
 def find_inputs(pattern: str | Sequence[str], *bases: Path, empty_too: bool = False) -> list[Path]:
     """The files that a recipe's `input` names: files, globs (`**` reaches into subfolders), and folders, of which every
     readable file counts; also addresses, whose files are fetched. Relative names start at the first of the bases where
@@ -95,40 +101,57 @@ def open_rows(path: Path, lines: Iterable[int] | None = None) -> Iterator[Row]:
 
     Raises InputError where the file, or the rest of it, cannot be read, or changes meanwhile.
     """
+    return map(parse_row, unparsed_rows(path, lines))
+
+
+def unparsed_rows(path: Path, lines: Iterable[int] | None = None) -> Iterator[RawRow]:
+    """The rows of `open_rows` as they are read, for `parse_row`."""
     before = file_state(path)
     wanted = iter(lines or ())
     next_line = next(wanted, None)
-    for number, (line, raw, reason) in enumerate(raw_rows(path), start=1):
+    number, held = 0, list[RawRow]()
+    for row in raw_rows(path):
+        number += 1
         if number % CHECK_ROWS == 0:
             refuse_change(path, before)  # one that grows as fast as it is read would never end
         if lines is not None:
-            while next_line is not None and next_line < line:
+            while next_line is not None and next_line < row[0]:
                 next_line = next(wanted, None)
-            if line != next_line:
+            if row[0] != next_line:
                 continue
-        if reason:
-            yield Row(line, raw, None, reason)
-        elif raw and not raw.isspace():
-            yield _checked(line, raw)
+        if row[2] or (row[1] and not row[1].isspace()):
+            held.append(row)
+            del row  # a generator's variables live on while it waits: a row of 200 MB would lie beside the next one
+            yield held.pop()
     refuse_change(path, before)
 
 
-def raw_rows(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
-    """Read (line, its bytes as one line of JSON, why it cannot be used) of each row, unparsed; blank lines too."""
+def parse_row(row: RawRow) -> Row:
+    """A row of a file as the object in it, or with the reason why there is none."""
+    line, raw, reason = row
+    return Row(line, raw, None, reason) if reason else _checked(line, raw)
+
+
+def raw_rows(path: Path) -> Iterator[RawRow]:
+    """Read each row, unparsed; blank lines too."""
     try:
         if _readable(path).name.lower().endswith(TABLES):
             from rolloutops.ingest.arrow_rows import table_lines
 
             yield from table_lines(path)
         elif is_json_lines(path):
-            for line, raw in _lines(path):
-                yield line, raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw, None
+            yield from map(_without_end, _lines(path))
         elif _kind(path) == ".json":
             yield from document_rows(path, lambda: _unmarked(path))
         else:
             yield from (csv_rows if _kind(path) == ".csv" else tsv_rows)(path, _lines(path))
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def _without_end(found: tuple[int, bytes]) -> RawRow:
+    line, raw = found
+    return line, raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw, None
 
 
 def is_json_lines(path: Path) -> bool:
@@ -230,10 +253,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, line with its ending) of a text file, plain or compressed; without a byte order mark."""
     with path.open("rb", buffering=1 << 20) as file:
         packed = path.name.lower().endswith(PACKED)
-        for number, line in enumerate(_split(_unpacked(path, file)) if packed else file, start=1):
-            if number == 1:
-                line = without_mark(path, line)
-            yield number, line
+        lines = _split(_unpacked(path, file)) if packed else file
+        yield from map(partial(_numbered, path), count(1), lines)  # unlike variables and enumerate, it holds no line
+
+
+def _numbered(path: Path, number: int, line: bytes) -> tuple[int, bytes]:
+    return number, without_mark(path, line) if number == 1 else line
 
 
 def without_mark(path: Path, start: bytes) -> bytes:
@@ -273,10 +298,18 @@ def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
         first, *rest = block.split(b"\n")
         begun.append(first)
         for piece in rest:
-            yield b"".join(begun) + b"\n"
-            begun = [piece]
+            begun.append(b"\n")
+            yield _joined(begun)
+            begun.append(piece)
     if last := b"".join(begun):
         yield last
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    """Join pieces, and take them out of their list."""
+    whole = b"".join(pieces)
+    pieces.clear()
+    return whole
 
 
 def _unpacked(path: Path, file: BinaryIO | FileIO) -> Iterator[bytes]:

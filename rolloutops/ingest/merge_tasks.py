@@ -13,7 +13,7 @@ from glob import escape
 
 import pyarrow as pa
 
-from rolloutops.ingest.task_changes import cut_parts
+from rolloutops.ingest.staged_files import parts_of
 from rolloutops.store import schema, sql
 from rolloutops.store.parts import find_parts
 from rolloutops.store.workspace import Workspace, spill_folder, write_part
@@ -130,13 +130,13 @@ def merge_tasks(source: Workspace, into: Workspace, dataset: str, rows_per_part:
     sql.run(con, LOG.format(theirs=sql.literal(theirs), files=files, dataset=sql.literal(dataset)))
     sql.run(con, COMPARE)
     [[first]] = sql.rows(con, "SELECT coalesce(max(part), -1) + 1 FROM log WHERE NOT theirs")
-    for number, rows in enumerate(cut_parts(_tables(con, CURRENT), rows_per_part), first):
+    for number, rows in enumerate(parts_of(_tables(con, CURRENT), rows_per_part), first):
         of_part = rows.set_column(
             rows.schema.get_field_index("part"), "part", pa.array([number] * len(rows), pa.int32())
         )
         write_part(into, "tasks", dataset, f"part-{number:05d}", of_part)
     # Under names of their own: `collect` reads a task's row from the file of its part, which has each task once.
-    for number, rows in enumerate(cut_parts(_tables(con, HISTORY), rows_per_part)):
+    for number, rows in enumerate(parts_of(_tables(con, HISTORY), rows_per_part)):
         write_part(into, "tasks", dataset, f"history-{run_id}-{number:04d}", rows)
     removed = sql.records(
         con, "SELECT task_id, row_hash, version, removed FROM last_rows WHERE removed ORDER BY task_id"

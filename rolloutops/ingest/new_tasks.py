@@ -16,7 +16,7 @@ from rolloutops.config.plan import Plan
 from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.ingest.chunk import changing_tasks, keep_rejects, read_by, stage_rows, staging_folder
-from rolloutops.ingest.inputs import Row, file_state, find_inputs, is_missing, open_rows, refuse_change
+from rolloutops.ingest.inputs import RawRow, file_state, find_inputs, is_missing, refuse_change, unparsed_rows
 from rolloutops.ingest.line_hashes import hash_lines
 from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import RowShapes
@@ -112,7 +112,10 @@ def add_new_tasks(plan: Plan) -> Iterator[NewTasks]:
                     run = run or stack.enter_context(recorded(workspace, "chunk", plan))
                 found = _take_in(workspace, plan, name, paths, missing, lines, template, run.run_id if run else "")
             if run is not None:
-                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)} | {"read_by": present}
+                run.counts[name] = {k: v for k, v in asdict(found).items() if isinstance(v, int)} | {
+                    "read_by": present,
+                    "reread": found.shapes.reread if found.shapes else 0,
+                }
                 run.exit_code = 2 if found.rejected and not plan.chunk.skip_bad_lines else run.exit_code
             if found != NewTasks(name, unchanged=found.unchanged):
                 yield found
@@ -211,13 +214,13 @@ def _take_in(
         )
 
 
-def _rows(paths: Sequence[Path], lines: _Lines | None) -> Iterator[tuple[Path, Row]]:
-    """Read the unknown lines, or all of them."""
+def _rows(paths: Sequence[Path], lines: _Lines | None) -> Iterator[tuple[Path, Iterator[RawRow]]]:
+    """Each file with its unknown lines, or all of them."""
     for path in paths:
         if lines is None:
-            yield from ((path, row) for row in open_rows(path))
+            yield path, unparsed_rows(path)
         elif path in lines.unknown:
-            yield from ((path, row) for row in open_rows(path, lines.unknown[path]))
+            yield path, unparsed_rows(path, lines.unknown[path])
             refuse_change(path, lines.states[path])
 
 

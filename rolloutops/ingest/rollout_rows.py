@@ -48,14 +48,14 @@ ASKED = pa.schema(
     [
         *(("ident", pa.string()), ("input_key", pa.string()), ("place", pa.int64()), ("ng_task", pa.int64())),
         *(("empty", pa.bool_()), ("params", pa.string()), ("twin", pa.string()), ("request_model", pa.string())),
-        *(("own_id", pa.string()), ("verified", pa.string())),
+        *(("own_id", pa.string()), ("verified", pa.string()), ("ordinal", pa.int64())),
         *_fields(schema.TASKS, TASK_COLUMNS),
     ]
 )
 """Tasks as the files ask them. ident: equal for rows that ask the same. input_key: what a rollout names it by. place:
 which of several rows with one ident is the task's. empty: it has no prompt. Of a batch's requests: params, what it was
 asked with; twin, equal for files of one batch by their names; request_model.
-own_id: what the id field says. verified: what of the row a verifier reads, as JSON."""
+own_id: what the id field says. verified: what of the row a verifier reads, as JSON. ordinal: the row that it is of."""
 
 ENDED = pa.schema(
     [

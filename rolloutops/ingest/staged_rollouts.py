@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops.formats.strict_json import dump
@@ -17,7 +18,7 @@ from rolloutops.ingest.session_files import SESSION, read_session
 from rolloutops.ingest.task_columns import StructColumns
 from rolloutops.store import schema
 
-BATCH_ROWS, BATCH_BYTES = 1000, 32_000_000
+BATCH_ROWS, BATCH_BYTES = 1000, 8_000_000
 SEEN = 200_000
 """Tasks that are remembered as staged; more are staged again, which costs space and nothing else."""
 
@@ -59,13 +60,16 @@ class Staging:
                 self._seen.clear()
             self._seen.add(task["ident"])
             order = (task.get("place", 0) << 40) + self.read
-            self._rows["asked"].append({**task, **place, "place": order})
+            self._rows["asked"].append({**task, **place, "place": order, "ordinal": self.read})
         for ended in row.ended:
             self._rows["ended"].append({**ended, **place, "ordinal": self.rollouts})
             self.rollouts += 1
         self.prompts += not row.ended
         self._size += size
-        if sum(map(len, self._rows.values())) >= BATCH_ROWS or self._size >= BATCH_BYTES:
+
+    def make_room(self, size: int) -> None:
+        """Write what is held before a row of so many bytes is added to it, where that would be too much."""
+        if sum(map(len, self._rows.values())) >= BATCH_ROWS or (self._size and self._size + size > BATCH_BYTES):
             self._flush()
 
     def reject(self, origin: str, line: int, reason: str, text: str) -> None:
@@ -81,10 +85,11 @@ class Staging:
         self._flush()
         for file in self._files.values():
             file.close()
+        pa.default_memory_pool().release_unused()
 
     def _flush(self) -> None:
         for (name, rows), table in zip(self._rows.items(), (ASKED, ENDED), strict=True):
-            self._files[name].write_table(schema.table_of(table, rows))
+            self._files[name].write_table(schema.drained_table(table, rows))
             rows.clear()
         self._size = 0
 
@@ -127,7 +132,9 @@ def stage_rows(
             else:
                 size = len(raw)
                 del value, raw
+                staged.make_room(size)
                 staged.add(found, str(file.path), line, size)
+            del found  # its texts go from the staging into tables, one after another
 
 
 def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: Callable[[], None]) -> None:
@@ -136,6 +143,7 @@ def _stage_session(file: InputFile, reader: Reader, staged: Staging, count_row: 
     staged.read += 1
     try:
         session, raw = read_session(file.path)
+        staged.make_room(len(raw))
         staged.add(reader.session(session, raw, file.source), str(file.path), 1, len(raw))
     except ValueError as error:
         staged.reject(str(file.path), 1, str(error), "")

@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rolloutops.config.settings import Chunk
 from rolloutops.errors import InputError
+from rolloutops.ingest.staged_files import chosen_rows, parts_of
 from rolloutops.store import schema, sql
 from rolloutops.store.workspace import Workspace, connect, write_part
-
-PART_BYTES = 64_000_000
-"""Bytes after which a part gets no further task: `collect` has the tasks of a part in memory, and some ahead."""
 
 MEMORY, THREADS = "128MB", 2
 """What DuckDB may use to compare keys; more rows are spilled. Each thread needs its share of the memory."""
@@ -113,9 +110,8 @@ def append_tasks(workspace: Workspace, con: sql.Connection, name: str, settings:
     known, total, last = sql.rows(
         con, "SELECT (SELECT count(*) FROM firsts), (SELECT count(*) FROM staged), (SELECT max(part) FROM newest)"
     )[0]
-    part = -1 if last is None else last
-    for rows in cut_parts(_fresh_rows(con, staging), settings.rows_per_part):
-        part += 1
+    following = 0 if last is None else last + 1
+    for part, rows in enumerate(parts_of(_fresh_rows(con, staging), settings.rows_per_part), following):
         numbered = rows.append_column("part", pa.array([part] * len(rows), pa.int32())).select(schema.TASKS.names)
         write_part(workspace, "tasks", name, f"part-{part:05d}", numbered.cast(schema.TASKS))
     new, edited, returned = (changes.get(change, 0) for change in ("new", "edited", "returned"))
@@ -186,55 +182,15 @@ def _refuse_conflicts(con: sql.Connection, name: str) -> None:
 
 def _fresh_rows(con: sql.Connection, staging: Path) -> Iterator[pa.Table]:
     """The staged rows that are fresh, with their versions; the prompt's hash is in the row's where that is taken."""
-    start = 0
-    fresh = _Fresh(con)
-    # Row group by row group, which are bounded by bytes: a batch across them would not be.
-    with pq.ParquetFile(staging / "staged.parquet", pre_buffer=False) as file:
-        for batch in (one for group in range(file.num_row_groups) for one in file.iter_batches(row_groups=[group])):
-            ordinals, versions, taken = fresh.until(start + len(batch))
-            if len(ordinals):
-                rows = pa.Table.from_batches([batch]).take(pc.subtract(ordinals, start)).drop_columns("ordinal")
-                both = pc.binary_join_element_wise(rows["row_hash"], rows["prompt_hash"], "/")
-                hashes = pc.if_else(taken, both, rows["row_hash"])
-                rows = rows.set_column(rows.schema.get_field_index("row_hash"), "row_hash", hashes)
-                rows = rows.append_column("version", versions.cast(pa.int32()))
-                yield rows.append_column("removed", pa.array([False] * len(rows), pa.bool_()))
-            start += len(batch)
+    query = "SELECT ordinal, version, taken FROM fresh ORDER BY ordinal"
+    return map(_versioned, chosen_rows(con, query, staging / "staged.parquet", "ordinal"))
 
 
-class _Fresh:
-    """The table `fresh`, read along with the staged rows."""
-
-    def __init__(self, con: sql.Connection) -> None:
-        self._batches = sql.stream(con, "SELECT ordinal, version, taken FROM fresh ORDER BY ordinal")
-        self._held = pa.table({"ordinal": pa.array([], pa.int64()), "version": [], "taken": []})
-
-    def until(self, end: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray]:
-        """Take the columns of the next rows, those with ordinals below `end`."""
-        while not len(self._held) or self._held["ordinal"][-1].as_py() < end:
-            batch = next(self._batches, None)
-            if batch is None:
-                break
-            more = pa.Table.from_batches([batch])
-            self._held = pa.concat_tables([self._held, more]) if len(self._held) else more
-        count = pc.sum(pc.less(self._held["ordinal"], end)).as_py() or 0
-        found, self._held = self._held.slice(0, count), self._held.slice(count)
-        return found["ordinal"], found["version"], found["taken"]
-
-
-def cut_parts(tables: Iterator[pa.Table], rows_per_part: int) -> Iterator[pa.Table]:
-    """Tables cut and joined so that each has rows_per_part rows, or fewer where rows are very large."""
-    held: list[pa.Table] = []
-    for table in tables:
-        while len(table):
-            room = rows_per_part - sum(map(len, held))
-            held.append(table.slice(0, room))
-            table = table.slice(room)
-            if sum(map(len, held)) >= rows_per_part or sum(t.nbytes for t in held) >= PART_BYTES:
-                yield pa.concat_tables(held)
-                held = []
-    if held:
-        yield pa.concat_tables(held)
+def _versioned(rows: pa.Table) -> pa.Table:
+    both = pc.binary_join_element_wise(rows["row_hash"], rows["prompt_hash"], "/")
+    hashes = pc.if_else(rows["taken"], both, rows["row_hash"])
+    rows = rows.set_column(rows.schema.get_field_index("row_hash"), "row_hash", hashes)
+    return rows.append_column("removed", pa.array([False] * len(rows), pa.bool_()))
 
 
 def first_prompt(con: sql.Connection) -> str:

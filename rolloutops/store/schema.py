@@ -196,6 +196,26 @@ def table_of(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def drained_table(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as an Arrow table, as `table_of`; their long texts leave the rows one column after another, so that those
+    are not in memory twice. Bytes must be UTF-8."""
+    texts = {}
+    for field in schema:
+        if field.name in PAYLOAD:
+            column = _text_array([row.pop(field.name, None) for row in rows])
+            texts[field.name] = pa.ExtensionArray.from_storage(JSON, column) if field.type == JSON else column
+    rest = table_of(pa.schema([field for field in schema if field.name not in texts]), rows)
+    return pa.Table.from_arrays([texts[name] if name in texts else rest[name] for name in schema.names], schema=schema)
+
+
+def _text_array(values: list[str | bytes | None]) -> pa.Array:
+    """Texts as an array. One that is bytes is not copied."""
+    if len(values) == 1 and isinstance(values[0], bytes):
+        ends = pa.array([0, len(values[0])], pa.int32()).buffers()[1]
+        return pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(values[0])])
+    return pa.array(values, pa.string())
+
+
 PAYLOAD = ("row", "prompt", "completion", "text", "response", "details", "error_message")
 """Columns of long texts, of which few are equal."""
 
