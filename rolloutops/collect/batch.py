@@ -238,19 +238,23 @@ async def _submit(state: _State) -> None:
     state.no_room, state.spent = False, ""
     context.journal.flush()
     pending = await asyncio.to_thread(
-        PendingRollouts, context.workspace, state.plan.rows, media=partial(media_of, state.plan)
+        PendingRollouts,
+        context.workspace,
+        state.plan.rows,
+        run_id=context.run.run_id,
+        media=partial(media_of, state.plan),
     )
     budget = await asyncio.to_thread(allowance, context.workspace, state.collect_plan, state.plan.folder)
     busy, draft = 0, _new_draft(context)
     try:
         for part in pending.parts(state.collect_plan):
             taken = await asyncio.to_thread(pending.take, part, state.collect_plan)
-            if taken is None:
+            if taken is None or taken.with_others:
                 busy += 1
+            if taken is None:
                 continue
-            pending_rollout, release = taken
-            draft.locks.append(release)
-            for item in pending_rollout:
+            draft.locks.append(taken.release)
+            for item in (rollout for batch in taken.batches for rollout in batch):
                 body = await body_of(context, item)
                 if body is None:
                     continue

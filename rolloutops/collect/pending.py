@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rolloutops.collect.attempt import PendingRollout, asks_to_stream, effective_params, of_repeat
+from rolloutops.collect.claims import Claims, Key
+from rolloutops.collect.task_texts import TaskReader, TaskTexts
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES
 from rolloutops.formats.media import has_local_media
 from rolloutops.formats.strict_json import dump, read
 from rolloutops.ingest.media import MediaFolder
 from rolloutops.store import sql
-from rolloutops.store.journal import seal_orphans
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
 from rolloutops.types import Task
 
@@ -23,6 +23,14 @@ APART = 10
 """Other rollouts that are asked for before each one that was answered 403: twenty of those in a row end a run."""
 FREE = [kind for kind, failure in FAILURES.items() if not failure.counted]
 """Failures that are no tries."""
+
+
+SHARES = 8
+"""What is left is taken in no fewer shares than this."""
+BATCH_BYTES = 16_000_000
+"""Bytes of tasks that are read at once: their texts are in memory, and what they are parsed into."""
+SINCE = "dataset, part, task_id, row_hash, policy, rollout_index, attempt, error, final"
+"""What is read of attempts that other processes have written since."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,43 @@ class Part:
     pending: int
 
 
+class Taken(NamedTuple):
+    """Rollouts that were taken of a part: how many; themselves, in batches that are read when they are needed; what
+    gives them back. left: how many nobody works on; with_others: on how many other processes work."""
+
+    rollouts: int
+    batches: Iterator[list[PendingRollout]]
+    release: Callable[[], None]
+    left: int
+    with_others: int
+
+
+class _PendingRow(NamedTuple):
+    """A pending rollout as keys. position: of its task in the part's file."""
+
+    position: int
+    task_id: str
+    row_hash: str
+    policy: str
+    rollout_index: int
+    attempt: int
+    tries: int
+    refused: bool
+
+    @property
+    def key(self) -> Key:
+        return Key(self.task_id, self.policy, self.rollout_index)
+
+
+@dataclass
+class _OpenPart:
+    """A part of which something is not taken: the rows of that. is_old: others have written since they were read."""
+
+    rows: list[_PendingRow]
+    tasks: TaskReader | None = None
+    is_old: bool = False
+
+
 def standing(con: sql.Connection) -> dict[str, int]:
     """Status (submitted, pending, given_up) -> how many of the rollouts that the plan asks for are in it."""
     found = dict(sql.rows(con, "SELECT status, count(*) FROM unfinished GROUP BY status"))
@@ -43,9 +88,10 @@ def standing(con: sql.Connection) -> dict[str, int]:
 class PendingRollouts:
     """The keys that were pending when this was made, and what has been written since, by whomever.
 
-    The anti-join runs once, over keys; each part is then taken under its lock and compared with the attempt files that
-    appeared in between, so that two processes on one workspace share the work and repeat none of it. con: its
-    connection, with the workspace's views. streaming: the tasks taken whose rows ask for replies in a stream.
+    The anti-join runs once, over keys. What is taken of a part is claimed under the part's lock, after a look at the
+    attempt files that appeared in between, so that several processes on one workspace share the work and repeat none of
+    it. con: its connection, with the workspace's views. streaming: the tasks taken whose rows ask for replies in a
+    stream.
     """
 
     def __init__(
@@ -57,16 +103,20 @@ class PendingRollouts:
         media: Callable[[str, str], MediaFolder] | None = None,
     ) -> None:
         """retry: (dataset, policy) -> failures for which what was given up is pending again, its tries counted anew.
-        run_id: the run that takes the parts: of a part that it has not taken yet, it has written nothing.
+        run_id: the run that takes the parts: what it has not taken yet, it has not written.
         media: (dataset, origin) of a task -> where its local media are."""
         self.workspace, self._run_id, self._media = workspace, run_id, media
         self.streaming = 0
+        self._claims = Claims(workspace, run_id)
         self._seen = self._attempt_files()
+        self._open: dict[Part, _OpenPart] = {}
+        self._unclaimed = 0
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
         kept += ", coalesce(last_error = 'forbidden', false) AS refused"
         sql.run(self.con, f"CREATE TABLE pending_keys AS SELECT {kept} FROM pending")
+        sql.run(self.con, f"CREATE TABLE made_since AS SELECT {SINCE} FROM attempts LIMIT 0")
         for (dataset, policy), kinds in (retry or {}).items():
             sql.run(
                 self.con,
@@ -85,7 +135,7 @@ class PendingRollouts:
 
     def forget(self) -> None:
         """Free the memory that the keys take, and let the views see all that was written since."""
-        sql.run(self.con, "DROP TABLE pending_keys")
+        sql.run(self.con, "DROP TABLE pending_keys; DROP TABLE made_since")
         look_again(self.con, self.workspace)
 
     def count(self, view: str) -> int:
@@ -104,55 +154,137 @@ class PendingRollouts:
             GROUP BY dataset, part
             ORDER BY bool_and(refused), list_position({order}, dataset), part
         """
-        return [Part(*row) for row in sql.rows(self.con, query)]
+        parts = [Part(*row) for row in sql.rows(self.con, query)]
+        self._open.clear()
+        self._unclaimed = sum(part.pending for part in parts)
+        return parts
 
-    def take(self, part: Part, collect_plan: CollectPlan) -> tuple[list[PendingRollout], Callable[[], None]] | None:
-        """Lock a part and read what is still pending of it; None where another process works on it.
+    def share(self) -> int:
+        """How many rollouts to take next: the less is left, the less, so that processes which are late get some too."""
+        return max(1, self._unclaimed // SHARES)
 
-        The second item gives the lock back. Repeats of one task are adjacent, so that they share their prefill.
-        """
-        with ExitStack() as stack:
-            if not stack.enter_context(try_lock(self.workspace, f"{part.dataset}.{part.number}")):
+    def have_moved(self) -> bool:
+        """Whether another process has claimed or given back anything since the last call, or is no more."""
+        return self._claims.have_changed()
+
+    def take(self, part: Part, collect_plan: CollectPlan, most: int | None = None) -> Taken | None:
+        """Claim what nobody works on of a part, `most` rollouts of it; None while another process holds the part's
+        lock. Repeats of one task are adjacent, so that they share their prefill."""
+        with try_lock(self.workspace, f"{part.dataset}.{part.number}") as free:
+            if not free:
                 return None
-            seal_orphans(self.workspace)
-            return self._read(part, collect_plan), stack.pop_all().close
+            claimed = self._claims.of_others(part.dataset, part.number)
+            self._read_new_files()  # after the claims: what was given back in between is in a file
+            opened = self._opened(part, collect_plan)
+            busy = [row for row in opened.rows if row.key in claimed] if claimed else []
+            left = [row for row in opened.rows if row.key not in claimed] if busy else opened.rows
+            chosen, left = left[:most], left[most:] if most else []
+            keys = [row.key for row in chosen]
+            release = self._claims.claim(part.dataset, part.number, keys) if keys else _nothing
+            opened.rows = left + busy
+        self._unclaimed = max(0, self._unclaimed - len(chosen))
+        tasks = opened.tasks or TaskReader(self._task_file(part))
+        opened.tasks = tasks if left else None
+        if not opened.rows:
+            del self._open[part]
+        return Taken(len(chosen), self._batches(part, chosen, tasks, collect_plan), release, len(left), len(busy))
 
-    def _read(self, part: Part, collect_plan: CollectPlan) -> list[PendingRollout]:
-        con = self.con.cursor()
-        fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
-        still = f"""
-            SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
-                t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer, t.origin,
-                o.refused
+    def _opened(self, part: Part, collect_plan: CollectPlan) -> _OpenPart:
+        """A part's rows that are pending and not taken here."""
+        opened = self._open.get(part)
+        if opened is None:
+            opened = self._open[part] = _OpenPart(self._rows(part, collect_plan))
+        elif opened.is_old:
+            keys = {row.key for row in opened.rows}
+            opened.rows = [row for row in self._rows(part, collect_plan) if row.key in keys]
+            opened.is_old = False
+        return opened
+
+    def _rows(self, part: Part, collect_plan: CollectPlan) -> list[_PendingRow]:
+        """What was pending of a part when this was made and is so still, in the order in which it is asked."""
+        place = f"o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}"
+        query = f"""
+            WITH since AS (
+                SELECT o.task_id, m.row_hash, o.policy, o.rollout_index,
+                    bool_or(m.error IS NULL OR (m.final AND m.attempt >= o.attempt)) AS settled,
+                    max(m.attempt) AS last_attempt,
+                    count(DISTINCT m.attempt) FILTER (
+                        WHERE m.attempt >= o.attempt AND NOT list_contains({sql.literal(FREE)}, m.error)
+                    ) AS tries
+                FROM made_since AS m
+                JOIN pending_keys AS o USING (dataset, part, task_id, policy, rollout_index)
+                WHERE {place}
+                GROUP BY ALL
+            )
+            SELECT t.file_row_number, task_id, row_hash, policy, rollout_index,
+                greatest(o.attempt, coalesce(s.last_attempt + 1, 0)) AS attempt,
+                o.tries + coalesce(s.tries, 0) AS tries, o.refused
             FROM pending_keys AS o
-            JOIN read_parquet({sql.literal(self._task_file(part))}) AS t ON t.task_id = o.task_id
-            WHERE o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}
+            JOIN read_parquet({sql.literal(self._task_file(part))}, file_row_number = true) AS t USING (task_id)
+            LEFT JOIN since AS s USING (task_id, row_hash, policy, rollout_index)
+            WHERE {place} AND NOT coalesce(s.settled, false)
+            ORDER BY t.file_row_number, policy, rollout_index
         """
-        if fresh:
-            still = f"""
-            WITH keys AS ({still}),
-            since AS (
-                SELECT task_id, row_hash, policy, rollout_index, bool_or(error IS NULL OR final) AS settled,
-                    max(attempt) AS last_attempt,
-                    count(*) FILTER (WHERE NOT list_contains({sql.literal(FREE)}, error)) AS tries
-                FROM read_parquet({sql.literal(fresh)}) WHERE dataset = {sql.literal(part.dataset)} GROUP BY ALL
-            )
-            SELECT keys.* REPLACE (
-                keys.tries + coalesce(since.tries, 0) AS tries,
-                greatest(keys.attempt, coalesce(since.last_attempt + 1, 0)) AS attempt
-            )
-            FROM keys LEFT JOIN since USING (task_id, row_hash, policy, rollout_index)
-            WHERE NOT coalesce(since.settled, false)
-            """
-        query = f"SELECT * EXCLUDE (line) FROM ({still}) ORDER BY line, task_id, policy, rollout_index"
-        found = _spread(sql.rows(con, query))
+        con = self.con.cursor()
+        rows = [_PendingRow(*row) for row in sql.rows(con, query)]
         con.close()
-        pending = list(_pending_rollouts(part, found, collect_plan, self._media))
-        self.streaming += len({one.task.task_id for one in pending if asks_to_stream(one.task.row)})
-        return pending
+        most = {policy: how.max_attempts for (dataset, policy), how in collect_plan.items() if dataset == part.dataset}
+        return _spread([row for row in rows if row.tries < most.get(row.policy, 0)])
 
-    def _task_file(self, part: Part) -> str:
-        return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")
+    def _read_new_files(self) -> None:
+        """Read the keys of the attempts that other processes have written since, each file once."""
+        files = self._attempt_files()
+        new = sorted(file for file in files - self._seen if not self._own(file))
+        self._seen = files
+        if new:
+            con = self.con.cursor()
+            sql.run(con, f"INSERT INTO made_since SELECT {SINCE} FROM read_parquet({sql.literal(new)})")
+            con.close()
+            for opened in self._open.values():
+                opened.is_old = True
+
+    def _batches(
+        self, part: Part, rows: Sequence[_PendingRow], tasks: TaskReader, collect_plan: CollectPlan
+    ) -> Iterator[list[PendingRollout]]:
+        """The rollouts of these rows, with their tasks: so many at once that the tasks' texts are not too long."""
+        plain = {
+            policy: effective_params({}, how.responses_create_params)
+            for (dataset, policy), how in collect_plan.items()
+            if dataset == part.dataset
+        }
+        requests = {policy: dump(params) for policy, params in plain.items()}
+        batch: list[PendingRollout] = []
+        task, position, folder, characters, size = None, -1, None, 0, 0
+        for row in rows:
+            if task is None or row.position != position:
+                if size >= BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
+                texts = tasks.at(row.position)
+                task, position, characters = _task(part, row.task_id, texts), row.position, _length(texts)
+                folder = self._folder(task, texts.origin)
+                self.streaming += asks_to_stream(task.row)
+                size += characters
+            how, params, request = collect_plan[(part.dataset, row.policy)], plain[row.policy], requests[row.policy]
+            if "responses_create_params" in task.row:
+                params = effective_params(task.row, how.responses_create_params)
+                request = dump(params)
+            own = of_repeat(params, row.rollout_index)
+            request = request if own is params else dump(own)
+            place = (part.number, row.policy, row.rollout_index, row.attempt)
+            batch.append(
+                PendingRollout(
+                    *(task, row.row_hash, *place, how, own, request, row.tries), media=folder, characters=characters
+                )
+            )
+        if batch:
+            yield batch
+
+    def _folder(self, task: Task, origin: str) -> MediaFolder | None:
+        return self._media(task.dataset, origin) if self._media and has_local_media(task.prompt) else None
+
+    def _task_file(self, part: Part) -> Path:
+        return self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet"
 
     def _own(self, file: str) -> bool:
         return bool(self._run_id) and Path(file).name.startswith(self._run_id)
@@ -161,49 +293,28 @@ class PendingRollouts:
         return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
 
 
-def _spread(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+def _spread(rows: list[_PendingRow]) -> list[_PendingRow]:
     """Rows of a part, those that were answered 403 in an earlier run each behind APART others, as far as there are so
     many: else each run would begin with the same ones, and end."""
-    refused = [row for row in rows if row[-1]]
+    refused = [row for row in rows if row.refused]
     if not refused:
         return rows
-    others = [row for row in rows if not row[-1]]
-    spread: list[tuple[Any, ...]] = []
+    others = [row for row in rows if not row.refused]
+    spread: list[_PendingRow] = []
     for start in range(0, len(others), APART):
         spread += others[start : start + APART]
         spread += [refused.pop(0)] if refused else []
     return spread + refused
 
 
-def _pending_rollouts(
-    part: Part,
-    rows: Sequence[tuple[Any, ...]],
-    collect_plan: CollectPlan,
-    media: Callable[[str, str], MediaFolder] | None,
-) -> Iterator[PendingRollout]:
-    task: Task | None = None
-    folder: MediaFolder | None = None
-    plain = {
-        policy: effective_params({}, how.responses_create_params)
-        for (dataset, policy), how in collect_plan.items()
-        if dataset == part.dataset
-    }
-    plain_requests = {policy: dump(params) for policy, params in plain.items()}
-    for task_id, row_hash, policy, rollout_index, attempt, tries, row, prompt, tools, answer, origin, _ in rows:
-        how = collect_plan.get((part.dataset, policy))
-        if how is None or tries >= how.max_attempts:
-            continue
-        if task is None or task.task_id != task_id:
-            offered = read(tools) if tools else None
-            task = Task(part.dataset, task_id, read(row), read(prompt), offered, answer)
-            folder = media(part.dataset, origin) if media and has_local_media(task.prompt) else None
-        params, request = plain[policy], plain_requests[policy]
-        if "responses_create_params" in task.row:
-            params = effective_params(task.row, how.responses_create_params)
-            request = dump(params)
-        own = of_repeat(params, rollout_index)
-        request = request if own is params else dump(own)
-        place = (part.number, policy, rollout_index, attempt)
-        yield PendingRollout(
-            task, row_hash, *place, how, own, request, tries, media=folder, characters=len(row) + len(prompt)
-        )
+def _task(part: Part, task_id: str, texts: TaskTexts) -> Task:
+    tools = read(texts.tools) if texts.tools else None
+    return Task(part.dataset, task_id, read(texts.row), read(texts.prompt), tools, texts.answer)
+
+
+def _length(texts: TaskTexts) -> int:
+    return len(texts.row) + len(texts.prompt)
+
+
+def _nothing() -> None:
+    """Give nothing back."""

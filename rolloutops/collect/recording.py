@@ -6,6 +6,7 @@ Rollouts that end in one turn of the event loop are written in a row, which take
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,18 +47,24 @@ class Recorder:
         self._ended: list[tuple[Attempt, Verifier | None]] = []  # in this turn of the event loop, not written yet
         self._forbidden = ForbiddenAnswers()
         self._remaining: dict[tuple[str, int], int] = {}  # (dataset, part) -> rollouts that are not settled
-        self._unlock: dict[tuple[str, int], Callable[[], None]] = {}
+        self._release: dict[tuple[str, int], list[Callable[[], None]]] = defaultdict(list)
 
-    def open_part(self, part: Part, rollouts: int, unlock: Callable[[], None]) -> None:
-        """Count on so many rollouts of a part, which `unlock` gives back when all of them are settled and sealed."""
+    def open_part(self, part: Part, rollouts: int, release: Callable[[], None]) -> None:
+        """Count on so many more rollouts of a part, which `release` gives back when all that were taken of it are
+        settled and sealed."""
         key = (part.dataset, part.number)
-        self._remaining[key], self._unlock[key] = rollouts, unlock
+        self._remaining[key] = self._remaining.get(key, 0) + rollouts
+        self._release[key].append(release)
 
     def close(self) -> None:
-        """Write what is left, and give the parts back that are not done."""
+        """Write what is left, and give back what was taken of parts that are not done."""
         self.write_ended()
-        for unlock in self._unlock.values():
-            self.journal.when_sealed(unlock)
+        for key in list(self._release):
+            self._give_back(key)
+
+    def _give_back(self, part: tuple[str, int]) -> None:
+        for release in self._release.pop(part):
+            self.journal.when_sealed(release)
 
     @property
     def has_parts(self) -> bool:
@@ -77,12 +84,12 @@ class Recorder:
         self.spend_limit.count_attempt(row, pending.params.get("service_tier"), pending.task.prompt)
 
     def settle(self, pending: PendingRollout) -> None:
-        """Count a rollout as done or given up. After the last one of a part it is unlocked, once all is sealed."""
+        """Count a rollout as done or given up. After the last one of a part they are given back, once all is sealed."""
         part = (pending.task.dataset, pending.part)
         self._remaining[part] -= 1
         if self._remaining[part] == 0:
             del self._remaining[part]
-            self.journal.when_sealed(self._unlock.pop(part))
+            self._give_back(part)
             self.settled.set()
         elif self._forbidden:  # what is left of the part may be nothing but these
             self.settled.set()

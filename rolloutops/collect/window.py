@@ -13,13 +13,13 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
-from rolloutops.collect.pending import Part, PendingRollouts
+from rolloutops.collect.pending import Part, PendingRollouts, Taken
 from rolloutops.collect.recording import Recorder, Unverified
 from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan
@@ -37,6 +37,8 @@ AHEAD = 64
 more than twice as many."""
 AHEAD_CHARACTERS = 64_000_000
 """Fewer are queued where their tasks are longer than this together."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between two looks at what other processes work on."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
 AWAITED = 1000
@@ -214,45 +216,69 @@ class Window:
     # What is sent.
 
     async def _feed(self, pending: PendingRollouts, plan: CollectPlan, parts: Sequence[Part]) -> None:
-        """Put the parts' rollouts into the queue, as room allows; wait for parts that other processes work on."""
-        waiting = list(parts)
-        while waiting:
-            busy = []
-            for part in waiting:
-                taken = await asyncio.to_thread(pending.take, part, plan)
-                if taken is None:
-                    busy.append(part)
-                else:
-                    await self._enqueue(part, *taken)
-            self._with_others = sum(part.pending for part in busy) if len(busy) == len(waiting) else 0
-            if self._with_others:
-                if self._recorder.is_settled:  # two processes must not wait for each other's parts
-                    self._recorder.settle_forbidden(self._breaker, complete=True, failed=self._error is not None)
-                if not self._recorder.has_parts:
-                    self._recorder.journal.flush_if_due(0.0)  # parts that are done are locked until they are sealed
-                await asyncio.sleep(1.0)
-            waiting = busy
+        """Put the parts' rollouts into the queue, as room allows; wait for those that other processes work on."""
+        taken_of = dict.fromkeys(parts, 0)  # the parts that are not done
+        pause = SHORTEST_PAUSE
+        while taken_of:
+            taken_now, locked, waiting = 0, False, 0
+            for part in list(taken_of):
+                left, with_others = 1, 0
+                while left:
+                    await self._until_queued(max(1, min(AHEAD, self._rate_limit.concurrency.now) // 4))
+                    taken = await asyncio.to_thread(pending.take, part, plan, pending.share())
+                    if taken is None:
+                        locked, with_others = True, part.pending - taken_of[part]
+                        break
+                    taken_of[part] += taken.rollouts
+                    taken_now += taken.rollouts
+                    await self._enqueue(part, taken)
+                    left, with_others = taken.left, taken.with_others
+                waiting += with_others
+                if not with_others:
+                    self._end_part(part, taken_of.pop(part))
+            self._with_others = waiting
+            if taken_of:
+                pause = SHORTEST_PAUSE if taken_now else min(2 * pause, LONGEST_PAUSE)
+                await self._wait_for_others(pending, pause, locked)
+                self._with_others = 0
         while not self._recorder.is_settled:
             self._recorder.settled.clear()
             await self._recorder.settled.wait()
         self._queue.put_nowait(None)
 
-    async def _enqueue(self, part: Part, rollouts: Sequence[PendingRollout], unlock: Callable[[], None]) -> None:
-        """Queue a part's rollouts, as room allows. unlock: gives the part's lock back."""
-        in_other_processes = part.pending - len(rollouts)  # another process has made these since they were counted
-        self._recorder.meter.pending -= in_other_processes
-        self._recorder.meter.done_before += in_other_processes
-        if not rollouts:
-            unlock()
+    async def _wait_for_others(self, pending: PendingRollouts, pause: float, locked: bool) -> None:
+        """Wait until other processes have given something back. locked: one held the lock of a part, for a moment."""
+        while True:
+            if self._recorder.is_settled:  # two processes must not wait for each other's parts
+                self._recorder.settle_forbidden(self._breaker, complete=True, failed=self._error is not None)
+            if not self._recorder.has_parts:
+                self._recorder.journal.flush_if_due(0.0)  # what is done is claimed until it is sealed
+            await asyncio.sleep(pause)
+            if locked or await asyncio.to_thread(pending.have_moved):
+                return
+
+    def _end_part(self, part: Part, taken: int) -> None:
+        """Count what other processes have made of a part since it was counted."""
+        self._recorder.meter.pending -= part.pending - taken
+        self._recorder.meter.done_before += part.pending - taken
+
+    async def _enqueue(self, part: Part, taken: Taken) -> None:
+        """Queue what was taken of a part, as room allows."""
+        if not taken.rollouts:
             return
-        self._recorder.open_part(part, len(rollouts), unlock)
-        ahead = max(1, min(AHEAD, AHEAD_CHARACTERS // max(1, *(rollout.characters for rollout in rollouts))))
-        for start in range(0, len(rollouts), ahead):
-            while self._queue.qsize() >= ahead:
-                self._few_queued.clear()
-                await self._few_queued.wait()
-            for rollout in rollouts[start : start + ahead]:
-                self._queue.put_nowait((rollout, False))
+        self._recorder.open_part(part, taken.rollouts, taken.release)
+        while rollouts := await asyncio.to_thread(next, taken.batches, None):
+            ahead = max(1, min(AHEAD, AHEAD_CHARACTERS // max(1, *(rollout.characters for rollout in rollouts))))
+            for start in range(0, len(rollouts), ahead):
+                await self._until_queued(ahead)
+                for rollout in rollouts[start : start + ahead]:
+                    self._queue.put_nowait((rollout, False))
+
+    async def _until_queued(self, most: int) -> None:
+        """Wait until fewer rollouts than `most` are queued. most: AHEAD at most."""
+        while self._queue.qsize() >= most:
+            self._few_queued.clear()
+            await self._few_queued.wait()
 
     def _start_workers(self) -> None:
         """As many as rollouts may be in flight; those that are too many leave by themselves."""

@@ -272,6 +272,11 @@ def seal_orphans(workspace: Workspace) -> int:
     return saved
 
 
+def has_journal(workspace: Workspace, run_id: str) -> bool:
+    """Whether rows of a run are in a journal, and can be read there."""
+    return any(path not in _REPORTED for path in (workspace.root / "journals").glob(f"{run_id}-*.jsonl"))
+
+
 @contextmanager
 def _orphan(path: Path) -> Iterator[int | None]:
     """Open and lock a journal that nobody writes; None for any other, or if it is not a file that can be read."""
