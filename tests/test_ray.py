@@ -155,6 +155,16 @@ def test_an_interrupt_reaches_all_nodes(tmp_path: Path, cluster: Cluster) -> Non
 
 
 @needs_ray
+def test_nodes_verify_too(tmp_path: Path, cluster: Cluster) -> None:
+    folder = project(tmp_path, tasks=100)
+    rolloutops("collect", "w.toml", "--verify=later", "--num_samples_in_parallel=200", cwd=folder)
+    done = rolloutops(*on_ray(cluster, "verify", "w.toml"), cwd=folder)
+    assert "200 rollouts verified; 0 verifications failed" in done.stderr
+    ((runs,),) = query(folder / "w", "SELECT count(DISTINCT run_id) FROM good_verdicts")
+    assert runs == 4
+
+
+@needs_ray
 def test_budgets_hold_on_all_nodes(tmp_path: Path, cluster: Cluster) -> None:
     folder = project(tmp_path, tasks=400, width=4)
     done = rolloutops(*on_ray(cluster, "collect", "w.toml", "--max_tokens_total=6000"), cwd=folder, code=2)

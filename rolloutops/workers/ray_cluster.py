@@ -70,9 +70,10 @@ def connect_to_ray(address: str | None, workers: int, gpus: int, say: Callable[[
     """Connect to a cluster and return the package ray. address: of its head (default: RAY_ADDRESS, else the cluster of
     this machine). Raises MissingExtra, or UsageError where there is no cluster or no node for a worker."""
     try:
-        import ray
+        import ray as package
     except ImportError as error:
         raise MissingExtra("--on=ray", "ray") from error
+    ray: Any = package  # whose own types are wrong in places
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)

@@ -35,10 +35,11 @@ class Watch:
             if one["noun"] == meter.noun and (one.get("worker") or {}).get("group") == self._group
         ]
         self._shown.update((one["run_id"], one) for one in facts)
-        for one in facts if self._say is not None else ():
+        for one in facts:
             number, of = one["worker"]["number"], one["worker"]["of"]
-            if self._runs.setdefault(number, one["run_id"]) != one["run_id"]:
-                self._runs[number] = one["run_id"]
+            started_again = self._runs.setdefault(number, one["run_id"]) != one["run_id"]
+            self._runs[number] = one["run_id"]
+            if started_again and self._say is not None:
                 self._say(f"worker {number} of {of} was started again, on {one['host']} (process {one['pid']})")
         in_flight = sum(one["in_flight"] for one in facts)
         meter.in_flight = lambda: in_flight
