@@ -15,4 +15,4 @@ install=("$venv/bin/uv" pip install --quiet --python "$python")
     "$python" -m pip install --quiet 'torch==2.13.0+cpu' 2>/dev/null ||
     "${install[@]}" --torch-backend cpu 'torch==2.13.0'
 
-"${install[@]}" --override scripts/overrides.txt --editable '.[cpu,math,tasks,hub,dev]'
+"${install[@]}" --override scripts/overrides.txt --editable '.[cpu,math,tasks,hub,ray,dev]'

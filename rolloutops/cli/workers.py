@@ -6,12 +6,14 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rolloutops import __version__
 from rolloutops.cli.flags import Flag, Parsed
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.plan import Plan
+from rolloutops.config.redact import tell
 from rolloutops.errors import RolloutopsError, UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 WORKERS = (
     Flag("workers", int, "processes that share the work, shown as one"),
     Flag("gpus_per_worker", int, "GPUs that each worker has for itself"),
+    Flag("on", str, "run the workers on a Ray cluster (default: on this machine)", choices=("ray",)),
+    Flag("ray_address", str, "address of the Ray cluster (default: RAY_ADDRESS, else the one this machine is part of)"),
 )
-NAMES = ("workers", "gpus_per_worker")
+NAMES = tuple(flag.name for flag in WORKERS)
 
 
 def number_of_workers(parsed: Parsed) -> int | None:
@@ -39,6 +43,8 @@ def number_of_workers(parsed: Parsed) -> int | None:
     each = parsed.flags.get("gpus_per_worker")
     if each is not None and each < 1:
         raise UsageError(f"--gpus_per_worker expects 1 or more, got {each}")
+    if "ray_address" in parsed.flags and "on" not in parsed.flags:
+        raise UsageError("--ray_address needs --on=ray")
     return workers
 
 
@@ -49,7 +55,7 @@ def in_workers(
     of them did."""
     from rolloutops.workers.group import Screen, wait_for_workers
 
-    start = _launcher(parsed, workers)
+    start = _launcher(plan, parsed, workers)
     group = secrets.token_hex(4)
     grace = max([settings.grace_seconds for settings in plan.policies.values()], default=0.0)
     jobs = _jobs(plan, group, workers, stop_at, grace)
@@ -61,12 +67,48 @@ def in_workers(
     return work
 
 
-def _launcher(parsed: Parsed, workers: int) -> Callable[[list[WorkerJob], Screen], Workers]:
+def _launcher(plan: Plan, parsed: Parsed, workers: int) -> Callable[[list[WorkerJob], Screen], Workers]:
     """What starts workers where the flags say. Raises UsageError where they cannot run there."""
     from rolloutops.workers.local import LocalWorkers, share_gpus
 
-    variables = share_gpus(workers, parsed.flags.get("gpus_per_worker"))
+    each = parsed.flags.get("gpus_per_worker")
+    if parsed.flags.get("on") == "ray":
+        return _on_ray(plan, parsed, workers, each or 0)
+    variables = share_gpus(workers, each)
     return lambda jobs, screen: LocalWorkers(parsed.argv, jobs, screen.say, variables)
+
+
+def _on_ray(plan: Plan, parsed: Parsed, workers: int, gpus: int) -> Callable[[list[WorkerJob], Screen], Workers]:
+    """What starts workers as tasks of Ray. Raises UsageError where a key would have to be sent."""
+    from rolloutops.workers.node import NodeJob
+    from rolloutops.workers.own_files import own_files
+    from rolloutops.workers.ray_cluster import RayWorkers, connect_to_ray
+
+    if plan.key_places:
+        raise UsageError(
+            f"{', '.join(plan.key_places)}: this is a key, and keys are not sent to other machines: put it into an "
+            "environment variable of the nodes, and name that with api_key_env"
+        )
+    ray = connect_to_ray(parsed.flags.get("ray_address"), workers, gpus, tell)
+    files = own_files(plan, {**parsed.flags, **parsed.overrides})
+    recipe = str(plan.path.absolute()) if plan.path and os.path.normpath(plan.path.absolute()) in files else None
+    folders = (os.getcwd(), str(plan.folder.absolute()))
+    place = {name: plan.record[name] for name in ("data", "path", "folder") if name in plan.record}
+
+    def start(jobs: list[WorkerJob], screen: Screen) -> Workers:
+        moved = [
+            dataclasses.replace(job, recipe=recipe, place=place, keys=_key_names(plan), processes=1) for job in jobs
+        ]
+        return RayWorkers(ray, [NodeJob(job, parsed.argv, files, *folders) for job in moved], gpus, screen.say)
+
+    return start
+
+
+def _key_names(plan: Plan) -> list[str]:
+    """The variables with keys that are set here."""
+    names = {settings.api_key_env or "OPENAI_API_KEY" for settings in plan.policies.values()}
+    names |= {str(dataset.environment_args.get("api_key_env") or "") for dataset in plan.datasets.values()}
+    return sorted(name for name in names if os.environ.get(name))
 
 
 def _jobs(plan: Plan, group: str, workers: int, stop_at: float | None, grace: float) -> list[WorkerJob]:
@@ -101,6 +143,7 @@ def do_job(job: WorkerJob, parsed: Parsed, work: Callable[[Plan], Mapping[str, A
     parsed = dataclasses.replace(parsed, flags={**flags, "data": job.data}, positionals=positionals)
     try:
         plan = plan_of(parsed, "verify" if parsed.command == "verify" else "collect")
+        plan = dataclasses.replace(plan, folder=Path(job.folder)) if job.folder else plan
         _refuse_other_versions(job, plan)
         plan = dataclasses.replace(
             plan,

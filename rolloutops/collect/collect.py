@@ -246,7 +246,7 @@ async def _collect(
             tell(window.stopped)
 
     def ending() -> bool:
-        return stopping.is_set() or (stop_time is not None and stop_time.is_near())
+        return stopping.is_set() or (stop_time is not None and stop_time.is_due())
 
     try:
         for job in plan.jobs:

@@ -4,7 +4,7 @@ old verdicts stay, to be compared."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -22,13 +22,13 @@ from rolloutops.environments.verification import VerifierRunner
 from rolloutops.errors import UsageError
 from rolloutops.formats.strict_json import dump
 from rolloutops.layout import count
-from rolloutops.limits.progress import Progress, report
+from rolloutops.limits.progress import Progress, WorkerName, report
 from rolloutops.steps.step import measure
 from rolloutops.store import sql
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.rows import AttemptRow, RolloutKey, VerdictRow
 from rolloutops.store.runs import Run
-from rolloutops.store.waiting import await_lock
+from rolloutops.store.waiting import await_lock, wait_for_lock
 from rolloutops.store.workspace import Workspace, connect
 from rolloutops.types import Rollout, Task
 
@@ -113,6 +113,29 @@ def verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool = True) 
     return event_loop.run(_verify(workspace, plan, run, on_command))
 
 
+def verify_share(workspace: Workspace, plan: Plan, run: Run, worker: WorkerName) -> VerifyReport:
+    """Verify a worker's share of what is unverified; who started it holds the lock, and has said what there is."""
+    seal_orphans(workspace)
+    return event_loop.run(_verify_share(workspace, plan, run, worker))
+
+
+def verify_in_processes(
+    workspace: Workspace, plan: Plan, work: Callable[[Progress], Sequence[Mapping[str, Any]]]
+) -> VerifyReport:
+    """Verify what is unverified in processes that `work` starts and waits for. work: takes the meter of all of them,
+    returns what each did; where nothing is unverified it is not called."""
+    seal_orphans(workspace)
+    if plan.verify.against is not None:
+        _refuse_unknown_version(workspace, plan.verify.against)
+    with wait_for_lock(workspace, *VERIFYING):
+        con = connect(workspace, plan.rows)
+        tell(*map(_again, _late(con, plan, plan.verifiers)))
+        due = sum(_find_due(con, plan, plan.verifiers).values())
+        ends = work(Progress("verdicts", due)) if due else ()
+    verified, failed = (sum(int(end[name]) for end in ends) for name in ("done", "failed"))
+    return VerifyReport(due, verified, failed, rest=find_unverified(connect(workspace, plan.rows), plan))
+
+
 def agreement(workspace: Workspace, plan: Plan) -> tuple[list[str], list[tuple[Any, ...]]]:
     """How far the present verdicts agree with those of the version `against`: metrics/agreement, columns and rows."""
     con = connect(workspace, plan.rows)
@@ -150,6 +173,17 @@ async def _verify(workspace: Workspace, plan: Plan, run: Run, on_command: bool) 
     return replace(done, rest=find_unverified(connect(workspace, plan.rows), plan))
 
 
+async def _verify_share(workspace: Workspace, plan: Plan, run: Run, worker: WorkerName) -> VerifyReport:
+    verifiers = make_verifiers(plan)
+    journal = Journal(workspace, run.run_id)
+    try:
+        return await _verify_rollouts(connect(workspace, plan.rows), plan, run, journal, verifiers, (), worker)
+    finally:
+        for verifier in verifiers.values():
+            await verifier.close()
+        journal.close()
+
+
 async def verify_unverified(
     con: sql.Connection, plan: Plan, run: Run, journal: Journal, verifiers: Mapping[str, Verifier]
 ) -> int:
@@ -164,7 +198,7 @@ async def verify_unverified(
     return (await _verify_rollouts(con, plan, run, journal, verifiers, waiting)).verified
 
 
-def _late(con: sql.Connection, plan: Plan, verifiers: Mapping[str, Verifier]) -> list[Outdated]:
+def _late(con: sql.Connection, plan: Plan, verifiers: Mapping[str, Any]) -> list[Outdated]:
     return [one for one in outdated(con, plan) if one.dataset in verifiers]
 
 
@@ -179,25 +213,13 @@ async def _verify_rollouts(
     journal: Journal,
     verifiers: Mapping[str, Verifier],
     waiting: Sequence[Outdated],
+    worker: WorkerName | None = None,
 ) -> VerifyReport:
-    """Verify what is due. waiting: datasets whose outdated rollouts are left alone."""
-    verifiers = {name: verifier for name, verifier in verifiers.items() if name not in plan.pins}
-    query = "SELECT dataset, attempt_id FROM unverified"
-    if waiting:
-        names = sql.literal([one.dataset for one in waiting])
-        query += f" EXCEPT SELECT dataset, attempt_id FROM outdated WHERE list_contains({names}, dataset)"
-    if plan.verify.retry_errors:
-        query += (
-            " UNION SELECT v.dataset, v.attempt_id FROM verdicts AS v"
-            " SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id"
-            " SEMI JOIN dataset_verifiers AS j ON j.dataset = v.dataset WHERE v.error IS NOT NULL"
-        )
-    sql.run(con, f"CREATE TABLE due AS {query}")
-    counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
-    wanted = {name: counts[name] for name in verifiers if name in counts}
+    """Verify what is due. waiting: datasets whose outdated rollouts are left alone. worker: only its share."""
+    wanted = _find_due(con, plan, verifiers, waiting, worker)
     if not wanted:
         return VerifyReport(0, 0, 0, sum(one.rollouts for one in waiting))
-    meter = Progress("verdicts", sum(wanted.values()))
+    meter = Progress("verdicts", sum(wanted.values()), worker=worker)
     with live(journal.workspace, run.run_id, meter):
         watch = asyncio.create_task(report(meter))
         try:
@@ -215,6 +237,32 @@ async def _verify_rollouts(
             with suppress(asyncio.CancelledError):
                 await watch
     return VerifyReport(meter.pending, meter.done, sum(meter.unrewarded.values()), sum(one.rollouts for one in waiting))
+
+
+def _find_due(
+    con: sql.Connection,
+    plan: Plan,
+    verifiers: Mapping[str, Any],
+    waiting: Sequence[Outdated] = (),
+    worker: WorkerName | None = None,
+) -> dict[str, int]:
+    """Make the table `due` of the rollouts that are to be verified: dataset -> how many they are. worker: only its
+    share, which is the same on every machine."""
+    query = "SELECT dataset, attempt_id FROM unverified"
+    if waiting:
+        names = sql.literal([one.dataset for one in waiting])
+        query += f" EXCEPT SELECT dataset, attempt_id FROM outdated WHERE list_contains({names}, dataset)"
+    if plan.verify.retry_errors:
+        query += (
+            " UNION SELECT v.dataset, v.attempt_id FROM verdicts AS v"
+            " SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id"
+            " SEMI JOIN dataset_verifiers AS j ON j.dataset = v.dataset WHERE v.error IS NOT NULL"
+        )
+    sql.run(con, f"CREATE TABLE due AS {query}")
+    if worker is not None:
+        sql.run(con, f"DELETE FROM due WHERE md5_number_lower(attempt_id) % {worker.of} <> {worker.number - 1}")
+    counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
+    return {name: counts[name] for name in verifiers if name in counts and name not in plan.pins}
 
 
 def _due(con: sql.Connection, name: str) -> Iterator[tuple[DueVerdict, StoredRollout]]:

@@ -191,7 +191,7 @@ class Window:
         """Start nothing new shortly before the time at which all has to have ended, and end what then still runs."""
         if self._stop_time is None:
             return
-        while not self._stop_time.is_near():
+        while not self._stop_time.is_due():
             await asyncio.sleep(0.2)
         if self._in_flight:
             tell("", f"stopping in time: running rollouts may finish until {self._stop_time.last_call()}")

@@ -131,6 +131,11 @@ def sources(name: str, module: str, read: Callable[[str], bytes | None], skip: C
     return found
 
 
+def imported_sources(path: Path) -> list[Path]:
+    """A file and the files beside it that it imports, in turn, whatever package they are in."""
+    return [path.parent / name for name in sources(path.name, "", _in_folder(path.parent), sys.stdlib_module_names)]
+
+
 def _in_folder(folder: Path) -> Callable[[str], bytes | None]:
     def read(name: str) -> bytes | None:
         path = folder / name

@@ -29,7 +29,7 @@ class StopTime:
         self.at = at
         self._began = time.time()
         self._seconds: deque[float] = deque(maxlen=LATEST)
-        self._near = False
+        self._ending = False
 
     def count(self, seconds: float) -> None:
         """Count an attempt that took so long."""
@@ -43,10 +43,10 @@ class StopTime:
         """The time of day at which what still runs is ended."""
         return f"{datetime.fromtimestamp(self.at - CLOSING):%H:%M:%S}"
 
-    def is_near(self) -> bool:
+    def is_due(self) -> bool:
         """Whether nothing new may start. It stays so."""
-        self._near = self._near or time.time() >= self.at - self._lead()
-        return self._near
+        self._ending = self._ending or time.time() >= self.at - self._lead()
+        return self._ending
 
     def _lead(self) -> float:
         """Seconds before the end at which the last attempt starts: what most attempts take, at most half of the time

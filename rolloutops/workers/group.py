@@ -15,12 +15,14 @@ from rolloutops.store.workspace import Workspace
 from rolloutops.workers.supervisor import WorkerEnd
 from rolloutops.workers.watch import Watch
 
-TOLD = 1000
+REMEMBERED = 1000
 """Lines of workers that are remembered, so that what each of them says is shown once."""
 
 
 class Workers(Protocol):
-    """Workers that run somewhere."""
+    """Workers that run somewhere. says_restarts: they say of each that is started again that it is."""
+
+    says_restarts: bool
 
     def wait(self, seconds: float) -> list[WorkerEnd]:
         """Wait at most so long for workers to end; returns those that did."""
@@ -36,16 +38,16 @@ class Screen:
     """Shows what workers write, each line once: eight of them say the same eight times."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._lines: set[str] = set()
         self._lock = threading.Lock()
 
     def say(self, line: str) -> None:
         """Show a line, unless it was shown."""
         with self._lock:
-            if line in self._told:
+            if line in self._lines:
                 return
-            if len(self._told) < TOLD:
-                self._told.add(line)
+            if len(self._lines) < REMEMBERED:
+                self._lines.add(line)
         tell("", line)
 
 
@@ -59,7 +61,7 @@ def wait_for_workers(
     """
     ends: list[WorkerEnd] = []
     interrupts = stops = 0
-    watch = Watch(workspace, group, meter)
+    watch = Watch(workspace, group, meter, None if workers.says_restarts else screen.say)
 
     def interrupt(*_: object) -> None:
         nonlocal interrupts

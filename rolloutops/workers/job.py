@@ -28,15 +28,16 @@ LAST = 30.0
 class WorkerJob:
     """One worker's part of a command.
 
-    data: the workspace. recipe: the recipe's file where the worker runs; None where it is as typed. place: where the
-    recipe lies for the command that started it, which is what is recorded. stop_at: seconds since 1970. versions: name
-    -> version of rolloutops and of each dataset's verifier. keys: variables that have to be set. processes: of its
-    verifiers. grace_seconds: what is in flight may take so long after an interrupt.
+    data: the workspace. recipe, folder: the recipe's file and folder where the worker runs, None where they are as
+    typed. place: where the recipe lies for the command that started it, which is what is recorded. stop_at: seconds
+    since 1970. versions: name -> version of rolloutops and of each dataset's verifier. keys: variables that have to be
+    set. processes: of its verifiers. grace_seconds: what is in flight may take so long after an interrupt.
     """
 
     name: WorkerName
     data: str
     recipe: str | None = None
+    folder: str | None = None
     place: Mapping[str, Any] = field(default_factory=dict)
     stop_at: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -49,12 +50,17 @@ class WorkerJob:
         return json.dumps({**asdict(self), "name": self.name._asdict()}) + "\n"
 
 
+def job_of(line: str | bytes) -> WorkerJob:
+    """The job that a line holds."""
+    found = json.loads(line)
+    return WorkerJob(**{**found, "name": WorkerName(**found["name"])})
+
+
 def read_job() -> WorkerJob | None:
     """The job of this process, if it is a worker. From then on it ends with whoever started it."""
     if os.environ.pop(VARIABLE, None) is None:
         return None
-    found = json.loads(_first_line())
-    job = WorkerJob(**{**found, "name": WorkerName(**found["name"])})
+    job = job_of(_first_line())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs in the background ignores
     threading.Thread(target=_end_with_parent, args=(job.grace_seconds,), daemon=True).start()
     send(ready=True)

@@ -20,6 +20,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 class LocalWorkers:
     """The workers of one command on this machine."""
 
+    says_restarts = True
+
     def __init__(
         self,
         words: Sequence[str],

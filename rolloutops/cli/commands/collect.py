@@ -49,6 +49,10 @@ def body(parsed: Parsed) -> int:
 
     if (job := read_job()) is not None:
         return do_job(job, parsed, lambda plan: _collect_share(pin_verdicts(plan), job))
+    workers = number_of_workers(parsed)
+    if workers and "tune" in parsed.flags:
+        raise UsageError("--tune measures one process: leave --workers out")
+    stop_at = parse_stop_time(parsed.flags["stop_at"]) if "stop_at" in parsed.flags else None
     plan = plan_of(parsed)
     output = as_file(parsed.flags["output"]) if "output" in parsed.flags else None
     if isinstance(parsed.flags.get("tune"), str):
@@ -56,7 +60,7 @@ def body(parsed: Parsed) -> int:
     if code := take_in(plan):
         return code
     plan = pin_verdicts(plan)
-    code = collect_and_say(plan, parsed)
+    code = collect_and_say(plan, parsed, workers, stop_at)
     try:
         if output is not None:
             say(f"{count(export_rollouts(plan, output, wanted=True), 'rollout')} in {output}")
@@ -113,13 +117,11 @@ def take_in_new_tasks(plan: Plan) -> Iterator[NewTasks]:
     yield from add_new_tasks(plan)
 
 
-def collect_and_say(plan: Plan, parsed: Parsed) -> int:
-    """Collect and say what came of it. Returns the report's exit code."""
-    allowed, workers = parsed.flags.get("allow_policy_change", False), number_of_workers(parsed)
-    stop_at = parse_stop_time(parsed.flags["stop_at"]) if "stop_at" in parsed.flags else None
+def collect_and_say(plan: Plan, parsed: Parsed, workers: int | None = None, stop_at: float | None = None) -> int:
+    """Collect and say what came of it. workers: in so many processes. stop_at: when it has to have ended, in seconds
+    since 1970. Returns the report's exit code."""
+    allowed = parsed.flags.get("allow_policy_change", False)
     if tune := parsed.flags.get("tune"):
-        if workers is not None:
-            raise UsageError("--tune measures one process: leave --workers out")
         return say(*tune_and_say(plan, allowed, tune))
     if workers is None:
         done = collect_rollouts(plan, allowed, stop_at=stop_at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,26 @@ from rolloutops.cli.printing import say, show
 from rolloutops.cli.shared_flags import DATA, DATASET, ENVIRONMENT, keys, stage
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_recipe import plan_of
+from rolloutops.cli.workers import WORKERS, do_job, in_workers, number_of_workers
 from rolloutops.config.plan import Plan
 from rolloutops.config.settings import Verify
 from rolloutops.layout import all_of, count, verb
 
 if TYPE_CHECKING:
     from rolloutops.collect.verify import VerifyReport
+    from rolloutops.workers.job import WorkerJob
 
 
 def body(parsed: Parsed) -> int:
     """Unjudged -> verdicts; 2 where nothing could be verified, as the recipe names no environment."""
     from rolloutops.cli.averages import averages
+    from rolloutops.workers.job import read_job
 
+    if (job := read_job()) is not None:
+        return do_job(job, parsed, lambda plan: _verify_share(plan, job))
+    workers = number_of_workers(parsed)
     plan = plan_of(parsed, "verify")
-    done = verify_rollouts(plan)
+    done = verify_rollouts(plan) if workers is None else _verify_in_workers(plan, parsed, workers)
     say(*sentences(done))
     print(averages(plan))
     if plan.verify.against:
@@ -33,7 +39,9 @@ def body(parsed: Parsed) -> int:
     return 2 if done.rest.no_environment and not any(one.environment for one in plan.datasets.values()) else 0
 
 
-COMMAND = stage("verify", body, "Run verifiers on unverified rollouts", DATA, DATASET, ENVIRONMENT, *keys(Verify))
+COMMAND = stage(
+    "verify", body, "Run verifiers on unverified rollouts", DATA, DATASET, ENVIRONMENT, *keys(Verify), *WORKERS
+)
 
 
 def verify_rollouts(plan: Plan, on_command: bool = True) -> VerifyReport:
@@ -47,6 +55,28 @@ def verify_rollouts(plan: Plan, on_command: bool = True) -> VerifyReport:
         done = verify(workspace, plan, run, on_command)
         run.counts = with_old_names(asdict(done))
         return done
+
+
+def _verify_in_workers(plan: Plan, parsed: Parsed, workers: int) -> VerifyReport:
+    """Verify what is unverified in several processes, each of which records its run."""
+    from rolloutops.collect.verify import verify_in_processes
+    from rolloutops.store.workspace import open_workspace
+
+    workspace = open_workspace(plan.data)
+    return verify_in_processes(workspace, plan, in_workers(workspace, plan, parsed, workers))
+
+
+def _verify_share(plan: Plan, job: WorkerJob) -> Mapping[str, Any]:
+    """Verify as one of several processes, and record the run."""
+    from rolloutops.collect.verify import verify_share
+    from rolloutops.store.runs import recorded
+    from rolloutops.store.workspace import open_workspace
+
+    workspace = open_workspace(plan.data)
+    with recorded(workspace, "verify", plan) as run:
+        done = verify_share(workspace, plan, run, job.name)
+        run.counts = with_old_names(asdict(done))
+        return {"done": done.verified, "failed": done.failed, "run_id": run.run_id}
 
 
 def agreement_of(plan: Plan) -> tuple[list[str], list[tuple[Any, ...]]]:
