@@ -37,7 +37,7 @@ def import_file(file: Path, folder: Path) -> tuple[Workspace, Plan, int]:
 def lines_of(file: Path, first: int) -> dict[str, Any]:
     """Return LINES lines of a file from a number on (from 1), as JSON. A line that is none has a `reason`."""
     rows = takewhile(lambda row: row.line < first + LINES, open_rows(file))
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "line": row.line,
             "text": row.raw.decode("utf-8", "replace"),
@@ -50,5 +50,5 @@ def lines_of(file: Path, first: int) -> dict[str, Any]:
     ]
     if not found and first > 1:
         raise UsageError(f"{file} has no line {first}")
-    last = found[-1]["line"] if found else 0  # a last line may lack its end
+    last = int(found[-1]["line"]) if found else 0  # a last line may lack its end
     return {"path": str(file), "split": file.name, "rows": max(count_lines(file), last), "lines": found}
