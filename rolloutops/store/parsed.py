@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from threading import get_ident
 from typing import Any
 
 import duckdb
@@ -93,9 +94,14 @@ def files_of_view(definition: str) -> set[str]:
     return {text for call in calls for node in _nodes(call) if (text := _text(node) or "").endswith(".parquet")}
 
 
-@cache
 def empty_database() -> duckdb.DuckDBPyConnection:
-    """An empty database, without threads, in which queries are parsed and values are checked."""
+    """An empty database, without threads, in which queries are parsed and values are checked; each thread has its own,
+    for a connection answers one at a time."""
+    return _empty_database(get_ident())
+
+
+@cache
+def _empty_database(thread: int) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
     con.execute("SET threads = 1; SET enable_progress_bar = false; SET TimeZone = 'UTC'")
     return con

@@ -66,6 +66,11 @@ class Conversation:
     token_turns: Sequence[Mapping[str, Any]]
     raw: Mapping[str, str]
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether it has what an attempt of its kind has: not where its journal has become a part file since."""
+        return self.facts["error"] is not None or len(self.messages) > self.prompt
+
 
 def load(moment: Moment, workspace: Workspace, dataset: str, attempt_id: str) -> Conversation:
     """Read one rollout, or failed attempt. Raises UsageError where there is none."""

@@ -50,5 +50,5 @@ def lines_of(file: Path, first: int) -> dict[str, Any]:
     ]
     if not found and first > 1:
         raise UsageError(f"{file} has no line {first}")
-    last = found[-1]["line"] if found else 0  # a last line may lack its end
+    last = int(found[-1]["line"]) if found else 0  # a last line may lack its end
     return {"path": str(file), "split": file.name, "rows": max(count_lines(file), last), "lines": found}

@@ -125,14 +125,14 @@ def require_condition(text: str) -> None:
 
 def _match(moment: Moment, text: str, key: str) -> str:
     """Find how a condition is answered: by the index, or by a table with the rows of it that match."""
-    make_views(moment, f"rollouts {text}")
+    make_views(moment, f"rollouts logged {text}")
     if _is_small(moment, key):
         table = "small"
     else:
-        keys = f"SELECT dataset, attempt_id FROM rollouts WHERE {key}"
+        keys = f"SELECT dataset, attempt_id FROM {moment.source} AS rollouts WHERE {key}"
         query = f"SELECT s.rowid AS place FROM small AS s SEMI JOIN (\n{keys}\n) USING (dataset, attempt_id)"
         with reading(moment) as cursor:
-            places = cursor.execute(query).to_arrow_table()
+            places = cursor.sql(query).to_arrow_table()
         table = _hold(moment, places)
     with moment.lock:
         moment.matches[text] = table

@@ -49,11 +49,17 @@ SEPARATOR = "\x1f"
 """Stands between the names of the tools that a rollout called, in the index's column `tools_called`."""
 
 ROLLOUTS = f"""
-CREATE TABLE small AS
+CREATE OR REPLACE TABLE small AS
 SELECT {", ".join(COLUMNS)},
     array_to_string(list_sort(list_distinct(tool_names)), '{SEPARATOR}') AS tools_called
-FROM rollouts
+FROM {{source}}
 """
+
+TWICE = "SELECT count(*) > count(DISTINCT hash(dataset, task_id, policy, rollout_index)) FROM small"
+"""Whether a rollout is there twice; two of one hash only cost a second reading."""
+
+BASE_BYTES, ROLLOUT_BYTES = 350_000_000, 150
+"""Memory that DuckDB may take, and what of it for each rollout: beyond it, what is not in use goes to the disk."""
 
 FAILED = """
 CREATE TABLE failed AS
@@ -67,7 +73,8 @@ DEADLINE = 20.0
 
 @dataclass
 class Moment:
-    """A workspace as it stood when this was made. number: counts moments. seconds: how long it took to make.
+    """A workspace as it stood when this was made. number: counts moments. seconds: how long it took to make. source:
+    the view of its rollouts: `logged` where no rollout is in the log twice, which is read sooner, else `rollouts`.
 
     matches: condition -> the table with the rows of the index that it matches, where it names other columns.
     lock: who holds it may use `con`.
@@ -78,6 +85,7 @@ class Moment:
     rollouts: int
     failures: int
     seconds: float
+    source: str
     matches: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -91,11 +99,18 @@ def take_moment(workspace: Workspace, plan: Sequence[Mapping[str, object]], numb
     """Read the index of a workspace as it stands now, and lock the connection to its folder."""
     began = time.perf_counter()
     con = connect_snapshot(workspace, take_snapshot(workspace), plan)
-    sql.run(con, ROLLOUTS)
+    ((attempts,),) = sql.rows(con, "SELECT count(*) FROM attempts")
+    con.execute(f"SET memory_limit = '{(BASE_BYTES + ROLLOUT_BYTES * attempts) // 1_000_000}MB'")
+    con.execute("SET preserve_insertion_order = false")  # each query of a page has an order of its own
+    source = "logged"
+    sql.run(con, ROLLOUTS.format(source=source))
+    if sql.rows(con, TWICE)[0][0]:
+        source = "rollouts"
+        sql.run(con, ROLLOUTS.format(source=source))
     sql.run(con, FAILED)
     ((rollouts, failures),) = sql.rows(con, "SELECT (SELECT count(*) FROM small), (SELECT count(*) FROM failed)")
     _lock(con, workspace.root)
-    return Moment(con, number, rollouts, failures, time.perf_counter() - began)
+    return Moment(con, number, rollouts, failures, time.perf_counter() - began, source)
 
 
 def _lock(con: sql.Connection, root: Path) -> None:

@@ -87,7 +87,7 @@ def neighbors(moment: Moment, chosen: Filter, dataset: str, attempt_id: str) -> 
         source = matching(moment, chosen)
         found[name] = read(
             moment,
-            f"SELECT dataset, attempt_id FROM {source} WHERE {_beyond(chosen, key, back)} "
+            f"SELECT dataset, attempt_id FROM {source} AS s WHERE {_beyond(chosen, key, back)} "
             f"ORDER BY {_order(chosen, back)} LIMIT 1",
         )
     return {"repeats": repeats, **{name: next(iter(rows), None) for name, rows in found.items()}}
@@ -118,11 +118,11 @@ def _columns() -> str:
 
 
 def _order(chosen: Filter, back: bool) -> str:
-    """The order of a filter's rows; the last two columns make it one of single rows."""
+    """The order of a filter's rows, whose relation is `s`; the last two columns make it one of single rows."""
     down = chosen.descending != back
     tie = " DESC" if back else ""
     nulls = "FIRST" if back else "LAST"
-    return f"{chosen.sort} {'DESC' if down else 'ASC'} NULLS {nulls}, attempt_id{tie}, dataset{tie}"
+    return f"s.{chosen.sort} {'DESC' if down else 'ASC'} NULLS {nulls}, s.attempt_id{tie}, s.dataset{tie}"
 
 
 def _beyond(chosen: Filter, key: Sequence[str | None], back: bool) -> str:

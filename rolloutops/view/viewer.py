@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 from rolloutops.config.plan import Plan
 from rolloutops.store.workspace import Workspace
@@ -25,21 +26,25 @@ class Viewer:
         self.workspace, self.plan, self.file = workspace, plan, file
         self.signature = signature(workspace)
         self.moment = take_moment(workspace, plan.rows, 1)
+        self.lock = Lock()
         self.conversations: dict[tuple[str, str], Conversation] = {}
 
     def refresh(self) -> bool:
         """Make the moment anew where files have appeared; return whether they have."""
-        now = signature(self.workspace)
-        if now == self.signature:
-            return False
-        self.moment = take_moment(self.workspace, self.plan.rows, self.moment.number + 1)
-        self.signature = now
-        return True
+        with self.lock:
+            now = signature(self.workspace)
+            if now == self.signature:
+                return False
+            self.moment = take_moment(self.workspace, self.plan.rows, self.moment.number + 1)
+            self.signature = now
+            return True
 
     def conversation(self, query: Query) -> Conversation:
         """Return the rollout that an address names."""
         key = first(query, "of"), first(query, "attempt")
         held = self.conversations.pop(key, None) or conversation.load(self.moment, self.workspace, *key)
+        if not held.has_texts and self.refresh():
+            held = conversation.load(self.moment, self.workspace, *key)
         self.conversations[key] = held
         for old in list(self.conversations)[:-HELD]:
             self.conversations.pop(old, None)

@@ -25,6 +25,8 @@ export function line({ line: number_, value, text, reason }, below) {
 
 function parts(value) {
   if (value === null || typeof value !== "object") return [];
+  const input = value.responses_create_params?.input;
+  if (isConversation(input)) return [["input", input.map(message)]];
   const lists = LISTS.filter((name) => isConversation(value[name])).map((name) => [name, value[name].map(message)]);
   const texts = TEXTS.filter((name) => typeof value[name] === "string").map((name) => [name, el("pre", { class: "text", dir: "auto" }, visible(value[name]))]);
   const objects = ["chosen", "rejected"].filter((name) => isConversation(value[name]?.messages)).map((name) => [name, value[name].messages.map(message)]);
