@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rolloutops.collect.attempt import PendingRollout, asks_to_stream, effective_params, of_repeat
@@ -16,6 +15,7 @@ from rolloutops.formats.strict_json import dump, read
 from rolloutops.ingest.media import MediaFolder
 from rolloutops.store import sql
 from rolloutops.store.journal import seal_orphans
+from rolloutops.store.parts import find_fresh, see_attempts
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
 from rolloutops.types import Task
 
@@ -61,7 +61,7 @@ class PendingRollouts:
         media: (dataset, origin) of a task -> where its local media are."""
         self.workspace, self._run_id, self._media = workspace, run_id, media
         self.streaming = 0
-        self._seen = self._attempt_files()
+        self._seen = see_attempts(workspace.root)
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
@@ -119,7 +119,7 @@ class PendingRollouts:
 
     def _read(self, part: Part, collect_plan: CollectPlan) -> list[PendingRollout]:
         con = self.con.cursor()
-        fresh = sorted(file for file in self._attempt_files() - self._seen if not self._own(file))
+        fresh = find_fresh(self.workspace.root, self._seen, self._run_id)
         still = f"""
             SELECT o.task_id, t.row_hash, o.policy, o.rollout_index, o.attempt, o.tries, t.line,
                 t.row::VARCHAR AS row, t.prompt::VARCHAR AS prompt, t.tools::VARCHAR AS tools, t.answer, t.origin,
@@ -132,10 +132,14 @@ class PendingRollouts:
             still = f"""
             WITH keys AS ({still}),
             since AS (
-                SELECT task_id, row_hash, policy, rollout_index, bool_or(error IS NULL OR final) AS settled,
-                    max(attempt) AS last_attempt,
-                    count(*) FILTER (WHERE NOT list_contains({sql.literal(FREE)}, error)) AS tries
-                FROM read_parquet({sql.literal(fresh)}) WHERE dataset = {sql.literal(part.dataset)} GROUP BY ALL
+                -- A file that was merged since holds attempts that were there before: those have lower numbers.
+                SELECT s.task_id, s.row_hash, s.policy, s.rollout_index, bool_or(s.error IS NULL OR s.final) AS settled,
+                    max(s.attempt) AS last_attempt,
+                    count(*) FILTER (WHERE NOT list_contains({sql.literal(FREE)}, s.error)) AS tries
+                FROM read_parquet({sql.literal(fresh)}) AS s
+                JOIN keys AS k USING (task_id, row_hash, policy, rollout_index)
+                WHERE s.dataset = {sql.literal(part.dataset)} AND s.attempt >= k.attempt
+                GROUP BY ALL
             )
             SELECT keys.* REPLACE (
                 keys.tries + coalesce(since.tries, 0) AS tries,
@@ -153,12 +157,6 @@ class PendingRollouts:
 
     def _task_file(self, part: Part) -> str:
         return str(self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet")
-
-    def _own(self, file: str) -> bool:
-        return bool(self._run_id) and Path(file).name.startswith(self._run_id)
-
-    def _attempt_files(self) -> set[str]:
-        return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
 
 
 def _spread(rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
