@@ -15,6 +15,7 @@ import pytest
 
 from rolloutops.store import sql
 from rolloutops.store.compact import compact_folder
+from rolloutops.store.journal import Journal
 from rolloutops.store.manifest import newest_manifest
 from rolloutops.store.parts import find_fresh, see_attempts
 from rolloutops.store.workspace import Workspace, connect, open_workspace, try_lock
@@ -301,3 +302,28 @@ def test_attempts_that_others_made_are_seen_in_merged_files(workspace: Workspace
     compact_folder(workspace, "d", everything=True)
     (merged,) = find_fresh(workspace.root, seen, "20261104T000000-abcdef")
     assert pq.read_metadata(merged).num_rows == 81
+
+
+def test_who_seals_merges_what_is_small(workspace: Workspace) -> None:
+    """64 parts become one file, and 64 such files one; files of other sizes stay as they are."""
+    journal = Journal(workspace, "20261103T000000-abcdef", flush_rows=1)
+    for number in range(200):
+        journal.append("attempts", attempt(100 + number))
+    journal.close()
+    assert len(files(workspace.root)) < 64 + 16
+    assert {file.level for file in newest_manifest(workspace.root, "d").files} == {1}
+    found = sql.rows(connect(workspace), "SELECT count(*), count(DISTINCT attempt_id) FROM attempts")
+    assert found == [(280, 280)]
+
+
+def test_what_cannot_be_merged_does_not_end_a_collection(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = workspace.root / "attempts" / "d" / "20261101T000000-abcdef-0001.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    journal = Journal(workspace, "20261103T000000-abcdef", flush_rows=1)
+    for number in range(100):
+        journal.append("attempts", attempt(100 + number))
+    journal.close()
+    assert "part files were not merged" in capsys.readouterr().err
+    assert len(files(workspace.root)) == 108

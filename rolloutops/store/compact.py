@@ -78,6 +78,26 @@ def compact(workspace: Workspace, done: Callable[[Compacted], None] = lambda one
     return busy
 
 
+def compact_share(workspace: Workspace) -> None:
+    """Merge where many small files lie, as a collecting process does now and then: 64 of one size, and no others."""
+    for dataset in datasets_of(workspace):
+        tables = _tables(dataset)
+        if max(_parts_in(_place(workspace, table, dataset)) for table in tables) < FAN:
+            continue
+        with try_lock(workspace, f"{dataset or ''}.compact") as free:
+            if free:
+                compact_folder(workspace, dataset, everything=False)
+
+
+def _parts_in(place: Path) -> int:
+    """How many parts lie in a folder, merged files not counted."""
+    try:
+        names = os.listdir(place)
+    except FileNotFoundError:
+        return 0
+    return sum(name.endswith(".parquet") and name[0] not in ".m" for name in names)
+
+
 def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) -> list[Compacted]:
     """Merge the files of a dataset, or of `runs`; its lock is held. everything: also where there are few files."""
     while True:

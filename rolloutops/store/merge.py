@@ -137,7 +137,7 @@ def _conformed(batch: pa.RecordBatch, columns: pa.Schema) -> pa.Table:
 def _compare(path: Path, table: str, sources: Sequence[Source], once: bool, rows: int) -> None:
     """Make sure that a merged file holds the rows of its sources, each of which is hashed over all columns."""
     files = [str(source.path) for source in sources]
-    with sql.connect() as con:
+    with sql.connect(threads=1) as con:
         got = _hash_of(con, table, [str(path)], False)
         if once:
             want = _hash_of(con, table, files, True)
