@@ -16,6 +16,7 @@ from rolloutops.formats.media import has_local_media
 from rolloutops.formats.strict_json import dump, read
 from rolloutops.ingest.media import MediaFolder
 from rolloutops.store import sql
+from rolloutops.store.parts import new_files, see_attempts
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
 from rolloutops.types import Task
 
@@ -108,7 +109,7 @@ class PendingRollouts:
         self.workspace, self._run_id, self._media = workspace, run_id, media
         self.streaming = 0
         self._claims = Claims(workspace, run_id)
-        self._seen = self._attempt_files()
+        self._seen = see_attempts(workspace.root)
         self._open: dict[Part, _OpenPart] = {}
         self._unclaimed = 0
         self.con = connect(workspace, plan)
@@ -233,9 +234,9 @@ class PendingRollouts:
 
     def _read_new_files(self) -> None:
         """Read the keys of the attempts that other processes have written since, each file once."""
-        files = self._attempt_files()
-        new = sorted(file for file in files - self._seen if not self._own(file))
-        self._seen = files
+        now = see_attempts(self.workspace.root)
+        new = new_files(self._seen, now, self._run_id)
+        self._seen = now
         if new:
             con = self.con.cursor()
             sql.run(con, f"INSERT INTO made_since SELECT {SINCE} FROM read_parquet({sql.literal(new)})")
@@ -285,12 +286,6 @@ class PendingRollouts:
 
     def _task_file(self, part: Part) -> Path:
         return self.workspace.root / "tasks" / part.dataset / f"part-{part.number:05d}.parquet"
-
-    def _own(self, file: str) -> bool:
-        return bool(self._run_id) and Path(file).name.startswith(self._run_id)
-
-    def _attempt_files(self) -> set[str]:
-        return {str(path) for path in Path(self.workspace.root / "attempts").glob("*/*.parquet")}
 
 
 def _spread(rows: list[_PendingRow]) -> list[_PendingRow]:

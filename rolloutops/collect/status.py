@@ -14,6 +14,7 @@ from rolloutops.config.resources import shipped
 from rolloutops.limits.prices import Spent, spent
 from rolloutops.limits.spend_limit import price_table
 from rolloutops.store import sql
+from rolloutops.store.refresh import TRIES, is_gone
 from rolloutops.store.snapshot import Snapshot, connect_snapshot, take_snapshot
 from rolloutops.store.workspace import Workspace
 
@@ -129,6 +130,16 @@ class Status:
 
 def status(workspace: Workspace, plan: Plan) -> Status:
     """Read where the workspace stands with respect to a recipe: one look at its files and journals. Reads only."""
+    for _ in range(TRIES):
+        try:
+            return _status(workspace, plan)
+        except (sql.Error, FileNotFoundError) as error:  # files were merged, and are gone, since they were listed
+            if not (isinstance(error, FileNotFoundError) or is_gone(error)):
+                raise
+    return _status(workspace, plan)
+
+
+def _status(workspace: Workspace, plan: Plan) -> Status:
     at_work = running(workspace)
     snapshot = take_snapshot(workspace)
     con = connect_snapshot(workspace, snapshot, plan.rows)

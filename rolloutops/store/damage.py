@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from rolloutops.errors import WorkspaceError
 from rolloutops.layout import count
+from rolloutops.store.manifest import merged_folders, newest_manifest
 
 TABLES = ("tasks", "attempts", "verdicts", "runs", "jobs")
 NO_FILE = "it is not a file"
@@ -40,10 +41,22 @@ def parts_of(root: Path) -> list[Path]:
 
 
 def find_all(root: Path) -> Iterator[tuple[Path, str]]:
-    """Each damaged part of a workspace, and what is wrong with it."""
+    """Each damaged part of a workspace, and what is wrong with it; merged files beside what their manifest says."""
+    rows = {
+        _folder_of(root, file.table, dataset) / f"{file.name}.parquet": file.rows
+        for dataset in merged_folders(root)
+        for file in newest_manifest(root, dataset).files
+    }
     for path in parts_of(root):
-        if why := find_damage(path):
+        why = find_damage(path)
+        if why is None and path in rows and (found := pq.read_metadata(path).num_rows) != rows[path]:
+            why = f"it has {count(found, 'row')}, and {count(rows[path], 'row')} were merged into it"
+        if why:
             yield path, why
+
+
+def _folder_of(root: Path, table: str, dataset: str | None) -> Path:
+    return root / table / dataset if dataset else root / table
 
 
 def damaged(path: Path, why: str = "") -> WorkspaceError:

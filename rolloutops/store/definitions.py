@@ -37,6 +37,16 @@ def define(con: duckdb.DuckDBPyConnection, script: str) -> None:
     UNMADE.setdefault(con, {}).update(created(script))
 
 
+def redefine(con: duckdb.DuckDBPyConnection, script: str) -> None:
+    """Give a connection views that it has, made or not, in another form."""
+    unmade = UNMADE.get(con, {})
+    for name, statement in created(script).items():
+        if name in unmade:
+            unmade[name] = statement
+        else:
+            con.execute(statement)
+
+
 def make_named(con: duckdb.DuckDBPyConnection, query: str) -> None:
     """Make what a query names and what this is made of, in the schema where the connection is."""
     unmade = UNMADE.get(con)

@@ -30,6 +30,7 @@ import orjson
 from rolloutops.config.redact import holds_key, redacted_row, tell
 from rolloutops.errors import WorkspaceError
 from rolloutops.layout import count, verb
+from rolloutops.store.compact_beside import CompactBeside
 from rolloutops.store.disk_errors import write_failed
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.journal_lines import Rows, SetAside, read_lines
@@ -78,6 +79,7 @@ class Journal:
         self._failure: BaseException | None = None
         self._lost = 0
         self._io = threading.Lock()
+        self._beside = CompactBeside(workspace)
         self._thread = threading.Thread(target=self._sync_and_seal, daemon=True)
         self._thread.start()
 
@@ -155,6 +157,7 @@ class Journal:
         self._rotate()
         self._full.put(None)
         self._thread.join()
+        self._beside.close()
         self.check()
 
     def _fail(self, error: BaseException) -> None:
@@ -237,6 +240,8 @@ class Journal:
                 action()
             except BaseException as error:
                 self._fail(error)
+        if self._failure is None:
+            self._beside.sealed()
 
 
 _REPORTED: set[Path] = set()

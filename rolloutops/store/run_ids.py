@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rolloutops.store.manifest import MERGED, own_covers
 from rolloutops.store.workspace import Workspace
 
 STAMP = "%Y%m%dT%H%M%S"
@@ -67,7 +68,9 @@ def _ids(root: Path) -> Iterator[str]:
     for folder in ("runs", "jobs", "journals", "attempts", "verdicts", "tasks"):
         for path in _files(root / folder):
             name = os.path.basename(path)
-            if found := _id(name):
+            if name.startswith(MERGED):
+                yield max(map(_id, (run for run, _ in own_covers(Path(path)) or ())), default="")
+            elif found := _id(name):
                 yield found
             elif folder not in ("tasks", "journals") and name.endswith(".parquet"):
                 yield from _ids_of_part(path)

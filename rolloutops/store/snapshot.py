@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define
+from rolloutops.store.manifest import part_name
 from rolloutops.store.parts import Parts, find_parts
 from rolloutops.store.workspace import Workspace, spill_folder
 
@@ -50,15 +51,17 @@ def take_snapshot(workspace: Workspace) -> Snapshot:
     # Parts of a journal that was read hold its rows once more; those of one that was not are of a later moment.
     moving = {*texts} | {path.stem for path in after[1]}
     held = {
-        table: Parts([f for f in found.files if Path(f).stem not in moving], found.copies, found.sizes)
+        table: replace(found, files=[file for file in found.files if Path(file).stem not in moving])
         if table in ("attempts", "verdicts")
         else found
         for table, found in parts.items()
     }
     rows: dict[str, list[dict[str, Any]]] = {"attempts": [], "verdicts": []}
-    for text in texts.values():
+    for stem, text in texts.items():
+        name = part_name(stem)
         for table, row in _rows(text):
-            rows[table].append(row)
+            if name not in held[table].covered.get(str(row.get("dataset")), ()):  # else sealed and merged already
+                rows[table].append(row)
     tables = {table: _table(schema.TABLES[table], found) for table, found in rows.items() if found}
     return Snapshot(held, tables, sum(map(len, texts.values())))
 
@@ -71,7 +74,9 @@ def connect_snapshot(workspace: Workspace, snapshot: Snapshot, plan: Sequence[Ma
         con.execute(f"CREATE TABLE journal_{table} AS SELECT * FROM rows_of_journals")
         con.unregister("rows_of_journals")
     files = {table: parts.files or None for table, parts in snapshot.parts.items()}
-    define(con, sql.views_script(files, plan, {table: f"journal_{table}" for table in snapshot.journals}))
+    beside = {table: f"journal_{table}" for table in snapshot.journals}
+    overlapping = {table: parts.overlapping for table, parts in snapshot.parts.items()}
+    define(con, sql.views_script(files, plan, beside, overlapping))
     return con
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape, glob
-from itertools import groupby
+from itertools import chain, groupby, islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from rolloutops.errors import StepError
 from rolloutops.store import schema
 from rolloutops.store.damage import damaged, find_damage
 from rolloutops.store.definitions import make_named
+from rolloutops.store.manifest import MERGED
 from rolloutops.store.parsed import files_of_view
+from rolloutops.store.refresh import asked_again
 
 Connection = duckdb.DuckDBPyConnection
 Error = duckdb.Error
@@ -108,8 +110,14 @@ def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
         with _name_damage(con):
-            make_named(con, script)
-            con.execute(script).fetchall()
+            asked_again(con, lambda: make_named(con, script))
+            _execute(con, script)
+
+
+def _execute(con: Connection, script: str) -> None:
+    """Run statements one by one, so that one whose file is gone is run again, and what precedes it is not."""
+    for statement in con.extract_statements(script):
+        asked_again(con, lambda statement=statement: con.execute(statement).fetchall())  # type: ignore[misc]
 
 
 def rows(con: Connection, query: str) -> list[tuple[Any, ...]]:
@@ -126,9 +134,13 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
     with _name_damage(con):
-        make_named(con, query)
-        result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
-        return [name for name, *_ in result.description or ()], result.fetchall()
+        return asked_again(con, lambda: _table(con, query))
+
+
+def _table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    make_named(con, query)
+    result = con.execute(query)  # a relation (con.sql) would be bound twice, and its files be opened twice
+    return [name for name, *_ in result.description or ()], result.fetchall()
 
 
 def columns(con: Connection, query: str) -> dict[str, str]:
@@ -144,8 +156,8 @@ def names(con: Connection, query: str) -> list[str]:
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
     with _name_damage(con):
-        make_named(con, query)
-        return con.sql(query).to_arrow_table()
+        asked_again(con, lambda: make_named(con, query))
+        return asked_again(con, lambda: con.sql(query).to_arrow_table())
 
 
 PAYLOAD_ROWS = 16
@@ -160,8 +172,8 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     cursor = con.cursor()
     try:
         with _name_damage(con):
-            make_named(con, query)
-            yield from cursor.sql(query).to_arrow_reader(batch_rows)
+            asked_again(con, lambda: make_named(con, query))
+            yield from asked_again(con, lambda: _first_batch(cursor, query, batch_rows))
     finally:
         cursor.close()
 
@@ -197,6 +209,12 @@ def bytes_of_row(con: Connection, view: str, column: str) -> int:
     named = literal([escape(file) for file in files])
     size = f"SELECT max(total_uncompressed_size // row_group_num_rows) FROM parquet_metadata({named})"
     return rows(con, f"{size} WHERE path_in_schema = {literal(column)} AND row_group_num_rows > 0")[0][0] or 0
+
+
+def _first_batch(con: Connection, query: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """A result's batches, of which the first is read already."""
+    reader = iter(con.sql(query).to_arrow_reader(batch_rows))
+    return chain(list(islice(reader, 1)), reader)
 
 
 def literal(value: object) -> str:
@@ -255,15 +273,41 @@ Files = str | list[str] | None
 """A table's files: a glob, or a list of them; None where there are none."""
 
 
-def table_views(patterns: Mapping[str, Files], beside: Mapping[str, str] | None = None) -> list[str]:
+KEYS = {"attempts": "dataset, attempt_id", "verdicts": "dataset, verdict_id", "runs": "run_id, event"}
+"""What a row is known by, of tables that are merged."""
+
+
+def table_views(
+    patterns: Mapping[str, Files],
+    beside: Mapping[str, str] | None = None,
+    overlapping: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
     """The views of the Parquet tables, each under its own name; `tasks` as task_log, of which the view tasks is made.
 
     patterns: table -> its files. beside: table -> a relation with the same columns, whose rows are rows of it too.
+    overlapping: table -> those of its files that hold rows of others once more.
     """
-    return [
-        _table_view("task_log" if name == "tasks" else name, table, patterns.get(name), (beside or {}).get(name))
-        for name, table in schema.TABLES.items()
-    ]
+    found = []
+    for name, table in schema.TABLES.items():
+        view = "task_log" if name == "tasks" else name
+        more, files = (beside or {}).get(name), patterns.get(name)
+        twice = list((overlapping or {}).get(name, ()))
+        if twice and isinstance(files, list):
+            script = _table_view(view, table, [file for file in files if file not in twice] or None, more)
+            found.append(script.rstrip(";") + _others_rows(table, twice, script, KEYS[name]))
+        else:
+            found.append(_table_view(view, table, files, more))
+    return found
+
+
+def _others_rows(table: pa.Schema, files: list[str], script: str, keys: str) -> str:
+    """What a view gets of files whose rows it has in part: those that it lacks, each once."""
+    select = script.partition(" AS\n")[2].rstrip(";")
+    rows = _table_view("more", table, files, None).partition(" AS\n")[2].rstrip(";")
+    return (
+        f"\nUNION ALL BY NAME\nSELECT * FROM (SELECT DISTINCT ON ({keys}) * FROM ({rows}))\n"
+        f"ANTI JOIN ({select}) USING ({keys});"
+    )
 
 
 def _table_view(name: str, table: pa.Schema, pattern: Files, beside: str | None) -> str:
@@ -284,10 +328,13 @@ def _table_view(name: str, table: pa.Schema, pattern: Files, beside: str | None)
 def _columns(table: pa.Schema, pattern: str | list[str]) -> set[str] | None:
     """The columns that any part has; None where all parts have all columns of the table, as this version writes them.
 
-    A folder's parts are named by time, so that the first one of each folder tells whether there are older ones.
+    A folder's parts are named by time, so that the first one of each folder tells whether there are older ones. A
+    merged file has the columns of the version that merged it.
     """
     files = sorted(glob(pattern) if isinstance(pattern, str) else pattern)
-    first = [next(group) for _, group in groupby(files, os.path.dirname)]
+    merged = [file for file in files if os.path.basename(file).startswith(MERGED)]
+    parts = [file for file in files if not os.path.basename(file).startswith(MERGED)]
+    first = [next(group) for _, group in groupby(parts, os.path.dirname)] + merged
     if all(set(table.names) <= _columns_of(file) for file in first):
         return None
     return set[str]().union(*map(_columns_of, files))
@@ -315,14 +362,17 @@ def plan_view(plan: Sequence[Mapping[str, object]]) -> str:
 
 
 def views_script(
-    patterns: Mapping[str, Files], plan: Sequence[Mapping[str, object]], beside: Mapping[str, str] | None = None
+    patterns: Mapping[str, Files],
+    plan: Sequence[Mapping[str, object]],
+    beside: Mapping[str, str] | None = None,
+    overlapping: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Everything that makes a workspace's views in any DuckDB shell, and what steps share.
 
-    patterns: table -> its files. plan: rows for `plan`. beside: as in `table_views`.
+    patterns: table -> its files. plan: rows for `plan`. beside, overlapping: as in `table_views`.
     """
     files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
-    return "\n\n".join([*table_views(patterns, beside), plan_view(plan), *files])
+    return "\n\n".join([*table_views(patterns, beside, overlapping), plan_view(plan), *files])
 
 
 def read(path: Path) -> str:

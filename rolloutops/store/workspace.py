@@ -2,6 +2,7 @@
 
     tasks/<dataset>/part-00000.parquet      attempts/<dataset>/<run>-0000.parquet
     verdicts/<dataset>/<run>-0000.parquet   runs/<run>-start.parquet   jobs/<job>-intended.parquet
+    compacted/datasets/<dataset>/00000001.json   what lies in attempts/<dataset>/merged-00000001-4be1c2.parquet, …
     journals/<run>-0000.jsonl               what a running command has not yet sealed into parts
     locks/  rejected/<dataset>.jsonl        who works on what; input lines that are no tasks
     .spill-<host>-<pid>-0/                  what a running query does not hold in memory
@@ -27,16 +28,19 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
+from weakref import ref
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
-from rolloutops.store.definitions import define
+from rolloutops.store.definitions import define, redefine
 from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
+from rolloutops.store.manifest import FOLDER
 from rolloutops.store.parts import find_parts
+from rolloutops.store.refresh import list_with
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,15 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
 
 
 def patterns(workspace: Workspace) -> dict[str, str | list[str] | None]:
-    """Each table's glob, None for a table without a file. Where a file lies there under two names, a list of files that
-    has each once: the same part counts once."""
+    """Each table's glob, None for a table without a file. Where a file lies there under two names, or parts are merged,
+    a list of the files that count: each row counts once."""
     found = {name: find_parts(workspace.root, name) for name in schema.TABLES}
     parts = {name: "*.parquet" if name in schema.FLAT else "*/*.parquet" for name in schema.TABLES}
     return {
         name: None
         if not found[name].files
         else found[name].files
-        if found[name].copies
+        if len(found[name].files) < len(found[name].sizes) or found[name].covered
         else f"{glob.escape(str(workspace.root))}/{name}/{part}"
         for name, part in parts.items()
     }
@@ -89,13 +93,34 @@ def connect(
 ) -> sql.Connection:
     """A DuckDB connection with the workspace's views, as it stands now, and with what steps share."""
     con = sql.connect(threads, spill=spill_folder(workspace))
-    define(con, sql.views_script(patterns(workspace), plan))
+    define(con, views_of(workspace, plan))
+    held = ref(con)
+
+    def look() -> None:
+        if (alive := held()) is not None:
+            look_again(alive, workspace)
+
+    list_with(con, look)
     return con
 
 
+def views_of(workspace: Workspace, plan: Sequence[Mapping[str, object]] | None) -> str:
+    """The script that makes the views of the files that are there now; of the tables alone where no plan is given."""
+    while True:
+        found = {name: find_parts(workspace.root, name) for name in schema.TABLES}
+        files = {name: parts.files or None for name, parts in found.items()}
+        overlapping = {name: parts.overlapping for name, parts in found.items()}
+        try:
+            if plan is None:
+                return "\n".join(sql.table_views(files, overlapping=overlapping))
+            return sql.views_script(files, plan, overlapping=overlapping)
+        except FileNotFoundError:  # merged since it was listed
+            continue
+
+
 def look_again(con: sql.Connection, workspace: Workspace) -> None:
-    """Let a connection's views see the tables that had no file when it was made."""
-    sql.run(con, "\n".join(sql.table_views(patterns(workspace))))
+    """Let a connection's views see the files that are there now."""
+    redefine(con, views_of(workspace, None))
 
 
 CONNECTIONS = count()
@@ -138,28 +163,40 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
     folder = workspace.root / table / dataset if dataset else workspace.root / table
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
-    hidden = folder / f".{name}.parquet.tmp"
+    with new_file(path) as file:
+        pq.write_table(
+            rows,
+            file,
+            compression="zstd",
+            row_group_size=schema.rows_of_group(rows),
+            write_page_checksum=True,
+            **schema.encoding_of(rows.schema),
+        )
+        failpoint("part-before-sync")
+        file.flush()
+        os.fsync(file.fileno())
+        failpoint("part-before-rename")
+    failpoint("part-after-rename")
+    sync(folder)
+    return path
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that bears its name only once the block has ended well. The block syncs it; the folder is not synced."""
+    hidden = hidden_name(path)
     with _locked(hidden) as file:
         try:
-            pq.write_table(
-                rows,
-                file,
-                compression="zstd",
-                row_group_size=schema.rows_of_group(rows),
-                write_page_checksum=True,
-                **schema.encoding_of(rows.schema),
-            )
-            failpoint("part-before-sync")
-            file.flush()
-            os.fsync(file.fileno())
-            failpoint("part-before-rename")
+            yield file
             os.replace(hidden, path)
-            failpoint("part-after-rename")
-            sync(folder)
         except BaseException:
             hidden.unlink(missing_ok=True)
             raise
-    return path
+
+
+def hidden_name(path: Path) -> Path:
+    """What a file is called until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _locked(path: Path) -> BinaryIO:
@@ -175,8 +212,8 @@ def _locked(path: Path) -> BinaryIO:
 
 def sweep(workspace: Workspace) -> None:
     """Take away the half-written files of writers that are no more."""
-    for table in schema.TABLES:
-        for hidden in (workspace.root / table).rglob(".*.tmp"):
+    for folder in (*schema.TABLES, FOLDER):
+        for hidden in (workspace.root / folder).rglob(".*.tmp"):
             with suppress(FileNotFoundError), hidden.open("rb") as file:
                 if lock_file(file.fileno()):
                     hidden.unlink()
