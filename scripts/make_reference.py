@@ -52,6 +52,7 @@ VARIABLES = {
     "OPENAI_API_KEY": "the key of the `openai` engine; `api_key_env` names another variable",
     "OPENAI_BASE_URL": "where its API is, unless `base_url` says so",
     "ROLLOUTOPS_FAILPOINT": "for tests: the place at which the process is killed, as `name` or `name:3`",
+    "ROLLOUTOPS_WORKER": "set by `--workers` for its processes, which read their job from standard input",
     "ROLLOUTOPS_TRACEBACK": "`1` shows the traceback of any error",
     "XDG_CACHE_HOME": "its `rolloutops/` has the model of the `cpu` extra, and fetched inputs (default: `~/.cache`)",
 }

@@ -41,7 +41,9 @@ class Cluster:
     """The program at work. An empty variable is unset on its nodes."""
 
     def __init__(self, folder: Path) -> None:
-        variables = {**environ(RAY_TMPDIR="/tmp"), "OPENAI_API_KEY": ""}
+        # However slow the machine: a node that is gone refuses connections, so it is found at once all the same.
+        patience = {"RAY_raylet_start_wait_time_s": "600", "RAY_health_check_timeout_ms": "120000"}
+        variables = environ(RAY_TMPDIR="/tmp", OPENAI_API_KEY="", **patience)
         with (folder / "cluster.err").open("w") as err:
             self._program = subprocess.Popen(
                 [sys.executable, "-c", CLUSTER],

@@ -271,6 +271,8 @@ def test_a_command_ends_in_time_and_goes_on_later(tmp_path: Path, workers: list[
     end = time.time() + 12
     done = rolloutops(*words, f"--stop_at={end:.0f}", "--grace_seconds=60", cwd=folder, code=3)
     assert done.stderr.endswith("run the same command again for the pending rollouts\n")
+    ((collected,),) = query(folder / "w", "SELECT count(*) FROM rollouts")
+    assert f"{collected} rollouts collected; of 800 wanted, 0 are given up and {800 - collected} pending" in done.stderr
     ((last, failed),) = query(
         folder / "w", "SELECT max(epoch(started_at)), count(*) FILTER (WHERE error IS NOT NULL) FROM attempts"
     )

@@ -273,6 +273,7 @@ async def _collect(
             raise KeyboardInterrupt
         journal.flush()
         if ending():  # what is not verified is verified by the next command
+            pending.forget()
             return _Ended(0, list(spent.values()))
         now = {dataset for (dataset, _), settings in plan.policies.items() if settings.verify == "now"}
         verifying = {dataset: verifier for dataset, verifier in verifiers.items() if dataset in now}

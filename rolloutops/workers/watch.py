@@ -56,8 +56,8 @@ class Watch:
 
     def _add_up(self) -> None:
         meter, shown = self._meter, list(self._shown.values())
-        if not meter.done:
-            meter.began = time.monotonic()  # loading a model is no part of the pace
+        if shown:
+            meter.began = time.monotonic() - (time.time() - min(one["began"] for one in shown))
         meter.done = sum(one["done"] for one in shown)
         meter.tokens = sum(one["tokens"] for one in shown)
         meter.reward_sum = sum(one["reward_sum"] for one in shown)
