@@ -26,7 +26,7 @@ from rolloutops.build.manifest_types import (
 )
 from rolloutops.config.build_options import BuildOptions
 from rolloutops.formats.strict_json import to_json_safe
-from rolloutops.ingest.remote import pinned_source
+from rolloutops.ingest.remote import source_of
 from rolloutops.steps.selection import StepStats
 from rolloutops.store import sql
 from rolloutops.store.runs import MadeBy
@@ -170,7 +170,7 @@ def _inputs(con: sql.Connection) -> list[ManifestInput]:
     inputs: dict[str, ManifestInput] = {}
     for row in sql.records(con, INPUTS):
         file: InputFile = {"file": row["file"], "tasks": row["tasks"], "rows_sha256": row["rows_sha256"]}
-        if source := pinned_source(row["file"] or ""):
+        if source := source_of(row["file"] or ""):
             file["address"], file["pin"] = source
         about: ManifestInput = {
             "dataset": row["dataset"],

@@ -92,7 +92,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rolloutops" / "inputs"
 
 
-def pinned_source(origin: str) -> tuple[str, str] | None:
+def source_of(origin: str) -> tuple[str, str] | None:
     """Return the address and the pin of a file of the cache, by its path as a task's `origin` has it; else None.
 
     The address of a Hugging Face dataset names the commit, so that it can be fetched again as it was.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from rolloutops.config.recipe import StepUse
 from rolloutops.errors import StepError
 from rolloutops.formats.chat import to_chat
 from rolloutops.steps.selection import select
-from tests.conformance.made import tool
+from tests.conformance.made import tokenizer, tool
 from tests.conformance.test_loaders import needed
 from tests.conformance.test_templates import called, datasets, rendered
 from tests.given import dump, workspace
@@ -152,6 +153,44 @@ def test_verl_renders_the_truth(form: str, tmp_path: Path) -> None:
         assert shown == places(prompt)
         for template in TEMPLATES:
             same(template, made, None, parts(prompt), None)
+
+
+@pytest.mark.parametrize("name", ["sft_messages", "sft_prompt_completion"])
+def test_trl_collates_what_a_real_processor_makes_of_the_truth(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaVA's processor opens the files, and a batch may hold rows with two pictures, one and none."""
+    collator, image = needed("trl.trainer.sft_trainer"), needed("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    for color, file in (("red", "cat"), ("blue", "dog")):
+        image.new("RGB", (40, 30), color).save(f"m/{file}.png")
+    made = processor()
+    talks = [talk for talk in TALKS if not talk[2]]
+    batch = collator.DataCollatorForVisionLanguageModeling(made, max_length=None)(
+        [row for row in loaded(name, "jsonl", tmp_path) if not row["tools"]]
+    )
+    assert len(batch["pixel_values"]) == sum(len(places(prompt)) for prompt, _, _ in talks)
+    for ids, mask, (prompt, completion, _) in zip(batch["input_ids"], batch["attention_mask"], talks, strict=True):
+        truth, opened = parts(prompt + completion), iter(places(prompt))
+        for part in (part for message in truth for part in message["content"] if part["type"] == "image"):
+            part["image"] = image.open(next(opened))
+        wanted = made.apply_chat_template([truth], tokenize=True, return_dict=True)["input_ids"][0]
+        assert ids[mask == 1].tolist() == list(wanted)
+
+
+def processor() -> Any:
+    """LLaVA's, which puts as many tokens into a picture's place as its image processor says."""
+    transformers, words = needed("transformers"), tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    words.image_token = "<image>"
+    template = (resources.files("trl") / "chat_templates/llava_next_training.jinja").read_text(encoding="utf-8")
+    size = {"height": 28, "width": 28}
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
+    return transformers.LlavaProcessor(
+        image_processor=images, tokenizer=words, patch_size=14, vision_feature_select_strategy="default",
+        chat_template=template, num_additional_image_tokens=1,
+    )  # fmt: skip
 
 
 def split(messages: list[dict[str, str]]) -> list[dict[str, Any]]:

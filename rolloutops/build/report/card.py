@@ -246,7 +246,7 @@ def _body(content: Manifest, fields: Fields) -> Iterator[str]:
         "`manifest.json` holds each step's SQL and the hashes of inputs and outputs.\n"
     )
     files = [
-        [one["dataset"], _named(file), file["tasks"], file["rows_sha256"]]
+        [one["dataset"], _place(file), file["tasks"], file["rows_sha256"]]
         for one in content["inputs"]
         for file in one["files"]
     ]
@@ -258,7 +258,7 @@ def _body(content: Manifest, fields: Fields) -> Iterator[str]:
     )
 
 
-def _named(file: InputFile) -> str:
+def _place(file: InputFile) -> str:
     """An input as a reader elsewhere can find it: by its address and pin, else by its path."""
     return f"{file['address']} (pin {file['pin']})" if "address" in file and "pin" in file else file["file"]
 
