@@ -28,6 +28,7 @@ from rolloutops.cli.commands.verify import verify_rollouts
 from rolloutops.cli.connect import connect as connect_for_rewards
 from rolloutops.config.paths import as_path
 from rolloutops.config.plan import Plan, make_plan
+from rolloutops.config.query_limits import limit_queries
 from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect, Verify
@@ -198,8 +199,11 @@ class Workspace:
         flags = {**(settings or {}), "data": str(self.data)}
         check_table(SETTINGS, {key: value for key, value in flags.items() if key in SETTINGS}, "settings: ")
         if name is not None:
-            return make_plan(load(str(name)), table, flags)
+            recipe = load(str(name))
+            limit_queries({}, recipe.duckdb)
+            return make_plan(recipe, table, flags)
         recipe, earlier = last_recipe(open_workspace(self.data))
+        limit_queries({}, recipe.duckdb)
         return make_plan(recipe, table, flags, earlier)
 
     @contextmanager

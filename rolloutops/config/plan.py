@@ -19,7 +19,7 @@ from rolloutops.config.plugins import Plugin, find, operational_of
 from rolloutops.config.recipe import Recipe, StepUse, chosen, with_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import without_secrets
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, settings_of
+from rolloutops.config.settings import Chunk, Collect, Dataset, DuckDB, Verify, merged, settings_of
 from rolloutops.errors import RolloutopsError, located
 
 __all__ = ["CollectPlan", "EngineJob", "Plan", "VerifierPlan", "VerifierVersion", "make_plan"]
@@ -78,6 +78,7 @@ class Plan:
     record: Mapping[str, Any]
     key_places: Sequence[str] = ()
     shared_locks: bool = False
+    duckdb: DuckDB = field(default_factory=DuckDB)
     verdict_version: str | None = None
     pins: Mapping[str, VerifierVersion] = field(default_factory=dict)
     origins: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
@@ -207,6 +208,7 @@ def make_plan(
         record=recipe.as_json(collect),
         key_places=recipe.secret_places(collect),
         shared_locks=bool({**recipe.collect, **collect}.get("shared_locks")),
+        duckdb=recipe.duckdb,
         verdict_version=flags.get("verdict_version"),
         origins={key: recipe.origins_of(*key, collect) for key in keys},
         environment_origins={name: _environment_origin(recipe, name, flags) for name in names},
