@@ -29,6 +29,7 @@ from rolloutops.cli.connect import connect as connect_for_rewards
 from rolloutops.collect.served_policy import with_served_policy
 from rolloutops.config.paths import as_path
 from rolloutops.config.plan import Plan, make_plan
+from rolloutops.config.query_limits import limit_queries
 from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Collect, Verify
@@ -199,6 +200,7 @@ class Workspace:
         flags = {**(settings or {}), "data": str(self.data)}
         check_table(SETTINGS, {key: value for key, value in flags.items() if key in SETTINGS}, "settings: ")
         recipe, earlier = last_recipe(open_workspace(self.data)) if name is None else (load(str(name)), {})
+        limit_queries({}, recipe.duckdb)
         recipe = with_served_policy(recipe, {**earlier, **flags}, self.data, ask=known is COLLECTING)
         return make_plan(recipe, table, flags, earlier)
 

@@ -24,7 +24,7 @@ from rolloutops.cli.main import COMMANDS  # noqa: E402
 from rolloutops.config.build_options import BuildOptions  # noqa: E402
 from rolloutops.config.plugins import BUILT_IN, Kind, Plugin, find  # noqa: E402
 from rolloutops.config.resources import shipped  # noqa: E402
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify  # noqa: E402
+from rolloutops.config.settings import Chunk, Collect, Dataset, DuckDB, Verify  # noqa: E402
 from rolloutops.config.validation import Key, keys_of, words  # noqa: E402
 from rolloutops.errors import FAILURES  # noqa: E402
 from rolloutops.steps.step import KINDS, Step, read_step  # noqa: E402
@@ -35,7 +35,14 @@ from scripts import endpoints_page  # noqa: E402
 
 REFERENCE, RECIPES = CHECKOUT / "docs" / "reference.md", CHECKOUT / "docs" / "recipes.md"
 SCHEMA = CHECKOUT / "recipes" / "recipe.schema.json"
-SETTINGS = {"chunk": Chunk, "collect": Collect, "verify": Verify, "datasets": Dataset, "build": BuildOptions}
+SETTINGS = {
+    "chunk": Chunk,
+    "collect": Collect,
+    "verify": Verify,
+    "duckdb": DuckDB,
+    "datasets": Dataset,
+    "build": BuildOptions,
+}
 
 EXIT_CODES = {
     0: "done; of `collect` and `run`: what is wanted is there, or at most `max_given_up` of it is given up",
@@ -53,6 +60,9 @@ VARIABLES = {
     "OPENAI_BASE_URL": "where its API is, unless `base_url` says so",
     "ROLLOUTOPS_FAILPOINT": "for tests: the place at which the process is killed, as `name` or `name:3`",
     "ROLLOUTOPS_WORKER": "set by `--workers` for its processes, which read their job from standard input",
+    "ROLLOUTOPS_MEMORY_LIMIT": "`memory_limit` of queries, where neither a flag nor the recipe's `[duckdb]` has it",
+    "ROLLOUTOPS_TEMP_DIRECTORY": "their `temp_directory`, likewise",
+    "ROLLOUTOPS_THREADS": "their `threads`, likewise",
     "ROLLOUTOPS_TRACEBACK": "`1` shows the traceback of any error",
     "XDG_CACHE_HOME": "its `rolloutops/` has the model of the `cpu` extra, and fetched inputs (default: `~/.cache`)",
 }

@@ -27,9 +27,20 @@ JSON = "JSON"
 
 
 def structure_of(con: sql.Connection, step: Step, group: str, where: str) -> Structure:
-    """The types of the columns of a group of lines. Raises StepError where lines by shape do not fit their structs."""
+    """The types of the columns of a group of lines. group: FROM what has line, its number, and json.
+
+    Raises StepError where lines by shape do not fit their structs.
+    """
     large = r"bool_or(regexp_matches(json, '[^\d.]\d{19}'))"  # whole numbers that BIGINT may be too small for
-    text, unsigned = sql.rows(con, f"SELECT json_group_structure(json::JSON)::VARCHAR, {large} {group}")[0]
+    # The first line of each structure, in order: several threads find the keys in any, and json_group_structure takes
+    # no order.
+    firsts = (
+        f"SELECT arg_min(json, line) AS json, min(line) AS line, {large} AS large {group} GROUP BY json_structure(json)"
+    )
+    array = "('[' || string_agg(json, ',' ORDER BY line) || ']')::JSON"
+    text, unsigned = sql.rows(
+        con, f"SELECT (json_structure({array})->'$[0]')::VARCHAR, bool_or(large) FROM ({firsts})"
+    )[0]
     text = text if unsigned else re.sub(r'"(UBIGINT|HUGEINT)"(?!:)', '"BIGINT"', text)
     text = re.sub(r'"NULL"(?!:)', '"VARCHAR"', text)
     named = declared(step)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rolloutops.config.query_limits import query_limits
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError, UsageError, did_you_mean
 from rolloutops.ingest.inputs import find_inputs, open_rows
@@ -118,9 +119,9 @@ def lint_files(patterns: Sequence[str], target: str) -> LintReport:
     for a file that cannot be read.
     """
     linter = find_linter(target)
-    con = sql.connect()
-    try:
-        with tempfile.TemporaryDirectory(prefix="rolloutops-lint-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rolloutops-lint-", dir=query_limits().spill) as folder:
+        con = sql.connect(spill=Path(folder) / "spilled")
+        try:
             staged = Path(folder) / "lines.parquet"
             files = find_inputs(patterns, Path(), empty_too=True)
             unreadable = _stage([path for path in files if not _is_lineage(path, patterns)], staged)
@@ -133,8 +134,8 @@ def lint_files(patterns: Sequence[str], target: str) -> LintReport:
             sql.run(con, "INSERT INTO faults SELECT split, row, 'error', fault FROM unreadable")
             found = summary(con, target)
             return replace(found, lines=found.lines + len(unreadable))
-    finally:
-        con.close()
+        finally:
+            con.close()
 
 
 def _is_lineage(path: Path, patterns: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from rolloutops.config.recipe import NAME, STEP_KINDS
 from rolloutops.config.recipe_file import METRICS, NAMED, TABLES, step_keys
 from rolloutops.config.resources import shipped
 from rolloutops.config.sampling import KEYS
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify
+from rolloutops.config.settings import Chunk, Collect, Dataset, DuckDB, Verify
 from rolloutops.config.validation import Keys, json_schema, keys_of
 from rolloutops.errors import MissingExtra
 from rolloutops.steps.step import Step, available, keys_of_step, read_step
@@ -33,7 +33,7 @@ def recipe_schema(folder: Path = Path()) -> Schema:
     tables = whole["properties"]
     tables["preset"]["enum"] = sorted(path.stem for path in shipped("recipes").glob("presets/*.toml"))
     names = {"propertyNames": {"pattern": f"^{NAME.pattern}$"}}
-    for name in ("chunk", "collect", "verify"):
+    for name in ("chunk", "collect", "verify", "duckdb"):
         tables[name] = _of("definitions", name)
     tables["policies"] |= {**names, "additionalProperties": _of("definitions", "collect")}
     tables["datasets"] |= {**names, "additionalProperties": _of("definitions", "dataset")}
@@ -51,6 +51,7 @@ def recipe_schema(folder: Path = Path()) -> Schema:
         "chunk": json_schema(keys_of(Chunk)),
         "collect": _collect(),
         "verify": json_schema(keys_of(Verify)),
+        "duckdb": json_schema(keys_of(DuckDB)),
         "dataset": dataset,
     }
     return {

@@ -37,6 +37,11 @@ JOIN (SELECT text, (sum(bytes + 1) OVER (ORDER BY rowid) - bytes - 1)::BIGINT AS
 """
 """Each text, in any order, and where it begins in a file of all lines in order, each with its end."""
 
+NUMBERED = """
+SELECT m.rowid AS line, t.json[1] AS json FROM staging.texts AS t JOIN staging.made AS m ON m.text = t.text
+"""
+"""The lines, in any order, each with its number."""
+
 SIZES = "SELECT split, shape, list(bytes + 1 ORDER BY rowid) FROM staging.made GROUP BY ALL ORDER BY split, shape"
 """The bytes of the lines that may share a file, in order."""
 
@@ -61,7 +66,7 @@ def write_data(con: sql.Connection, step: Step, folder: Path, options: BuildOpti
         with ordered.open("rb") as lines:
             for split, shape, sizes in sql.rows(con, SIZES):
                 if options.format == "parquet" and shape not in structures:
-                    group = f"FROM result WHERE shape = {sql.literal(shape)}"
+                    group = f"FROM ({NUMBERED} WHERE m.shape = {sql.literal(shape)})"
                     structures[shape] = structure_of(con, step, group, where)
                 structure = structures.get(shape)
                 for batch in _batches(lines, sizes):

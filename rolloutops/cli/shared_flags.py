@@ -9,7 +9,7 @@ from typing import Any
 from rolloutops.cli.run import Command, Flag
 from rolloutops.config.recipe import STEP_KINDS
 from rolloutops.config.sampling import KEYS
-from rolloutops.config.settings import Collect, Dataset
+from rolloutops.config.settings import Collect, Dataset, DuckDB
 
 
 def keys(kind: type) -> tuple[Flag, ...]:
@@ -96,6 +96,8 @@ STOP_AT = Flag(
 )
 ONLY = Flag("only", str, "build only [build.NAME]; with explain, show only this step")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
+QUERIES = keys(DuckDB)
+"""Of commands that run queries."""
 SAMPLING: dict[str, Any] = {
     "open_tables": ("responses_create_params", "engine_args"),
     "known_keys": {"responses_create_params": KEYS},
@@ -111,4 +113,4 @@ STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}
 
 def stage(name: str, body: Any, summary: str, *flags: Flag, **more: Any) -> Command:
     """Declare a command that works on a recipe."""
-    return Command(name, body, summary, flags, (RECIPE,), group="stages", **more)
+    return Command(name, body, summary, (*flags, *QUERIES), (RECIPE,), group="stages", **more)

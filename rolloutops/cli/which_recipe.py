@@ -11,6 +11,7 @@ from rolloutops.cli.flags import Parsed
 from rolloutops.cli.which_workspace import find_here, refuse_twin
 from rolloutops.config.paths import as_path
 from rolloutops.config.plan import Plan, make_plan
+from rolloutops.config.query_limits import limit_queries
 from rolloutops.config.recipe import from_flags, with_agent
 from rolloutops.config.recipe_file import load
 from rolloutops.config.settings import Dataset
@@ -29,6 +30,7 @@ def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
     from rolloutops.collect.served_policy import with_served_policy
 
     flags: dict[str, Any] = {**parsed.flags, **parsed.overrides}
+    limit_queries(flags)  # before the workspace is asked for its last recipe
     if not {"data", "input"} & set(flags) and parsed.command in LOOKING and not _recipe_name(parsed):
         flags["data"] = str(find_here(parsed.command))
     earlier: Mapping[str, Any] = {}
@@ -57,6 +59,7 @@ def plan_of(parsed: Parsed, table: str = "collect") -> Plan:
         raise UsageError(f"{parsed.command} needs a recipe, or --data=WORKSPACE{alone}")
     if agent is not None:
         flags = with_agent(recipe, flags, agent, earlier)
+    limit_queries(flags, recipe.duckdb)
     recipe = with_served_policy(recipe, {**earlier, **flags}, as_path(flags.get("data", recipe.data)), asks(parsed))
     return make_plan(recipe, table, flags, earlier)
 

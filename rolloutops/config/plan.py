@@ -19,7 +19,7 @@ from rolloutops.config.plugins import Plugin, find, operational_of
 from rolloutops.config.recipe import Recipe, StepUse, chosen, with_flags
 from rolloutops.config.resources import shipped
 from rolloutops.config.secrets import without_secrets
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, merged, settings_of
+from rolloutops.config.settings import Chunk, Collect, Dataset, DuckDB, Verify, merged, settings_of
 from rolloutops.config.shard import Shard
 from rolloutops.errors import RolloutopsError, located
 
@@ -80,6 +80,7 @@ class Plan:
     record: Mapping[str, Any]
     key_places: Sequence[str] = ()
     shared_locks: bool = False
+    duckdb: DuckDB = field(default_factory=DuckDB)
     verdict_version: str | None = None
     pins: Mapping[str, VerifierVersion] = field(default_factory=dict)
     shard: Shard | None = None
@@ -212,6 +213,7 @@ def make_plan(
         record=recipe.as_json(collect),
         key_places=recipe.secret_places(collect),
         shared_locks=bool({**recipe.collect, **collect}.get("shared_locks")),
+        duckdb=recipe.duckdb,
         verdict_version=flags.get("verdict_version"),
         shard=flags.get("shard"),
         origins={key: recipe.origins_of(*key, collect) for key in keys},

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rolloutops.config.paths import as_path
 from rolloutops.config.secrets import public, secret_places
-from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, Verify, merged, resolved, settings_of
+from rolloutops.config.settings import SECRETIVE, Chunk, Collect, Dataset, DuckDB, Verify, merged, resolved, settings_of
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.formats.strict_json import from_json_safe, to_json_safe
 
@@ -50,6 +50,7 @@ class Recipe:
     chunk: Chunk = field(default_factory=Chunk)
     collect: Mapping[str, Any] = field(default_factory=dict)
     verify: Verify = field(default_factory=Verify)
+    duckdb: DuckDB = field(default_factory=DuckDB)
     metrics: Sequence[str] = ()
     metrics_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     steps: Sequence[StepUse] = ()
@@ -112,6 +113,7 @@ class Recipe:
             "collect": _recorded(self.collect),
             "given": _recorded(flags or {}),
             "verify": resolved(replace(self.verify, against=None, unsafe_code=False)),
+            **({"duckdb": resolved(self.duckdb)} if self.duckdb != DuckDB() else {}),
             "metrics": list(self.metrics),
             "metrics_settings": to_json_safe(self.metrics_settings),
             "steps": [{**vars(step), "settings": to_json_safe(step.settings)} for step in self.steps],
@@ -142,6 +144,7 @@ def from_json(stored: Mapping[str, Any]) -> LastRecipe:
         chunk=Chunk(**stored["chunk"]),
         collect=stored["collect"],
         verify=Verify(**stored["verify"]),
+        duckdb=DuckDB(**stored.get("duckdb", {})),
         metrics=stored["metrics"],
         metrics_settings=from_json_safe(stored.get("metrics_settings", {})),
         steps=[StepUse(**{**step, "settings": from_json_safe(step["settings"])}) for step in stored["steps"]],

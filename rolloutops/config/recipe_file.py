@@ -10,7 +10,7 @@ from typing import Any
 from rolloutops.config.paths import as_path
 from rolloutops.config.recipe import STEP_KINDS, Recipe, StepUse, checked_name
 from rolloutops.config.resources import shipped
-from rolloutops.config.settings import Chunk, Collect, Dataset, Verify, settings_of
+from rolloutops.config.settings import Chunk, Collect, Dataset, DuckDB, Verify, settings_of
 from rolloutops.config.step_tables import as_step_list
 from rolloutops.config.validation import Key, Keys, check_table
 from rolloutops.errors import InputError, UsageError, did_you_mean
@@ -37,6 +37,7 @@ TABLES: Keys = {
     "chunk": _table("chunk", "how input files become tasks"),
     "collect": _table("collect", "engine, model, sampling and limits"),
     "verify": _table("verify", "how verifiers run"),
+    "duckdb": _table("duckdb", "memory, threads and folder for what queries do not hold in memory"),
     "metrics": _table("metrics", "the metrics steps to print, and their parameters"),
     "steps": Key(
         *(list[dict[str, Any]], [], "the steps, in their order"),
@@ -132,6 +133,7 @@ def load(name: str) -> Recipe:
         chunk=Chunk(**settings_of(Chunk, tables.get("chunk", {}), f"{path} [chunk]")),
         collect=collect,
         verify=Verify(**settings_of(Verify, tables.get("verify", {}), f"{path} [verify]")),
+        duckdb=DuckDB(**settings_of(DuckDB, tables.get("duckdb", {}), f"{path} [duckdb]")),
         metrics=_metrics(tables.get("metrics", {}), path),
         metrics_settings={k: v for k, v in tables.get("metrics", {}).items() if k != "steps"},
         steps=_steps(tables["steps"], path),

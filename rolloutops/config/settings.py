@@ -104,6 +104,17 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class DuckDB:
+    """What queries may take of the machine: `[duckdb]`, and flags of the commands that run them."""
+
+    memory_limit: str | None = key(None, "memory of queries, e.g. 4GB or 50% (default: half of the machine's memory)")
+    threads: int | None = key(None, "threads of queries (default: the number of cores)", least=1)
+    temp_directory: str | None = key(
+        None, "folder for what queries do not hold in memory (default: in the workspace)", least=1
+    )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One dataset: `[datasets.NAME]`."""
 

@@ -8,11 +8,18 @@ verifier returned, the parameters that were in force, and the rollout as a Respo
 from __future__ import annotations
 
 import json
+import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from rolloutops.config.plan import Plan
+from rolloutops.config.query_limits import query_limits
 from rolloutops.formats.finish_reasons import incomplete_details
 from rolloutops.formats.nemo_gym import (
     ATTEMPT_INDEX,
@@ -36,6 +43,7 @@ WITH places AS (
     SELECT dataset, task_id, row_number() OVER (ORDER BY dataset, part, line, task_id) - 1 AS place FROM tasks
 )
 SELECT a.dataset, a.attempt_id, p.place,
+    row_number() OVER (ORDER BY p.place, a.policy, a.rollout_index, a.attempt_id) AS line_number,
     -- Two policies may both have a rollout 0 of a task: then the rollouts are counted on.
     min(a.policy) OVER (PARTITION BY p.place) <> max(a.policy) OVER (PARTITION BY p.place) AS mixed,
     dense_rank() OVER (PARTITION BY p.place ORDER BY a.policy, a.rollout_index) - 1 AS number
@@ -46,7 +54,7 @@ LEFT JOIN good_attempts AS g ON g.dataset = a.dataset AND g.attempt_id = a.attem
 WHERE {wanted}
     AND CASE WHEN a.error IS NULL THEN g.attempt_id IS NOT NULL OR a.engine = 'import:gym' ELSE {failures} END
 """
-"""What is exported, as keys."""
+"""What is exported, as keys. line_number: where the line of each is."""
 
 ROWS = """
 WITH verdict AS (
@@ -54,18 +62,19 @@ WITH verdict AS (
     FROM verdicts AS v
     SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id
 )
-SELECT e.place, e.number, e.mixed, a.engine, a.rollout_index, a.attempt, a.error, a.error_message, a.final,
-    a.response, t.row::VARCHAR AS row, coalesce(a.prompt, t.prompt)::VARCHAR AS prompt,
+SELECT e.listed[1] AS line_number, e.place, e.number, e.mixed, a.engine, a.rollout_index, a.attempt, a.error,
+    a.error_message, a.final, a.response, t.row::VARCHAR AS row, coalesce(a.prompt, t.prompt)::VARCHAR AS prompt,
     coalesce(a.tools, t.tools)::VARCHAR AS tools, a.completion::VARCHAR AS completion, a.request::VARCHAR AS request,
     a.model, a.attempt_id, a.finish_reason, a.input_tokens, a.output_tokens, a.cached_tokens, a.reasoning_tokens,
     v.reward, v.details::VARCHAR AS details, v.verifier, epoch(a.started_at) AS created_at
 FROM attempts AS a
-JOIN exported AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
+-- With a list DuckDB leaves the chunks of a few long rows as they are.
+JOIN (SELECT *, [line_number] AS listed FROM exported) AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id
 LEFT JOIN verdict AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE (a.error IS NOT NULL) = {failures}
-ORDER BY e.place, e.number, a.attempt_id
 """
+"""The rows, in any order: to sort them would take all payload into memory."""
 
 MATERIALIZED, FAILURES = "_materialized_inputs", "_failures"
 """What NeMo Gym adds to a rollout file's name for the files beside it."""
@@ -91,17 +100,27 @@ def export(workspace: Workspace, plan: Plan, output: Path, sidecars: bool = Fals
 
 
 def _write(con: sql.Connection, output: Path, failures: str, line_of: Callable[[Mapping[str, Any]], str]) -> int:
-    count = 0
-    with replacing_file(output) as path, path.open("w", encoding="utf-8") as file:
+    """Write the lines as they come, then copy each to its place."""
+    places, starts, sizes = array("q"), array("q"), array("q")
+    beside = output.parent if not output.exists() or output.is_file() else None  # else it is a device or a pipe
+    with replacing_file(output) as path, TemporaryFile(dir=query_limits().spill or beside) as unordered:
         for row in _rows(con, failures):
-            file.write(line_of(row) + "\n")
-            count += 1
-    return count
+            line = line_of(row).encode() + b"\n"
+            places.append(row["line_number"])
+            starts.append(sum(sizes[-1:]) + sum(starts[-1:]))
+            sizes.append(len(line))
+            unordered.write(line)
+        unordered.flush()
+        with path.open("wb") as file:
+            for index in pc.sort_indices(pa.array(places)).to_pylist():
+                file.write(os.pread(unordered.fileno(), sizes[index], starts[index]))
+    return len(places)
 
 
 def _rows(con: sql.Connection, failures: str) -> Iterator[dict[str, Any]]:
-    for batch in sql.stream(con, ROWS.format(failures=failures), sql.PAYLOAD_ROWS):
-        yield from batch.to_pylist()
+    with sql.streaming(con, as_written=True):
+        for batch in sql.stream(con, ROWS.format(failures=failures), sql.PAYLOAD_ROWS):
+            yield from batch.to_pylist()
 
 
 def _rollout(row: Mapping[str, Any]) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from rolloutops.config.query_limits import query_limits
 from rolloutops.config.resources import shipped
-from rolloutops.errors import StepError
+from rolloutops.errors import StepError, WorkspaceError
 from rolloutops.store import schema
 from rolloutops.store.damage import damaged, find_damage
 from rolloutops.store.definitions import make_named
@@ -58,7 +59,7 @@ def _name_damage(con: Connection) -> Iterator[None]:
         yield
     except (Error, pa.ArrowException) as error:
         said = str(error)
-        _raise_if_disk(error, said)
+        _raise_if_disk(con, error, said)
         if not CORRUPT.search(said):
             raise
         named = re.search(r"""['"]([^'"\n]+\.parquet)['"]""", said)
@@ -68,18 +69,35 @@ def _name_damage(con: Connection) -> Iterator[None]:
         raise
 
 
-def _raise_if_disk(error: Exception, text: str) -> None:
-    """Raise what DuckDB met on the disk, also of what it spills there, as Python's own error."""
+def _raise_if_disk(con: Connection, error: Exception, text: str) -> None:
+    """Raise what DuckDB met on the disk as Python's own error; what does not fit into memory, as a sentence."""
+    full = os.strerror(errno.ENOSPC) in text
     if isinstance(error, duckdb.OutOfMemoryException):
-        if "offload" in text or "max_temp_directory_size" in text:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise MemoryError(text) from error
+        if full or "offload" in text or "max_temp_directory_size" in text:
+            raise _no_room(con) from error
+        memory = query_limits().memory
+        size = f"{memory / 10**9:.1f} GB" if memory >= 10**9 else f"{memory // 10**6} MB"
+        raise WorkspaceError(
+            f"a query needs more than its memory limit, {size}: raise memory_limit, as "
+            "with --memory_limit=75%, or lower threads"
+        ) from error
     if not isinstance(error, duckdb.IOException):
         return
+    if full and "duckdb_temp" in text:
+        raise _no_room(con) from error
     for number in DISK:
         if os.strerror(number) in text:
             file = re.search(r"""[Ff]ile \\?["']([^"'\\\n]+)""", text)
             raise OSError(number, os.strerror(number), *([file[1]] if file else [])) from error
+
+
+def _no_room(con: Connection) -> WorkspaceError:
+    """The sentence for a full disk under the folder to which queries spill."""
+    folder = con.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]
+    return WorkspaceError(
+        f"no space is left in {Path(folder).parent}, where queries put what they do not hold in memory: free some, "
+        "name another folder with temp_directory, or raise memory_limit"
+    )
 
 
 def _parts_behind(con: Connection) -> list[str]:
@@ -89,18 +107,17 @@ def _parts_behind(con: Connection) -> list[str]:
     return sorted(file for pattern in found for file in glob(pattern))
 
 
-def connect(threads: int | None = None, memory_limit: str | None = None, spill: Path | None = None) -> Connection:
-    """A fresh in-memory database. Results do not depend on `threads`.
+def connect(threads: int | None = None, spill: Path | None = None) -> Connection:
+    """A fresh in-memory database within the limits of `query_limits`. Results do not depend on `threads`.
 
-    spill: the folder for what does not fit into memory, of this connection alone; by default `.tmp`, here. DuckDB makes
-    it when it needs it, and takes it away with the connection.
+    threads: as many, whatever the limits say. spill: the folder for what does not fit into memory, of this connection
+    alone; by default `.tmp`, here. DuckDB makes it when it needs it, and takes it away with the connection.
     """
+    limits = query_limits()
     con = duckdb.connect()
-    con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
-    if threads:
-        con.execute(f"SET threads = {int(threads)}")
-    if memory_limit:
-        con.execute(f"SET memory_limit = {literal(memory_limit)}")
+    con.execute(f"SET enable_progress_bar = false; SET TimeZone = 'UTC'; SET memory_limit = '{limits.memory}B'")
+    if threads or limits.threads:
+        con.execute(f"SET threads = {threads or limits.threads}")
     if spill is not None:
         con.execute(f"SET temp_directory = {literal(str(spill))}")
     return con

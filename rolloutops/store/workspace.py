@@ -33,6 +33,7 @@ from weakref import ref
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rolloutops.config.query_limits import query_limits
 from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define, redefine
@@ -129,7 +130,7 @@ CONNECTIONS = count()
 
 def spill_folder(workspace: Workspace) -> Path:
     """A folder for one connection to spill to. What killed processes of this machine left is taken away first."""
-    root, prefix = workspace.root.absolute(), f".spill-{socket.gethostname()}-"
+    root, prefix = query_limits().spill or workspace.root.absolute(), f".spill-{socket.gethostname()}-"
     for left in root.glob(f"{prefix}*"):
         try:
             os.kill(int(left.name.removeprefix(prefix).split("-")[0]), 0)

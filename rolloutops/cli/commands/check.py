@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
-from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, RECIPE, SAMPLING
+from rolloutops.cli.shared_flags import COLLECTING, COLLECTING_GROUPS, NEMO_GYM, QUERIES, RECIPE, SAMPLING
 from rolloutops.cli.which_recipe import plan_of
 
 
@@ -21,7 +21,7 @@ COMMAND = Command(
     "check",
     body,
     "Validate recipe, files, environments and engines; generates nothing",
-    (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums")),
+    (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums"), *QUERIES),
     (RECIPE,),
     **SAMPLING,
     group="looking",

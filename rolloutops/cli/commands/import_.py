@@ -11,10 +11,11 @@ from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import say
 from rolloutops.cli.rejected import rejected_sentences, remedy
 from rolloutops.cli.shape_sentences import with_counts
-from rolloutops.cli.shared_flags import DATA, MEDIA, RECIPE
+from rolloutops.cli.shared_flags import DATA, MEDIA, QUERIES, RECIPE
 from rolloutops.cli.tables import table
 from rolloutops.cli.which_workspace import announce_new, refuse_twin
 from rolloutops.config.paths import as_path
+from rolloutops.config.query_limits import limit_queries
 from rolloutops.config.recipe_file import load
 from rolloutops.layout import count
 
@@ -29,6 +30,7 @@ def body(parsed: Parsed) -> int:
 
     flags, skip = parsed.flags, parsed.flags.get("skip_bad_lines", False)
     recipe = load(flags["recipe"]) if "recipe" in flags else None
+    limit_queries(flags, recipe.duckdb if recipe is not None else None)
     data = as_path(flags["data"]) if "data" in flags else None
     if recipe is not None and data is None:
         refuse_twin(recipe.data, recipe.folder)
@@ -53,6 +55,7 @@ COMMAND = Command(
         RECIPE,
         *MEDIA,
         Flag("skip_bad_lines", bool, "skip (and count) lines that cannot be imported; exit with 0"),
+        *QUERIES,
     ),
     (Flag("files", list[str], "rollout files, globs or folders", required=True),),
     group="stages",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
-from rolloutops.cli.shared_flags import JSON
+from rolloutops.cli.shared_flags import JSON, QUERIES
+from rolloutops.config.query_limits import limit_queries
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError
 from rolloutops.layout import count
@@ -25,6 +26,7 @@ def body(parsed: Parsed) -> int:
     """Training files made elsewhere, against what their trainer rejects or damages; 2 where errors were found."""
     from rolloutops.build.lint import lint_files
 
+    limit_queries(parsed.flags)
     if "target" not in parsed.flags:
         raise UsageError(f"lint needs --target, what the file is for: one of {', '.join(TARGETS)}")
     found = lint_files(parsed.positionals["files"], parsed.flags["target"])
@@ -39,7 +41,7 @@ COMMAND = Command(
     "lint",
     body,
     "Check training files against a trainer's loader",
-    (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON),
+    (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON, *QUERIES),
     (Flag("files", list[str], "training files, globs or folders", required=True),),
     group="looking",
 )

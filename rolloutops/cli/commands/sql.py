@@ -7,7 +7,7 @@ from typing import Any
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import as_json, say, show, show_csv, show_exactly, show_json
-from rolloutops.cli.shared_flags import DATA, JSON, RECIPE
+from rolloutops.cli.shared_flags import DATA, JSON, QUERIES, RECIPE
 from rolloutops.cli.tables import LONGEST, table
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.paths import as_file, as_path
@@ -60,6 +60,7 @@ COMMAND = Command(
         Flag("csv", bool, "print CSV"),
         Flag("output", str, "write a .parquet, .csv, .jsonl or .json file"),
         Flag("print", bool, "print the script that creates the views in any DuckDB shell"),
+        *QUERIES,
     ),
     (Flag("query", str, "a query, or a .sql file"),),
     group="looking",

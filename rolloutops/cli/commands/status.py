@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
-from rolloutops.cli.shared_flags import DATA, JSON, RECIPE, SHARD
+from rolloutops.cli.shared_flags import DATA, JSON, QUERIES, RECIPE, SHARD
 from rolloutops.cli.tables import cell, table
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.redact import for_screen
@@ -50,7 +50,13 @@ COMMAND = Command(
     "status",
     body,
     "Show what is done, pending and failing",
-    (DATA, JSON, SHARD, Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending")),
+    (
+        DATA,
+        JSON,
+        SHARD,
+        Flag("watch", bool, "refresh every 2 s, in place on a terminal, until nothing is pending"),
+        *QUERIES,
+    ),
     (RECIPE,),
     group="looking",
 )

@@ -8,9 +8,10 @@ from typing import Any
 
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import show
-from rolloutops.cli.shared_flags import JSON
+from rolloutops.cli.shared_flags import JSON, QUERIES
 from rolloutops.cli.tables import cell
 from rolloutops.config.paths import as_path
+from rolloutops.config.query_limits import limit_queries
 from rolloutops.layout import count
 from rolloutops.visible import visible
 
@@ -19,6 +20,7 @@ def body(parsed: Parsed) -> None:
     """A row of a training file -> where it came from."""
     from rolloutops.build.trace import trace
 
+    limit_queries(parsed.flags)
     data = as_path(parsed.flags["data"]) if "data" in parsed.flags else None
     found = trace(as_path(parsed.positionals["file"]), parsed.flags.get("row", 1), data)
     show(*([json.dumps(found, indent=4)] if parsed.flags.get("json") else _sentences(found)))
@@ -32,6 +34,7 @@ COMMAND = Command(
         Flag("row", int, "the line of the file, from 1", 1),
         Flag("data", str, "the workspace (default: the one that the file is in, else the recipe's)"),
         JSON,
+        *QUERIES,
     ),
     (Flag("file", str, "a data file of a build: train.jsonl, or any other, any shard", required=True),),
     group="looking",
