@@ -25,6 +25,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rolloutops.formats.columns import MEDIA_COLUMNS
 from rolloutops.formats.media_types import AUDIO_FORMATS, holds, media_type
 from rolloutops.formats.strict_json import parse
 from rolloutops.layout import count
@@ -80,6 +81,9 @@ def with_media(messages: Sequence[Message], row: Mapping[str, Any], *, marks_onl
     text, as TRL and ms-swift put them; marks_only: there the column is not the prompt's.
     Raises MediaError where marks and media differ in number, or a medium has a form that is not known.
     """
+    texts_only = not any(isinstance(message.get("content"), list) for message in messages)
+    if texts_only and all(row.get(name) is None for name in MEDIA_COLUMNS):
+        return list(messages)  # a mark in it is text
     found = [_in_one_form(message) for message in messages]
     media = {}
     for medium in MEDIA:

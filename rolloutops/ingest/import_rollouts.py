@@ -33,9 +33,11 @@ from rolloutops.errors import InputError
 from rolloutops.ingest.append_rollouts import append_rollouts, resolve_keys
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.import_datasets import ByField, ImportChoices, InputFile, datasets_of, find_files
+from rolloutops.ingest.inputs import is_json_lines
 from rolloutops.ingest.rollout_rows import Reader
 from rolloutops.ingest.session_files import folder_name, take_sessions
 from rolloutops.ingest.staged_rollouts import Staging, stage_rows, why_unresolved
+from rolloutops.ingest.unchanged_input import count_imported
 from rolloutops.layout import count
 from rolloutops.store import sql
 from rolloutops.store.runs import last_recipe, recorded
@@ -181,6 +183,11 @@ def _import_groups(
         with ExitStack() as held:
             for name in sorted(names):
                 held.enter_context(changing_tasks(workspace, name))
+            present = _count_present(workspace, names[0], groups[names[0]]) if by_field is None else 0
+            if present:
+                done.append(_all_present(names[0], len(groups[names[0]]), present))
+                usable = True
+                continue
             stagings = {n: Staging(held.enter_context(staging_folder(workspace, f"{run_id}-{n}"))) for n in names}
             default, files = stagings[names[0]], groups[names[0]]
             reader = Reader(choices.policy, choices.id, choices.dataset_field, choices.settings())
@@ -207,6 +214,34 @@ def _import_groups(
         first = next((example for one in done for example in one.examples), "they are empty")
         raise InputError(f"none of {count(len(done), 'file')} can be imported; the first: {first}")
     return done
+
+
+def _count_present(workspace: Workspace, dataset: str, files: Sequence[InputFile]) -> int:
+    """Count the rows of files if all are rollouts that the dataset has; else 0."""
+    if not all(file.kind == "rollouts" and is_json_lines(file.path) for file in files):
+        return 0
+    return count_imported(workspace, dataset, [file.path for file in files])
+
+
+def _all_present(dataset: str, files: int, rows: int) -> ImportReport:
+    """The report on files of which nothing is new."""
+    counts = ("prompts", "rollouts", "failures", "duplicates", "rejected", "tasks", "verdicts", "masked", "empty")
+    return ImportReport(
+        dataset,
+        files=files,
+        read=rows,
+        already_present=rows,
+        renumbered=0,
+        nulls=0,
+        policies=[],
+        skipped=[],
+        rejected_file=None,
+        examples=[],
+        shapes=Counter(),
+        left_out=Counter(),
+        parts=Counter(),
+        **dict.fromkeys(counts, 0),
+    )
 
 
 def _refuse_useless(names: Sequence[str], files: Sequence[InputFile], stagings: Sequence[Staging]) -> None:

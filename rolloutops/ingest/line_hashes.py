@@ -29,23 +29,27 @@ ROWS = 10_000
 
 ADD = r"""
 INSERT INTO lines
-SELECT {file}, line, hash(raw)
+SELECT {file}, line, hash({before}::BLOB || raw || {after}::BLOB)
 FROM batch_of_lines
 WHERE octet_length(raw) > 40 OR NOT regexp_full_match(raw::VARCHAR, '( |\\x09|\\x0B|\\x0C|\\x0D)*')
 """
 """Lines that are not blank: DuckDB shows bytes that cannot be printed as their numbers."""
 
 
-def hash_lines(con: sql.Connection, file: int, path: Path) -> None:
-    """Add (file, line, hash) of each line of a file to the table `lines`. Raises InputError if the file changes."""
-    before = file_state(path)
+def hash_lines(con: sql.Connection, file: int, path: Path, before: str = "", after: str = "") -> None:
+    """Add (file, line, hash) of each line of a file to the table `lines`. before, after: what is put around each.
+
+    Raises InputError if the file changes.
+    """
+    query = ADD.format(file=file, before=sql.literal(before), after=sql.literal(after))
+    state = file_state(path)
     for numbers, raw in _json_lines(path) if is_json_lines(path) else _table_rows(path):
-        refuse_change(path, before)
+        refuse_change(path, state)
         batch = pa.table({"line": numbers, "raw": raw})
         con.register("batch_of_lines", batch)
-        sql.run(con, ADD.format(file=file))
+        sql.run(con, query)
         con.unregister("batch_of_lines")
-    refuse_change(path, before)
+    refuse_change(path, state)
 
 
 def _json_lines(path: Path) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Is an input as it was when it was last chunked? Its lines tell, unparsed: each is that of a task, and each task's."""
+"""Is all of an input already here? Its lines tell, unparsed: each is that of a task, or of an imported rollout."""
 
 from __future__ import annotations
 
@@ -41,6 +41,20 @@ WHERE run_id >= (SELECT max(run_id) FROM readings WHERE whole)
 """What read a dataset's input last, and how many rows are to be read again in any case, since all of it was read."""
 
 
+IMPORTED = """
+CREATE TABLE known AS
+SELECT hash(response) AS hash
+FROM attempts
+WHERE dataset = {dataset} AND starts_with(attempt_id, 'import-') AND engine NOT LIKE '%batch%'
+"""
+"""Rollouts whose names are made of nothing but their rows: those of batches also belong to their file."""
+
+PRESENT = """
+SELECT count(*) FROM lines
+WHERE NOT EXISTS (FROM lines ANTI JOIN known USING (hash))
+"""
+
+
 class Unchanged(NamedTuple):
     """An input that is as it was: its lines, and the tasks that they are."""
 
@@ -63,3 +77,15 @@ def find_unchanged(workspace: Workspace, name: str, paths: Sequence[Path], read_
     sql.run(con, KNOWN.format(dataset=sql.literal(name)))
     same = sql.rows(con, SAME)
     return Unchanged(*same[0]) if same else None
+
+
+def count_imported(workspace: Workspace, name: str, paths: Sequence[Path]) -> int:
+    """Count the lines of files of rollouts, if each is a rollout that was imported into the dataset; else 0."""
+    if not any((workspace.root / "attempts" / name).glob("*.parquet")):
+        return 0
+    con = connect(workspace)
+    sql.run(con, SETUP)
+    sql.run(con, IMPORTED.format(dataset=sql.literal(name)))
+    for number, path in enumerate(paths):
+        hash_lines(con, number, path, "[", "]")
+    return int(sql.rows(con, PRESENT)[0][0])
