@@ -22,7 +22,8 @@ ENV |= {"PYTHONPATH": str(CHECKOUT), "OPENBLAS_NUM_THREADS": "1"}
 
 COLLECT = """
 import json, resource, sys, time
-import rolloutops.collect, rolloutops.engines.openai  # as bare aiohttp is imported before its clock runs
+# As bare aiohttp is imported before its clock runs:
+import rolloutops.collect.collect, rolloutops.collect.window, rolloutops.engines.openai
 from rolloutops.config.plan import make_plan
 from rolloutops.config.recipe_file import load
 from rolloutops.cli.commands.collect import collect_rollouts
@@ -45,6 +46,7 @@ model = "bench"
 endpoint = "chat"
 base_url = "{url}"
 num_samples_in_parallel = {width}
+num_repeats = {repeats}
 responses_create_params = {{ max_output_tokens = 256 }}
 """
 
@@ -71,15 +73,16 @@ def told(process: subprocess.Popen[str]) -> dict[str, float]:
     return found
 
 
-def collected(url: str, tasks: int, width: int) -> dict[str, float]:
-    """One collection in a fresh workspace."""
+def collected(url: str, tasks: int, width: int, more: int = 0, repeats: int = 1) -> dict[str, float]:
+    """One collection in a fresh workspace. more: bytes by which the prompts are longer."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "tasks.jsonl").open("w") as file:
             for n in range(tasks):
                 prompt = f"What is {n} + {n}? Think step by step, and end with Answer: and the number."
+                prompt += "lorem " * (more // 6)
                 file.write(json.dumps({"prompt": prompt, "answer": str(2 * n)}) + "\n")
-        (folder / "recipe.toml").write_text(RECIPE.format(url=url, width=width))
+        (folder / "recipe.toml").write_text(RECIPE.format(url=url, width=width, repeats=repeats))
         subprocess.run(
             [sys.executable, "-m", "rolloutops", "chunk", "recipe.toml"],
             cwd=folder,
@@ -88,8 +91,8 @@ def collected(url: str, tasks: int, width: int) -> dict[str, float]:
             check=True,
         )
         found = told(on_core(0, "-c", COLLECT, "recipe.toml", cwd=folder))
-        if found["done"] != tasks:
-            raise SystemExit(f"{found['done']} of {tasks} collected")
+        if found["done"] != tasks * repeats:
+            raise SystemExit(f"{found['done']} of {tasks * repeats} collected")
         return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -45,24 +44,34 @@ class Claims:
     def of_others(self, dataset: str, part: int) -> set[Key]:
         """The rollouts of a part that other processes work on. To be called under the part's lock.
 
-        What processes that are no more have left is sealed first, and their claims are taken away.
+        What processes that are no more have left is sealed, and their claims are taken away.
         """
         found: set[Key] = set()
         dead = []
-        for name in self._others():
-            if name.rsplit(".", 3)[:2] == [dataset, str(part)]:
+        for name in self._listed():
+            if name.removeprefix(".").rsplit(".", 3)[:2] != [dataset, str(part)]:
+                continue
+            if name[0] == ".":  # whoever made it has died over it: we hold the lock
+                (self._folder / name).unlink(missing_ok=True)
+            elif name not in self._own:
                 keys, run_id = self._read(name)
                 found |= keys
                 if run_id is not None:
                     dead.append((name, run_id))
-        if dead:
-            seal_orphans(self._workspace)
+        seal_orphans(self._workspace)
         for name, run_id in dead:
             if has_journal(self._workspace, run_id):  # its rows are in no part file yet: another process seals it
                 found |= self._read(name, dead_too=True)[0]
             else:
                 (self._folder / name).unlink(missing_ok=True)
         return found
+
+    def sweep(self) -> None:
+        """Take away the claims of processes that are no more, once all that these have made is in part files."""
+        for name in self._others():
+            _, run_id = self._read(name)
+            if run_id is not None and not has_journal(self._workspace, run_id):
+                (self._folder / name).unlink(missing_ok=True)
 
     def claim(self, dataset: str, part: int, keys: Iterable[Key]) -> Callable[[], None]:
         """Claim rollouts of a part, under its lock. Returns what gives them back, when all is in part files."""
@@ -73,11 +82,11 @@ class Claims:
             hidden.write_bytes(orjson.dumps([self._run_id, list(map(list, keys))]))
             fd = os.open(hidden, os.O_RDWR | os.O_CLOEXEC)
             lock_file(fd)
+            self._own.add(name)
             os.replace(hidden, self._folder / name)
         except OSError as error:
             raise refusal(self._workspace.root, error) or error from error
         failpoint("claim-made")
-        self._own.add(name)
         return partial(self._release, name, fd)
 
     def have_changed(self) -> bool:
@@ -88,8 +97,13 @@ class Claims:
         return names != before or any(self._read(name)[1] is not None for name in one_of_each.values())
 
     def _others(self) -> Iterator[str]:
-        with suppress(FileNotFoundError):
-            yield from (name for name in os.listdir(self._folder) if name[0] != "." and name not in self._own)
+        return (name for name in self._listed() if name[0] != "." and name not in self._own)
+
+    def _listed(self) -> list[str]:
+        try:
+            return os.listdir(self._folder)
+        except FileNotFoundError:  # nobody has claimed anything yet
+            return []
 
     def _read(self, name: str, dead_too: bool = False) -> tuple[set[Key], str | None]:
         """What a claim of a process that lives lists; of one that is no more nothing, and its run."""
@@ -99,7 +113,10 @@ class Claims:
             return set(), None
         with os.fdopen(fd, "rb") as file:
             dead = lock_file(fd)
-            run_id, keys = orjson.loads(file.read())
+            try:
+                run_id, keys = orjson.loads(file.read())
+            except orjson.JSONDecodeError:  # a power cut has emptied it, and ended whoever held it
+                run_id, keys = "", []
         return (set() if dead and not dead_too else {Key(*key) for key in keys}), run_id if dead else None
 
     def _release(self, name: str, fd: int) -> None:

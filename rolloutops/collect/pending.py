@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from rolloutops.collect.attempt import PendingRollout, asks_to_stream, effective_params, of_repeat
 from rolloutops.collect.claims import Claims, Key
-from rolloutops.collect.task_texts import TaskReader, TaskTexts
+from rolloutops.collect.task_texts import TaskReader
 from rolloutops.config.plan import CollectPlan
 from rolloutops.errors import FAILURES
 from rolloutops.formats.media import has_local_media
-from rolloutops.formats.strict_json import dump, read
+from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.media import MediaFolder
 from rolloutops.store import sql
 from rolloutops.store.parts import new_files, see_attempts
@@ -109,6 +109,7 @@ class PendingRollouts:
         self.workspace, self._run_id, self._media = workspace, run_id, media
         self.streaming = 0
         self._claims = Claims(workspace, run_id)
+        self._claims.sweep()
         self._seen = see_attempts(workspace.root)
         self._open: dict[Part, _OpenPart] = {}
         self._unclaimed = 0
@@ -155,10 +156,12 @@ class PendingRollouts:
             GROUP BY dataset, part
             ORDER BY bool_and(refused), list_position({order}, dataset), part
         """
-        parts = [Part(*row) for row in sql.rows(self.con, query)]
+        return [Part(*row) for row in sql.rows(self.con, query)]
+
+    def begin(self, parts: Sequence[Part]) -> None:
+        """Begin to take these parts, for one plan."""
         self._open.clear()
         self._unclaimed = sum(part.pending for part in parts)
-        return parts
 
     def share(self) -> int:
         """How many rollouts to take next: the less is left, the less, so that processes which are late get some too."""
@@ -261,9 +264,9 @@ class PendingRollouts:
                 if size >= BATCH_BYTES:
                     yield batch
                     batch, size = [], 0
-                texts = tasks.at(row.position)
-                task, position, characters = _task(part, row.task_id, texts), row.position, _length(texts)
-                folder = self._folder(task, texts.origin)
+                (own_row, length), (prompt, more), (tools, _), answer, origin = tasks.take(row.position)
+                task, characters = Task(part.dataset, row.task_id, own_row, prompt, tools, answer), length + more
+                folder, position = self._folder(task, origin), row.position
                 self.streaming += asks_to_stream(task.row)
                 size += characters
             how, params, request = collect_plan[(part.dataset, row.policy)], plain[row.policy], requests[row.policy]
@@ -300,15 +303,6 @@ def _spread(rows: list[_PendingRow]) -> list[_PendingRow]:
         spread += others[start : start + APART]
         spread += [refused.pop(0)] if refused else []
     return spread + refused
-
-
-def _task(part: Part, task_id: str, texts: TaskTexts) -> Task:
-    tools = read(texts.tools) if texts.tools else None
-    return Task(part.dataset, task_id, read(texts.row), read(texts.prompt), tools, texts.answer)
-
-
-def _length(texts: TaskTexts) -> int:
-    return len(texts.row) + len(texts.prompt)
 
 
 def _nothing() -> None:

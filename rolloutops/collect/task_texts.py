@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rolloutops.formats.strict_json import read
 from rolloutops.store.damage import UNREADABLE, damaged, find_damage
 
-COLUMNS = ("row", "prompt", "tools", "answer", "origin")
-READ_BYTES = 4_000_000
+JSON_COLUMNS = ("row", "prompt", "tools")
+COLUMNS = (*JSON_COLUMNS, "answer", "origin")
+READ_BYTES = 2_000_000
 """Bytes that are read at once, on the average of a row group's rows."""
 BUFFER_BYTES = 1_000_000
 """Compressed bytes of a column that are in memory."""
 
 
-class TaskTexts(NamedTuple):
-    """What a task is made of: row, prompt and tools are JSON in UTF-8."""
+class TaskColumns(NamedTuple):
+    """What a task is made of: row, prompt and tools are parsed, each beside the length of its JSON in bytes."""
 
-    row: bytes
-    prompt: bytes
-    tools: bytes | None
+    row: tuple[Any, int]
+    prompt: tuple[Any, int]
+    tools: tuple[Any, int]
     answer: str | None
     origin: str
 
@@ -33,40 +35,76 @@ class TaskReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._start, self._rows = 0, list[TaskTexts]()
+        self._start, self._rows = 0, list[TaskColumns | None]()
         self._left = self._read(0)
+        self._last: tuple[int, TaskColumns] | None = None
 
-    def at(self, position: int) -> TaskTexts:
-        """The texts of a task. position: in the file, from 0. Raises WorkspaceError for a file that is not whole."""
+    def take(self, position: int) -> TaskColumns:
+        """Read a task; only the last one is held, whose other repeats may be asked for next. position: in the file,
+        from 0. Raises WorkspaceError for a file that is not whole."""
+        if self._last is not None and self._last[0] == position:
+            return self._last[1]
         try:
-            if not self._start <= position < self._start + len(self._rows):
-                if position < self._start:
-                    self._left = self._read(position)
-                while position >= self._start + len(self._rows):
-                    self._rows = []  # before there are more
-                    self._start, self._rows = next(self._left)
-            return self._rows[position - self._start]
+            place = position - self._start
+            if place < 0 or (place < len(self._rows) and self._rows[place] is None):
+                self._rows, self._left = [], self._read(position)
+            while position >= self._start + len(self._rows):
+                self._rows = []  # before there are more
+                self._start, self._rows = next(self._left)
+            place = position - self._start
+            task, self._rows[place] = self._rows[place], None
+            assert task is not None
+            self._last = position, task
+            return task
         except UNREADABLE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise damaged(self._path, find_damage(self._path) or "") from error
 
-    def _read(self, position: int) -> Iterator[tuple[int, list[TaskTexts]]]:
+    def _read(self, position: int) -> Iterator[tuple[int, list[TaskColumns | None]]]:
         """Batches of rows, each with the position of its first; the first batch is of the row group of `position`."""
         with pq.ParquetFile(self._path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
             start = 0
             for number in range(file.num_row_groups):
                 group = file.metadata.row_group(number)
-                if start + group.num_rows > position:
-                    rows = max(1, min(group.num_rows, READ_BYTES * group.num_rows // max(group.total_byte_size, 1)))
-                    at = start
-                    for batch in file.iter_batches(rows, [number], list(COLUMNS), use_threads=False):
-                        yield at, _texts(batch)
-                        at += batch.num_rows
-                start += group.num_rows
+                end = start + group.num_rows
+                if end > position:
+                    rows = max(1, READ_BYTES * group.num_rows // max(group.total_byte_size, 1))
+                    columns = [_column(file, number, name, min(rows, group.num_rows)) for name in COLUMNS]
+                    for values in zip(*columns, strict=True):
+                        tasks = list(map(TaskColumns._make, zip(*values, strict=True)))
+                        del values
+                        yield start, [*tasks]
+                        start += len(tasks)
+                        del tasks
+                start = end
 
 
-def _texts(batch: pa.RecordBatch) -> list[TaskTexts]:
-    stored = [batch.column(name) for name in COLUMNS]
-    plain = [column.storage.view(pa.binary()) if isinstance(column, pa.ExtensionArray) else column for column in stored]
-    return list(map(TaskTexts._make, zip(*(column.to_pylist() for column in plain), strict=True)))
+def _column(file: pq.ParquetFile, group: int, name: str, rows: int) -> Iterator[list[Any]]:
+    """A column of a row group, in lists of so many values. Of a long text there are two copies while it is read, and
+    one when it is."""
+    left = file.metadata.row_group(group).num_rows
+    batches = file.iter_batches(rows, [group], [name], use_threads=False)
+    while left:
+        column = next(batches).column(0)
+        left -= len(column)
+        if not left:
+            batches.close()  # it holds a page, which may be as large as all of its texts
+        if name in JSON_COLUMNS:
+            texts, size = column.storage.view(pa.binary()).to_pylist(), column.nbytes
+            del column
+            if size > READ_BYTES:
+                pa.default_memory_pool().release_unused()  # else it keeps what it had for page and column
+            yield _parsed(texts)
+        else:
+            yield column.to_pylist()
+
+
+def _parsed(texts: list[bytes | None]) -> list[tuple[Any, int]]:
+    """JSON with its length; each text is gone when it is parsed."""
+    texts.reverse()
+    parsed = []
+    while texts:
+        text = texts.pop()
+        parsed.append((read(text), len(text)) if text else (None, 0))
+    return parsed

@@ -217,6 +217,7 @@ class Window:
 
     async def _feed(self, pending: PendingRollouts, plan: CollectPlan, parts: Sequence[Part]) -> None:
         """Put the parts' rollouts into the queue, as room allows; wait for those that other processes work on."""
+        pending.begin(parts)
         taken_of = dict.fromkeys(parts, 0)  # the parts that are not done
         pause = SHORTEST_PAUSE
         while taken_of:
@@ -303,6 +304,7 @@ class Window:
                 if self._queue.qsize() < AHEAD:
                     self._few_queued.set()
                 await self._try(pending)
+                del item, pending  # else each worker that waits holds the prompt of its last rollout
         finally:
             self._workers -= 1
 

@@ -18,7 +18,7 @@ from rolloutops.config.validation import check_table, key, keys_of
 class Chunk:
     """How input files become tasks: `[chunk]`, and the flags of `chunk`."""
 
-    rows_per_part: int = key(1000, "tasks per part, the unit that one collect process locks", least=1)
+    rows_per_part: int = key(1000, "tasks per part, which is one file of the table tasks", least=1)
     skip_bad_lines: bool = key(False, "skip (and count) lines that are not JSON objects; exit with 0")
     processes: int | None = key(None, "processes that read rows (default: one per CPU core, 8 at most)", least=1)
 

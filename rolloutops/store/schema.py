@@ -221,6 +221,8 @@ PAYLOAD = ("row", "prompt", "completion", "text", "response", "details", "error_
 
 GROUP_ROWS, GROUP_BYTES = 8192, 64_000_000
 """Rows, and bytes, of a row group. Who reads one column of a part holds a row group of it at least."""
+PAGE_ROWS, PAGE_BYTES = 1024, 1_000_000
+"""Rows, and bytes, of a page, which is decompressed as a whole."""
 
 
 class Encoding(TypedDict):
@@ -238,8 +240,16 @@ def encoding_of(schema: pa.Schema) -> Encoding:
 
 def rows_of_group(rows: pa.Table) -> int:
     """How many of these rows a row group gets."""
-    size = rows.nbytes // max(len(rows), 1)
-    return max(1, min(GROUP_ROWS, GROUP_BYTES // max(size, 1)))
+    return max(1, min(GROUP_ROWS, GROUP_BYTES // _row_bytes(rows)))
+
+
+def rows_of_page(rows: pa.Table) -> int:
+    """How many of these rows are written before it is asked whether a page is full: who reads one holds a page."""
+    return max(1, min(PAGE_ROWS, PAGE_BYTES // _row_bytes(rows)))
+
+
+def _row_bytes(rows: pa.Table) -> int:
+    return max(1, rows.nbytes // max(len(rows), 1))
 
 
 def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:

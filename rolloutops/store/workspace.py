@@ -170,6 +170,7 @@ def write_part(workspace: Workspace, table: str, dataset: str | None, name: str,
             file,
             compression="zstd",
             row_group_size=schema.rows_of_group(rows),
+            write_batch_size=schema.rows_of_page(rows),
             write_page_checksum=True,
             **schema.encoding_of(rows.schema),
         )
