@@ -24,13 +24,34 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-memory = {"object_store_memory": 80 * 1024 * 1024}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
-nodes = [cluster.add_node(num_cpus=2, **memory) for _ in range(2)]
+
+def often(start):
+    # A node whose agents take 45 s to start, as on a busy machine, gives up.
+    for left in reversed(range(5)):
+        try:
+            return start()
+        except Exception:
+            if not left:
+                raise
+
+def head():
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=80_000_000)
+    except Exception:
+        cluster.shutdown()
+        raise
+    return cluster
+
+def node():
+    return often(lambda: cluster.add_node(num_cpus=2, object_store_memory=80_000_000))
+
+cluster = often(head)
+nodes = [node(), node()]
 print(cluster.address, flush=True)
 for line in sys.stdin:
     cluster.remove_node(nodes.pop(), allow_graceful=False)
-    nodes.append(cluster.add_node(num_cpus=2, **memory))
+    nodes.append(node())
     print("removed", flush=True)
 cluster.shutdown()
 """
@@ -42,7 +63,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         # However slow the machine: a node that is gone refuses connections, so it is found at once all the same.
-        patience = {"RAY_raylet_start_wait_time_s": "600", "RAY_health_check_timeout_ms": "120000"}
+        patience = {"RAY_raylet_start_wait_time_s": "90", "RAY_health_check_timeout_ms": "120000"}
         variables = environ(RAY_TMPDIR="/tmp", OPENAI_API_KEY="", **patience)
         with (folder / "cluster.err").open("w") as err:
             self._program = subprocess.Popen(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rolloutops import __version__
 from rolloutops.errors import MissingExtra, UsageError
 from rolloutops.layout import count, verb
+from rolloutops.store.workspace import lock_file
 from rolloutops.workers.node import NodeJob, sign_of
 from rolloutops.workers.supervisor import RESTARTS, WorkerEnd
 
@@ -28,6 +30,9 @@ class RayWorkers:
         self._ray, self._say, self._interrupts = ray, say, 0
         first = jobs[0].job
         self._sign = sign_of(first.data, first.name.group)
+        _sweep(self._sign.parent)
+        self._held = os.open(self._sign, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock_file(self._held)  # as long as this command runs
         self._sign.write_text("0")
         options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RESTARTS, "scheduling_strategy": "SPREAD"}
         task = ray.remote(**options)(_task())
@@ -51,6 +56,7 @@ class RayWorkers:
         """Let go of the workers and of the cluster."""
         with suppress(OSError):
             self._sign.unlink()
+        os.close(self._held)
         self._ray.shutdown()
 
     def _end(self, ref: Any) -> WorkerEnd:
@@ -64,6 +70,14 @@ class RayWorkers:
         for line in lines:
             self._say(line)
         return WorkerEnd(*end)
+
+
+def _sweep(locks: Path) -> None:
+    """Take away the signs of commands that were killed."""
+    for sign in locks.glob(sign_of("", "*").name):
+        with suppress(OSError), sign.open("rb") as file:
+            if lock_file(file.fileno()):
+                sign.unlink()
 
 
 def connect_to_ray(address: str | None, workers: int, gpus: int, say: Callable[[str], None]) -> Any:
