@@ -83,6 +83,6 @@ function shaded(found) {
     const level = prob === undefined || prob === null ? 0 : LEVELS.filter((least) => Math.exp(prob) < least).length;
     return el("span", { class: `token level-${level}`, title: prob === undefined ? null : `log-prob ${number(prob)}` }, String(id));
   });
-  const legend = `after ${count(found.prompt_tokens, "prompt token")}; the less likely a token, the darker it is and the thicker its line`;
+  const legend = `after ${count(found.prompt_tokens, "prompt token")}; the less likely a token, the stronger its shade and the thicker its line`;
   return [el("p", { class: "quiet" }, legend), el("p", { class: "ids" }, spans)];
 }
