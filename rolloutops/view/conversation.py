@@ -55,7 +55,7 @@ ORDER BY present DESC, verdict_id DESC
 @dataclass(frozen=True)
 class Conversation:
     """A rollout, read from disk. messages: prompt and completion, canonical chat messages. prompt: how many of them are
-    the prompt. facts: the row's small values. raw: texts as they were stored, by name. calls: number of a message -> the
+    the prompt. facts: the row's small values. raw: texts as they were stored, by name. calls: a message's number -> the
     model call that made it, from 0. times: when each call was answered, in seconds since 1970, if that is known."""
 
     facts: Mapping[str, Any]
