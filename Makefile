@@ -52,6 +52,7 @@ status: .venv/.ready ## show what is done, pending and failing
 	$(ROLLOUTOPS) status $(RECIPE) $(SET)
 
 test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on DuckDB 1.5
+	scripts/chromium.sh
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 	.venv-duckdb15/bin/python -m pytest tests/test_sql_golden.py
 

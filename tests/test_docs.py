@@ -73,6 +73,7 @@ PAGES = {
     "docs/howto/throughput.md": 4,
     "docs/howto/troubleshooting.md": 6,
     "docs/howto/verify_later.md": 9,
+    "docs/howto/view.md": 3,
     "docs/howto/write_a_step.md": 9,
 }
 """Page -> commands that it has at least, so that the test cannot go empty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -30,8 +31,11 @@ def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": SCRIPT, "arguments": json.dumps({"a": HARM})}}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 IMAGES = [
     {"type": "text", "text": HARM},
+    {"type": "image_url", "image_url": {"url": "pixel.png"}},
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
     {"type": "image_url", "image_url": {"url": "https://remote.example/pixel.png"}},
 ]
 ROWS = {
@@ -57,6 +61,7 @@ def browser() -> Iterator[Browser]:
 def viewer(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Viewer]:
     folder = tmp_path_factory.mktemp("hostile")
     file = folder / "rollouts.jsonl"
+    (folder / "pixel.png").write_bytes(base64.b64decode(PIXEL))
     rows = [{"task_id": name, "model": SCRIPT, "messages": messages, "reward": 1} for name, messages in ROWS.items()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with viewing(folder, "rollouts.jsonl") as running:
@@ -94,6 +99,10 @@ def test_texts_of_models_stay_texts(page: Page, viewer: Viewer) -> None:
     remote = page.get_by_role("link", name="https://remote.example/pixel.png")
     assert remote.get_attribute("rel") == "noreferrer noopener"
     assert page.locator("img[src^='http']").count() == 0, "remote pictures are links; the page asks nobody else"
+    page.locator("article.user").first.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    widths = page.locator("article.user img").evaluate_all("images => images.map((image) => image.naturalWidth)")
+    assert widths == [1, 1], "one from its file, one from its data URL"
 
 
 @pytest.mark.parametrize("path", ["/compare", "/failures", "/run", "/"])

@@ -138,6 +138,29 @@ def test_a_wrong_condition_is_answered_with_its_place(viewer: Viewer) -> None:
     assert found["notes"] == ["  line 2: rewart < 1\n          ^^^^^^"]
 
 
+WRONG = {
+    "rows": [{"key": "["}, {"key": "[1,2,3]"}, {"key": '["a"]'}, {"sort": "1; DROP TABLE small"}, {"low": "x"}],
+    "rollout": [{}, {"of": "sums", "attempt": "' OR 1=1 --"}],
+    "turns": [{"of": "sums", "attempt": "x", "from": "-1"}],
+    "text": [{"of": "sums", "attempt": "x", "turn": "0", "part": "text"}],
+    "task": [{}, {"of": "'", "task": "'"}],
+    "compare": [{}, {"a": "bold", "b": "'"}],
+    "lines": [{"path": "/etc/passwd", "line": "1"}, {"path": "recipe.toml", "line": "1"}, {"line": "x"}],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_shown_is_a_sentence(viewer: Viewer, name: str) -> None:
+    for params in WRONG[name]:
+        assert viewer.get(name, **params)["error"], params
+
+
+def test_a_value_with_quotes_is_a_value(viewer: Viewer) -> None:
+    for facet in ("dataset", "policy", "finish_reason", "error", "tool"):
+        assert viewer.rows(**{facet: "'); DROP TABLE small; --"}) == []
+    assert viewer.rows(policy=["bold", "it's"])
+
+
 def test_a_runaway_query_is_stopped(viewer: Viewer) -> None:
     began = time.monotonic()
     found = viewer.get("rows", where="(SELECT count(*) FROM range(100000000) a, range(100000000) b) > 0")

@@ -38,12 +38,20 @@ def _columns(viewer: Viewer, query: Query) -> list[dict[str, str]]:
 
 def _rows(viewer: Viewer, query: Query) -> dict[str, Any]:
     moment, chosen, key = viewer.moment, filter_of(query), first(query, "key")
-    after = json.loads(key) if key else []
-    if not isinstance(after, list) or len(after) not in (0, 3):
-        raise UsageError("a key is a JSON array of three texts")
+    after = _key(key) if key else []
     if attempt := first(query, "attempt"):
         after = list(rows.key_of(moment, chosen, first(query, "of"), attempt))
     return rows.page(moment, chosen, after, inclusive=bool(attempt))
+
+
+def _key(text: str) -> list[str | None]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(each, str | None) for each in found):
+        raise UsageError("a key is a JSON array of three texts")
+    return found
 
 
 def _totals(viewer: Viewer, query: Query) -> dict[str, Any]:

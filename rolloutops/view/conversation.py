@@ -55,7 +55,8 @@ ORDER BY present DESC, verdict_id DESC
 @dataclass(frozen=True)
 class Conversation:
     """A rollout, read from disk. messages: prompt and completion, canonical chat messages. prompt: how many of them are
-    the prompt. facts: the row's small values. raw: texts as they were stored, by name."""
+    the prompt. facts: the row's small values. raw: texts as they were stored, by name. calls: a message's number -> the
+    model call that made it, from 0. times: when each call was answered, in seconds since 1970, if that is known."""
 
     facts: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]]
@@ -65,6 +66,8 @@ class Conversation:
     request: Any
     token_turns: Sequence[Mapping[str, Any]]
     raw: Mapping[str, str]
+    calls: Mapping[int, int]
+    times: Sequence[float | None]
 
     @property
     def has_texts(self) -> bool:
@@ -88,6 +91,7 @@ def load(moment: Moment, workspace: Workspace, dataset: str, attempt_id: str) ->
     request, token_turns = row.pop("request"), _json(row.pop("token_turns")) or []
     raw = {"request": request, "response": row.pop("response"), "task": task.get("row")}
     facts = {**row, "answer": task.get("answer"), "origin": task.get("origin"), "line": task.get("line")}
+    made = [len(prompt) + at for at, item in enumerate(completion) if item.get("role") == "assistant"]
     return Conversation(
         facts,
         [*prompt, *completion],
@@ -97,6 +101,8 @@ def load(moment: Moment, workspace: Workspace, dataset: str, attempt_id: str) ->
         _json(request),
         token_turns,
         {name: text for name, text in raw.items() if text},
+        {number: call for call, number in enumerate(made)},
+        _times(raw["response"]),
     )
 
 
@@ -185,19 +191,22 @@ def _result(one: Conversation, number: int | None) -> dict[str, Any] | None:
 
 def _model_call(one: Conversation, number: int) -> dict[str, Any]:
     """What is known of the model call behind a turn: how many token ids there are, and when it was answered."""
-    if number < one.prompt or one.messages[number].get("role") != "assistant":
+    call = one.calls.get(number)
+    if call is None:
         return {"call": None, "tokens": 0, "time": None}
-    call = sum(item.get("role") == "assistant" for item in one.messages[one.prompt : number])
     held = one.token_turns[call] if call < len(one.token_turns) else {}
-    return {"call": call, "tokens": len(held.get("generation_token_ids") or ()), "time": _time(one, call)}
+    time = one.times[call] if call < len(one.times) else None
+    return {"call": call, "tokens": len(held.get("generation_token_ids") or ()), "time": time}
 
 
-def _time(one: Conversation, call: int) -> float | None:
-    """When a model call was answered, in seconds since 1970, where the endpoint says so."""
-    replies = _json(one.raw.get("response"))
-    reply = replies[call] if isinstance(replies, list) and call < len(replies) else None
-    value = (reply.get("created") or reply.get("created_at")) if isinstance(reply, dict) else None
-    return value if isinstance(value, int | float) else None
+def _times(response: str | None) -> list[float | None]:
+    """When each reply was made, as far as the endpoint says so."""
+    replies = _json(response)
+    found: list[float | None] = []
+    for reply in replies if isinstance(replies, list) else ():
+        value = (reply.get("created") or reply.get("created_at")) if isinstance(reply, dict) else None
+        found.append(value if isinstance(value, int | float) else None)
+    return found
 
 
 def tokens(one: Conversation, call: int) -> dict[str, Any]:

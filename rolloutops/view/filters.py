@@ -90,7 +90,7 @@ def _parts(moment: Moment, chosen: Filter, without: str) -> Iterator[str]:
 def _one_of(facet: str, values: Sequence[str]) -> str:
     column = FACETS[facet]
     if facet != "tool":
-        return f"coalesce({column}, '') IN {sql.literal(values).replace('[', '(', 1)[:-1]})"
+        return f"coalesce({column}, '') IN ({', '.join(map(sql.literal, values))})"
     held = [f"contains('{SEPARATOR}' || {column} || '{SEPARATOR}', {_apart(value)})" for value in values if value]
     held += [f"coalesce({column}, '') = ''"] if "" in values else []
     return f"({' OR '.join(held)})"

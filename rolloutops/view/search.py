@@ -75,7 +75,7 @@ def search(
                 hits += 1
                 break  # one of a rollout: its page shows the others
         searched += part["rollouts"]
-        yield {"searched": searched, "of": total, "hits": hits}
+        yield {"searched": searched, "of": total, "hits": hits, "full": hits >= MOST_HITS}
         if hits >= MOST_HITS:
             return
 

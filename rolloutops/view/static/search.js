@@ -57,6 +57,7 @@ export function search(filter) {
   function take(line) {
     if (line.error) state.textContent = line.error;
     else if (line.hit) hits.append(hit(line.hit, filter()));
+    else if (line.full) state.textContent = `The newest ${count(line.hits, "rollout")} with this text. Filter to find others.`;
     else state.textContent = `${count(line.hits, "rollout")} with this text, ${number(line.searched)} of ${number(line.of)} searched`;
   }
 

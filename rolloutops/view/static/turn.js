@@ -6,7 +6,8 @@ import { el, put } from "./dom.js";
 import { count, number, when } from "./format.js";
 import { block, visible } from "./text.js";
 
-const LEVELS = 6;
+/** A token less likely than the first is shaded, one less likely than the last is shaded most. */
+const LEVELS = [0.9, 0.7, 0.5, 0.25, 0.05];
 
 /** Make a turn. source: the parameters that name the rollout. */
 export function turn(one, source) {
@@ -79,9 +80,9 @@ function tokens(one, source) {
 function shaded(found) {
   const spans = found.ids.map((id, at) => {
     const prob = found.log_probs[at];
-    const level = prob === undefined || prob === null ? 0 : Math.min(Math.floor(-prob), LEVELS - 1);
+    const level = prob === undefined || prob === null ? 0 : LEVELS.filter((least) => Math.exp(prob) < least).length;
     return el("span", { class: `token level-${level}`, title: prob === undefined ? null : `log-prob ${number(prob)}` }, String(id));
   });
-  const legend = `after ${count(found.prompt_tokens, "prompt token")}; the less likely a token, the darker it is and the thicker its line`;
+  const legend = `after ${count(found.prompt_tokens, "prompt token")}; the less likely a token, the stronger its shade and the thicker its line`;
   return [el("p", { class: "quiet" }, legend), el("p", { class: "ids" }, spans)];
 }
