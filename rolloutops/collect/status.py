@@ -19,17 +19,28 @@ from rolloutops.store.snapshot import Snapshot, connect_snapshot, take_snapshot
 from rolloutops.store.workspace import Workspace
 
 PROGRESS = """
-WITH counted AS (
-    SELECT dataset, policy, count(*) AS wanted, count(*) FILTER (WHERE status = 'done') AS done,
-        count(*) FILTER (WHERE status = 'pending') AS pending,
+WITH asked AS (
+    SELECT dataset, policy, sum(num_repeats)::BIGINT AS wanted
+    FROM wanted_tasks WHERE num_repeats > 0 GROUP BY dataset, policy
+),
+left_over AS (
+    SELECT dataset, policy, count(*) AS unfinished, count(*) FILTER (WHERE status = 'pending') AS pending,
         count(*) FILTER (WHERE status = 'submitted') AS submitted,
         count(*) FILTER (WHERE status = 'given_up') AS given_up
-    FROM wanted_states GROUP BY dataset, policy
+    FROM unfinished GROUP BY dataset, policy
+),
+counted AS (
+    SELECT a.dataset, a.policy, a.wanted, a.wanted - coalesce(u.unfinished, 0) AS done,
+        coalesce(u.pending, 0) AS pending, coalesce(u.submitted, 0) AS submitted, coalesce(u.given_up, 0) AS given_up
+    FROM asked AS a
+    LEFT JOIN left_over AS u ON u.dataset = a.dataset AND u.policy = a.policy
 ),
 verified AS (
     SELECT r.dataset, r.policy, count(r.reward) AS verified, avg(r.reward) AS mean_reward
-    FROM rollouts AS r
-    SEMI JOIN wanted USING (dataset, task_id, policy, rollout_index)
+    FROM rollout_facts AS r
+    SEMI JOIN wanted_tasks AS w
+        ON w.dataset = r.dataset AND w.task_id = r.task_id AND w.policy = r.policy
+        AND r.rollout_index >= 0 AND r.rollout_index < w.num_repeats
     GROUP BY r.dataset, r.policy
 ),
 due AS (SELECT dataset, policy, count(*) AS unverified FROM unverified GROUP BY dataset, policy)

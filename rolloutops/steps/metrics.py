@@ -85,7 +85,9 @@ def measure_as(
     found = {use.use: _run(read, con, use, step) for use, step in steps if (use, step) not in shared}
     if shared:
         wanted = [name for name in columns if any(name in step.names.columns for _, step in shared)]
-        sql.run(con, f"CREATE TEMP TABLE rollouts AS SELECT {', '.join(wanted)} FROM rollouts")
+        # Of what an index has no payload is read, and no verdicts are joined.
+        source = "rollout_facts" if set(wanted) <= sql.columns(con, "FROM rollout_facts").keys() else "rollouts"
+        sql.run(con, f"CREATE TEMP TABLE rollouts AS SELECT {', '.join(wanted)} FROM {source}")
         try:
             found |= {use.use: _run(read, con, use, step) for use, step in shared}
         finally:

@@ -12,10 +12,11 @@ import os
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rolloutops.store.failpoints import failpoint
+from rolloutops.store.index import make_index
 from rolloutops.store.manifest import (
     MERGED_NAME,
     Manifest,
@@ -29,7 +30,7 @@ from rolloutops.store.manifest import (
 )
 from rolloutops.store.merge import Source, fits, merge, merged_part
 from rolloutops.store.parts import count_files, find_copies
-from rolloutops.store.workspace import Workspace, new_file, sync, try_lock
+from rolloutops.store.workspace import Workspace, new_file, spill_folder, sync, try_lock
 
 FINAL_ROWS, FINAL_BYTES = 1_000_000, 256_000_000
 """Rows or bytes from which a merged file is merged no more."""
@@ -105,12 +106,17 @@ def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) 
         before = newest_manifest(workspace.root, dataset)
         try:
             groups = {
-                table: _groups(_sources(workspace, table, dataset, before), before, everything)
+                table: _groups(_sources(workspace, table, dataset, before, everything), before, everything)
                 for table in _tables(dataset)
             }
-            if not any(groups.values()):
+            indexes = everything and dataset is not None and _lacks_index(workspace, dataset, before)
+            if not any(groups.values()) and not indexes:
                 return []
             after, report = _merge_groups(workspace, dataset, before, groups)
+            if everything and dataset is not None:
+                files = {table: [one.name for one in after.files if one.table == table] for table in _tables(dataset)}
+                spill = spill_folder(workspace)
+                after = replace(after, index=make_index(workspace.root, dataset, after.number, files, spill))
         except FileNotFoundError:  # another machine was first, or somebody removed a part
             continue
         if _commit(workspace, dataset, after):
@@ -119,6 +125,21 @@ def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) 
             return report
         for file in set(after.files) - set(before.files):
             _place(workspace, file.table, dataset).joinpath(f"{file.name}.parquet").unlink(missing_ok=True)
+
+
+def _lacks_index(workspace: Workspace, dataset: str, manifest: Manifest) -> bool:
+    """Whether there are merged files, and no index of all of them."""
+    folder, index = manifest_folder(workspace.root, dataset), manifest.index
+    there = _there(workspace, dataset, manifest)
+    if index is None or not all((folder / name).is_file() for name in index.names):
+        return any(file.table == "attempts" for file in there)
+    return {name for names in index.sources.values() for name in names} != {file.name for file in there}
+
+
+def _there(workspace: Workspace, dataset: str | None, manifest: Manifest) -> list[MergedFile]:
+    """The files that a manifest lists and nobody removed."""
+    places = {table: _place(workspace, table, dataset) for table in _tables(dataset)}
+    return [file for file in manifest.files if (places[file.table] / f"{file.name}.parquet").exists()]
 
 
 def _tables(dataset: str | None) -> tuple[str, ...]:
@@ -130,17 +151,20 @@ def _place(workspace: Workspace, table: str, dataset: str | None) -> Path:
     return workspace.root / table / dataset if dataset else workspace.root / table
 
 
-def _sources(workspace: Workspace, table: str, dataset: str | None, manifest: Manifest) -> list[Source]:
+def _sources(
+    workspace: Workspace, table: str, dataset: str | None, manifest: Manifest, everything: bool
+) -> list[Source]:
     """The files of a table that may be merged, parts in the order of their names and merged files by what they cover.
 
     A part whose journal is there still may be sealed once more. A copy under a name such as parts have has no rows of
-    its own, but would have once the first one is merged.
+    its own, but would have once the first one is merged. What is in the index stays there, unless everything is merged.
     """
     place = _place(workspace, table, dataset)
     found, there = count_files(workspace.root, table, place)
     journals = {path.stem for path in (workspace.root / "journals").glob("*.jsonl")}
     copies = find_copies({file: there[file] for file in found.files})
     levels = {one.name: one for one in manifest.files if one.table == table}
+    indexed = manifest.index.sources[table] if manifest.index and not everything else ()
     also: dict[str, set[PartName]] = defaultdict(set)
     for file, first in copies.items():
         if (name := part_name(Path(file).stem)) is not None:
@@ -149,7 +173,12 @@ def _sources(workspace: Workspace, table: str, dataset: str | None, manifest: Ma
     for file in found.files:
         path, name = Path(file), part_name(Path(file).stem)
         known = levels.get(path.stem)
-        if file in copies or path.stem in journals or (known and _final(known) and not found.overlapping):
+        if (
+            file in copies
+            or path.stem in journals
+            or path.stem in indexed
+            or (known and _final(known) and not found.overlapping)
+        ):
             continue
         if MERGED_NAME.fullmatch(path.stem):
             covers = own_covers(path)
@@ -215,9 +244,9 @@ def _merge_groups(
             rows += made[-1].rows
         if some:
             report.append(Compacted(dataset, table, sum(map(len, some)), len(some), rows))
-    left = [file for file in before.files if (file.table, file.name) not in merged]
+    left = [file for file in _there(workspace, dataset, before) if (file.table, file.name) not in merged]
     frozen = {table: frozenset(names) for table, names in covers.items()}
-    return Manifest(number, (*left, *made), frozen), report
+    return Manifest(number, (*left, *made), frozen, before.index), report
 
 
 def _commit(workspace: Workspace, dataset: str | None, manifest: Manifest) -> bool:
@@ -255,6 +284,10 @@ def sweep_merged(workspace: Workspace, dataset: str | None) -> None:
             path.unlink(missing_ok=True)
             failpoint("compact-in-sweep")
     folder = manifest_folder(workspace.root, dataset)
+    used = manifest.index.names if manifest.index else ()
+    for path in folder.glob("index-*.parquet"):
+        if path.name not in used and int(path.name.split("-")[1]) <= manifest.number:
+            path.unlink(missing_ok=True)
     for name in manifest_names(folder)[:-MANIFESTS]:
         (folder / name).unlink(missing_ok=True)
     for draft in folder.glob(".*.json.*"):  # of one that was killed; a living one would lose its commit, and try again

@@ -6,6 +6,7 @@ number gives another number, and no error.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from rolloutops.errors import WorkspaceError
 from rolloutops.layout import count
-from rolloutops.store.manifest import merged_folders, newest_manifest
+from rolloutops.store.manifest import manifest_folder, merged_folders, newest_manifest
 
 TABLES = ("tasks", "attempts", "verdicts", "runs", "jobs")
 NO_FILE = "it is not a file"
@@ -53,6 +54,12 @@ def find_all(root: Path) -> Iterator[tuple[Path, str]]:
             why = f"it has {count(found, 'row')}, and {count(rows[path], 'row')} were merged into it"
         if why:
             yield path, why
+    for dataset in merged_folders(root):
+        index = newest_manifest(root, dataset).index
+        for name, digest in index.digests.items() if index else ():
+            path = manifest_folder(root, dataset) / name
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                yield path, "its content is not what compact wrote"
 
 
 def _folder_of(root: Path, table: str, dataset: str | None) -> Path:
@@ -80,6 +87,8 @@ def cost_of(path: Path) -> str:
         return (
             f"a chunk of the input again for {_number(rows, 'task')}; the rollouts of tasks that come back count again"
         )
+    if path.name.startswith("index-"):
+        return "nothing but time: the next compact makes it again"
     if table == "jobs":
         return "what is known of a batch: its requests may be sent, and paid for, again"
     return "the record of a command, and nothing has to be made again"

@@ -90,12 +90,32 @@ class MergedFile:
 
 
 @dataclass(frozen=True)
+class Index:
+    """What `compact` derived of merged files: the rollouts without payload, each with its newest verdict.
+
+    rollouts, settled, strays: names of its files, beside the manifest, with the SHA-256 of each in `digests`. sources:
+    table -> the merged files that it was made of; it counts as long as all of them do."""
+
+    rollouts: tuple[str, ...]
+    settled: str
+    strays: str
+    digests: Mapping[str, str]
+    sources: Mapping[str, list[str]]
+
+    @property
+    def names(self) -> list[str]:
+        """All of its files."""
+        return [*self.rollouts, self.settled, self.strays]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What one folder's merged files are and cover. number: 0 where nothing was ever merged. covers: by table."""
 
     number: int = 0
     files: tuple[MergedFile, ...] = ()
     covers: Mapping[str, frozenset[PartName]] = field(default_factory=dict)
+    index: Index | None = None
 
     def covered(self, table: str) -> frozenset[PartName]:
         """The parts of a table whose rows merged files hold, or held until somebody removed them."""
@@ -107,6 +127,7 @@ class Manifest:
             "number": self.number,
             "files": [vars(file) for file in self.files],
             "covers": {table: to_ranges(names) for table, names in sorted(self.covers.items())},
+            "index": self.index and {**vars(self.index), "rollouts": list(self.index.rollouts)},
         }
         return json.dumps({"digest": digest(body), **body}, indent=1)
 
@@ -145,12 +166,13 @@ def _manifest(path: Path, text: str) -> Manifest:
             raise ValueError
         files = tuple(MergedFile(**file) for file in found["files"])
         covers = {table: frozenset(from_ranges(ranges)) for table, ranges in found["covers"].items()}
+        index = found.get("index") and Index(**{**found["index"], "rollouts": tuple(found["index"]["rollouts"])})
     except (KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(
             f"{path} is damaged: put a copy in its place, or delete it; the merged files that it lists are then "
             "read by what they themselves say"
         ) from error
-    return Manifest(int(path.stem), files, covers)
+    return Manifest(int(path.stem), files, covers, index or None)
 
 
 def own_covers(path: Path) -> set[PartName] | None:

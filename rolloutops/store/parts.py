@@ -16,6 +16,7 @@ from rolloutops.store import schema
 from rolloutops.store.damage import NO_FILE, UNREADABLE, damaged
 from rolloutops.store.manifest import (
     MERGED_NAME,
+    Index,
     Manifest,
     PartName,
     newest_manifest,
@@ -39,21 +40,23 @@ class Parts:
     """A table's files. copies: other names of the same content, or of the same rows, which do not count; sizes: of all
     of them, in bytes, also of those that were merged and are not taken away yet. overlapping: those of `files` of which
     some rows, but not all, are in others; they count once. covered: dataset -> the parts whose rows merged files hold
-    (of `runs`, under an empty name)."""
+    (of `runs`, under an empty name). indexes: of the datasets that have an index that counts."""
 
     files: list[str]
     copies: list[str]
     sizes: Mapping[str, int]
     overlapping: list[str] = field(default_factory=list)
     covered: Mapping[str, frozenset[PartName]] = field(default_factory=dict)
+    indexes: Mapping[str, Index] = field(default_factory=dict)
 
 
 class _Counted(NamedTuple):
-    """The files of one folder that count, those of them that overlap, and what merged files cover."""
+    """The files of one folder that count, those of them that overlap, what merged files cover, and their index."""
 
     files: list[str]
     overlapping: list[str]
     covered: frozenset[PartName]
+    derived: Index | None = None
 
 
 def find_parts(root: Path, table: str) -> Parts:
@@ -79,7 +82,8 @@ def find_parts(root: Path, table: str) -> Parts:
     left_out = set(copies)
     overlapping = [file for one in counted.values() for file in one.overlapping if file not in left_out]
     covered = {name: one.covered for name, one in counted.items() if one.covered}
-    return Parts([file for file in files if file not in left_out], copies, sizes, overlapping, covered)
+    indexes = {name: one.derived for name, one in counted.items() if one.derived is not None}
+    return Parts([file for file in files if file not in left_out], copies, sizes, overlapping, covered, indexes)
 
 
 def count_files(root: Path, table: str, place: Path) -> tuple[_Counted, dict[str, int]]:
@@ -97,7 +101,16 @@ def count_files(root: Path, table: str, place: Path) -> tuple[_Counted, dict[str
             if newest_manifest(root, dataset).number != manifest.number:
                 continue  # merged once more, and swept
             there |= {file: os.path.getsize(file) for file in unseen if file not in there and os.path.exists(file)}
-        return _counted(table, manifest, there), there
+        found = _counted(table, manifest, there)
+        return found._replace(derived=_valid(manifest.index, table, place, found)), there
+
+
+def _valid(index: Index | None, table: str, place: Path, found: _Counted) -> Index | None:
+    """An index if all files that it was made of count as they are."""
+    if index is None or found.overlapping:
+        return None
+    sources = {str(place / f"{name}.parquet") for name in index.sources[table]}
+    return index if sources <= set(found.files) else None
 
 
 def _counted(table: str, manifest: Manifest, there: Mapping[str, int]) -> _Counted:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define
+from rolloutops.store.index import index_views
 from rolloutops.store.manifest import part_name
 from rolloutops.store.parts import Parts, find_parts
 from rolloutops.store.workspace import Workspace, spill_folder
@@ -76,7 +77,8 @@ def connect_snapshot(workspace: Workspace, snapshot: Snapshot, plan: Sequence[Ma
     files = {table: parts.files or None for table, parts in snapshot.parts.items()}
     beside = {table: f"journal_{table}" for table in snapshot.journals}
     overlapping = {table: parts.overlapping for table, parts in snapshot.parts.items()}
-    define(con, sql.views_script(files, plan, beside, overlapping))
+    indexes = index_views(workspace.root, snapshot.parts, beside)
+    define(con, sql.views_script(files, plan, beside, overlapping, indexes))
     return con
 
 

@@ -293,20 +293,23 @@ Files = str | list[str] | None
 KEYS = {"attempts": "dataset, attempt_id", "verdicts": "dataset, verdict_id", "runs": "run_id, event"}
 """What a row is known by, of tables that are merged."""
 
+VIEWS = {name: "task_log" if name == "tasks" else name for name in schema.TABLES}
+
 
 def table_views(
     patterns: Mapping[str, Files],
     beside: Mapping[str, str] | None = None,
     overlapping: Mapping[str, Sequence[str]] | None = None,
+    names: Mapping[str, str] = VIEWS,
 ) -> list[str]:
     """The views of the Parquet tables, each under its own name; `tasks` as task_log, of which the view tasks is made.
 
     patterns: table -> its files. beside: table -> a relation with the same columns, whose rows are rows of it too.
-    overlapping: table -> those of its files that hold rows of others once more.
+    overlapping: table -> those of its files that hold rows of others once more. names: table -> another view's name.
     """
     found = []
-    for name, table in schema.TABLES.items():
-        view = "task_log" if name == "tasks" else name
+    for name, view in names.items():
+        table = schema.TABLES[name]
         more, files = (beside or {}).get(name), patterns.get(name)
         twice = list((overlapping or {}).get(name, ()))
         if twice and isinstance(files, list):
@@ -383,13 +386,16 @@ def views_script(
     plan: Sequence[Mapping[str, object]],
     beside: Mapping[str, str] | None = None,
     overlapping: Mapping[str, Sequence[str]] | None = None,
+    indexes: Sequence[str] = (),
 ) -> str:
     """Everything that makes a workspace's views in any DuckDB shell, and what steps share.
 
-    patterns: table -> its files. plan: rows for `plan`. beside, overlapping: as in `table_views`.
+    patterns: table -> its files. plan: rows for `plan`. beside, overlapping: as in `table_views`. indexes: statements
+    that make the views of indexes; where there are none, all is read from the tables.
     """
-    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in ("macros.sql", "views.sql")]
-    return "\n\n".join([*table_views(patterns, beside, overlapping), plan_view(plan), *files])
+    names = ("macros.sql", "views.sql") if indexes else ("no_index.sql", "macros.sql", "views.sql")
+    files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in names]
+    return "\n\n".join([*table_views(patterns, beside, overlapping), *indexes, plan_view(plan), *files])
 
 
 def read(path: Path) -> str:

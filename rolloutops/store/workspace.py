@@ -39,6 +39,7 @@ from rolloutops.store import schema, sql
 from rolloutops.store.definitions import define, redefine
 from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
+from rolloutops.store.index import index_views
 from rolloutops.store.manifest import FOLDER
 from rolloutops.store.parts import find_parts
 from rolloutops.store.refresh import list_with
@@ -112,9 +113,10 @@ def views_of(workspace: Workspace, plan: Sequence[Mapping[str, object]] | None) 
         files = {name: parts.files or None for name, parts in found.items()}
         overlapping = {name: parts.overlapping for name, parts in found.items()}
         try:
+            indexes = index_views(workspace.root, found)
             if plan is None:
-                return "\n".join(sql.table_views(files, overlapping=overlapping))
-            return sql.views_script(files, plan, overlapping=overlapping)
+                return "\n".join([*sql.table_views(files, overlapping=overlapping), *indexes])
+            return sql.views_script(files, plan, overlapping=overlapping, indexes=indexes)
         except FileNotFoundError:  # merged since it was listed
             continue
 
