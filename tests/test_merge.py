@@ -133,6 +133,26 @@ def test_a_dataset_that_was_collected_twice_counts_once(tmp_path: Path) -> None:
     assert query(tmp_path / "one", "SELECT count(*) FROM attempts") == [(80,)]
 
 
+@pytest.mark.parametrize("compacted", [["m0"], ["m1"], ["m0", "m1"]])
+def test_compacted_workspaces_become_one(tmp_path: Path, compacted: list[str]) -> None:
+    rows = sums(40)
+    for data, some in (("m0", rows[:20]), ("m1", rows[10:])):
+        collect(tmp_path, some, data, "--limit=5")
+        collect(tmp_path, some, data)
+    for data in compacted:
+        rolloutops("compact", f"--data={data}", cwd=tmp_path)
+    rolloutops("merge", "m0", "m1", cwd=tmp_path)
+    attempts = query(tmp_path / "m0", "SELECT count(*), count(DISTINCT attempt_id) FROM attempts")
+    rolloutops("compact", "--data=m0", cwd=tmp_path)
+    again = rolloutops("merge", "m0", "m1", cwd=tmp_path).stderr
+    assert [line.split()[2:] for line in again.splitlines() if line.startswith("m1 ")] == [["0", "30", "0", "60", "0"]]
+    assert (
+        attempts == query(tmp_path / "m0", "SELECT count(*), count(DISTINCT attempt_id) FROM attempts") == [(100, 100)]
+    )
+    assert len(keys(tmp_path / "m0")) == 80
+    assert "consistency check passed" in rolloutops("status", "--data=m0", cwd=tmp_path).stdout
+
+
 def test_another_policy_under_one_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     collect(tmp_path, sums(5), "one")
     collect(tmp_path, sums(5), "two", "--responses_create_params.temperature=0.5")

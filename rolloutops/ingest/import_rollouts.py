@@ -225,12 +225,20 @@ def _count_present(workspace: Workspace, dataset: str, files: Sequence[InputFile
 
 def _all_present(dataset: str, files: int, rows: int) -> ImportReport:
     """The report on files of which nothing is new."""
-    counts = ("prompts", "rollouts", "failures", "duplicates", "rejected", "tasks", "verdicts", "masked", "empty")
     return ImportReport(
         dataset,
         files=files,
         read=rows,
         already_present=rows,
+        prompts=0,
+        rollouts=0,
+        failures=0,
+        duplicates=0,
+        rejected=0,
+        tasks=0,
+        verdicts=0,
+        masked=0,
+        empty=0,
         renumbered=0,
         nulls=0,
         policies=[],
@@ -240,7 +248,7 @@ def _all_present(dataset: str, files: int, rows: int) -> ImportReport:
         shapes=Counter(),
         left_out=Counter(),
         parts=Counter(),
-        **dict.fromkeys(counts, 0),
+        reasons=Counter(),
     )
 
 

@@ -28,7 +28,7 @@ from rolloutops.store.manifest import (
     own_covers,
     part_name,
 )
-from rolloutops.store.merge import Source, fits, merge, merged_part
+from rolloutops.store.merge_parts import Source, fits, merge, merged_part
 from rolloutops.store.parts import count_files, find_copies
 from rolloutops.store.workspace import Workspace, new_file, spill_folder, sync, try_lock
 

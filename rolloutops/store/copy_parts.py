@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from rolloutops.errors import WorkspaceError
 from rolloutops.store import schema
 from rolloutops.store.failpoints import failpoint
+from rolloutops.store.manifest import part_name
 from rolloutops.store.parts import ID_COLUMNS, TAIL, find_parts
-from rolloutops.store.workspace import Workspace, sync, write_part
+from rolloutops.store.workspace import Workspace, hidden_name, sync, write_part
 
 
 @dataclass
@@ -40,14 +41,18 @@ def copy_parts(
     links cannot be made.
     """
     found: dict[str, CopiedRows] = {}
+    merged = find_parts(into.root, table).covered
     for place in find_parts(source.root, table).files:
         path = Path(place)
         own = into.root / path.relative_to(source.root)
         if dataset is not None and own.parent.name != dataset:
             continue
-        counted = found.setdefault("" if table in schema.FLAT else own.parent.name, CopiedRows())
+        name = "" if table in schema.FLAT else own.parent.name
+        counted = found.setdefault(name, CopiedRows())
         rows = pq.read_metadata(path).num_rows
-        if not own.exists():
+        if part_name(own.stem) in merged.get(name, ()):
+            counted.present += rows
+        elif not own.exists():
             _copy(path, own, link)
             counted.added += rows
             counted.files += 1
@@ -57,8 +62,7 @@ def copy_parts(
             missing = _missing_rows(path, own, ID_COLUMNS[table])
             counted.present += rows - len(missing)
             if len(missing):
-                name = f"{own.stem}-{_digest(missing[ID_COLUMNS[table]])}"
-                write_part(into, table, own.parent.name, name, missing)
+                write_part(into, table, name, f"{own.stem}-{_digest(missing[ID_COLUMNS[table]])}", missing)
                 counted.added += len(missing)
                 counted.files += 1
     return found
@@ -67,7 +71,7 @@ def copy_parts(
 def _copy(path: Path, own: Path, link: bool) -> None:
     """Copy a file under a name that no reader takes, and rename it."""
     own.parent.mkdir(parents=True, exist_ok=True)
-    hidden = own.with_name(f".{own.name}.tmp")
+    hidden = hidden_name(own)
     hidden.unlink(missing_ok=True)
     if link:
         try:

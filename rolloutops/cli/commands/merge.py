@@ -14,13 +14,13 @@ from rolloutops.errors import UsageError, WorkspaceError
 from rolloutops.layout import count
 
 if TYPE_CHECKING:
-    from rolloutops.ingest.merge import MergedDataset, MergedWorkspace
+    from rolloutops.ingest.merge_workspaces import MergedDataset, MergedWorkspace
     from rolloutops.store.workspace import Workspace
 
 
 def body(parsed: Parsed) -> int:
     """Other workspaces' tasks, attempts, verdicts and runs -> this one's."""
-    from rolloutops.ingest.merge import merge
+    from rolloutops.ingest.merge_workspaces import merge
     from rolloutops.store.workspace import open_workspace
 
     into_path = as_path(parsed.positionals["into"])
