@@ -111,8 +111,10 @@ def stage_rows(
             found.clear()  # before the next batch, which may be one long row
 
 
-def _stage(found: Mapping[str, ReadRollouts], stagings: Mapping[str, Staging], count_row: Callable[[], None]) -> None:
-    for dataset, batch in found.items():
+def _stage(
+    by_dataset: Mapping[str, ReadRollouts], stagings: Mapping[str, Staging], count_row: Callable[[], None]
+) -> None:
+    for dataset, batch in by_dataset.items():
         stagings[dataset].add(batch)
         for _ in range(batch.read):
             count_row()
