@@ -15,7 +15,7 @@ import pytest
 
 from rolloutops.errors import RolloutopsError
 from rolloutops.ingest.processes import AHEAD, HERE, Processes
-from tests.helpers import environ, rolloutops
+from tests.helpers import environ, query, rolloutops
 
 
 def tables(data: Path) -> dict[str, bytes]:
@@ -35,6 +35,32 @@ def test_tasks_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
         said = rolloutops("chunk", *flags, cwd=tmp_path).stderr
         found.append((said.replace(f"w{processes}", "w"), tables(tmp_path / f"w{processes}")))
     assert found[0] == found[1] == found[2]
+
+
+ROLLOUTS = """
+SELECT task_id, rollout_index, attempt, text, reward, response
+FROM rollouts
+ORDER BY ALL
+"""
+
+
+def test_imported_rollouts_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"What is {i // 8}?", "response": f"It is {i}.", "reward": i % 2} for i in range(HERE * 1000 + 2000)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    lines[::1500] = ["{broken"] * len(lines[::1500])
+    lines[17_001] = json.dumps({"prompt": "What?", "response": "long " * 2_000_000, "reward": 1})
+    (tmp_path / "made.jsonl").write_text("\n".join(lines))
+    found = []
+    for processes in (1, 2):
+        recipe = f'data = "w{processes}"\n[datasets.d]\n[chunk]\nprocesses = {processes}\n'
+        (tmp_path / "r.toml").write_text(recipe)
+        flags = ["--recipe=r.toml", "--dataset=d", "--policy=p", "--skip_bad_lines"]
+        said = rolloutops("import", "made.jsonl", *flags, cwd=tmp_path).stderr.partition("dataset ")[2]
+        data = tmp_path / f"w{processes}"
+        found.append((said.replace(f"w{processes}", "w"), tables(data), query(data, ROLLOUTS)))
+    assert found[0] == found[1]
 
 
 def faulty(parent: int) -> Callable[[int], int]:

@@ -23,6 +23,7 @@ from rolloutops.errors import InputError, UsageError
 from rolloutops.formats.prompt_template import PromptTemplate
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.formats.task_rows import READER
+from rolloutops.ingest.batches import batches
 from rolloutops.ingest.inputs import RawRow, find_inputs, unparsed_rows
 from rolloutops.ingest.prompt_files import read_template
 from rolloutops.ingest.row_shapes import RowShapes
@@ -34,7 +35,7 @@ from rolloutops.ingest.task_changes import (
     first_prompt,
     retire_tasks,
 )
-from rolloutops.ingest.task_reader import READ, TaskSource, batches, read_in_processes
+from rolloutops.ingest.task_reader import READ, TaskSource, read_in_processes
 from rolloutops.ingest.unchanged_input import Unchanged, find_unchanged
 from rolloutops.layout import count
 from rolloutops.store import schema

@@ -34,7 +34,7 @@ from rolloutops.ingest.append_rollouts import append_rollouts, resolve_keys
 from rolloutops.ingest.chunk import changing_tasks, staging_folder
 from rolloutops.ingest.import_datasets import ByField, ImportChoices, InputFile, datasets_of, find_files
 from rolloutops.ingest.inputs import is_json_lines
-from rolloutops.ingest.rollout_rows import Reader
+from rolloutops.ingest.rollout_batches import Rejected, RolloutSource
 from rolloutops.ingest.session_files import folder_name, take_sessions
 from rolloutops.ingest.staged_rollouts import Staging, stage_rows, why_unresolved
 from rolloutops.ingest.unchanged_input import count_imported
@@ -107,7 +107,10 @@ def import_stage(
     recipe = replace(last.recipe, data=data, datasets={**added, **last.recipe.datasets})
     plan = make_plan(recipe, earlier=last.flags)
     with recorded(workspace, "import", plan) as run, progress([file.path for file in files]) as count_row:
-        done = _import_groups(workspace, groups, by_field, run.run_id, choices, plan.chunk.rows_per_part, count_row)
+        settings = plan.chunk
+        done = _import_groups(
+            workspace, groups, by_field, run.run_id, choices, settings.rows_per_part, count_row, settings.processes
+        )
         done[0] = replace(done[0], skipped=[str(path) for path in skipped])
         run.counts = _counts(done)
         run.exit_code = 2 if any(one.rejected for one in done) and not skip_bad_lines else 0
@@ -174,6 +177,7 @@ def _import_groups(
     choices: ImportChoices,
     rows_per_part: int,
     count_row: Callable[[], None] = _nothing,
+    processes: int | None = None,
 ) -> list[ImportReport]:
     """Import each dataset's files. Raises InputError where no row of any can be used; then nothing was written."""
     together = [list(groups)] if by_field is not None else [[name] for name in groups]
@@ -189,18 +193,8 @@ def _import_groups(
                 usable = True
                 continue
             stagings = {n: Staging(held.enter_context(staging_folder(workspace, f"{run_id}-{n}"))) for n in names}
-            default, files = stagings[names[0]], groups[names[0]]
-            reader = Reader(choices.policy, choices.id, choices.dataset_field, choices.settings())
-
-            def staging_of(
-                file: InputFile,
-                row: Mapping[str, Any],
-                stagings: Mapping[str, Staging] = stagings,
-                default: Staging = default,
-            ) -> Staging:
-                return stagings[by_field.dataset_of(file, row)] if by_field is not None else default
-
-            stage_rows(files, reader, staging_of, default, count_row)
+            files = groups[names[0]]
+            stage_rows(files, RolloutSource(choices, by_field, names[0]), stagings, count_row, processes)
             for staged in stagings.values():
                 staged.close()
                 usable = usable or staged.read > staged.rejected
@@ -268,7 +262,7 @@ def _import_staged(
     """Append what is staged of a dataset to the workspace's tables."""
     con = resolve_keys(workspace, dataset, staged.folder)
     for origin, line, why, *about in sql.rows(con, "SELECT * FROM unresolved ORDER BY origin, line"):
-        staged.reject(origin, line, why or why_unresolved(*about), "")
+        staged.reject(Rejected(origin, line, why or why_unresolved(*about), ""))
     counts = append_rollouts(workspace, con, dataset, run_id, rows_per_part, staged.folder)
     return ImportReport(
         dataset,

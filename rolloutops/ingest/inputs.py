@@ -149,8 +149,8 @@ def raw_rows(path: Path) -> Iterator[RawRow]:
         raise _unreadable(path, error) from None
 
 
-def _without_end(found: tuple[int, bytes]) -> RawRow:
-    line, raw = found
+def _without_end(row: tuple[int, bytes]) -> RawRow:
+    line, raw = row
     return line, raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw, None
 
 

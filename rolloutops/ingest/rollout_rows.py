@@ -79,6 +79,10 @@ FILE_WORDS = re.compile(
 TURNS = (*PROMPT_COLUMNS, *prompt_answer.ANSWERS, "tool_defs", "body", "request", "response", "result", "params")
 """Columns that hold what was asked or answered."""
 
+TASKS, LONG_TASK = 1000, 100_000
+"""Tasks whose columns are remembered, as rollouts of one task often follow each other; none longer than this many
+characters."""
+
 BY_RULE = Dataset(needs_prompt=False)
 
 Record = dict[str, Any]
@@ -110,6 +114,7 @@ class Reader:
     ) -> None:
         self.policy, self.id = policy, id
         self.media_folder = cache(partial(media_folder, settings, places=(Path(),)))
+        self._tasks: dict[tuple[str, Path], Record] = {}
         self.known = {field.partition(".")[0] for field in (id, dataset_field) if field is not None}
 
     def read(
@@ -194,20 +199,18 @@ class Reader:
     def _task_columns(self, task: Mapping[str, Any], row: Mapping[str, Any] | None, path: Path) -> Record:
         """The staged columns of a task's row. Rollouts of rows with one `ident` are of one task. row: the whole one, in
         which its own id stands; a session has none."""
-        columns = _columns_of(task, self.media_folder(path))
+        text = dump(task)
+        key = text, path.parent  # below which its media are
+        if key not in self._tasks:
+            if len(self._tasks) >= TASKS:
+                self._tasks.clear()
+            self._tasks[key] = _task_record(task, text, self.media_folder(path))
+        found = self._tasks[key]
+        if len(text) > LONG_TASK:
+            self._tasks.clear()
         own_id = own_id_of(row, self.id) if self.id is not None and row is not None else None
-        empty = columns["prompt"] == "[]"
-        verified = verified_by(task)
-        same = [columns["prompt_hash"], verified, columns["agent"], index_of(task, TASK_INDEX)]
-        return {
-            "ident": columns["row_hash"] if empty else digest(same if own_id is None else [*same, own_id]),
-            "own_id": own_id,
-            "verified": dump(verified),
-            "ng_task": index_of(task, TASK_INDEX),
-            "empty": empty,
-            "row": dump(task),
-            **{name: columns[name] for name in ("row_hash", "prompt", "tools", "prompt_hash", "answer", "agent")},
-        }
+        ident = found["ident"] if own_id is None or found["empty"] else digest([*_same_task(task, found), own_id])
+        return {**found, "own_id": own_id, "ident": ident}
 
     def _ended(self, answer: RolloutAnswer | AttemptFailed, raw: str) -> Record:
         """The staged columns of a rollout that ended. Its policy is that of its file, where it names no model."""
@@ -237,6 +240,20 @@ class Reader:
             **{name: getattr(answer, name) for name in reported},
             **verdict,
         }
+
+
+def _task_record(task: Mapping[str, Any], text: str, media: MediaFolder) -> Record:
+    """The staged columns that a task's row decides. text: the row as JSON."""
+    columns = _columns_of(task, media)
+    names = ("row_hash", "prompt", "tools", "prompt_hash", "answer", "agent")
+    found = {"verified": dump(verified_by(task)), "ng_task": index_of(task, TASK_INDEX), "row": text}
+    found |= {"empty": columns["prompt"] == "[]", **{name: columns[name] for name in names}}
+    return {"ident": found["row_hash"] if found["empty"] else digest(_same_task(task, found)), **found}
+
+
+def _same_task(task: Mapping[str, Any], columns: Record) -> list[Any]:
+    """What rollouts of one task have in common."""
+    return [columns["prompt_hash"], verified_by(task), columns["agent"], index_of(task, TASK_INDEX)]
 
 
 def _columns_of(task: Mapping[str, Any], media: MediaFolder) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +12,13 @@ import pyarrow as pa
 from rolloutops.config.settings import Dataset
 from rolloutops.formats.columns import ENVIRONMENT_COLUMNS
 from rolloutops.formats.prompt_template import PromptTemplate
+from rolloutops.ingest.batches import is_long
 from rolloutops.ingest.inputs import RawRow, parse_row
 from rolloutops.ingest.media import media_folder
 from rolloutops.ingest.processes import Processes
 from rolloutops.ingest.row_shapes import RowShapes
 from rolloutops.ingest.task_columns import StructColumns, TaskColumns, columns_of, read_prompt
 from rolloutops.store import schema
-
-BATCH_ROWS, BATCH_BYTES = 1000, 8_000_000
-"""Rows, and bytes, of a batch. A longer row is one by itself."""
 
 READ = pa.schema([field for field in schema.TASKS if field.name not in ("version", "removed", "part")])
 """What of a task its row decides."""
@@ -45,22 +43,6 @@ class ReadTasks(NamedTuple):
     shapes: RowShapes
 
 
-def batches(files: Iterable[tuple[Path, Iterable[RawRow]]]) -> Iterator[Batch]:
-    """The rows of files in batches, which depend on nothing but the files. Each list is the receiver's, to empty."""
-    batch: Batch = []
-    size = 0
-    for path, rows in files:
-        for row in rows:
-            if batch and (len(batch) >= BATCH_ROWS or size + len(row[1]) > BATCH_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append((path, row))
-            size += len(row[1])
-            del row  # which may be long, while the batch is worked on
-    if batch:
-        yield batch
-
-
 class TaskSource(NamedTuple):
     """A dataset whose rows are read. places: where relative names of its media start."""
 
@@ -73,11 +55,6 @@ class TaskSource(NamedTuple):
 def read_in_processes(source: TaskSource, processes: int | None) -> Processes[Batch, ReadTasks]:
     """Processes that make tasks of batches."""
     return Processes(f"{__name__}:reader", source, processes, is_long)
-
-
-def is_long(batch: Batch) -> bool:
-    """Whether a batch is one long row."""
-    return len(batch) == 1 and len(batch[0][1][1]) > BATCH_BYTES
 
 
 def reader(source: TaskSource) -> Callable[[Batch], ReadTasks]:
