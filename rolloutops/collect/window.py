@@ -258,17 +258,17 @@ class Window:
             if locked or await asyncio.to_thread(pending.have_moved):
                 return
 
-    def _end_part(self, part: Part, taken: int) -> None:
-        """Count what other processes have made of a part since it was counted."""
-        self._recorder.meter.pending -= part.pending - taken
-        self._recorder.meter.done_before += part.pending - taken
+    def _end_part(self, part: Part, own: int) -> None:
+        """Count what other processes have made of a part since it was counted. own: rollouts of it that we took."""
+        self._recorder.meter.pending -= part.pending - own
+        self._recorder.meter.done_before += part.pending - own
 
-    async def _enqueue(self, part: Part, taken: Taken) -> None:
-        """Queue what was taken of a part, as room allows."""
-        if not taken.rollouts:
+    async def _enqueue(self, part: Part, share: Taken) -> None:
+        """Queue a share of a part, as room allows."""
+        if not share.rollouts:
             return
-        self._recorder.open_part(part, taken.rollouts, taken.release)
-        while rollouts := await asyncio.to_thread(next, taken.batches, None):
+        self._recorder.open_part(part, share.rollouts, share.release)
+        while rollouts := await asyncio.to_thread(next, share.batches, None):
             ahead = max(1, min(AHEAD, AHEAD_CHARACTERS // max(1, *(rollout.characters for rollout in rollouts))))
             for start in range(0, len(rollouts), ahead):
                 await self._until_queued(ahead)

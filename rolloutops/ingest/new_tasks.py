@@ -148,8 +148,15 @@ def _new_lines(workspace: Workspace, name: str, paths: Sequence[Path], present: 
         con,
         f"""
         CREATE TABLE lines (file INTEGER, line BIGINT, hash UBIGINT);
+        -- From the log, not the view: through a join DuckDB gathers rows, whatever their length.
+        CREATE TABLE hashed AS
+            SELECT task_id, row_hash, version, hash(row::VARCHAR) AS hash FROM task_log
+            WHERE dataset = {sql.literal(name)};
         CREATE TABLE known AS
-            SELECT task_id, row_hash, hash(row::VARCHAR) AS hash FROM tasks WHERE dataset = {sql.literal(name)};
+            SELECT h.task_id, h.row_hash, h.hash FROM hashed AS h
+            SEMI JOIN (FROM tasks WHERE dataset = {sql.literal(name)}) AS t
+                ON t.task_id = h.task_id AND t.row_hash = h.row_hash AND t.version IS NOT DISTINCT FROM h.version;
+        DROP TABLE hashed;
         """,
     )
     states = {path: file_state(path) for path in paths}

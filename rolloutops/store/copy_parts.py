@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from rolloutops.errors import WorkspaceError
 from rolloutops.store import schema
 from rolloutops.store.failpoints import failpoint
-from rolloutops.store.manifest import part_name
+from rolloutops.store.manifest import PartName, own_covers, part_name
 from rolloutops.store.parts import ID_COLUMNS, TAIL, find_parts
 from rolloutops.store.workspace import Workspace, hidden_name, sync, write_part
 
@@ -50,7 +50,7 @@ def copy_parts(
         name = "" if table in schema.FLAT else own.parent.name
         counted = found.setdefault(name, CopiedRows())
         rows = pq.read_metadata(path).num_rows
-        if part_name(own.stem) in merged.get(name, ()):
+        if _covered(path) <= merged.get(name, frozenset()):
             counted.present += rows
         elif not own.exists():
             _copy(path, own, link)
@@ -66,6 +66,11 @@ def copy_parts(
                 counted.added += len(missing)
                 counted.files += 1
     return found
+
+
+def _covered(path: Path) -> frozenset[PartName | None]:
+    """The parts whose rows a file holds: itself, or those that were merged into it."""
+    return own_covers(path) or frozenset([part_name(path.stem)])
 
 
 def _copy(path: Path, own: Path, link: bool) -> None:
