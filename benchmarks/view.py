@@ -187,6 +187,15 @@ def main(folder: Path, rollouts: int) -> None:
     words = [sys.executable, "-m", "rolloutops", "view", "recipe.toml", "--port=0", "--no-open"]
     began = time.perf_counter()
     server = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        report(server, began, root, rollouts, size)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+
+
+def report(server: subprocess.Popen[str], began: float, root: Path, rollouts: int, size: int) -> None:
+    """Ask a server that has just been started, and print what its answers cost."""
     assert server.stdout is not None
     link = server.stdout.readline().strip()
     print(f"{rollouts:,} rollouts, {size / 1e6:,.0f} MB of Parquet")
@@ -244,8 +253,6 @@ def main(folder: Path, rollouts: int) -> None:
         spent, took = measure(server.pid, ask)
         print(f"| {name} | {spent:,.0f} | {raw(con, query):,.0f} | {took:,.0f} |")
     print(f"\nin the end {memory(server.pid, 'VmRSS')} MB, {memory(server.pid, 'VmHWM')} MB at most")
-    server.send_signal(signal.SIGINT)
-    server.wait()
 
 
 if __name__ == "__main__":

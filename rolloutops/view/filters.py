@@ -70,9 +70,12 @@ def _number(query: Query, name: str) -> float | None:
 
 
 def matching(moment: Moment, chosen: Filter, without: str = "") -> str:
-    """Write the relation of the index's rows that a filter matches. without: a facet, or `reward`, to leave out."""
-    parts = list(_parts(moment, chosen, without))
-    return f"(SELECT * FROM small WHERE {' AND '.join(parts)})" if parts else "small"
+    """Write the relation of the index's rows that a filter matches, and `place`, the number of each in the index.
+
+    without: a facet, or `reward`, to leave out.
+    """
+    where = " AND ".join(_parts(moment, chosen, without))
+    return f"(SELECT *, rowid AS place FROM small WHERE {where or 'true'})"
 
 
 def _parts(moment: Moment, chosen: Filter, without: str) -> Iterator[str]:
