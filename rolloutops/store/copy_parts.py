@@ -70,7 +70,7 @@ def copy_parts(
 
 def _covered(path: Path) -> frozenset[PartName | None]:
     """The parts whose rows a file holds: itself, or those that were merged into it."""
-    return own_covers(path) or frozenset([part_name(path.stem)])
+    return frozenset(own_covers(path) or [part_name(path.stem)])
 
 
 def _copy(path: Path, own: Path, link: bool) -> None:
