@@ -39,7 +39,8 @@ class Claims:
         self._workspace, self._run_id = workspace, run_id
         self._folder = workspace.root / "locks" / "claims"
         self._own: set[str] = set()
-        self._names: set[str] = set()
+        self._awaited: set[str] = set()
+        """Claims of others that were met since `have_changed` last said so."""
 
     def of_others(self, dataset: str, part: int) -> set[Key]:
         """The rollouts of a part that other processes work on. To be called under the part's lock.
@@ -56,6 +57,7 @@ class Claims:
             elif name not in self._own:
                 keys, run_id = self._read(name)
                 found |= keys
+                self._awaited.add(name)
                 if run_id is not None:
                     dead.append((name, run_id))
         seal_orphans(self._workspace)
@@ -90,11 +92,16 @@ class Claims:
         return partial(self._release, name, fd)
 
     def have_changed(self) -> bool:
-        """Whether another process has made or given back a claim since the last call, or is no more."""
-        names = set(self._others())
-        before, self._names = self._names, names
-        one_of_each = {name.rsplit(".", 2)[1].rpartition("-")[0]: name for name in names}
-        return names != before or any(self._read(name)[1] is not None for name in one_of_each.values())
+        """Whether another process has given back a claim that `of_others` met, or is no more."""
+        one_of_each = {name.rsplit(".", 2)[1].rpartition("-")[0]: name for name in self._awaited}
+        changed = (
+            not self._awaited
+            or not self._awaited <= set(self._others())
+            or any(self._read(name)[1] is not None for name in one_of_each.values())
+        )
+        if changed:
+            self._awaited.clear()
+        return changed
 
     def _others(self) -> Iterator[str]:
         return (name for name in self._listed() if name[0] != "." and name not in self._own)
