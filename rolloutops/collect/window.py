@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import signal
-import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
+from rolloutops.collect.event_loop import on_interrupt
 from rolloutops.collect.pending import Part, PendingRollouts, Taken
 from rolloutops.collect.recording import Recorder, Unverified
 from rolloutops.collect.verify import Verifier
@@ -98,7 +97,7 @@ class Window:
             asyncio.create_task(self._seal_now_and_then()),
             asyncio.create_task(self._stop_in_time()),
         ]
-        with self._interruptible(stopping):
+        with on_interrupt(partial(self._interrupt, stopping)):
             try:
                 async with self._group:
                     self._feeder = self._spawn(self._feed(pending, plan, parts))
@@ -135,32 +134,15 @@ class Window:
             ),
         ]
 
-    @contextmanager
-    def _interruptible(self, stopping: asyncio.Event) -> Iterator[None]:
+    def _interrupt(self, stopping: asyncio.Event) -> None:
         """End soon at the first Ctrl-C or SIGTERM, at once at the second one."""
-
-        def interrupt() -> None:
-            if stopping.is_set():
-                self._cancel_all()
-                return
-            stopping.set()
-            tell(
-                "",
-                f"stopping: up to {self._grace_seconds:g} s for running rollouts to finish; Ctrl-C again stops at once",
-            )
-            self._end_soon()
-
-        # Python lets only the main thread handle signals; in a notebook a collection runs in another one.
-        main = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM) if main else ()
-        loop = asyncio.get_running_loop()
-        for number in signals:
-            loop.add_signal_handler(number, interrupt)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+        if stopping.is_set():
+            self._cancel_all()
+            return
+        stopping.set()
+        grace = f"up to {self._grace_seconds:g} s for running rollouts to finish"
+        tell("", f"stopping: {grace}; Ctrl-C again stops at once")
+        self._end_soon()
 
     # What ends a window.
 

@@ -6,18 +6,23 @@ names are joined then.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from glob import escape, glob
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import StepError
 from rolloutops.steps.step import Step
 from rolloutops.store import sql
-from rolloutops.store.parsed import statement
+from rolloutops.store.parsed import files_of_view, statement
 
 ALL = "rollouts"
 """The name of the selection that holds every rollout."""
+
+LARGEST = 8
+"""Part files of a table that are looked at for long rows: those that are largest."""
 
 KEYS = ("dataset", "task_id", "policy", "rollout_index")
 
@@ -196,11 +201,25 @@ def long_rows(con: sql.Connection) -> str:
     way is in memory whole.
     """
     sizes = {
-        table: sql.bytes_of_row(con, view, column)
+        table: _bytes_of_row(con, view, column)
         for table, view, column in (("tasks", "task_log", "prompt"), ("attempts", "attempts", "completion"))
     }
     longest = max(sizes, key=lambda table: sizes[table])
     return longest if sizes[longest] >= LONG_ROW else ""
+
+
+def _bytes_of_row(con: sql.Connection, view: str, column: str) -> int:
+    """How long a column's values are in the row group of a table where they are longest, on average."""
+    sql.columns(con, f"FROM {view}")  # a view is made when it is first named
+    made = sql.rows(con, f"SELECT sql FROM duckdb_views() WHERE view_name = {sql.literal(view)} AND NOT internal")
+    patterns = files_of_view(made[0][0]) if made and "read_parquet" in made[0][0] else []
+    files = sorted({file for pattern in patterns for file in glob(pattern)}, key=os.path.getsize)[-LARGEST:]
+    if not files:
+        return 0
+    named = sql.literal([escape(file) for file in files])
+    size = f"SELECT max(total_uncompressed_size // row_group_num_rows) FROM parquet_metadata({named})"
+    found = sql.rows(con, f"{size} WHERE path_in_schema = {sql.literal(column)} AND row_group_num_rows > 0")
+    return found[0][0] or 0
 
 
 def payload_of(step: Step, kind: str) -> list[str]:

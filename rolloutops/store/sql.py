@@ -210,24 +210,6 @@ def streaming(con: Connection, as_written: bool = False) -> Iterator[None]:
         run(con, "RESET preserve_insertion_order; RESET disabled_optimizers")
 
 
-LARGEST = 8
-"""Part files of a table that are looked at for long rows: those that are largest."""
-
-
-def bytes_of_row(con: Connection, view: str, column: str) -> int:
-    """How long a column's values are in the row group of a table where they are longest, on average."""
-    with _name_damage(con):
-        make_named(con, view)
-    made = rows(con, f"SELECT sql FROM duckdb_views() WHERE view_name = {literal(view)} AND NOT internal")
-    patterns = files_of_view(made[0][0]) if made and "read_parquet" in made[0][0] else []
-    files = sorted({file for pattern in patterns for file in glob(pattern)}, key=os.path.getsize)[-LARGEST:]
-    if not files:
-        return 0
-    named = literal([escape(file) for file in files])
-    size = f"SELECT max(total_uncompressed_size // row_group_num_rows) FROM parquet_metadata({named})"
-    return rows(con, f"{size} WHERE path_in_schema = {literal(column)} AND row_group_num_rows > 0")[0][0] or 0
-
-
 def _first_batch(con: Connection, query: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
     """A result's batches, of which the first is read already."""
     reader = iter(con.sql(query).to_arrow_reader(batch_rows))
