@@ -34,9 +34,10 @@ WHOLE = 16 * 1024 * 1024
 """Bytes of data up to which every line is read to know its fields; beyond, the first lines are."""
 SOME = 2000
 
-SHORT = (
-    r"""CASE WHEN m.bytes > 65536 THEN regexp_replace(t.json[1], '[^"\\,:\[\]{}]{40,}', '', 'g') ELSE t.json[1] END"""
-)
+SHORT = r"""
+CASE WHEN m.bytes > 65536 THEN regexp_replace(t.json[1], '"((?:[^"\\]|\\.){0,63})"|"(?:[^"\\]|\\.)*"', '"\1"', 'g')
+    ELSE t.json[1] END
+"""
 """A line without its long texts, which say nothing of its structure."""
 
 KEYS = """
