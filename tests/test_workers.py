@@ -326,3 +326,32 @@ def test_workers_verify_each_rollout_once(tmp_path: Path) -> None:
     assert runs >= 3, "each of them did a share"
     again = rolloutops("verify", "w.toml", "--workers=3", cwd=folder)
     assert "Nothing to verify: all 300 rollouts have a verdict" in again.stderr
+
+
+WAITING = '''
+import asyncio, os
+from pathlib import Path
+from rolloutops.engines.scripted import ScriptedEngine
+
+class Waiting(ScriptedEngine):
+    """Answers when four processes have been asked something."""
+
+    async def answer(self, call):
+        Path("asked").mkdir(exist_ok=True)
+        Path(f"asked/{os.getpid()}").touch()
+        while len(os.listdir("asked")) < 4:
+            await asyncio.sleep(0.05)
+        return await super().answer(call)
+
+def engine(model="scripted"):
+    return Waiting(model)
+'''
+
+
+def test_every_worker_has_some_of_a_small_dataset(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "tasks.jsonl", sums(10))
+    (tmp_path / "waiting.py").write_text(WAITING)
+    words = ("collect", "--input=tasks.jsonl", "--data=w", "--engine=waiting.py:engine", "--num_repeats=2")
+    done = rolloutops(*words, "--workers=4", cwd=tmp_path)
+    assert "20 rollouts collected" in done.stderr
+    assert len(query(tmp_path / "w", "SELECT DISTINCT run_id FROM attempts")) == 4

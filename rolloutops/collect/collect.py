@@ -233,7 +233,8 @@ async def _collect(
         meter.start_clock()
         budget = _budget(workspace, first)
         with closing(budget) if budget else nullcontext():
-            pace = _pace(first, engine, budget, tuning)
+            settings = first if meter.worker is None else _shared(first, engine, parts, meter.worker.of)
+            pace = _pace(settings, engine, budget, tuning)
             breaker = CircuitBreaker(first.max_failure_rate)
             recorder = Recorder(run, journal, meter, spend_limit)
             window = Window(engine, verifiers, recorder, pace, breaker, first.grace_seconds, stop_time)
@@ -320,10 +321,21 @@ def _pace(
     return pace
 
 
+def _shared(settings: Collect, engine: Engine, parts: Sequence[Part], workers: int) -> Collect:
+    """The same with no more in flight than one worker's share of what is pending, so that each has some."""
+    count, most = _in_flight(settings, engine), -(-sum(part.pending for part in parts) // workers)
+    return settings if isinstance(count, str) or count <= most else replace(settings, num_samples_in_parallel=most)
+
+
+def _in_flight(settings: Collect, engine: Engine) -> int | str:
+    """How many rollouts to have in flight: as asked, else what suits the engine."""
+    members = getattr(engine, "members", ())
+    return settings.num_samples_in_parallel or (64 * len(members) if members else int(getattr(engine, "parallel", 64)))
+
+
 def _fitting(settings: Collect, engine: Engine) -> Collect:
     """The same with no more in flight than there may be connections, which is said."""
-    members = getattr(engine, "members", ())
-    count = settings.num_samples_in_parallel or (64 * len(members) if members else int(getattr(engine, "parallel", 64)))
+    count = _in_flight(settings, engine)
     if isinstance(count, str) or not getattr(engine, "connects", False) or getattr(engine, "max_connections", 0) > 0:
         return settings
     most, limit = most_connections()
