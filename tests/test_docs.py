@@ -67,6 +67,7 @@ PAGES = {
     "docs/howto/sampling.md": 5,
     "docs/howto/scale_out.md": 12,
     "docs/howto/skypilot.md": 0,
+    "docs/howto/slurm.md": 0,
     "docs/howto/sql.md": 10,
     "docs/howto/start_a_project.md": 12,
     "docs/howto/task_files.md": 4,

@@ -248,7 +248,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 def test_bash_completes_commands_flags_and_files(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").touch()
-    assert completed("rolloutops", "me", folder=tmp_path) == ["metrics"]
+    assert completed("rolloutops", "met", folder=tmp_path) == ["metrics"]
     assert set(completed("rolloutops", "", folder=tmp_path)) == {c.name for c in COMMANDS} | {"--help", "--version"}
     assert completed("rolloutops", "collect", "--num_r", folder=tmp_path) == ["--num_repeats="]
     assert completed("rolloutops", "collect", "--no", folder=tmp_path) == ["--no-keep_response"]

@@ -51,7 +51,6 @@ COLLECTING_GROUPS = {
     "Most used": ("engine", "model", "num_repeats", "limit", "num_samples_in_parallel", "data"),
     "Input": (
         "dataset",
-        "shard",
         "input",
         "id",
         "last_turn",
@@ -70,7 +69,10 @@ COLLECTING_GROUPS = {
         *("max_attempts", "retry_seconds", "request_timeout", "deadline", "retry"),
         *("max_given_up", "max_failure_rate", "grace_seconds", "stop_at"),
     ),
-    "Processes and machines": ("workers", "gpus_per_worker", "on", "ray_address"),
+    "Processes and machines": (
+        *("workers", "gpus_per_worker", "on", "ray_address", "shard"),
+        *("memory_limit", "threads", "temp_directory"),
+    ),
     "Rate and spending limits": ("requests_per_minute", "tokens_per_minute", "max_tokens_total", "max_cost", "prices"),
     "Verification": ("verify", "verdict_version", "unsafe_code"),
     "Output": ("output", "keep_response", "replace"),
