@@ -83,7 +83,7 @@ def test_an_ambiguous_key_lists_its_candidates(folder: Path) -> None:
 def test_a_failed_attempt_is_shown_by_its_id(folder: Path) -> None:
     ((attempt, error),) = query(folder / "data/viewed", "SELECT attempt_id, error FROM failures LIMIT 1")
     shown = show(folder, attempt).stdout
-    assert f"── failed ─" in shown
+    assert "── failed ─" in shown
     assert f"\n{error}: " in shown
 
 
@@ -91,12 +91,12 @@ def test_a_condition_shows_one_and_says_how_many_more(folder: Path) -> None:
     found = keys(folder, "reward = 0")
     done = show(folder, "--where=reward = 0")
     assert done.stdout.count("── user ─") == 1
-    assert f"{len(found) - 1} more match: add --limit=" in done.stderr
+    assert f"shown: 1 of {len(found)} rollouts that match; add --limit=" in done.stderr
     everything = show(folder, "--where=reward = 0", "--limit=null")
     assert [line for line in everything.stdout.splitlines() if line.startswith("sums/")] == [
         "/".join(map(str, one[:4])) for one in found
     ]
-    assert "more" not in everything.stderr
+    assert "shown" not in everything.stderr
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_terminal_gets_colors_and_its_width(folder: Path) -> None:
     assert re.search(rf"{ESC}\[1;34m── user ─", colored)
     assert ESC not in plain
     assert re.sub(rf"{ESC}\[[0-9;]*m", "", colored) == plain
-    assert max(map(len, plain.splitlines())) == 60
+    assert max(len(line) for line in plain.splitlines() if not line.startswith("shown: ")) == 60
 
 
 def test_the_pager_gets_all_of_it(folder: Path) -> None:
@@ -183,10 +183,60 @@ def test_the_pager_gets_all_of_it(folder: Path) -> None:
 
 @pytest.mark.parametrize("columns", ["80", "140"])
 def test_a_difference_is_marked(folder: Path, columns: str) -> None:
-    names = [f"agents/{line}" for line in ()]
     rows = json.loads(
         rolloutops("show", "--where=true", "--limit=null", "--json", "--data=data/agents", cwd=folder).stdout
     )
     names = [one["attempt_id"] for one in rows]
     done = rolloutops("show", "--diff", *names, "--data=data/agents", cwd=folder, COLUMNS=columns)
     assert "── first difference: turn 4, text, character 1 ─" in done.stdout
+
+
+def test_rollouts_that_say_the_same_have_no_difference(folder: Path) -> None:
+    write_jsonl(folder / "same.jsonl", [{**agent("dry", "It is dry."), "reward": reward} for reward in (0.0, 1.0)])
+    rolloutops("import", "same.jsonl", "--dataset=same", "--data=data/same", cwd=folder)
+    done = rolloutops("show", "--diff", "imported/0", "imported/1", "--data=data/same", cwd=folder)
+    assert "── no difference: both say the same ─" in done.stdout
+    assert "reward 0" in done.stdout
+    assert "reward 1" in done.stdout
+
+
+def test_only_rollouts_of_one_task_are_compared(folder: Path) -> None:
+    one, other = keys(folder)[0], keys(folder)[-1]
+    assert (
+        "are of different tasks; --diff compares two of one task"
+        in show(folder, "--diff", one[-1], other[-1], code=2).stderr
+    )
+    assert "both keys name the same rollout, sums/" in show(folder, "--diff", one[-1], one[-1], code=2).stderr
+
+
+def sql(folder: Path, text: str, *words: str) -> str:
+    """What `sql` prints."""
+    return rolloutops("sql", text, "--data=data/agents", *words, cwd=folder).stdout
+
+
+def test_sql_shows_cells_whole_line_by_line(folder: Path) -> None:
+    long = "x" * 3000
+    first = f"SELECT 1 AS n, 'a\n  b' AS text, '{long}' AS long, NULL AS nothing"
+    query = f"{first} UNION ALL SELECT 2, '', chr(27), 'z' ORDER BY 1"
+    assert sql(folder, query, "--lines") == (
+        f"n: 1\ntext: a\n    b\nlong: {long}\nnothing: –\n\nn: 2\ntext: \nlong: \\x1b\nnothing: z\n"
+    )
+    assert sql(folder, "SELECT 1 AS n WHERE false", "--lines") == "no rows\n"
+
+
+def test_json_of_sql_holds_json_columns_as_json(folder: Path) -> None:
+    query = (
+        """SELECT prompt, '{"a": [1, null]}'::JSON AS one, ['[2]'::JSON] AS list, """
+        """{'k': '3'::JSON, 's': '4'} AS struct, """
+        """MAP {'m': '"five"'::JSON} AS map, NULL::JSON AS nothing, '{"not": "json"}' AS text FROM rollouts LIMIT 1"""
+    )
+    (row,) = json.loads(sql(folder, query, "--json"))
+    assert row.pop("prompt")[1] == {"role": "user", "content": "Rome?\n\tTell me."}
+    assert row == {
+        "one": {"a": [1, None]},
+        "list": [[2]],
+        "struct": {"k": 3, "s": "4"},
+        "map": {"m": "five"},
+        "nothing": None,
+        "text": '{"not": "json"}',
+    }

@@ -141,7 +141,7 @@ def end(one: Conversation, columns: int) -> Iterator[Line]:
         yield from rule("expected answer", columns, "heading")
         yield from wrapped(str(facts["answer"]), columns)
     for verdict in one.verdicts:
-        earlier = "" if verdict["present"] else ", of an earlier version"
+        earlier = "" if verdict["present"] else ", which does not count now"
         verifier = f"{verdict['verifier']} {verdict['verifier_version'] or ''}".strip()
         yield from rule(f"verdict: {verifier}{earlier}", columns, "heading" if verdict["present"] else "quiet")
         yield from _verdict(verdict, columns)

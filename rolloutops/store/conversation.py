@@ -17,7 +17,7 @@ from rolloutops.store.workspace import Workspace
 Read = Callable[[str], list[dict[str, Any]]]
 """Runs a query and returns its rows, column -> value."""
 
-RELATIONS = "attempts task_log named_verdicts"
+RELATIONS = "attempts task_log named_verdicts dataset_verifiers"
 """What a conversation is read from."""
 
 ATTEMPT = """
@@ -41,7 +41,7 @@ LIMIT 1
 
 VERDICTS = """
 SELECT verifier, verifier_version, reward, to_json(metrics)::VARCHAR AS metrics, details::VARCHAR AS details, error,
-    error_message, seconds, present
+    error_message, seconds, present OR dataset NOT IN (SELECT dataset FROM dataset_verifiers) AS present
 FROM named_verdicts
 WHERE attempt_id = {attempt_id} AND dataset = {dataset}
 ORDER BY present DESC, verdict_id DESC

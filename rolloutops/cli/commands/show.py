@@ -13,7 +13,7 @@ from rolloutops.cli.shared_flags import DATA, JSON, QUERIES
 from rolloutops.cli.turns import conversation
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.errors import UsageError
-from rolloutops.layout import columns_of, count, verb
+from rolloutops.layout import columns_of, count
 
 if TYPE_CHECKING:
     from rolloutops.store.conversation import Conversation
@@ -60,8 +60,10 @@ def body(parsed: Parsed) -> None:
             lines += [*([Line("")] if place else []), *conversation(one, wide)]
     show_painted(lines, flags.get("pager", False))
     if total > len(found):
-        left = total - len(found)
-        say(f"{left:,} more {verb(left, 'match')}: add --limit={min(total, 10 * len(found))}, or --limit=null for all")
+        say(
+            f"shown: {len(found):,} of {total:,} rollouts that match; add --limit={min(total, 10 * len(found))}, or "
+            "--limit=null for all"
+        )
 
 
 COMMAND = Command(
