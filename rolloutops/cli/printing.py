@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rolloutops.config.redact import for_screen, tell
 from rolloutops.visible import ascii_json, visible, visible_json
+
+STYLES = {"heading": "1;36", "user": "1;34", "assistant": "1;32", "tool": "33", "quiet": "2", "mark": "1;31"}
+"""Name of a style -> its parameters of the escape sequence SGR."""
+
+
+class Line(NamedTuple):
+    """A line for the terminal. text: with nothing in it that a terminal would obey, and no key. style: of STYLES.
+    beside: what stands to the right of it, in its own style."""
+
+    text: str
+    style: str = ""
+    beside: Line | None = None
 
 
 def say(*lines: str) -> int:
@@ -21,6 +37,33 @@ def say(*lines: str) -> int:
 def show(*lines: str) -> None:
     """Print tables and sentences, the result of a command."""
     print(*map(for_screen, lines), sep="\n")
+
+
+def show_painted(lines: Sequence[Line], pager: bool = False) -> None:
+    """Print styled lines: in color on a terminal that has colors, unless $NO_COLOR is set; there through a pager where
+    one is asked for."""
+    screen = sys.stdout.isatty()
+    colors = screen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    text = "".join(f"{_painted(line, colors).rstrip()}\n" for line in lines)
+    if not (pager and screen and _paged(text)):
+        sys.stdout.write(text)
+
+
+def _painted(line: Line, colors: bool) -> str:
+    text = f"\x1b[{STYLES[line.style]}m{line.text}\x1b[0m" if colors and line.style and line.text else line.text
+    return text + (_painted(line.beside, colors) if line.beside else "")
+
+
+def _paged(text: str) -> bool:
+    """Show a text in $PAGER, or less; return whether there is one."""
+    words = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    if shutil.which(words[0]) is None:
+        return False
+    sys.stdout.flush()
+    subprocess.run(
+        words, input=text.encode("utf-8", "backslashreplace"), env={"LESS": "FRX", **os.environ}, check=False
+    )
+    return True
 
 
 def show_json(text: str) -> None:

@@ -24,6 +24,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], longest: int = 
     return "\n".join(layout.table([cell(name) for name in columns], cells, right, layout.columns_of()))
 
 
+def as_lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Each row as a block of lines `column: value`, values whole; lines of a text after its first are indented."""
+    blocks = ["\n".join(map(_line, columns, row)) for row in rows]
+    return "\n\n".join(blocks) if blocks else "no rows"
+
+
+def _line(name: str, value: Any) -> str:
+    short = value is None or isinstance(value, bool)
+    text = cell(value) if short else visible(str(value)).replace("\n", "\n  ")
+    return f"{cell(name)}: {text}"
+
+
 def cell(value: Any, longest: int = LONGEST) -> str:
     """One value on one line, cut where it is longer than this."""
     if value is None:

@@ -6,6 +6,7 @@ import re
 
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean
+from rolloutops.store import parsed
 
 BASE = {
     "task_log": "all tasks that the input ever held, with each edit and removal",
@@ -40,6 +41,12 @@ def tables() -> tuple[list[str], list[tuple[str, str]]]:
 def is_show_tables(query: str) -> bool:
     """Whether a query is SHOW TABLES."""
     return query.upper().rstrip("; \n").split() == ["SHOW", "TABLES"]
+
+
+def is_condition(text: str) -> bool:
+    """Whether a text is one condition on rows. Raises sql.Error, with the place, for what is not SQL at all."""
+    node = parsed.tree(f"SELECT 1 FROM rollouts WHERE (\n{text}\n)")
+    return node.get("type") == "SELECT_NODE" and bool(node.get("where_clause")) and not node.get("modifiers")
 
 
 def query_error(error: Exception) -> UsageError:

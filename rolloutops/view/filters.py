@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from rolloutops.errors import UsageError
-from rolloutops.store import parsed, sql
+from rolloutops.store import sql
+from rolloutops.store.user_query import is_condition
 from rolloutops.view.index import COLUMNS, SEPARATOR, Moment, make_views, read, reading
 
 Query = Mapping[str, Sequence[str]]
@@ -119,10 +120,10 @@ def _condition(moment: Moment, text: str) -> str:
 def require_condition(text: str) -> None:
     """Raise UsageError where a text is not one condition."""
     try:
-        node = parsed.tree(f"SELECT 1 FROM small WHERE (\n{text}\n)")
+        one = is_condition(text)
     except sql.Error as error:
         raise UsageError(str(error).splitlines()[0]) from error
-    if node.get("type") != "SELECT_NODE" or not node.get("where_clause") or node.get("modifiers"):
+    if not one:
         raise UsageError("a filter is one condition, as in: reward > 0.5 AND policy = 'careful'")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rolloutops.errors import UsageError
 from rolloutops.store import sql
-from rolloutops.view.conversation import text_of
+from rolloutops.store.conversation import text_of
 from rolloutops.view.filters import Filter, matching
 from rolloutops.view.index import Moment, make_views, read
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from threading import Lock
 
 from rolloutops.config.plan import Plan
+from rolloutops.store.conversation import Conversation
 from rolloutops.store.workspace import Workspace
 from rolloutops.view import conversation
-from rolloutops.view.conversation import Conversation
 from rolloutops.view.filters import Query, first
 from rolloutops.view.index import signature, take_moment
 

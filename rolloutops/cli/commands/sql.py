@@ -8,7 +8,7 @@ from typing import Any
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.printing import as_json, say, show, show_csv, show_exactly, show_json
 from rolloutops.cli.shared_flags import DATA, JSON, QUERIES, RECIPE
-from rolloutops.cli.tables import LONGEST, table
+from rolloutops.cli.tables import LONGEST, as_lines, table
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.paths import as_file, as_path
 from rolloutops.config.plan import Plan
@@ -38,13 +38,18 @@ def body(parsed: Parsed) -> None:
         raise UsageError("sql needs a query, as in: sql 'SELECT avg(reward) FROM rollouts', or --print")
     output = as_file(flags["output"]) if "output" in flags else None
     query = parsed.positionals["query"]
-    columns, rows = tables() if (shows := is_show_tables(query)) and not output else _query(plan, query, output)
+    as_values = bool(flags.get("json"))
+    columns, rows = (
+        tables() if (shows := is_show_tables(query)) and not output else _query(plan, query, output, as_values)
+    )
     if output:
         say(f"written to {output}")
-    elif flags.get("json"):
+    elif as_values:
         show_json(as_json(columns, rows))
     elif flags.get("csv"):
         show_csv(columns, rows)
+    elif flags.get("lines"):
+        show(as_lines(columns, rows))
     else:
         show(table(columns, rows, LONGEST if shows else GLANCE))
 
@@ -58,6 +63,7 @@ COMMAND = Command(
         RECIPE,
         JSON,
         Flag("csv", bool, "print CSV"),
+        Flag("lines", bool, "print whole values, one per line: COLUMN: VALUE"),
         Flag("output", str, "write a .parquet, .csv, .jsonl or .json file"),
         Flag("print", bool, "print the script that creates the views in any DuckDB shell"),
         *QUERIES,
@@ -67,10 +73,14 @@ COMMAND = Command(
 )
 
 
-def _query(plan: Plan, query: str, output: Path | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Run a query over the views: its columns and rows, or none where it was written to a file."""
+def _query(
+    plan: Plan, query: str, output: Path | None = None, json: bool = False
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a query over the views: its columns and rows, or none where it was written to a file. json: with JSON as the
+    values that it means."""
     from rolloutops.store import sql
     from rolloutops.store.definitions import make_all
+    from rolloutops.store.json_values import json_values
     from rolloutops.store.output import replacing_file
     from rolloutops.store.user_query import query_error
     from rolloutops.store.workspace import connect, open_workspace
@@ -94,7 +104,8 @@ def _query(plan: Plan, query: str, output: Path | None = None) -> tuple[list[str
         zoned = [f'"{name}"::TIMESTAMP AS "{name}"' for name, kind in kinds.items() if kind.endswith("TIME ZONE")]
         if zoned:  # which DuckDB hands to Python only where pytz is installed; the session's zone is UTC
             text = f"SELECT * REPLACE ({', '.join(zoned)}) FROM ({text})"
-        return list(kinds), sql.rows(con, text)
+        rows = sql.rows(con, text)
+        return list(kinds), json_values(con, text, rows) if json else rows
     except sql.Error as error:
         raise query_error(error) from error
 
