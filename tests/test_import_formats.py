@@ -135,6 +135,48 @@ def test_a_row_of_each_format_comes_in_whole(tmp_path: Path, name: str) -> None:
         assert json.loads(found[0][0])[0] == {"role": "system", "content": "Be kind"}
 
 
+LANGCHAIN = [
+    {"type": "system", "content": "Be kind", "additional_kwargs": {}, "response_metadata": {}},
+    {"type": "human", "content": "Where?", "additional_kwargs": {}, "response_metadata": {}, "example": False},
+    {
+        "type": "ai",
+        "content": "",
+        "tool_calls": [{"name": "look", "args": {"at": 1}, "id": "c1", "type": "tool_call"}],
+        "invalid_tool_calls": [{"name": "look", "args": "{at", "id": "c2", "error": None, "type": "invalid_tool_call"}],
+        "usage_metadata": {"input_tokens": 3},
+    },
+    {"type": "tool", "content": "1", "tool_call_id": "c1", "status": "success"},
+    {"type": "ai", "content": [{"type": "text", "text": "Here."}], "additional_kwargs": {"reasoning_content": "Hm."}},
+]
+
+
+def test_messages_of_langchain_in_tasks_and_rollouts(tmp_path: Path) -> None:
+    """Flat, in the objects of its two serializations, under each column, and as an answer beside a prompt."""
+    names = {"human": "HumanMessage", "ai": "AIMessage", "system": "SystemMessage", "tool": "ToolMessage"}
+    forms = [
+        LANGCHAIN,
+        [{"type": each["type"], "data": each} for each in LANGCHAIN],
+        [{"lc": 1, "type": "constructor", "id": ["x", names[str(each["type"])]], "kwargs": each} for each in LANGCHAIN],
+    ]
+    rows = [{column: form, "n": n} for n, form in enumerate(forms) for column in ("messages", "conversations", "turns")]
+    rows += [{"prompt": LANGCHAIN[:2], "completion": LANGCHAIN[2:], "n": 3}]
+    said = rolloutops(
+        "import", str(write_jsonl(tmp_path / "r.jsonl", rows)), "--data=w", "--policy=p", cwd=tmp_path
+    ).stderr
+    assert "messages[].usage_metadata (3)" in said
+    found = "SELECT DISTINCT text, tool_names, completion->>'$[0].tool_calls[1].function.arguments', "
+    found += "completion->>'$[1].role', completion->>'$[2].reasoning_content' FROM rollouts"
+    assert query(tmp_path / "w", found) == [("Here.", ["look", "look"], "{at", "tool", "Hm.")]
+    counts = "SELECT count(*), count(DISTINCT task_id) FROM rollouts"
+    assert query(tmp_path / "w", counts) == [(10, 1)]
+    tasks = [{column: form[:2]} for form in forms for column in ("messages", "prompt", "input", "turns")]
+    write_jsonl(tmp_path / "t.jsonl", [*tasks, {"turns": json.dumps(LANGCHAIN[:2])}])
+    rolloutops("chunk", "--input=t.jsonl", "--data=v", "--dataset=d", cwd=tmp_path)
+    asked = [json.loads(each) for (each,) in query(tmp_path / "v", "SELECT DISTINCT prompt::VARCHAR FROM tasks")]
+    assert asked == [[{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Where?"}]]
+    assert query(tmp_path / "v", "SELECT count(*) FROM tasks") == [(13,)]
+
+
 def test_verifiers_results_keep_reward_metrics_tools_and_tokens(tmp_path: Path) -> None:
     rows = [
         KNOWN["verifiers"][0],
