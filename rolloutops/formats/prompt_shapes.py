@@ -8,6 +8,7 @@
 | Gemini contents | `contents`, `systemInstruction` | google-genai 1 |
 | Responses input | `input` as a list, `instructions` | openai-python 2 |
 | Alpaca | `instruction` with `input` or `context`, `history` | stanford_alpaca, LLaMA-Factory, Dolly |
+| preference | `chosen` and `rejected` that begin with the prompt | TRL, UltraFeedback (preferences.py) |
 | text | `prompt`, `question`, `problem`, `query`, `input` | datasets of questions, OpenAI evals, Inspect |
 
 `system`, `system_prompt` and `system_message` beside any of them are its system message.
@@ -24,6 +25,7 @@ from rolloutops.formats.columns import SYSTEM_COLUMNS
 from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
 from rolloutops.formats.gemini import from_contents
 from rolloutops.formats.langchain import with_role
+from rolloutops.formats.preferences import shared_prompt, with_shared, without_copy
 from rolloutops.formats.python_text import PRINTED_MESSAGES, parse_list
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
@@ -78,9 +80,12 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
 
     Raises ValueError for one that cannot be read, and NoPrompt for one that is empty.
     """
+    row = without_copy(row)
     column = next((name for name in PROMPT_COLUMNS if _may_hold(row.get(name), name)), None)
     if column is None:
         empty = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
+        if shared := shared_prompt(row):
+            return _with_system(row, Turns("what chosen and rejected begin with", shared, ()))
         if empty is None:
             return None
         raise NoPrompt(f"{empty} is empty")
@@ -95,6 +100,7 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
         found = _chat(column, value)
     if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in found.messages):
         raise NoPrompt(f"{column} holds no text")
+    found = replace(found, messages=with_shared(found.messages, row))
     return found if column == "contents" else _with_system(row, found)
 
 
