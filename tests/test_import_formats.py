@@ -135,6 +135,91 @@ def test_a_row_of_each_format_comes_in_whole(tmp_path: Path, name: str) -> None:
         assert json.loads(found[0][0])[0] == {"role": "system", "content": "Be kind"}
 
 
+LANGCHAIN = [
+    {"type": "system", "content": "Be kind", "additional_kwargs": {}, "response_metadata": {}},
+    {"type": "human", "content": "Where?", "additional_kwargs": {}, "response_metadata": {}, "example": False},
+    {
+        "type": "ai",
+        "content": "",
+        "tool_calls": [{"name": "look", "args": {"at": 1}, "id": "c1", "type": "tool_call"}],
+        "invalid_tool_calls": [{"name": "look", "args": "{at", "id": "c2", "error": None, "type": "invalid_tool_call"}],
+        "usage_metadata": {"input_tokens": 3},
+    },
+    {"type": "tool", "content": "1", "tool_call_id": "c1", "status": "success"},
+    {"type": "ai", "content": [{"type": "text", "text": "Here."}], "additional_kwargs": {"reasoning_content": "Hm."}},
+]
+
+
+def test_messages_of_langchain_in_tasks_and_rollouts(tmp_path: Path) -> None:
+    """Flat, in the objects of its two serializations, under each column, and as an answer beside a prompt."""
+    names = {"human": "HumanMessage", "ai": "AIMessage", "system": "SystemMessage", "tool": "ToolMessage"}
+    forms = [
+        LANGCHAIN,
+        [{"type": each["type"], "data": each} for each in LANGCHAIN],
+        [{"lc": 1, "type": "constructor", "id": ["x", names[str(each["type"])]], "kwargs": each} for each in LANGCHAIN],
+    ]
+    rows = [{column: form, "n": n} for n, form in enumerate(forms) for column in ("messages", "conversations", "turns")]
+    rows += [{"prompt": LANGCHAIN[:2], "completion": LANGCHAIN[2:], "n": 3}]
+    said = rolloutops(
+        "import", str(write_jsonl(tmp_path / "r.jsonl", rows)), "--data=w", "--policy=p", cwd=tmp_path
+    ).stderr
+    assert "messages[].usage_metadata (3)" in said
+    found = "SELECT DISTINCT text, tool_names, completion->>'$[0].tool_calls[1].function.arguments', "
+    found += "completion->>'$[1].role', completion->>'$[2].reasoning_content' FROM rollouts"
+    assert query(tmp_path / "w", found) == [("Here.", ["look", "look"], "{at", "tool", "Hm.")]
+    counts = "SELECT count(*), count(DISTINCT task_id) FROM rollouts"
+    assert query(tmp_path / "w", counts) == [(10, 1)]
+    tasks = [{column: form[:2]} for form in forms for column in ("messages", "prompt", "input", "turns")]
+    write_jsonl(tmp_path / "t.jsonl", [*tasks, {"turns": json.dumps(LANGCHAIN[:2])}])
+    rolloutops("chunk", "--input=t.jsonl", "--data=v", "--dataset=d", cwd=tmp_path)
+    asked = [json.loads(each) for (each,) in query(tmp_path / "v", "SELECT DISTINCT prompt::VARCHAR FROM tasks")]
+    assert asked == [[{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Where?"}]]
+    assert query(tmp_path / "v", "SELECT count(*) FROM tasks") == [(13,)]
+
+
+def test_a_preference_row_is_two_rollouts_of_one_task(tmp_path: Path) -> None:
+    """As TRL writes it with and without a prompt, as UltraFeedback, LLaMA-Factory, and as texts of a table."""
+
+    def said(text: str) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": text}]
+
+    good, bad = said("Here."), said("There.")
+    scored = {"score_chosen": 8.5, "score_rejected": 6.0, "prompt_id": "x"}
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Where?", "chosen": "Here.", "rejected": "There."},
+        {"prompt": ASK, "chosen": good, "rejected": bad},
+        {"chosen": [*ASK, *good], "rejected": [*ASK, *bad]},
+        {"chosen": json.dumps([*ASK, *good]), "rejected": repr([*ASK, *bad])},
+        {"prompt": "Where?", "chosen": [*ASK, *good], "rejected": [*ASK, *bad], "messages": [*ASK, *good], **scored},
+        {
+            "conversations": [{"from": "human", "value": "Where?"}],
+            "chosen": {"from": "gpt", "value": "Here."},
+            "rejected": {"from": "gpt", "value": "There."},
+        },
+        {"instruction": "Where?", "input": "", "chosen": "Here.", "rejected": "There."},
+    ]
+    write_jsonl(tmp_path / "r.jsonl", [{**row, "source": n} for n, row in enumerate(rows)])
+    told = rolloutops("import", "r.jsonl", "--data=w", cwd=tmp_path).stderr
+    assert "recognized: preference (7)" in told
+    for name in ("messages (1)", "prompt_id (1)", "source (7)"):
+        assert name in told
+    found = "SELECT text, reward, verifier, policy, count(*), count(DISTINCT task_id), max(metrics['score']) "
+    found += "FROM rollouts GROUP BY ALL ORDER BY ALL"
+    assert query(tmp_path / "w", found) == [
+        ("Here.", 1.0, "preference", "imported", 7, 1, 8.5),
+        ("There.", 0.0, "preference", "imported", 7, 1, 6.0),
+    ]
+    told = rolloutops("chunk", "--input=r.jsonl", "--data=v", "--dataset=d", cwd=tmp_path).stderr
+    assert "chosen (7)" in told
+    assert "rejected (7)" in told
+    assert query(tmp_path / "v", "SELECT DISTINCT prompt::VARCHAR FROM tasks") == [(json.dumps(ASK, separators=",:"),)]
+    models = {"prompt": "Why?", "chosen": "a", "rejected": "b", "chosen-model": "x/big", "rejected-model": "small"}
+    write_jsonl(tmp_path / "m.jsonl", [models, {"prompt": "Why?", "chosen": "a", "rejected": [{"role": "assistant"}]}])
+    told = rolloutops("import", "m.jsonl", "--data=u", cwd=tmp_path, code=2).stderr
+    assert "m.jsonl:2: rejected: the answer is empty" in told
+    assert query(tmp_path / "u", "SELECT policy, text FROM rollouts ORDER BY ALL") == [("big", "a"), ("small", "b")]
+
+
 def test_verifiers_results_keep_reward_metrics_tools_and_tokens(tmp_path: Path) -> None:
     rows = [
         KNOWN["verifiers"][0],

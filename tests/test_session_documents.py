@@ -415,6 +415,45 @@ def test_openhands_sdk_folder_of_events_is_one_rollout(tmp_path: Path) -> None:
     assert query(tmp_path / "other", "SELECT dataset FROM attempts") == [("one",)]
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"), [("submitted", "stop"), ("exit_cost", "exit_cost"), (None, "interrupted")]
+)
+def test_swe_agent_trajectory(tmp_path: Path, status: str | None, reason: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    config = {"agent": {"model": {"name": "m/big"}}, "problem_statement": {"id": "django__django-1"}}
+    shown = {"is_demo": True, "agent": "main"}
+    history: list[dict[str, Any]] = [
+        {"role": "system", "content": "You are an agent.", "agent": "main", "message_type": "system_prompt"},
+        {"role": "user", "content": "A demonstration.", **shown},
+        {"role": "assistant", "content": "Shown.", **shown},
+        {"role": "user", "content": [{"type": "text", "text": "Solve it."}], "agent": "main"},
+        {"role": "assistant", "content": "I look.", "thought": "I look.", "action": "ls", "agent": "main"},
+        {"role": "tool", "content": "a.py", "tool_call_ids": ["c1"], "message_type": "observation", "agent": "main"},
+        {"role": "assistant", "content": "Done.", "thinking_blocks": [{"type": "thinking", "thinking": "Hm."}]},
+    ]
+    history[4] |= {"tool_calls": [call], "tool_call_ids": ["c1"]}
+    run: dict[str, Any] = {
+        "trajectory": [{"action": "ls", "observation": "a.py", "response": "I look.", "state": {}}],
+        "history": history,
+        "info": {"exit_status": status, "submission": "diff", "model_stats": {"tokens_sent": 9, "tokens_received": 4}},
+        "replay_config": json.dumps(config),
+        "environment": "main",
+    }
+    document(tmp_path / "runs" / "a" / "a.traj", run)
+    (tmp_path / "runs" / "half.traj").write_text('{"history": [')
+    data, printed = imported(tmp_path, "runs/**/*.traj", code=2)
+    row = only(data)
+    assert roles(row["prompt"]) == ["system", "user", "assistant", "user"]
+    assert roles(row["completion"]) == ["assistant", "tool", "assistant"]
+    assert row["completion"][1]["tool_call_id"] == "c1"
+    assert row["completion"][2]["reasoning_content"] == "Hm."
+    assert (row["engine"], row["model"], row["finish_reason"]) == ("import:swe_agent", "m/big", reason)
+    assert (row["input_tokens"], row["output_tokens"], row["tool_names"]) == (9, 4, ["bash"])
+    assert query(data, "SELECT row->>'instance_id' FROM tasks") == [("django__django-1",)]
+    assert "half.traj:1: not JSON" in printed
+    assert "trajectory (1)" in printed
+
+
 def test_a_file_without_an_answer_is_rejected_with_its_path(tmp_path: Path) -> None:
     document(tmp_path / "runs" / "good.traj.json", trajectory("Submitted"))
     document(tmp_path / "runs" / "asked.traj.json", {**trajectory(""), "messages": trajectory("")["messages"][:2]})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rolloutops.formats.content import read_content, reasoning_of
+from rolloutops.formats.langchain import with_role
 from rolloutops.formats.strict_json import parse
 from rolloutops.formats.tool_calls import as_text, call_of, first_of, object_in, tool_call
 from rolloutops.types import Message
@@ -55,8 +56,8 @@ def from_chat(messages: Sequence[Any]) -> list[Message]:
 
     Understands null content, lists of content parts of the dialects that content.py names, `reasoning_content`,
     `reasoning`, `thinking` and `reasoning_details`, tool calls with arguments as text or object, with or without ids,
-    the old `function_call` and role `function`, Gemini's `parts`, and ShareGPT's `from` and `value`. Keys without a
-    place in the canonical form are left out.
+    the old `function_call` and role `function`, Gemini's `parts`, LangChain's `type`, ShareGPT's `from` and `value`.
+    Keys without a place in the canonical form are left out.
     Raises ValueError, with the message's number from 0, for what is not a message.
     """
     found = []
@@ -190,7 +191,7 @@ def content_of(content: Any, *, of_tool: bool = False) -> tuple[str | list[dict[
 
 
 def _from_chat(item: Any) -> list[Message]:
-    item = object_in(item)
+    item = with_role(object_in(item))
     if not isinstance(item, dict):
         raise ValueError("is not an object")
     speaker = item.get("role") or item.get("from")

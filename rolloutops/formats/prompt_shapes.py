@@ -2,11 +2,13 @@
 
 | shape | columns | from |
 | --- | --- | --- |
-| chat messages | `messages`, `conversation`, and TEXT_COLUMNS with a list | Chat Completions, TRL, verl |
+| chat messages | `messages`, `conversation`, `turns`, and TEXT_COLUMNS with a list | Chat Completions, TRL, verl |
+| LangChain messages | the same | langchain-core 1 (langchain.py) |
 | ShareGPT turns | `conversations`, `conversation` | FastChat, LLaMA-Factory (data/README at 0798d9d) |
 | Gemini contents | `contents`, `systemInstruction` | google-genai 1 |
 | Responses input | `input` as a list, `instructions` | openai-python 2 |
 | Alpaca | `instruction` with `input` or `context`, `history` | stanford_alpaca, LLaMA-Factory, Dolly |
+| preference | `chosen` and `rejected` that begin with the prompt | TRL, UltraFeedback (preferences.py) |
 | text | `prompt`, `question`, `problem`, `query`, `input` | datasets of questions, OpenAI evals, Inspect |
 
 `system`, `system_prompt` and `system_message` beside any of them are its system message.
@@ -22,6 +24,8 @@ from rolloutops.formats.chat import CONTENT_KEYS, content_key, from_chat, messag
 from rolloutops.formats.columns import SYSTEM_COLUMNS
 from rolloutops.formats.content import BESIDE_CONTENT, read_content, unread_keys
 from rolloutops.formats.gemini import from_contents
+from rolloutops.formats.langchain import with_role
+from rolloutops.formats.preferences import shared_prompt, with_shared, without_copy
 from rolloutops.formats.python_text import PRINTED_MESSAGES, parse_list
 from rolloutops.formats.responses import from_responses, unread_items
 from rolloutops.formats.strict_json import parse
@@ -31,13 +35,13 @@ from rolloutops.types import Message
 CHAT_COLUMNS = ("messages", "conversations")
 """Columns of turns, which come before the others."""
 
-TEXT_COLUMNS = ("prompt", "question", "problem", "conversation", "contents", "query", "instruction", "input")
+TEXT_COLUMNS = ("prompt", "question", "problem", "conversation", "contents", "query", "instruction", "input", "turns")
 """The other columns that may hold a prompt, as text or as turns: the first that is there counts."""
 
 PROMPT_COLUMNS = (*CHAT_COLUMNS, *TEXT_COLUMNS)
 """Where a row without NeMo Gym's input has its prompt: the first of these that holds something."""
 
-ONLY_TURNS = (*CHAT_COLUMNS, "conversation", "contents")
+ONLY_TURNS = (*CHAT_COLUMNS, "conversation", "contents", "turns")
 """Columns in which text is the JSON text of turns."""
 
 GEMINI_SYSTEM = ("systemInstruction", "system_instruction")
@@ -76,9 +80,12 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
 
     Raises ValueError for one that cannot be read, and NoPrompt for one that is empty.
     """
+    row = without_copy(row)
     column = next((name for name in PROMPT_COLUMNS if _may_hold(row.get(name), name)), None)
     if column is None:
         empty = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
+        if shared := shared_prompt(row):
+            return _with_system(row, Turns("what chosen and rejected begin with", shared, ()))
         if empty is None:
             return None
         raise NoPrompt(f"{empty} is empty")
@@ -93,6 +100,7 @@ def find_turns(row: Mapping[str, Any]) -> Turns | None:
         found = _chat(column, value)
     if not any(said["content"] or said.get("tool_calls") or said.get("reasoning_content") for said in found.messages):
         raise NoPrompt(f"{column} holds no text")
+    found = replace(found, messages=with_shared(found.messages, row))
     return found if column == "contents" else _with_system(row, found)
 
 
@@ -133,7 +141,7 @@ def _as_turns(text: str, column: str) -> Any:
         value = parse(text)
     except ValueError:
         return text
-    return value if all(isinstance(item, dict) and (item.get("role") or item.get("from")) for item in value) else text
+    return value if all(isinstance(item, dict) and _speaker(with_role(item)) for item in value) else text
 
 
 def _text(column: str, text: str) -> Turns:
@@ -141,7 +149,8 @@ def _text(column: str, text: str) -> Turns:
 
 
 def _chat(column: str, turns: list[Any]) -> Turns:
-    turns = [object_in(item) for item in turns]
+    given = [object_in(item) for item in turns]
+    turns = [with_role(item) for item in given]
     if column in TEXT_COLUMNS and all(isinstance(part, dict) and not _speaker(part) for part in turns):
         content = read_content(turns, "user").parts  # parts of one message
         if content and all(isinstance(part.get("type"), str) for part in turns):
@@ -154,6 +163,7 @@ def _chat(column: str, turns: list[Any]) -> Turns:
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
     kind = "ShareGPT turns" if any("from" in item and not item.get("role") for item in turns) else "chat messages"
+    kind = "LangChain messages" if any(old is not new for old, new in zip(given, turns, strict=True)) else kind
     return Turns(f"{kind} in {column}", messages, (column,), list(unread_fields(column, turns)))
 
 
@@ -181,7 +191,8 @@ def unread_fields(column: str, turns: Sequence[Mapping[str, Any]]) -> Iterator[s
 
 
 def _responses(row: Mapping[str, Any], items: list[Any]) -> Turns:
-    if any(isinstance(item, dict) and "from" in item and not item.get("role") for item in items):
+    shared = (isinstance(item, dict) and "from" in item and not item.get("role") for item in items)
+    if any(shared) or any(with_role(item) is not item for item in items):
         return _chat("input", items)
     for number, item in enumerate(items):
         if not isinstance(item, dict):

@@ -47,10 +47,11 @@ __all__ = [
     "tools_from",
 ]
 
-READER = 3
+READER = 4
 """The version of what `prompt_of_row` makes of a row: raised when it reads an unchanged row differently, so that
 workspaces compare their tasks once more. 1: until tasks could have a prompt file. 2: without the
-`instructions` beside an input of text, and results of tools under rare keys."""
+`instructions` beside an input of text, and results of tools under rare keys. 3: without LangChain's messages,
+`turns`, and the prompts of preference rows."""
 
 
 @dataclass(frozen=True, slots=True)

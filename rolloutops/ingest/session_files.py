@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rolloutops.config.paths import as_path
-from rolloutops.formats.sessions import claude_code, codex, mini_swe_agent, openhands, openhands_sdk
+from rolloutops.formats.sessions import claude_code, codex, mini_swe_agent, openhands, openhands_sdk, swe_agent
 from rolloutops.formats.sessions.session import Session
 from rolloutops.formats.strict_json import dump, parse
 from rolloutops.ingest.inputs import SUFFIXES, file_state, is_json_lines, open_rows, raw_rows
@@ -35,8 +35,8 @@ EVENT = re.compile(r"event-\d{5,}-.+\.json")
 STATE = "base_state.json"
 """What is beside that folder."""
 
-DOCUMENT, TRAJECTORY = ".json", ".traj.json"
-"""How documents are named; the second are mini-swe-agent's, whatever is in them."""
+DOCUMENTS, TRAJECTORY = (".json", ".traj"), (".traj.json", ".traj")
+"""How documents are named; the second are those of mini-swe-agent and SWE-agent, whatever is in them."""
 
 
 class SessionFile(NamedTuple):
@@ -68,7 +68,7 @@ def take_sessions(patterns: Sequence[str], *bases: Path) -> Sorted:
             others.append(pattern)
             continue
         for file in [file for file in files if file not in found]:
-            if file.suffix.lower() == DOCUMENT:
+            if file.suffix.lower() in DOCUMENTS:
                 skipped += [] if file.name == STATE else [file]
             elif file.name.lower().endswith(SUFFIXES):
                 others.append(str(file))
@@ -95,7 +95,7 @@ def _is_session(path: Path, state: tuple[int, ...]) -> bool:
     """As `is_session`, worked out once for each state of a file: a document is parsed whole for it."""
     if EVENT.fullmatch(path.name) or path.name.lower().endswith(TRAJECTORY):
         return True  # one that cannot be read is rejected with the reason
-    if path.suffix.lower() == DOCUMENT:
+    if path.suffix.lower() in DOCUMENTS:
         try:
             return _session_of(path, _document(path)) is not None
         except (ValueError, OSError):
@@ -108,7 +108,7 @@ def read_session(path: Path) -> SessionFile:
     file cannot be read."""
     if path.is_dir():
         return _read_events(path)
-    if path.suffix.lower() == DOCUMENT:
+    if path.suffix.lower() in DOCUMENTS:
         text = _text(path)
         read = _session_of(path, parse(text))
         if read is None:
@@ -153,6 +153,8 @@ def _session_of(path: Path, document: Any) -> Callable[[], Session] | None:
     """What reads a document; None where it is not a session."""
     if mini_swe_agent.recognizes(document):
         return lambda: mini_swe_agent.read(document)
+    if swe_agent.recognizes(document):
+        return lambda: swe_agent.read(document)
     if codex.recognizes([document]):
         return lambda: codex.read([document])
     if (events := openhands.events_of(document)) is not None:

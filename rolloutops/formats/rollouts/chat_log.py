@@ -1,7 +1,8 @@
-"""Chat logs: `messages` or `conversations`, whose last turns are the rollout.
+"""Chat logs: `messages`, `conversations` or `turns`, whose last turns are the rollout.
 
-OpenAI's fine-tuning files, ShareGPT, LLaMA-Factory's `sharegpt` and typed parts (its data/README.md of 0.9.4), in each
-dialect that `formats/chat.py` reads. A system prompt and tools may stand beside the turns.
+OpenAI's fine-tuning files, LangChain's messages, ShareGPT, LLaMA-Factory's `sharegpt` and typed parts (its
+data/README.md of 0.9.4), in each dialect that `formats/chat.py` reads. A system prompt and tools may stand beside the
+turns.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from rolloutops.formats.rollouts.row import RolloutRow
 from rolloutops.formats.rollouts.task_keys import task_fields
 
 LABEL, ENGINE = "chat log", "import:chat"
-KEYS = ("messages", "conversations", "conversation")
+KEYS = ("messages", "conversations", "conversation", "turns")
 
 
 def recognizes(row: Mapping[str, Any]) -> bool:
     """Whether a row holds a conversation and no answer beside it."""
-    return any(row.get(key) is not None for key in KEYS)
+    return any(row.get(key) is not None for key in KEYS[:-1]) or isinstance(row.get("turns"), list | str)
 
 
 def read(row: Mapping[str, Any], raw: str) -> RolloutRow:

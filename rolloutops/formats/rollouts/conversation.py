@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rolloutops.formats.chat import from_chat, text_of
 from rolloutops.formats.columns import MEDIA_COLUMNS, SYSTEM_COLUMNS, TOOL_COLUMNS
 from rolloutops.formats.finish_reasons import known
+from rolloutops.formats.langchain import with_role
 from rolloutops.formats.python_text import parse_list
 from rolloutops.formats.rollouts.row import VERIFIER
 from rolloutops.formats.strict_json import parse
@@ -75,6 +76,7 @@ def answer_messages(value: Any) -> list[Message]:
     if isinstance(value, str):
         return from_chat([{"role": "assistant", "content": value}])
     turns = [value] if isinstance(value, Mapping) else value
+    turns = [with_role(turn) for turn in turns] if isinstance(turns, list) else turns
     if not isinstance(turns, list):
         raise ValueError(f"an answer is text or messages, not {type(value).__name__}")
     found = from_chat([_as_answer(turn) for turn in with_calls(turns)])

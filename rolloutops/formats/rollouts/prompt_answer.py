@@ -16,6 +16,7 @@ from typing import Any
 
 from rolloutops.errors import AttemptFailed
 from rolloutops.formats.columns import MEDIA_COLUMNS
+from rolloutops.formats.langchain import with_role
 from rolloutops.formats.openai_replies import count_of
 from rolloutops.formats.python_text import PRINTED_MESSAGES
 from rolloutops.formats.responses import CALLS, OUTPUTS, from_responses
@@ -219,10 +220,12 @@ def _is_turn(item: Any) -> bool:
 
 
 def _is_message(item: Any) -> bool:
+    item = with_role(item)
     return isinstance(item, Mapping) and bool(item.get("role") or item.get("from"))
 
 
 def _of_model(item: Any) -> bool:
+    item = with_role(item)
     return isinstance(item, Mapping) and item.get("role") == "assistant"
 
 

@@ -15,6 +15,7 @@ from rolloutops.formats.rollouts import (
     gym,
     openai_batch,
     openhands,
+    preference,
     prompt_answer,
 )
 from rolloutops.formats.rollouts.row import RolloutRow, keys_of
@@ -43,6 +44,7 @@ FORMATS: tuple[Format, ...] = (
     api_log,
     alpaca,
     prompt_answer,
+    preference,
     chat_log,
 )
 """In this order, from the most special keys to the most common ones."""
