@@ -139,6 +139,7 @@ def test_json_holds_messages_and_verdicts(folder: Path) -> None:
     assert (one["task_id"], one["policy"], one["rollout_index"]) == (task, policy, index)
     assert [message["role"] for message in one["messages"]] == ["user", "assistant"]
     assert one["verdicts"][0]["details"]["extracted"]
+    assert one["started_at"].startswith("20")
 
 
 def on_a_terminal(folder: Path, *words: str, **more: str) -> str:
@@ -189,6 +190,10 @@ def test_a_difference_is_marked(folder: Path, columns: str) -> None:
     names = [one["attempt_id"] for one in rows]
     done = rolloutops("show", "--diff", *names, "--data=data/agents", cwd=folder, COLUMNS=columns)
     assert "── first difference: turn 4, text, character 1 ─" in done.stdout
+    assert done.stdout.count("── user ─") == 1, "what both say is shown once"
+    assert done.stdout.count("── assistant: first difference ─") == 2, "the turn whose result differs"
+    side_by_side = re.search(r"  ← (dry|rain) +│   ← (dry|rain)", done.stdout) is not None
+    assert side_by_side == (columns == "140")
 
 
 def test_rollouts_that_say_the_same_have_no_difference(folder: Path) -> None:
