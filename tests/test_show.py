@@ -7,11 +7,12 @@ import os
 import pty
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import command, environ, query, rolloutops, write_jsonl
+from tests.helpers import command, environ, query, rolloutops, sums, write_jsonl
 from tests.viewer import collect
 
 ESC = "\x1b"
@@ -245,3 +246,18 @@ def test_json_of_sql_holds_json_columns_as_json(folder: Path) -> None:
         "nothing": None,
         "text": '{"not": "json"}',
     }
+
+
+def test_a_rollout_that_is_still_in_a_journal_is_shown(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "sums.jsonl", sums(200))
+    words = ["collect", "--input=sums.jsonl", "--dataset=d", "--data=w", "--environment=exact_match"]
+    words += ["--engine=scripted", '--engine_args={"delay": 0.5}', "--num_samples_in_parallel=2"]
+    with subprocess.Popen(command(*words), cwd=tmp_path, env=environ(), stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any(
+            b'"completion"' in path.read_bytes() for path in (tmp_path / "w/journals").glob("*.jsonl")
+        ):
+            time.sleep(0.05)
+        process.kill()
+    assert not list((tmp_path / "w/attempts").rglob("*.parquet"))
+    shown = rolloutops("show", "--where=model = 'scripted'", "--data=w", cwd=tmp_path).stdout
+    assert re.search(r"── user ─+\nWhat is \d+ \+ \d+\?\n\n── assistant ─+\n.*Answer: \d+\n", shown, re.DOTALL)
