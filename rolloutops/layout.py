@@ -73,15 +73,16 @@ def shorten(text: str, columns: int) -> str:
     return text if width(text) <= columns else _head(text, columns - 1) + "…"
 
 
-def _head(text: str, columns: int) -> str:
-    """The longest beginning of a text that fits, and at least one character with what combines with it."""
-    taken = at = 0
-    while at < len(text) and (at == 0 or taken + _columns(text[at]) <= columns):
+def _head(text: str, columns: int, start: int = 0) -> str:
+    """The longest beginning of a text that fits, and at least one character with what combines with it. start: where
+    the text begins, so that nobody copies the rest of a long one for each of its lines."""
+    taken, at = 0, start
+    while at < len(text) and (at == start or taken + _columns(text[at]) <= columns):
         taken += _columns(text[at])
         at += 1
     while at < len(text) and _columns(text[at]) == 0:
         at += 1
-    return text[:at]
+    return text[start:at]
 
 
 def wrap(text: str, columns: int) -> list[str]:
@@ -105,20 +106,20 @@ def _pieces(word: str, columns: int) -> list[str]:
     """A word in pieces that fit, broken after punctuation where there is some."""
     pieces, piece = list[str](), ""
     for part in re.findall(r"[^/_.,:;=|&?-]*[/_.,:;=|&?-]+|[^/_.,:;=|&?-]+", word):
-        while part and piece and _columns(part[0]) == 0:  # it combines with the mark before
-            piece, part = piece + part[0], part[1:]
+        joins = 0  # characters that combine with the mark before
+        while piece and joins < len(part) and _columns(part[joins]) == 0:
+            joins += 1
+        piece, part = piece + part[:joins], part[joins:]
         if width(piece + part) <= columns:
             piece += part
             continue
         if piece:
             pieces.append(piece)
-        while width(part) > columns:
-            head = _head(part, columns)
-            if head == part:  # one character that is wider than the column
-                break
+        at = 0
+        while at + len(head := _head(part, columns, at)) < len(part):
             pieces.append(head)
-            part = part[len(head) :]
-        piece = part
+            at += len(head)
+        piece = part[at:]
     return [*pieces, piece]
 
 

@@ -7,11 +7,12 @@ import os
 import pty
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import command, environ, query, rolloutops, write_jsonl
+from tests.helpers import command, environ, query, rolloutops, sums, write_jsonl
 from tests.viewer import collect
 
 ESC = "\x1b"
@@ -139,6 +140,7 @@ def test_json_holds_messages_and_verdicts(folder: Path) -> None:
     assert (one["task_id"], one["policy"], one["rollout_index"]) == (task, policy, index)
     assert [message["role"] for message in one["messages"]] == ["user", "assistant"]
     assert one["verdicts"][0]["details"]["extracted"]
+    assert one["started_at"].startswith("20")
 
 
 def on_a_terminal(folder: Path, *words: str, **more: str) -> str:
@@ -189,6 +191,10 @@ def test_a_difference_is_marked(folder: Path, columns: str) -> None:
     names = [one["attempt_id"] for one in rows]
     done = rolloutops("show", "--diff", *names, "--data=data/agents", cwd=folder, COLUMNS=columns)
     assert "── first difference: turn 4, text, character 1 ─" in done.stdout
+    assert done.stdout.count("── user ─") == 1, "what both say is shown once"
+    assert done.stdout.count("── assistant: first difference ─") == 2, "the turn whose result differs"
+    side_by_side = re.search(r"  ← (dry|rain) +│   ← (dry|rain)", done.stdout) is not None
+    assert side_by_side == (columns == "140")
 
 
 def test_rollouts_that_say_the_same_have_no_difference(folder: Path) -> None:
@@ -240,3 +246,18 @@ def test_json_of_sql_holds_json_columns_as_json(folder: Path) -> None:
         "nothing": None,
         "text": '{"not": "json"}',
     }
+
+
+def test_a_rollout_that_is_still_in_a_journal_is_shown(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "sums.jsonl", sums(200))
+    words = ["collect", "--input=sums.jsonl", "--dataset=d", "--data=w", "--environment=exact_match"]
+    words += ["--engine=scripted", '--engine_args={"delay": 0.5}', "--num_samples_in_parallel=2"]
+    with subprocess.Popen(command(*words), cwd=tmp_path, env=environ(), stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any(
+            b'"completion"' in path.read_bytes() for path in (tmp_path / "w/journals").glob("*.jsonl")
+        ):
+            time.sleep(0.05)
+        process.kill()
+    assert not list((tmp_path / "w/attempts").rglob("*.parquet"))
+    shown = rolloutops("show", "--where=model = 'scripted'", "--data=w", cwd=tmp_path).stdout
+    assert re.search(r"── user ─+\nWhat is \d+ \+ \d+\?\n\n── assistant ─+\n.*Answer: \d+\n", shown, re.DOTALL)

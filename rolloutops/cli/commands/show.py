@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rolloutops.cli.difference import difference
@@ -132,6 +133,7 @@ def _as_json(found: Sequence[Conversation]) -> str:
         [
             {
                 **{name: value for name, value in one.facts.items() if name not in ("answer", "origin", "line")},
+                "started_at": _time(one.facts["started_at"]),
                 "messages": list(one.messages),
                 "prompt_messages": one.prompt,
                 "tools": one.tools,
@@ -142,3 +144,8 @@ def _as_json(found: Sequence[Conversation]) -> str:
             for one in found
         ]
     )
+
+
+def _time(milliseconds: int | None) -> str | None:
+    """Write a time since 1970 as ISO 8601."""
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
