@@ -490,6 +490,21 @@ def test_batches_that_share_ids_are_told_apart_by_file_and_model(tmp_path: Path)
     assert "'r0' is in a_input.jsonl and b_input.jsonl with different prompts" in said.stderr
 
 
+def test_answers_of_another_batch_are_not_tied_to_the_only_requests(tmp_path: Path) -> None:
+    """Ids that they share by chance do not tie them, also where the model is the same."""
+    write_jsonl(tmp_path / "a_input.jsonl", [request(f"r{n}", f"{n}?", "m1") for n in range(2)])
+    write_jsonl(tmp_path / "a_output.jsonl", [answered("r0", "to A", "m1-2026")])
+    write_jsonl(tmp_path / "late.jsonl", [answered("r1", "late", "m1-2026")])
+    write_jsonl(tmp_path / "other.jsonl", [answered(f"r{n}", f"other {n}", "m1-2026") for n in (1, 2, 3)])
+    for dataset in (["--dataset=d"], []):
+        said = rolloutops("import", "a_input.jsonl", "other.jsonl", "--data=w", *dataset, cwd=tmp_path, code=2).stderr
+        assert "other.jsonl:1: its custom_id 'r1' has a request here, but 2 of the 3 answers in this file" in said
+        assert "other.jsonl:2: its task is in none of the files" in said
+    names = ["a_input.jsonl", "a_output.jsonl", "late.jsonl", "other.jsonl"]
+    rolloutops("import", *names, "--data=v", "--dataset=d", cwd=tmp_path, code=2)
+    assert query(tmp_path / "v", "SELECT text FROM rollouts ORDER BY ALL") == [("late",), ("to A",)]
+
+
 def test_each_file_is_a_dataset_and_a_field_can_name_them(tmp_path: Path) -> None:
     rows = [
         {"task_name": name, "uid": n, "prompt": f"{n}?", "response": "x"}
