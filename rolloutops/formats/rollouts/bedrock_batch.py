@@ -123,9 +123,9 @@ def _answers(output: Mapping[str, Any], row: Mapping[str, Any], raw: str) -> lis
     ]
 
 
-def _completion(message: Any, said: Mapping[str, Any]) -> list[Message]:
+def _completion(message: Any, result: Mapping[str, Any]) -> list[Message]:
     """The answer as messages: Converse's message, or the text of a text model."""
     if isinstance(message, Mapping):
         return from_chat([message])
-    text = next((said[key] for key in ("generation", "outputText", "text") if isinstance(said.get(key), str)), None)
+    text = next((result[key] for key in ("generation", "outputText", "text") if isinstance(result.get(key), str)), None)
     return [] if text is None else answer_messages(text)
