@@ -18,6 +18,17 @@ FROM named AS n
 ANTI JOIN (SELECT attempt_id FROM attempts WHERE dataset = getvariable('dataset')) AS a
     ON a.attempt_id = format('import-{}-0001', n.digest);
 
+-- other_batches: files of answers that are named like no file of requests, and have ids that no request has. Where they
+-- share ids with requests, these are those of another batch all the same.
+CREATE TABLE other_batches AS
+SELECT e.origin, count(*) AS answers, count(*) FILTER (a.input_key IS NULL) AS without_request
+FROM ended AS e
+LEFT JOIN (SELECT DISTINCT input_key FROM asked WHERE input_key IS NOT NULL) AS a ON a.input_key = e.input_key
+ANTI JOIN (SELECT twin FROM asked WHERE twin IS NOT NULL) AS t ON t.twin = e.twin
+WHERE e.needs_input AND e.ng_task IS NULL AND e.input_key IS NOT NULL
+GROUP BY e.origin
+HAVING count(*) FILTER (a.input_key IS NULL) > 0;
+
 -- requests: the request that an answer of a batch belongs to. Several may have its custom_id: then the one whose file is
 -- named alike, else the one whose model answered. Where that is none or several, it is not known (place is null); nor
 -- where another file's answer is of the request's model, and this one is not.
@@ -48,13 +59,19 @@ chosen AS (
     WHERE score = best
     GROUP BY ordinal
 )
-SELECT c.ordinal, CASE WHEN c.single AND o.ordinal IS NULL THEN c.place END AS place,
-    CASE WHEN c.single AND o.ordinal IS NULL THEN c.ident END AS ident,
+SELECT c.ordinal, CASE WHEN c.single AND o.ordinal IS NULL AND b.origin IS NULL THEN c.place END AS place,
+    CASE WHEN c.single AND o.ordinal IS NULL AND b.origin IS NULL THEN c.ident END AS ident,
     (
         SELECT list(DISTINCT a.origin ORDER BY a.origin) FROM asked AS a WHERE a.input_key = c.input_key
     ) AS files,
-    o.ordinal IS NOT NULL AS of_another
+    o.ordinal IS NOT NULL AS of_another,
+    CASE WHEN b.origin IS NOT NULL THEN format(
+        'its custom_id ''{}'' has a request here, but {} of the {} answers in this file have none, so it is of another '
+        || 'batch: import the requests of this batch too',
+        substr(c.input_key, strpos(c.input_key, '/') + 1), b.without_request, b.answers
+    ) END AS why
 FROM chosen AS c
+LEFT JOIN other_batches AS b ON b.origin = c.origin
 LEFT JOIN (
     SELECT DISTINCT c.ordinal
     FROM chosen AS c
@@ -106,7 +123,7 @@ LEFT JOIN by_index AS i ON i.source = f.source AND i.ng_task = f.ng_task
 LEFT JOIN named AS n ON n.place = 1 AND n.source IS NOT DISTINCT FROM f.source;
 
 CREATE TABLE unknown_tasks AS
-SELECT r.origin, r.line, NULL::VARCHAR AS why, any_value(r.input_key) AS input_key, any_value(q.files) AS files,
+SELECT r.origin, r.line, any_value(q.why) AS why, any_value(r.input_key) AS input_key, any_value(q.files) AS files,
     any_value(q.of_another) AS of_another
 FROM resolved AS r
 LEFT JOIN requests AS q ON q.ordinal = r.ordinal

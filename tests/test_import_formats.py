@@ -212,7 +212,9 @@ def test_a_preference_row_is_two_rollouts_of_one_task(tmp_path: Path) -> None:
     told = rolloutops("chunk", "--input=r.jsonl", "--data=v", "--dataset=d", cwd=tmp_path).stderr
     assert "chosen (7)" in told
     assert "rejected (7)" in told
-    assert query(tmp_path / "v", "SELECT DISTINCT prompt::VARCHAR FROM tasks") == [(json.dumps(ASK, separators=",:"),)]
+    assert query(tmp_path / "v", "SELECT DISTINCT prompt::VARCHAR FROM tasks") == [
+        (json.dumps(ASK, separators=(",", ":")),)
+    ]
     models = {"prompt": "Why?", "chosen": "a", "rejected": "b", "chosen-model": "x/big", "rejected-model": "small"}
     write_jsonl(tmp_path / "m.jsonl", [models, {"prompt": "Why?", "chosen": "a", "rejected": [{"role": "assistant"}]}])
     told = rolloutops("import", "m.jsonl", "--data=u", cwd=tmp_path, code=2).stderr
@@ -391,6 +393,48 @@ def test_batches_of_three_providers_with_the_same_ids(tmp_path: Path) -> None:
     assert query(tmp_path / "w", asked) == [("system", 4, "look"), ("system", 2, "look"), ("user", 1, None)]
 
 
+def test_batches_of_bedrock_with_their_input(tmp_path: Path) -> None:
+    """Each family of models has bodies of its own; a failed record is a failure."""
+    says = [{"text": "Here."}]
+    spec = {"name": "look", "inputSchema": {"json": {"type": "object", "properties": {}}}}
+    use = {"toolUse": {"toolUseId": "c1", "name": "look", "input": {"at": 1}}}
+    counts = {"inputTokens": 3, "outputTokens": 2, "cacheReadInputTokens": 4}
+    claude = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, "messages": ASK}
+    converse = {"messages": [{"role": "user", "content": [{"text": "Where?"}]}], "system": [{"text": "Be kind"}]}
+    choice = {"message": {"role": "assistant", "content": "Here."}, "finish_reason": "stop"}
+    pairs: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
+        (claude, {"id": "m", "model": "claude-x", "content": [{"type": "text", "text": "Here."}]}),
+        (
+            {**converse, "toolConfig": {"tools": [{"toolSpec": spec}]}},
+            {
+                "output": {"message": {"role": "assistant", "content": [*says, use]}},
+                "stopReason": "tool_use",
+                "usage": counts,
+            },
+        ),
+        ({"messages": ASK}, {"model": "qwen", "choices": [choice]}),
+        ({"prompt": "Where?"}, {"generation": "Here.", "prompt_token_count": 3, "stop_reason": "length"}),
+        ({"inputText": "Where?"}, {"inputTextTokenCount": 3, "results": [{"outputText": "Here.", "tokenCount": 2}]}),
+        ({"prompt": "Where?"}, {"outputs": [{"text": "Here.", "stop_reason": "stop"}]}),
+        ({"prompt": "Why?"}, None),
+        ({"prompt": "When?"}, {"thing": 1}),
+    ]
+    asked = [{"recordId": f"R{n}", "modelInput": body} for n, (body, _) in enumerate(pairs)]
+    failed = {"error": {"errorCode": 400, "errorMessage": "Too long"}}
+    done = [{**row, **({"modelOutput": out} if out else failed)} for row, (_, out) in zip(asked, pairs, strict=True)]
+    write_jsonl(tmp_path / "b.jsonl", asked)
+    write_jsonl(tmp_path / "b.jsonl.out", done)
+    said = rolloutops("import", "b.jsonl", "b.jsonl.out", "--data=w", "--policy=p", cwd=tmp_path, code=2).stderr
+    assert "Bedrock batch request (8), Bedrock batch output (7)" in said
+    assert "b.jsonl.out:8: modelOutput holds no answer" in said
+    facts = "SELECT dataset, text, count(*), sum(input_tokens), max(cached_tokens) FROM rollouts GROUP BY ALL"
+    assert query(tmp_path / "w", facts) == [("b", "Here.", 6, 13, 4)]
+    failures = "SELECT error_message FROM attempts WHERE error IS NOT NULL"
+    assert query(tmp_path / "w", failures) == [("400: Too long",)]
+    found = "SELECT tool_names, finish_reason FROM rollouts WHERE tools IS NOT NULL AND tools::VARCHAR <> '[]'"
+    assert query(tmp_path / "w", found) == [(["look"], "tool_calls")]
+
+
 def test_refused_and_failed_answers_of_batches_come_in_as_if_collected(tmp_path: Path) -> None:
     """What a prompt was refused for is a failure with its reason; what the model wrote and nobody could read is a
     rollout."""
@@ -488,6 +532,21 @@ def test_batches_that_share_ids_are_told_apart_by_file_and_model(tmp_path: Path)
         "import", "a_input.jsonl", "b_input.jsonl", "other.jsonl", "--data=v", "--dataset=d", cwd=tmp_path, code=2
     )
     assert "'r0' is in a_input.jsonl and b_input.jsonl with different prompts" in said.stderr
+
+
+def test_answers_of_another_batch_are_not_tied_to_the_only_requests(tmp_path: Path) -> None:
+    """Ids that they share by chance do not tie them, also where the model is the same."""
+    write_jsonl(tmp_path / "a_input.jsonl", [request(f"r{n}", f"{n}?", "m1") for n in range(2)])
+    write_jsonl(tmp_path / "a_output.jsonl", [answered("r0", "to A", "m1-2026")])
+    write_jsonl(tmp_path / "late.jsonl", [answered("r1", "late", "m1-2026")])
+    write_jsonl(tmp_path / "other.jsonl", [answered(f"r{n}", f"other {n}", "m1-2026") for n in (1, 2, 3)])
+    for dataset in (["--dataset=d"], []):
+        said = rolloutops("import", "a_input.jsonl", "other.jsonl", "--data=w", *dataset, cwd=tmp_path, code=2).stderr
+        assert "other.jsonl:1: its custom_id 'r1' has a request here, but 2 of the 3 answers in this file" in said
+        assert "other.jsonl:2: its task is in none of the files" in said
+    names = ["a_input.jsonl", "a_output.jsonl", "late.jsonl", "other.jsonl"]
+    rolloutops("import", *names, "--data=v", "--dataset=d", cwd=tmp_path, code=2)
+    assert query(tmp_path / "v", "SELECT text FROM rollouts ORDER BY ALL") == [("late",), ("to A",)]
 
 
 def test_each_file_is_a_dataset_and_a_field_can_name_them(tmp_path: Path) -> None:

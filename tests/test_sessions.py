@@ -236,6 +236,44 @@ def codex_lines(last: str = "task_complete") -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"), [("success", "stop"), ("error_max_turns", "error_max_turns"), (None, "interrupted")]
+)
+def test_what_claude_code_prints(tmp_path: Path, end: str | None, reason: str) -> None:
+    """A stream is a session where it holds the prompt; else its own file is named, as of Codex."""
+    own: dict[str, Any] = {"session_id": "s1", "parent_tool_use_id": None}
+
+    def said(kind: str, content: Any, **more: Any) -> dict[str, Any]:
+        message = {"role": kind, "content": content}
+        if kind == "assistant":
+            message |= {"id": f"m{content}", "model": "claude-x", "usage": {"input_tokens": 3, "output_tokens": 2}}
+        return {"type": kind, "message": message, **own, **more}
+
+    call = {"type": "tool_use", "id": "c1", "name": "Task", "input": {}}
+    lines = [
+        {"type": "system", "subtype": "init", "tools": ["Task"], "model": "claude-x", **own},
+        said("user", "Where?"),
+        said("assistant", [call]),
+        said("assistant", [{"type": "text", "text": "Inner."}], parent_tool_use_id="c1"),
+        said("user", [{"type": "tool_result", "tool_use_id": "c1", "content": "1"}]),
+        said("assistant", [{"type": "text", "text": "Here."}]),
+    ]
+    lines += [{"type": "result", "subtype": end, "is_error": end != "success", **own}] if end else []
+    write_jsonl(tmp_path / "a.jsonl", lines)
+    write_jsonl(tmp_path / "b.jsonl", [lines[0], *lines[2:]])
+    started = {"type": "thread.started", "thread_id": "t1"}
+    write_jsonl(tmp_path / "c.jsonl", [started, {"type": "item.completed", "item": {"type": "agent_message"}}])
+    data, printed = imported(tmp_path, "*.jsonl", code=2)
+    row = only(data)
+    assert roles(row["completion"]) == ["assistant", "tool", "assistant"]
+    assert (row["engine"], row["model"], row["finish_reason"]) == ("import:claude_code", "claude-x", reason)
+    assert (row["input_tokens"], row["output_tokens"], row["tool_names"]) == (6, 4, ["Task"])
+    assert "sidechain (1)" in printed
+    assert "b.jsonl:1: the log does not hold the prompt" in printed
+    assert "~/.claude/projects/*/s1.jsonl" in printed
+    assert "rollout-*-t1.jsonl" in printed
+
+
 def test_codex_rollout_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "2025" / "rollout-2025-11-02T08-00-00-1.jsonl", codex_lines())
     data, printed = imported(tmp_path, "2025/*.jsonl", "--dataset=mine")

@@ -25,7 +25,7 @@ from rolloutops.ingest.csv_rows import csv_rows, tsv_rows
 from rolloutops.ingest.json_documents import document_rows
 from rolloutops.ingest.remote import fetch, is_remote
 
-TEXTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
+TEXTS = (".jsonl", ".jsonl.out", ".ndjson", ".csv", ".tsv", ".json")
 PACKED = (".gz", ".zst")
 TABLES = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*(kind + packed for kind in TEXTS for packed in ("", *PACKED)), *TABLES)
@@ -161,7 +161,8 @@ def is_json_lines(path: Path) -> bool:
 
 def _kind(path: Path) -> str:
     """Return the suffix of a file, without that of its compression."""
-    return Path(path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return Path(name.removesuffix(".out")).suffix  # as Bedrock names what it answers: NAME.jsonl.out
 
 
 def file_state(path: Path) -> tuple[int, ...]:

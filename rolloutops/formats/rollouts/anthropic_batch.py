@@ -30,7 +30,7 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     """A request with its task, or a result with its rollout."""
     request_id = str(row["custom_id"])
     if "result" in row:
-        answer = _answer(row["result"], raw)
+        answer = answer_of(row["result"], raw)
         model = answer.model if isinstance(answer, RolloutAnswer) else None
         return RolloutRow(None, [answer], request_id=request_id, model=model, shape="Anthropic batch result")
     params = row["params"]
@@ -43,7 +43,8 @@ def read(row: Mapping[str, Any], raw: str) -> RolloutRow:
     return RolloutRow(task, request_id=request_id, model=model, params=rest, shape="Anthropic batch request")
 
 
-def _answer(result: Mapping[str, Any], raw: str) -> RolloutAnswer | AttemptFailed:
+def answer_of(result: Mapping[str, Any], raw: str) -> RolloutAnswer | AttemptFailed:
+    """The rollout of a result, or why there is none. Raises ValueError where it has no message."""
     message = result.get("message")
     if result["type"] in FAILED:
         if result["type"] != "errored":

@@ -18,6 +18,7 @@ from typing import Any
 
 from rolloutops.formats.chat import as_text, content_of, message, tool_call, with_ids
 from rolloutops.formats.finish_reasons import known
+from rolloutops.formats.sessions import claude_stream
 from rolloutops.formats.sessions.session import (
     ERROR,
     INTERRUPTED,
@@ -46,8 +47,8 @@ Line = dict[str, Any]
 
 
 def recognizes(rows: Sequence[Any]) -> bool:
-    """Whether the first rows of a file are those of a Claude Code session."""
-    return any(
+    """Whether the first rows of a file are those of a Claude Code session, or of what it printed."""
+    return claude_stream.is_stream(rows) or any(
         isinstance(row, dict)
         and isinstance(row.get("type"), str)
         and (
@@ -63,16 +64,19 @@ def recognizes(rows: Sequence[Any]) -> bool:
 def read(rows: Sequence[Any]) -> Session:
     """The session that a file's lines are. Raises ValueError where it has no prompt or no answer."""
     aside: Counter[str] = Counter()
-    lines = _thread(objects(rows, aside), aside)
+    whole = objects(rows, aside)
+    stream = claude_stream.is_stream(whole)
+    lines = _thread(claude_stream.linked(whole) if stream else whole, aside)
     messages = with_ids(_messages(lines, aside))
     prompt, completion, unanswered = halves(messages)
     answers = [line for line in lines if _is_answer(line)]
     aside["user without an answer"] += len(unanswered)
+    reason = _finish_reason(lines, completion, unanswered)
     return Session(
         AGENT,
         prompt,
         completion,
-        _finish_reason(lines, completion, unanswered),
+        claude_stream.finish_reason(whole, reason) if stream else reason,
         model=as_text(answers[-1]["message"].get("model")) or None,
         tokens=_tokens(answers),
         started_at=first_time(line.get("timestamp") for line in lines),

@@ -67,6 +67,8 @@ def recognizes(rows: Sequence[Any]) -> bool:
     first = next((row for row in rows if isinstance(row, dict)), {})
     if isinstance(first.get("session"), dict) and isinstance(first.get("items"), list):
         return "id" in first["session"]
+    if _is_printed(first):
+        return True
     if first.get("type") in ENVELOPES and isinstance(first.get("payload"), dict):
         return True
     alone = {"id", "timestamp", "instructions"} <= first.keys() and "type" not in first
@@ -76,6 +78,11 @@ def recognizes(rows: Sequence[Any]) -> bool:
 def read(rows: Sequence[Any]) -> Session:
     """The session that a file's lines are. Raises ValueError where it has no prompt or no answer."""
     aside: Counter[str] = Counter()
+    if printed := next((row for row in rows if isinstance(row, dict) and _is_printed(row)), None):
+        raise ValueError(
+            "what codex exec --json prints does not hold the prompt: import the session's own file, "
+            f"~/.codex/sessions/**/rollout-*-{printed['thread_id']}.jsonl"
+        )
     lines = [_line(row) for row in _flat(objects(rows, aside))]
     items, system = _items(lines, aside), _system(lines)
     messages = from_responses(items)
@@ -97,6 +104,11 @@ def read(rows: Sequence[Any]) -> Session:
         started_at=first_time([*(meta.get("timestamp") for meta in metas), *(when for _, _, when in lines)]),
         left_aside=+aside,
     )
+
+
+def _is_printed(row: Item) -> bool:
+    """Whether a row begins what `codex exec --json` prints (codex-rs/exec/src/exec_events.rs)."""
+    return row.get("type") == "thread.started" and "thread_id" in row
 
 
 def _flat(rows: Sequence[Item]) -> list[Item]:
