@@ -313,7 +313,7 @@ def test_who_seals_merges_what_is_small(workspace: Workspace) -> None:
         journal.append("attempts", attempt(100 + number))
     journal.close()
     assert len(files(workspace.root)) < 64 + 16
-    assert {file.level for file in newest_manifest(workspace.root, "d").files} == {1}
+    assert {file.tier for file in newest_manifest(workspace.root, "d").files} == {1}
     found = sql.rows(connect(workspace), "SELECT count(*), count(DISTINCT attempt_id) FROM attempts")
     assert found == [(280, 280)]
 

@@ -35,7 +35,7 @@ from rolloutops.store.workspace import Workspace, new_file, spill_folder, sync, 
 FINAL_ROWS, FINAL_BYTES = 1_000_000, 256_000_000
 """Rows or bytes from which a merged file is merged no more."""
 FAN = 64
-"""Parts, or merged files of one level, that a collecting process merges at once."""
+"""Parts, or merged files of one tier, that a collecting process merges at once."""
 MANIFESTS = 2
 """Manifests that stay: a reader may be about to read the one before."""
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -163,7 +163,7 @@ def _sources(
     found, there = count_files(workspace.root, table, place)
     journals = {path.stem for path in (workspace.root / "journals").glob("*.jsonl")}
     copies = find_copies({file: there[file] for file in found.files})
-    levels = {one.name: one for one in manifest.files if one.table == table}
+    tiers = {one.name: one for one in manifest.files if one.table == table}
     indexed = manifest.index.sources[table] if manifest.index and not everything else ()
     also: dict[str, set[PartName]] = defaultdict(set)
     for file, first in copies.items():
@@ -172,7 +172,7 @@ def _sources(
     sources = []
     for file in found.files:
         path, name = Path(file), part_name(Path(file).stem)
-        known = levels.get(path.stem)
+        known = tiers.get(path.stem)
         if (
             file in copies
             or path.stem in journals
@@ -183,7 +183,7 @@ def _sources(
         if MERGED_NAME.fullmatch(path.stem):
             covers = own_covers(path)
             if covers and fits(path, table):
-                sources.append(merged_part(path, covers, known.level if known else 1))
+                sources.append(merged_part(path, covers, known.tier if known else 1))
         elif name is not None and fits(path, table):
             sources.append(merged_part(path, {name, *also[file]}, 0))
     return sorted(sources, key=lambda source: (min(source.covers), source.path.name))
@@ -199,12 +199,12 @@ def _groups(sources: Sequence[Source], manifest: Manifest, everything: bool) -> 
         return [list(sources)]
     listed = {one.name for one in manifest.files}
     if everything:
-        foreign = [one for one in sources if one.level and one.path.stem not in listed]
+        foreign = [one for one in sources if one.tier and one.path.stem not in listed]
         return list(_cut(sources)) if foreign or len(sources) > 1 else []
-    levels: dict[int, list[Source]] = defaultdict(list)
+    tiers: dict[int, list[Source]] = defaultdict(list)
     for source in sources:
-        levels[source.level].append(source)
-    return [group for level in levels.values() if len(level) >= FAN for group in _cut(level)]
+        tiers[source.tier].append(source)
+    return [group for tier in tiers.values() if len(tier) >= FAN for group in _cut(tier)]
 
 
 def _overlap(sources: Sequence[Source]) -> bool:

@@ -78,14 +78,14 @@ def from_ranges(ranges: Mapping[str, Iterable[Iterable[int]]]) -> set[PartName]:
 
 @dataclass(frozen=True)
 class MergedFile:
-    """One merged file that counts. rows, size: as they were written, in rows and bytes. level: how many merges its rows
+    """One merged file that counts. rows, size: as they were written, in rows and bytes. tier: how many merges its rows
     went through at most. digest: of what it replaced: the names, rows and bytes of the files."""
 
     table: str
     name: str
     rows: int
     size: int
-    level: int
+    tier: int
     digest: str
 
 

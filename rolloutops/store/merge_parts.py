@@ -32,13 +32,13 @@ AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Source:
-    """A file whose rows go into a merged one. covers: the parts that it is, or stands for. level: merges so far."""
+    """A file whose rows go into a merged one. covers: the parts that it is, or stands for. tier: merges so far."""
 
     path: Path
     rows: int
     size: int
     covers: frozenset[PartName]
-    level: int = 0
+    tier: int = 0
 
 
 def fits(path: Path, table: str) -> bool:
@@ -70,8 +70,8 @@ def merge(path: Path, table: str, sources: Sequence[Source], once: bool = False)
     failpoint("compact-after-rename")
     sync(path.parent)
     replaced = digest([[source.path.name, source.rows, source.size] for source in sources])
-    level = max(source.level for source in sources) + 1
-    return MergedFile(table, path.stem, rows, path.stat().st_size, level, replaced)
+    tier = max(source.tier for source in sources) + 1
+    return MergedFile(table, path.stem, rows, path.stat().st_size, tier, replaced)
 
 
 def _write(file: BinaryIO, columns: pa.Schema, batches: Iterator[pa.Table]) -> int:
@@ -163,6 +163,6 @@ def _hash_of(con: sql.Connection, table: str, files: Collection[str], once: bool
     return int(found[0]), int(found[1])
 
 
-def merged_part(path: Path, covers: Collection[PartName], level: int) -> Source:
+def merged_part(path: Path, covers: Collection[PartName], tier: int) -> Source:
     """A merged file as a source of the next one."""
-    return Source(path, int(pq.read_metadata(path).num_rows), path.stat().st_size, frozenset(covers), level)
+    return Source(path, int(pq.read_metadata(path).num_rows), path.stat().st_size, frozenset(covers), tier)

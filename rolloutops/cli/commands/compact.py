@@ -47,11 +47,11 @@ COMMAND = Command(
 
 def sentences(found: Sequence[Compacted], busy: Sequence[str | None]) -> Iterator[str]:
     """Say which files became how many."""
-    told = [one for one in found if one.dataset or one.before > FEW]
-    for one in told:
+    shown = [one for one in found if one.dataset or one.before > FEW]
+    for one in shown:
         of = f"{one.table} of {one.dataset}" if one.dataset else one.table
         yield f"{of}: {count(one.before, 'file')} merged into {one.after:,}, {count(one.rows, 'row')}"
     for dataset in busy:
         yield f"{dataset or 'runs'}: another process compacts it now"
-    if not told and not busy:
+    if not shown and not busy:
         yield "Nothing to merge: each table of a dataset has one file, or files that are large enough"
