@@ -95,20 +95,20 @@ def _aligned(one: list[list[Line]], other: list[list[Line]]) -> tuple[list[list[
     return left, right
 
 
-def _mark(found: Difference | None, columns: int) -> Iterator[Line]:
+def _mark(difference: Difference | None, columns: int) -> Iterator[Line]:
     """Say where the first difference is, with what is around it."""
-    if found is None:
+    if difference is None:
         yield from rule("no difference: both say the same", columns, "mark")
         return
-    place = f"turn {found.turn + 1}, {found.part}, character {found.at + 1}"
+    place = f"turn {difference.turn + 1}, {difference.part}, character {difference.at + 1}"
     yield from rule(f"first difference: {place}", columns, "mark")
-    start = max(found.at - AROUND, 0)
-    for name, text in zip("AB", found.texts, strict=True):
+    start = max(difference.at - AROUND, 0)
+    for name, text in zip("AB", difference.texts, strict=True):
         if text is None:
             yield Line(f"{name}: (nothing)", "mark")
             continue
-        before, after = text[start : found.at], text[found.at : found.at + AROUND]
-        shown = f"{'…' if start else ''}{before}▶{after}{'…' if len(text) > found.at + AROUND else ''}"
+        before, after = text[start : difference.at], text[difference.at : difference.at + AROUND]
+        shown = f"{'…' if start else ''}{before}▶{after}{'…' if len(text) > difference.at + AROUND else ''}"
         yield from wrapped(" ".join(shown.split()), columns, f"{name}: ", "   ", "mark")
 
 

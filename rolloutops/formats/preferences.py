@@ -1,8 +1,8 @@
 """Preference rows: a prompt, and two answers to it of which one was preferred.
 
-Source: TRL 0.24 (docs/source/dataset_formats.md, with an explicit or an implicit prompt), LLaMA-Factory's ranking data
-(data/README.md of 0.9.4), the cards of HuggingFaceH4/ultrafeedback_binarized (3949bf5), whose `messages` repeat the
-chosen conversation, and of argilla/ultrafeedback-binarized-preferences-cleaned (f1cd08c: `chosen-rating`).
+Source: TRL (docs/source/dataset_formats.md, with an explicit or an implicit prompt), LLaMA-Factory's ranking data
+(data/README.md), the cards of HuggingFaceH4/ultrafeedback_binarized, whose `messages` repeat the chosen
+conversation, and of argilla/ultrafeedback-binarized-preferences-cleaned (`chosen-rating`).
 """
 
 from __future__ import annotations

@@ -105,12 +105,12 @@ def count_files(root: Path, table: str, place: Path) -> tuple[_Counted, dict[str
         return found._replace(derived=_valid(manifest.index, table, place, found)), there
 
 
-def _valid(index: Index | None, table: str, place: Path, found: _Counted) -> Index | None:
+def _valid(index: Index | None, table: str, place: Path, parts: _Counted) -> Index | None:
     """An index if all files that it was made of count as they are."""
-    if index is None or found.overlapping:
+    if index is None or parts.overlapping:
         return None
     sources = {str(place / f"{name}.parquet") for name in index.sources[table]}
-    return index if sources <= set(found.files) else None
+    return index if sources <= set(parts.files) else None
 
 
 def _counted(table: str, manifest: Manifest, there: Mapping[str, int]) -> _Counted:

@@ -45,9 +45,9 @@ COMMAND = Command(
 )
 
 
-def sentences(found: Sequence[Compacted], busy: Sequence[str | None]) -> Iterator[str]:
+def sentences(results: Sequence[Compacted], busy: Sequence[str | None]) -> Iterator[str]:
     """Say which files became how many."""
-    shown = [one for one in found if one.dataset or one.before > FEW]
+    shown = [one for one in results if one.dataset or one.before > FEW]
     for one in shown:
         of = f"{one.table} of {one.dataset}" if one.dataset else one.table
         yield f"{of}: {count(one.before, 'file')} merged into {one.after:,}, {count(one.rows, 'row')}"

@@ -94,8 +94,8 @@ def _sentences(merged: Sequence[MergedWorkspace], plan: Plan) -> Iterator[str]:
         yield f"{name}: the recipe does not name this dataset: add [datasets.{name}] to it to go on with it"
 
 
-def _differences(found: MergedDataset) -> Iterator[str]:
-    tasks = found.tasks
+def _differences(dataset: MergedDataset) -> Iterator[str]:
+    tasks = dataset.tasks
     if tasks.returned:
         tasks_removed = count(tasks.returned, "task")
         yield f"{tasks_removed} removed here, but not there, returned: chunk removes what the input lacks"
@@ -106,5 +106,5 @@ def _differences(found: MergedDataset) -> Iterator[str]:
             f"{count(tasks.different, 'task')} with another row under the same id, e.g. {tasks.example}: the row here "
             "counts, and rollouts of the other one do not"
         )
-    if found.repeated:
-        yield f"{count(found.repeated, 'rollout')} collected in both: the attempt that began first counts"
+    if dataset.repeated:
+        yield f"{count(dataset.repeated, 'rollout')} collected in both: the attempt that began first counts"

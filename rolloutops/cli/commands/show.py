@@ -126,7 +126,7 @@ def _only(key: str, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return candidates[0]
 
 
-def _as_json(found: Sequence[Conversation]) -> str:
+def _as_json(conversations: Sequence[Conversation]) -> str:
     from rolloutops.formats.strict_json import dump
 
     return dump(
@@ -141,7 +141,7 @@ def _as_json(found: Sequence[Conversation]) -> str:
                 "request": one.request,
                 "verdicts": list(one.verdicts),
             }
-            for one in found
+            for one in conversations
         ]
     )
 

@@ -1,6 +1,6 @@
 """What `claude -p --output-format stream-json` prints, as lines of a session of Claude Code.
 
-Source: the Agent SDK's message types (docs.claude.com, Agent SDK reference of TypeScript 0.1: SDKMessage). A line is
+Source: the Agent SDK's message types (docs.claude.com, Agent SDK reference of TypeScript: SDKMessage). A line is
 `system` with the subtype `init`, `user`, `assistant` or `result`; lines follow each other, and those of a subagent name
 the call that started it. The prompt is in it only with `--replay-user-messages`.
 """
