@@ -6,9 +6,11 @@ WITH keyed AS (
     UNION ALL
     SELECT dataset, task_id, policy, rollout_index, 1, 0, 0, 0, 0 FROM rollouts
     UNION ALL
-    SELECT dataset, task_id, policy, rollout_index, 0, (status = 'pending')::INTEGER, (status = 'submitted')::INTEGER,
-        (status = 'given_up')::INTEGER, 0
-    FROM unfinished
+    SELECT dataset, task_id, policy, rollout_index, 0, 1, 0, 0, 0 FROM pending
+    UNION ALL
+    SELECT dataset, task_id, policy, rollout_index, 0, 0, 1, 0, 0 FROM submitted
+    UNION ALL
+    SELECT dataset, task_id, policy, rollout_index, 0, 0, 0, 1, 0 FROM given_up
 ),
 
 counted AS (
