@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import subprocess
 import sys
@@ -43,6 +44,25 @@ def rolloutops(*words: str, cwd: Path, code: int = 0, **more: str) -> subprocess
     assert done.returncode == code, f"exit {done.returncode}, not {code}:\n{done.stdout}\n{done.stderr}"
     assert code == 1 or "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def on_a_terminal(folder: Path, *words: str, **more: str) -> str:
+    """Run a command on a terminal of its own; returns what it wrote there."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command(*words), cwd=folder, env=environ(**more), stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        pieces = []
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # Linux's way to say that the other side is closed
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+        process.wait()
+    os.close(ours)
+    return b"".join(pieces).decode().replace("\r\n", "\n")
 
 
 def sums(count: int, seed: int = 0) -> list[dict[str, Any]]:

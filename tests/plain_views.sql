@@ -1,8 +1,5 @@
--- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
---   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
---   plan                                        what the recipe asks of each dataset and policy:
---       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions
--- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
+-- The views that read the index where there is one, by the plain rules: each reads the tables alone. The other views of
+-- sql/views.sql stand on these.
 
 -- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
 CREATE OR REPLACE VIEW tasks AS
@@ -16,19 +13,6 @@ SELECT t.* EXCLUDE (removed)
 FROM task_log AS t
 ANTI JOIN edited AS e ON e.dataset = t.dataset AND e.task_id = t.task_id AND e.version > t.version
 WHERE NOT t.removed;
-
--- dataset_verifiers: the verifier of each dataset.
-CREATE OR REPLACE VIEW dataset_verifiers AS
-SELECT DISTINCT dataset, verifier, verifier_version
-FROM plan
-WHERE verifier IS NOT NULL;
-
--- version_names: the verifier's present version, and what verdicts of earlier commits call it.
-CREATE OR REPLACE VIEW version_names AS
-SELECT DISTINCT dataset, verifier, verifier_version,
-    unnest(list_prepend(verifier_version, coalesce(equal_versions, []))) AS name
-FROM plan
-WHERE verifier IS NOT NULL;
 
 -- repeated_attempts: in the log a rollout may occur twice. Its first attempt counts; these are the others, and few.
 CREATE OR REPLACE VIEW repeated_attempts AS
@@ -51,31 +35,6 @@ FROM good
 ANTI JOIN (SELECT dataset, min(attempt_id) AS attempt_id FROM good GROUP BY dataset, task_id, policy, rollout_index)
     USING (dataset, attempt_id);
 
--- good_attempts: the one attempt that counts for each rollout.
-CREATE OR REPLACE VIEW good_attempts AS
-SELECT dataset, task_id, policy, rollout_index, attempt_id
-FROM attempts
-SEMI JOIN tasks USING (dataset, task_id, row_hash)
-ANTI JOIN repeated_attempts USING (dataset, attempt_id)
-WHERE error IS NULL;
-
--- named_verdicts: all verdicts, under one name for each version. present: of the verifier that the recipe names, in its
--- present version.
-CREATE OR REPLACE VIEW named_verdicts AS
-SELECT v.* REPLACE (coalesce(n.verifier_version, v.verifier_version) AS verifier_version),
-    n.dataset IS NOT NULL AS present
-FROM verdicts AS v
-LEFT JOIN version_names AS n
-    ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version;
-
--- present_verdicts: the verdicts that may count. Where the recipe names the verifier, those of that verifier in its
--- present version; else all.
-CREATE OR REPLACE VIEW present_verdicts AS
-SELECT v.* EXCLUDE (present)
-FROM named_verdicts AS v
-LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
-WHERE v.present OR j.dataset IS NULL;
-
 -- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
 CREATE OR REPLACE VIEW older_verdicts AS
 WITH repeated AS (
@@ -91,43 +50,6 @@ FROM several
 ANTI JOIN (SELECT dataset, max(verdict_id) AS verdict_id FROM several GROUP BY dataset, attempt_id)
     USING (dataset, verdict_id);
 
--- good_verdicts: the verdict that counts for each attempt.
-CREATE OR REPLACE VIEW good_verdicts AS
-SELECT *
-FROM present_verdicts
-ANTI JOIN older_verdicts USING (dataset, verdict_id);
-
--- logged: each attempt that came to an end, with its task as it is now and with its verdict. In the log a rollout may
--- occur twice, and have two verdicts; hardly any does.
-CREATE OR REPLACE VIEW logged AS
-WITH attempt AS (
-    -- Rollouts of one context_hash were asked the same: the task's prompt and tools, unless the policy changed
-    -- them. What is made of payload is made here, so that joins carry the numbers only.
-    SELECT *, length(text) AS text_length, hash(text) AS text_hash, hash(completion::VARCHAR) AS completion_hash,
-        md5(nullif(concat_ws(chr(31), prompt::VARCHAR, tools::VARCHAR), '')) AS context_hash
-    FROM attempts
-)
-SELECT
-    a.dataset, a.task_id, a.policy, a.rollout_index,
-    v.reward, v.metrics, a.text, a.finish_reason, a.turns, a.tool_calls, a.tool_errors, a.tool_names,
-    a.input_tokens, a.output_tokens, a.reasoning_tokens, a.cached_tokens,
-    t.agent, t.answer, coalesce(a.prompt, t.prompt) AS prompt, a.completion, coalesce(a.tools, t.tools) AS tools, t.row, t.prompt_hash,
-    coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.text_hash, a.completion_hash,
-    a.token_turns, a.request, a.response, a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id,
-    a.started_at, a.seconds, a.model_seconds, a.tool_seconds,
-    v.verdict_id, v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details
-FROM attempt AS a
-JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
-LEFT JOIN present_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
-WHERE a.error IS NULL;
-
--- rollouts: one row for each rollout, with its task and its reward.
-CREATE OR REPLACE VIEW rollouts AS
-SELECT * EXCLUDE (verdict_id)
-FROM logged
-ANTI JOIN repeated_attempts USING (dataset, attempt_id)
-ANTI JOIN older_verdicts USING (dataset, verdict_id);
-
 -- wanted: every rollout that the recipe asks for, as keys.
 CREATE OR REPLACE VIEW wanted AS
 WITH places AS (
@@ -141,30 +63,6 @@ FROM tasks AS t
 JOIN plan AS p ON p.dataset = t.dataset
 LEFT JOIN places AS s ON s.dataset = t.dataset AND s.task_id = t.task_id
 WHERE p.row_limit IS NULL OR s.place <= p.row_limit;
-
--- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
-CREATE OR REPLACE VIEW open_jobs AS
-WITH placed AS (
-    SELECT *, list_position(['intended', 'uploaded', 'submitted', 'ended', 'dropped'], event) AS place
-    FROM jobs
-)
-SELECT job_id, max_by(event, place) AS state, max(url) AS url, max(endpoint) AS endpoint, max(model) AS model,
-    max(len(requests))::BIGINT AS requests, max(file_id) AS file_id, max(batch_id) AS batch_id,
-    min(happened_at) AS began_at
-FROM placed
-GROUP BY job_id
-HAVING max(place) < 4;
-
--- under_way: the rollouts that open jobs cover.
-CREATE OR REPLACE VIEW under_way AS
-WITH asked AS (
-    SELECT job_id, unnest(requests) AS r
-    FROM jobs
-    SEMI JOIN open_jobs USING (job_id)
-)
-SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_hash, r.policy AS policy,
-    r.rollout_index AS rollout_index, r.attempt AS attempt
-FROM asked;
 
 -- unfinished: the wanted rollouts that are not done: pending, submitted in a batch, or given up (`status`). `attempt`
 -- is the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
@@ -207,106 +105,3 @@ LEFT JOIN failed AS f
 LEFT JOIN sent
     ON sent.dataset = w.dataset AND sent.task_id = w.task_id AND sent.row_hash = w.row_hash
     AND sent.policy = w.policy AND sent.rollout_index = w.rollout_index;
-
--- submitted: rollouts in submitted batch jobs. (Requests of a running collect stay pending until stored.)
-CREATE OR REPLACE VIEW submitted AS
-SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'submitted';
-
--- pending: the rollouts that collect generates next.
-CREATE OR REPLACE VIEW pending AS
-SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'pending';
-
--- given_up: rollouts that failed permanently or used all max_attempts.
-CREATE OR REPLACE VIEW given_up AS
-SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'given_up';
-
--- wanted_states: all wanted rollouts, those that are done too.
-CREATE OR REPLACE VIEW wanted_states AS
-SELECT * FROM unfinished
-UNION ALL
-SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_index, NULL, NULL, NULL, 'done', 'done'
-FROM wanted AS w
-SEMI JOIN attempts AS a
-    ON a.dataset = w.dataset AND a.task_id = w.task_id AND a.row_hash = w.row_hash
-    AND a.policy = w.policy AND a.rollout_index = w.rollout_index AND a.error IS NULL;
-
--- unverified: rollouts without a verdict of their dataset's verifier in its present version. Which attempt counts is
--- looked up for these alone: good_attempts groups the keys of all rollouts, which takes a third more memory.
-CREATE OR REPLACE VIEW unverified AS
-WITH verified AS (
-    SELECT dataset, attempt_id
-    FROM verdicts AS v
-    SEMI JOIN version_names AS n
-        ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version
-),
-lacking AS (
-    SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.attempt_id, j.verifier, j.verifier_version
-    FROM attempts AS a
-    JOIN dataset_verifiers AS j ON j.dataset = a.dataset
-    ANTI JOIN verified ON verified.dataset = a.dataset AND verified.attempt_id = a.attempt_id
-    WHERE a.error IS NULL
-),
-asked AS (
-    SELECT dataset, task_id, row_hash
-    FROM tasks
-    SEMI JOIN lacking USING (dataset, task_id)
-),
-good AS (
-    SELECT dataset, task_id, policy, rollout_index, min(attempt_id) AS attempt_id
-    FROM attempts
-    SEMI JOIN asked USING (dataset, task_id, row_hash)
-    WHERE error IS NULL
-    GROUP BY dataset, task_id, policy, rollout_index
-)
-SELECT lacking.*
-FROM lacking
-SEMI JOIN good USING (dataset, attempt_id);
-
--- outdated: unverified rollouts that have a verdict anyway: of another version of the verifier, or of another one.
-CREATE OR REPLACE VIEW outdated AS
-SELECT u.*
-FROM unverified AS u
-SEMI JOIN verdicts AS v
-    ON v.dataset = u.dataset AND v.attempt_id = u.attempt_id AND v.verifier_version IS NOT NULL;
-
--- failures: the attempts that failed, and whether their rollout came in the end.
-CREATE OR REPLACE VIEW failures AS
-WITH healed AS (
-    SELECT DISTINCT dataset, task_id, policy, rollout_index
-    FROM attempts
-    SEMI JOIN (SELECT dataset, task_id, policy, rollout_index FROM attempts WHERE error IS NOT NULL)
-        USING (dataset, task_id, policy, rollout_index)
-    SEMI JOIN tasks USING (dataset, task_id, row_hash)
-    WHERE error IS NULL
-)
-SELECT a.dataset, a.task_id, a.policy, a.rollout_index, a.attempt, a.error, a.error_message, a.final,
-    h.task_id IS NOT NULL AS healed, a.engine, a.model, a.request, a.response, a.attempt_id, a.run_id,
-    a.started_at, a.seconds
-FROM attempts AS a
-LEFT JOIN healed AS h
-    ON h.dataset = a.dataset AND h.task_id = a.task_id AND h.policy = a.policy AND h.rollout_index = a.rollout_index
-WHERE a.error IS NOT NULL;
-
--- task_stats: each task's rewards under each policy. `judged` is `verified` under its name in earlier versions.
-CREATE OR REPLACE VIEW task_stats AS
-SELECT dataset, task_id, policy, count(*) AS rollouts, count(reward) AS verified,
-    avg(reward) AS mean_reward, min(reward) AS min_reward, max(reward) AS max_reward, stddev_samp(reward) AS std_reward,
-    verified AS judged
-FROM rollouts
-GROUP BY dataset, task_id, policy;
-
--- owed: `pending` under its name in earlier versions.
-CREATE OR REPLACE VIEW owed AS
-FROM pending;
-
--- in_flight: `submitted` under its name in earlier versions.
-CREATE OR REPLACE VIEW in_flight AS
-FROM submitted;
-
--- unjudged: `unverified` under its name in earlier versions.
-CREATE OR REPLACE VIEW unjudged AS
-FROM unverified;
-
--- judges: `dataset_verifiers` under its name in earlier versions.
-CREATE OR REPLACE VIEW judges AS
-FROM dataset_verifiers;

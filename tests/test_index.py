@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from rolloutops.config.resources import shipped
 from rolloutops.store import compact as compaction
 from rolloutops.store import schema, sql
 from rolloutops.store.compact import compact_folder
@@ -21,7 +20,7 @@ from rolloutops.store.manifest import newest_manifest
 from rolloutops.store.workspace import Workspace, connect, open_workspace, patterns, write_part
 
 PLAIN = (Path(__file__).parent / "plain_views.sql").read_text(encoding="utf-8")
-"""The rules as they are without an index: each view reads the tables alone."""
+"""The rules of the views that read an index, without one."""
 VIEWS = (
     *("repeated_attempts", "older_verdicts", "good_attempts", "good_verdicts", "wanted", "unfinished", "wanted_states"),
     *("unverified", "outdated", "failures", "task_stats", "rollouts"),
@@ -140,8 +139,8 @@ class Maker:
 def plainly(workspace: Workspace, plan: list[dict[str, Any]]) -> sql.Connection:
     """A connection whose views follow the plain rules, over the same files."""
     con = sql.connect()
-    macros = (shipped("sql") / "macros.sql").read_text(encoding="utf-8")
-    define(con, "\n".join([*sql.table_views(patterns(workspace)), sql.plan_view(plan), macros, PLAIN]))
+    define(con, sql.views_script(patterns(workspace), plan))
+    define(con, PLAIN)
     return con
 
 

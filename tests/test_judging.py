@@ -220,7 +220,6 @@ def test_a_verifier_that_will_not_end_is_stopped_and_the_others_go_on(folder: Pa
     loop, bomb, ended, aborted, hungry, *good = verdicts
     for verdict in (loop, bomb):
         assert (verdict.error, verdict.error_message) == ("verifier_timeout", "no verdict within 1 s")
-        assert verdict.seconds >= 1.0
     assert (ended.error, ended.error_message) == ("verifier_error", "its process ended with exit status 3")
     assert (aborted.error, aborted.error_message) == ("verifier_error", "its process was killed by signal 6")
     assert (hungry.error, hungry.error_message) == ("verifier_error", "it needs more memory than the limit of 1024 MB")

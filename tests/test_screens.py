@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import pty
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from rolloutops.cli.tables import table
 from rolloutops.visible import visible, visible_json
-from tests.helpers import command, environ, rolloutops, sums, write_jsonl
+from tests.helpers import command, environ, on_a_terminal, rolloutops, sums, write_jsonl
 from tests.loopback import serving
 
 EVIL = "a\x1b]0;owned\x07b\x9b2Jc\u202ed\u2066e\u200bf\u2028g\x7fh\ufeffi"
@@ -34,25 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run(command(*words), cwd=folder, env=environ(), capture_output=True, check=False)
     (folder / "said").write_bytes(done.stdout + done.stderr)
     return folder
-
-
-def on_a_terminal(folder: Path, *words: str) -> str:
-    """What a command writes to a terminal."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command(*words), cwd=folder, env=environ(), stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        said = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # Linux's way to say that the other side is closed
-                break
-            if not piece:
-                break
-            said += piece
-        process.wait()
-    os.close(ours)
-    return said.decode()
 
 
 @pytest.mark.parametrize(

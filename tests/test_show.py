@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
 import time
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import command, environ, query, rolloutops, sums, write_jsonl
+from tests.helpers import command, environ, on_a_terminal, query, rolloutops, sums, write_jsonl
 from tests.viewer import collect
 
 ESC = "\x1b"
@@ -143,30 +141,13 @@ def test_json_holds_messages_and_verdicts(folder: Path) -> None:
     assert one["started_at"].startswith("20")
 
 
-def on_a_terminal(folder: Path, *words: str, **more: str) -> str:
-    """What a command writes to a terminal of 60 columns."""
-    ours, theirs = pty.openpty()
-    env = environ(COLUMNS="60", TERM="xterm", **more)
-    with subprocess.Popen(command(*words), cwd=folder, env=env, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        pieces = []
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # Linux's way to say that the other side is closed
-                break
-            if not piece:
-                break
-            pieces.append(piece)
-        process.wait()
-    os.close(ours)
-    return b"".join(pieces).decode().replace("\r\n", "\n")
+TERMINAL = {"COLUMNS": "60", "TERM": "xterm"}
 
 
 def test_a_terminal_gets_colors_and_its_width(folder: Path) -> None:
     words = ("show", "--where=true", "--data=data/agents")
-    colored = on_a_terminal(folder, *words)
-    plain = on_a_terminal(folder, *words, NO_COLOR="1")
+    colored = on_a_terminal(folder, *words, **TERMINAL)
+    plain = on_a_terminal(folder, *words, **TERMINAL, NO_COLOR="1")
     assert re.search(rf"{ESC}\[1;34m── user ─", colored)
     assert ESC not in plain
     assert re.sub(rf"{ESC}\[[0-9;]*m", "", colored) == plain
@@ -178,7 +159,7 @@ def test_the_pager_gets_all_of_it(folder: Path) -> None:
     pager.write_text("#!/bin/sh\nsed 's/^/paged: /'\n")
     pager.chmod(0o755)
     words = ("show", "--where=true", "--data=data/agents", "--pager")
-    said = on_a_terminal(folder, *words, NO_COLOR="1", PAGER=str(pager))
+    said = on_a_terminal(folder, *words, **TERMINAL, NO_COLOR="1", PAGER=str(pager))
     assert "paged: ── user ─" in said
     assert "paged" not in rolloutops(*words, cwd=folder, PAGER=str(pager)).stdout
 

@@ -1,16 +1,14 @@
 """A few worker processes that compute, each of which can be stopped: a time limit for each item, a memory limit for
 each process, and no item that can take the run with it.
 
-A worker is a new interpreter, not a fork: it inherits no lock, no thread and no open file of its parent. It answers
-items in order over one socket. What is outstanding at a worker is kept to about LATENCY seconds of work, so cheap items
-travel in crowds and dear ones one at a time.
+A worker (`child_process.py`) answers items in order over one socket. What is outstanding at it is kept to about LATENCY
+seconds of work, so cheap items travel in crowds and dear ones one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import os
 import pickle
 import signal
@@ -25,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
+from rolloutops.environments.child_process import die_with_parent, start_child
 from rolloutops.errors import RolloutopsError
 
 LATENCY = 0.05
@@ -37,10 +36,6 @@ STARTS = 3
 """Workers that may fail to start, one after another, before the pool gives up."""
 
 _LENGTH = struct.Struct("<I")
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rolloutops.environments.worker_pool import work; work()"
-)
 
 
 @dataclass(slots=True)
@@ -216,20 +211,10 @@ class _Worker(asyncio.Protocol):
         self.buffer = bytearray()
         self.transport: asyncio.WriteTransport | None = None
         self.progress = time.monotonic()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # Its own process group: a Ctrl-C at the terminal is the parent's to decide on, and killing the group
-            # takes what a verifier has started along. Standard output is for data: prints go to standard error.
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(sys.path)],
-                stdin=theirs.fileno(),
-                stdout=2,
-                process_group=0,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
-            )
-        self.ours = ours
-        ours.setblocking(False)
-        self.connecting = loop.create_task(loop.create_unix_connection(lambda: self, sock=ours))
+        # Killing its group takes what a verifier has started along.
+        self.process, self.ours = start_child("rolloutops.environments.worker_pool")
+        self.ours.setblocking(False)
+        self.connecting = loop.create_task(loop.create_unix_connection(lambda: self, sock=self.ours))
         self.timer: asyncio.TimerHandle | None = loop.call_later(START_TIMEOUT, self._check)
 
     def send(self, items: list[Item]) -> None:
@@ -321,20 +306,6 @@ def work() -> None:
 def _send(parent: socket.socket, kind: str, answer: Any, seconds: float) -> None:
     data = pickle.dumps((kind, answer, seconds), pickle.HIGHEST_PROTOCOL)
     parent.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent ends, however it ends; elsewhere the socket's end must do.
-
-    Strictly, when the parent's thread ends that started this process: a pool lives no longer than its event loop.
-    """
-    parent = os.getppid()
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1 is PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _limit_memory(limit: int | None) -> None:

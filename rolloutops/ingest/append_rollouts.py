@@ -101,7 +101,7 @@ def append_rollouts(
         del rows
     sql.run(con, HOMES)
     found = chosen_rows(con, NEW_ATTEMPTS, staging / "ended.parquet", "ordinal")
-    for files, rows in enumerate(parts_of(map(_as_asked, found), PART_ROWS, PART_BYTES)):
+    for files, rows in enumerate(parts_of(map(_with_request, found), PART_ROWS, PART_BYTES)):
         _append(workspace, dataset, run_id, f"{run_id}-import-{files:04d}", rows)
         del rows
     counts = sql.records(con, COUNTS)[0]
@@ -117,7 +117,7 @@ def _with(rows: pa.Table, values: dict[str, Any]) -> pa.Table:
     return rows
 
 
-def _as_asked(rows: pa.Table) -> pa.Table:
+def _with_request(rows: pa.Table) -> pa.Table:
     """Rollouts with what they were asked: parameters, and prompt and tools where they are not the task's own."""
     own = pc.fill_null(pc.not_equal(rows["prompt_hash"], rows["task_prompt"]), False)
     if pc.any(own).as_py():

@@ -1,27 +1,23 @@
 """Work on batches in several processes, in the order of the batches: results do not depend on how many there are.
 
-A process is a new interpreter, as in environments/worker_pool.py: it inherits neither locks nor open files, and ends
-with its parent, however that ends. The first batches are worked on here, as few inputs are worth starting any.
+The first batches are worked on here, as few inputs are worth starting any process.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import pickle
 import queue
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from rolloutops.environments.worker_pool import die_with_parent
+from rolloutops.environments.child_process import die_with_parent, start_child
 from rolloutops.errors import RolloutopsError
 
 HERE = 16
@@ -32,8 +28,6 @@ AHEAD = 2
 
 MOST = 8
 """Processes that are started where the user sets no number: one process reads and writes for all of them."""
-
-BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from rolloutops.ingest.processes import work; work()"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -111,18 +105,8 @@ class _Process:
     """One process, seen from its parent. It answers in the order of what it is sent."""
 
     def __init__(self, target: str, argument: Any) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # Its own process group: a Ctrl-C at the terminal is the parent's to decide on.
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, json.dumps(sys.path)],
-                stdin=theirs.fileno(),
-                stdout=2,
-                process_group=0,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
-            )
-        self._socket = ours
-        self._answers = ours.makefile("rb", buffering=1 << 20)
+        self._process, self._socket = start_child("rolloutops.ingest.processes")
+        self._answers = self._socket.makefile("rb", buffering=1 << 20)
         self.send((target, argument))
 
     def send(self, item: Any) -> None:

@@ -42,7 +42,7 @@ class Rejected(NamedTuple):
 @dataclass
 class ReadRollouts:
     """What a batch holds of one dataset. asked, ended: rows of the staged tables, numbered within the batch; then as
-    tables. only_asked: the places in `asked` of rows without a rollout."""
+    tables. without_rollout: the places in `asked` of rows without a rollout."""
 
     read: int = 0
     prompts: int = 0
@@ -53,7 +53,7 @@ class ReadRollouts:
     rejected: list[Rejected] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     ended: list[dict[str, Any]] = field(default_factory=list)
-    only_asked: list[bool] = field(default_factory=list)
+    without_rollout: list[bool] = field(default_factory=list)
     tables: tuple[pa.Table, pa.Table] | None = None
 
     def add(self, row: Read, origin: str, line: int, seen: set[str]) -> None:
@@ -67,7 +67,7 @@ class ReadRollouts:
         if task is not None and (not row.ended or task["ident"] not in seen):
             seen.add(task["ident"])
             self.asked.append({"place": 0, **task, **place, "ordinal": self.read})
-            self.only_asked.append(not row.ended)
+            self.without_rollout.append(not row.ended)
         for ended in row.ended:
             self.ended.append({**ended, **place, "ordinal": len(self.ended)})
 
@@ -151,7 +151,9 @@ def as_staged(
     staged, which are not staged again."""
     assert read.tables is not None
     asked, ended = read.tables
-    new = [only or ident not in seen for only, ident in zip(read.only_asked, asked["ident"].to_pylist(), strict=True)]
+    new = [
+        only or ident not in seen for only, ident in zip(read.without_rollout, asked["ident"].to_pylist(), strict=True)
+    ]
     if not all(new):
         asked = asked.filter(pa.array(new, pa.bool_()))
     ordinals = [before + number for number in asked["ordinal"].to_pylist()]

@@ -18,8 +18,8 @@ from rolloutops.errors import WorkspaceError
 from rolloutops.store import schema
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.manifest import PartName, own_covers, part_name
-from rolloutops.store.parts import ID_COLUMNS, TAIL, find_parts
-from rolloutops.store.workspace import Workspace, hidden_name, sync, write_part
+from rolloutops.store.parts import ID_COLUMNS, end_of, find_parts
+from rolloutops.store.workspace import Workspace, new_file, sync, write_part
 
 
 @dataclass
@@ -74,13 +74,12 @@ def _covered(path: Path) -> frozenset[PartName | None]:
 
 
 def _copy(path: Path, own: Path, link: bool) -> None:
-    """Copy a file under a name that no reader takes, and rename it."""
+    """Copy or link a file; either way it bears its name only once it is whole."""
     own.parent.mkdir(parents=True, exist_ok=True)
-    hidden = hidden_name(own)
-    hidden.unlink(missing_ok=True)
+    failpoint("merge-before-copy")
     if link:
         try:
-            os.link(path, hidden)
+            os.link(path, own)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
@@ -88,22 +87,17 @@ def _copy(path: Path, own: Path, link: bool) -> None:
                 f"cannot link {path} into {own.parent} ({os.strerror(error.errno)}): leave out --link to copy"
             ) from error
     else:
-        shutil.copyfile(path, hidden)
-        sync(hidden)
-    failpoint("merge-before-rename")
-    os.replace(hidden, own)
+        with path.open("rb") as source, new_file(own) as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+            failpoint("merge-before-rename")
     sync(own.parent)
 
 
 def _same(one: Path, other: Path) -> bool:
     """Whether two parts of one name have the same rows, as far as size and footer tell, which has the columns' sums."""
-    return one.stat().st_size == other.stat().st_size and _end(one) == _end(other)
-
-
-def _end(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - TAIL, 0))
-        return file.read()
+    return one.stat().st_size == other.stat().st_size and end_of(str(one)) == end_of(str(other))
 
 
 def _missing_rows(path: Path, own: Path, column: str) -> pa.Table:

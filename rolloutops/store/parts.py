@@ -206,7 +206,7 @@ def find_copies(sizes: Mapping[str, int]) -> dict[str, str]:
         if len(files) > 1:
             ends: dict[bytes, list[str]] = defaultdict(list)
             for file in sorted(files, key=lambda file: (len(file), file)):
-                ends[_end(file)].append(file)
+                ends[end_of(file)].append(file)
             for first, *others in ends.values():
                 found |= {file: first for file in others if filecmp.cmp(first, file, shallow=False)}
     return found
@@ -248,7 +248,8 @@ def _ids(file: str, column: str) -> set[str]:
         return set()
 
 
-def _end(file: str) -> bytes:
+def end_of(file: str) -> bytes:
+    """The last bytes of a part: its footer."""
     with open(file, "rb") as opened:
         opened.seek(max(os.fstat(opened.fileno()).st_size - TAIL, 0))
         return opened.read()

@@ -1,4 +1,4 @@
-"""Queries that are asked again: a view lists part files, and `compact` may take these away once it has merged them."""
+"""Queries that are tried again: a view lists part files, and `compact` may take these away once it has merged them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_gone(error: Exception) -> bool:
     return isinstance(error, duckdb.IOException) and GONE.search(str(error)) is not None
 
 
-def asked_again(con: duckdb.DuckDBPyConnection, query: Callable[[], Found]) -> Found:
+def retry_if_gone(con: duckdb.DuckDBPyConnection, query: Callable[[], Found]) -> Found:
     """Run a query; once more, with a new list of files, where one of them is gone."""
     for _ in range(TRIES):
         try:

@@ -24,7 +24,7 @@ from rolloutops.store.damage import damaged, find_damage
 from rolloutops.store.definitions import make_named
 from rolloutops.store.manifest import MERGED
 from rolloutops.store.parsed import files_of_view
-from rolloutops.store.refresh import asked_again
+from rolloutops.store.refresh import retry_if_gone
 
 Connection = duckdb.DuckDBPyConnection
 Error = duckdb.Error
@@ -127,14 +127,14 @@ def run(con: Connection, script: str) -> None:
     """Statements for their effect: views, tables, COPY; none at all is fine."""
     if script.strip():
         with _name_damage(con):
-            asked_again(con, lambda: make_named(con, script))
+            retry_if_gone(con, lambda: make_named(con, script))
             _execute(con, script)
 
 
 def _execute(con: Connection, script: str) -> None:
     """Run statements one by one, so that one whose file is gone is run again, and what precedes it is not."""
     for statement in con.extract_statements(script):
-        asked_again(con, lambda statement=statement: con.execute(statement).fetchall())  # type: ignore[misc]
+        retry_if_gone(con, lambda statement=statement: con.execute(statement).fetchall())  # type: ignore[misc]
 
 
 def rows(con: Connection, query: str) -> list[tuple[Any, ...]]:
@@ -151,7 +151,7 @@ def records(con: Connection, query: str) -> list[dict[str, Any]]:
 def table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """A small result: its columns and all of its rows, as tuples."""
     with _name_damage(con):
-        return asked_again(con, lambda: _table(con, query))
+        return retry_if_gone(con, lambda: _table(con, query))
 
 
 def _table(con: Connection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -173,8 +173,8 @@ def names(con: Connection, query: str) -> list[str]:
 def arrow(con: Connection, query: str) -> pa.Table:
     """A result as an Arrow table."""
     with _name_damage(con):
-        asked_again(con, lambda: make_named(con, query))
-        return asked_again(con, lambda: con.sql(query).to_arrow_table())
+        retry_if_gone(con, lambda: make_named(con, query))
+        return retry_if_gone(con, lambda: con.sql(query).to_arrow_table())
 
 
 PAYLOAD_ROWS = 16
@@ -189,8 +189,8 @@ def stream(con: Connection, query: str, batch_rows: int = 1024) -> Iterator[pa.R
     cursor = con.cursor()
     try:
         with _name_damage(con):
-            asked_again(con, lambda: make_named(con, query))
-            yield from asked_again(con, lambda: _first_batch(cursor, query, batch_rows))
+            retry_if_gone(con, lambda: make_named(con, query))
+            yield from retry_if_gone(con, lambda: _first_batch(cursor, query, batch_rows))
     finally:
         cursor.close()
 
