@@ -1,8 +1,7 @@
 """The window: rollouts in flight, each attempt of them, and what comes next.
 
-As many workers as rollouts may be in flight take one after the other from a queue, across parts and datasets, so that
-the slowest of a part holds nobody up. What failed and may succeed later waits outside the window and comes back into
-the queue. Whatever ends a window, what is in flight gets a while to end, and what has come is kept: it is paid for.
+As many workers as rollouts may be in flight take one after the other from the feed. Whatever ends a window, what is in
+flight gets a while to end, and what has come is kept: it is paid for.
 """
 
 from __future__ import annotations
@@ -18,28 +17,19 @@ from typing import Any
 from rolloutops.collect.agent import attempt
 from rolloutops.collect.attempt import Attempt, PendingRollout
 from rolloutops.collect.event_loop import on_interrupt
-from rolloutops.collect.pending import Part, PendingRollouts, Taken
+from rolloutops.collect.feed import Feed
+from rolloutops.collect.pending import Part, PendingRollouts
 from rolloutops.collect.recording import Recorder, Unverified
 from rolloutops.collect.verify import Verifier
 from rolloutops.config.plan import CollectPlan
 from rolloutops.config.redact import tell
 from rolloutops.errors import FAILURES, AttemptFailed, EngineError
-from rolloutops.layout import verb
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.progress import report
 from rolloutops.limits.replica_rate_limit import AnyRateLimit
 from rolloutops.limits.stop_time import StopTime
 from rolloutops.types import Engine
 
-AHEAD = 64
-"""Rollouts that are queued at once, when fewer than these are left: what comes back for another try stands behind no
-more than twice as many."""
-AHEAD_CHARACTERS = 64_000_000
-"""Fewer are queued where their tasks are longer than this together."""
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-"""Seconds between two looks at what other processes work on."""
-PARKED = 1000
-"""Rollouts that may wait outside the window for another try: memory stays bounded."""
 AWAITED = 1000
 """Verdicts that may be awaited at once."""
 LAST_TRY = 1.0
@@ -74,14 +64,10 @@ class Window:
         self._error: BaseException | None = None
         self._in_flight = 0
         self._workers = 0
-        self._with_others = 0  # rollouts that only other processes may work on now
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
-        # Rollouts, and whether they were tried before; None: there are no more.
-        self._queue: asyncio.Queue[tuple[PendingRollout, bool] | None] = asyncio.Queue()
-        self._few_queued = asyncio.Event()
-        self._parked = asyncio.Semaphore(PARKED)
+        self._feed = Feed(recorder, rate_limit, breaker)
         self._verifying = asyncio.Semaphore(AWAITED)
 
     async def run(
@@ -100,7 +86,7 @@ class Window:
         with on_interrupt(partial(self._interrupt, stopping)):
             try:
                 async with self._group:
-                    self._feeder = self._spawn(self._feed(pending, plan, parts))
+                    self._feeder = self._spawn(self._feed.fill(pending, plan, parts))
                     self._start_workers()
                 self._recorder.write_ended()
                 failed = self._error is not None
@@ -127,11 +113,7 @@ class Window:
         meter.notes = [
             lambda: spend_limit.note(meter.pending - meter.done),
             self._rate_limit.note,
-            lambda: (
-                f"{self._with_others:,} {verb(self._with_others, 'wait')} for another process"
-                if self._with_others
-                else ""
-            ),
+            self._feed.note,
         ]
 
     def _interrupt(self, stopping: asyncio.Event) -> None:
@@ -185,83 +167,13 @@ class Window:
         self._closing = True
         if self._feeder is not None:
             self._feeder.cancel()
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queue.put_nowait(None)
-        for _ in range(PARKED):  # nobody takes what comes back, and nobody must wait for that
-            self._parked.release()
+        self._feed.close()
 
     def _cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
 
     # What is sent.
-
-    async def _feed(self, pending: PendingRollouts, plan: CollectPlan, parts: Sequence[Part]) -> None:
-        """Put the parts' rollouts into the queue, as room allows; wait for those that other processes work on."""
-        pending.begin(parts)
-        taken_of = dict.fromkeys(parts, 0)  # the parts that are not done
-        pause = SHORTEST_PAUSE
-        while taken_of:
-            taken_now, locked, waiting = 0, False, 0
-            for part in list(taken_of):
-                left, with_others = 1, 0
-                while left:
-                    await self._until_queued(max(1, min(AHEAD, self._rate_limit.concurrency.now) // 4))
-                    taken = await asyncio.to_thread(pending.take, part, plan, pending.share())
-                    if taken is None:
-                        locked, with_others = True, part.pending - taken_of[part]
-                        break
-                    taken_of[part] += taken.rollouts
-                    taken_now += taken.rollouts
-                    await self._enqueue(part, taken)
-                    left, with_others = taken.left, taken.with_others
-                waiting += with_others
-                if not with_others:
-                    self._end_part(part, taken_of.pop(part))
-            self._with_others = waiting
-            if taken_of:
-                pause = SHORTEST_PAUSE if taken_now else min(2 * pause, LONGEST_PAUSE)
-                await self._wait_for_others(pending, pause, locked)
-                self._with_others = 0
-        while not self._recorder.is_settled:
-            self._recorder.settled.clear()
-            await self._recorder.settled.wait()
-        self._queue.put_nowait(None)
-
-    async def _wait_for_others(self, pending: PendingRollouts, pause: float, locked: bool) -> None:
-        """Wait until other processes have given something back. locked: one held the lock of a part, for a moment."""
-        while True:
-            if self._recorder.is_settled:  # two processes must not wait for each other's parts
-                self._recorder.settle_forbidden(self._breaker, complete=True, failed=self._error is not None)
-            if not self._recorder.has_parts:
-                self._recorder.journal.flush_if_due(0.0)  # what is done is claimed until it is sealed
-            await asyncio.sleep(pause)
-            if locked or await asyncio.to_thread(pending.have_moved):
-                return
-
-    def _end_part(self, part: Part, own: int) -> None:
-        """Count what other processes have made of a part since it was counted. own: rollouts of it that we took."""
-        self._recorder.meter.pending -= part.pending - own
-        self._recorder.meter.done_before += part.pending - own
-
-    async def _enqueue(self, part: Part, share: Taken) -> None:
-        """Queue a share of a part, as room allows."""
-        if not share.rollouts:
-            return
-        self._recorder.open_part(part, share.rollouts, share.release)
-        while rollouts := await asyncio.to_thread(next, share.batches, None):
-            ahead = max(1, min(AHEAD, AHEAD_CHARACTERS // max(1, *(rollout.characters for rollout in rollouts))))
-            for start in range(0, len(rollouts), ahead):
-                await self._until_queued(ahead)
-                for rollout in rollouts[start : start + ahead]:
-                    self._queue.put_nowait((rollout, False))
-
-    async def _until_queued(self, most: int) -> None:
-        """Wait until fewer rollouts than `most` are queued. most: AHEAD at most."""
-        while self._queue.qsize() >= most:
-            self._few_queued.clear()
-            await self._few_queued.wait()
 
     def _start_workers(self) -> None:
         """As many as rollouts may be in flight; those that are too many leave by themselves."""
@@ -273,20 +185,14 @@ class Window:
         """Try one rollout after the other, until there are none, or too many workers."""
         try:
             while self._workers <= self._rate_limit.concurrency.now:
-                item = await self._queue.get()
-                if item is None or self._closing:  # what came back for another try is left to the next run
-                    self._queue.put_nowait(None)  # for the other workers
+                pending = await self._feed.take()
+                if pending is None:
                     return
                 if not self._recorder.spend_limit.allows(self._in_flight):
                     self.stop(self._recorder.spend_limit.why(self._in_flight))
                     return
-                pending, tried_before = item
-                if tried_before:
-                    self._parked.release()
-                if self._queue.qsize() < AHEAD:
-                    self._few_queued.set()
                 await self._try(pending)
-                del item, pending  # else each worker that waits holds the prompt of its last rollout
+                del pending  # else each worker that waits holds the prompt of its last rollout
         finally:
             self._workers -= 1
 
@@ -334,12 +240,8 @@ class Window:
         if row["final"] or tries >= pending.settings.max_attempts:
             recorder.settle(pending)
             return
-        if not self._closing:
-            await self._parked.acquire()
-        if self._closing:
-            return  # left to the next run
         pending.attempt, pending.tries, pending.failed_with = pending.attempt + 1, tries, failure.message
-        asyncio.get_running_loop().call_later(wait, self._queue.put_nowait, (pending, True))
+        await self._feed.put_back(pending, wait)
 
     async def _take_success(self, done: Attempt, verifier: Verifier | None) -> None:
         """When this returns the rollout is written, together with all that ended in the same turn of the event loop, so
