@@ -23,7 +23,8 @@ from urllib.parse import urlencode, urlsplit
 import duckdb
 import pyarrow as pa
 
-from rolloutops.store import schema, sql
+from rolloutops.store import schema
+from rolloutops.store.base_views import duckdb_type
 
 TASK_ROLLOUTS = 8
 PART_ROWS = 50_000
@@ -123,7 +124,7 @@ def generate(root: Path, rollouts: int) -> None:
 
 
 def _column(field: pa.Field, values: dict[str, str]) -> str:
-    return f'({values.get(field.name, "NULL")})::{sql.duckdb_type(field.type)} AS "{field.name}"'
+    return f'({values.get(field.name, "NULL")})::{duckdb_type(field.type)} AS "{field.name}"'
 
 
 def cpu(pid: int) -> float:

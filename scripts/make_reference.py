@@ -29,6 +29,7 @@ from rolloutops.config.validation import Key, keys_of, words  # noqa: E402
 from rolloutops.errors import FAILURES  # noqa: E402
 from rolloutops.steps.step import KINDS, Step, read_step  # noqa: E402
 from rolloutops.store import schema, sql  # noqa: E402
+from rolloutops.store.base_views import duckdb_type  # noqa: E402
 from rolloutops.store.user_query import view_comments  # noqa: E402
 from rolloutops.store.workspace import connect, open_workspace  # noqa: E402
 from scripts import endpoints_page  # noqa: E402
@@ -146,7 +147,7 @@ def _columns(table: Any) -> str:
 
 
 def _kind(kind: Any) -> str:
-    return sql.duckdb_type(kind).replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
+    return duckdb_type(kind).replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
 
 
 def _views() -> Iterator[str]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rolloutops.store import compact as compaction
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import views_script
 from rolloutops.store.compact import compact_folder
 from rolloutops.store.definitions import define
 from rolloutops.store.manifest import newest_manifest
@@ -139,7 +140,7 @@ class Maker:
 def plainly(workspace: Workspace, plan: list[dict[str, Any]]) -> sql.Connection:
     """A connection whose views follow the plain rules, over the same files."""
     con = sql.connect()
-    define(con, sql.views_script(patterns(workspace), plan))
+    define(con, views_script(patterns(workspace), plan))
     define(con, PLAIN)
     return con
 

@@ -28,6 +28,7 @@ from rolloutops.config.resources import shipped
 from rolloutops.ingest.task_columns import TaskColumns
 from rolloutops.store import journal as journals
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import duckdb_type
 from rolloutops.store.definitions import make_all
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.rows import AttemptRow, VerdictRow
@@ -129,7 +130,7 @@ def test_an_empty_workspace_has_every_view(workspace: Workspace) -> None:
     for name, table in schema.TABLES.items():
         types = sql.columns(con, f"SELECT * FROM {'task_log' if name == 'tasks' else name}")
         bare = {column: kind.replace('"', "") for column, kind in types.items()}
-        assert bare == {field.name: sql.duckdb_type(field.type) for field in table}, "as the files will have them"
+        assert bare == {field.name: duckdb_type(field.type) for field in table}, "as the files will have them"
 
 
 def test_parts_of_an_earlier_version_lack_columns(workspace: Workspace) -> None:

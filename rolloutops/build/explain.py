@@ -22,6 +22,7 @@ from rolloutops.steps.step import LINE, Step, bound, check_step, require_line, v
 from rolloutops.steps.trial import refuse_changes
 from rolloutops.steps.unchanged import compared
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import views_script
 from rolloutops.store.definitions import define
 
 
@@ -62,7 +63,7 @@ def bind_steps(plan: Plan, rows: Sequence[Mapping[str, Any]] = ()) -> Iterator[B
     """Each step of a recipe, bound to empty tables; metrics steps first. The one place where a recipe's steps are
     checked before they run: what a key may be, what must be there, what a step must leave as it is."""
     with sql.connect(threads=1) as con:
-        define(con, sql.views_script(dict.fromkeys(schema.TABLES), rows))
+        define(con, views_script(dict.fromkeys(schema.TABLES), rows))
         try:
             measured = metrics_steps(plan.metrics, plan.metrics_settings, plan.folder)
         except RolloutopsError as error:

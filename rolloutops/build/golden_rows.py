@@ -13,6 +13,7 @@ import pyarrow as pa
 from rolloutops.errors import InputError
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import views_script
 
 JSON_CELLS = ("metrics", "tool_names", "token_turns")
 
@@ -59,7 +60,7 @@ def workspace(
             verified = take(schema.VERDICTS, {**verdict, **row}, but=("error", "seconds", "run_id"))
             tables["verdicts"].append({**verified, **judging})
     con = sql.connect(threads)
-    sql.run(con, sql.views_script(dict.fromkeys(schema.TABLES), list(plan)))
+    sql.run(con, views_script(dict.fromkeys(schema.TABLES), list(plan)))
     for name, rows in tables.items():
         random.Random(shuffle).shuffle(rows) if shuffle else None
         view = "task_log" if name == "tasks" else name

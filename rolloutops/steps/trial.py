@@ -14,6 +14,7 @@ from rolloutops.steps.selected import ALL, KEYS, bind, pairs_view, quoted, table
 from rolloutops.steps.step import Step, bound
 from rolloutops.steps.unchanged import MAY_CHANGE, refusal
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import views_script
 from rolloutops.store.definitions import define
 
 TASKS, REPEATS = 4, 4
@@ -67,7 +68,7 @@ def _hand_over(
     con: sql.Connection, stored: Columns, added: Columns, plan: Sequence[Mapping[str, object]], typed: bool
 ) -> Columns:
     """Bind `selected` to made-up rollouts. Returns the stored columns with the types that they have there."""
-    define(con, sql.views_script(dict.fromkeys(schema.TABLES), plan))
+    define(con, views_script(dict.fromkeys(schema.TABLES), plan))
     made_up = [(task, repeat) for task in range(TASKS) for repeat in range(REPEATS)]
     columns = []
     for name, kind in stored.items():

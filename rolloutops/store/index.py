@@ -14,6 +14,7 @@ from glob import escape
 from pathlib import Path
 
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import duckdb_type, table_views
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.manifest import Index, manifest_folder
 from rolloutops.store.parts import Parts
@@ -143,7 +144,7 @@ def _source(table: str, files: Sequence[str]) -> str:
     """Merged files as a relation; one without rows where there are none."""
     if files:
         return f"read_parquet({_list(files)}, union_by_name = true)"
-    columns = ", ".join(f"NULL::{sql.duckdb_type(field.type)} AS {field.name}" for field in schema.TABLES[table])
+    columns = ", ".join(f"NULL::{duckdb_type(field.type)} AS {field.name}" for field in schema.TABLES[table])
     return f"(SELECT {columns} WHERE false)"
 
 
@@ -159,7 +160,7 @@ def index_views(root: Path, parts: Mapping[str, Parts], beside: Mapping[str, str
     """The views of the indexes that count, and of what is newer than they are.
 
     indexed_rollouts, settled_tasks, stray_verdicts: rows of indexes; indexed_verdicts: the verdicts that these were
-    made of; recent_attempts, recent_verdicts: all other rows of the tables. beside: as in sql.table_views.
+    made of; recent_attempts, recent_verdicts: all other rows of the tables. beside: as in table_views.
     """
     attempts, verdicts = parts["attempts"], parts["verdicts"]
     there = {
@@ -183,15 +184,15 @@ def index_views(root: Path, parts: Mapping[str, Parts], beside: Mapping[str, str
     views = [_view(name, kinds, [str(folders[one] / one) for one in names]) for name, (kinds, names) in own.items()]
     for table, found in (("attempts", attempts), ("verdicts", verdicts)):
         recent = [file for file in found.files if file not in sources[table]] or None
-        views += sql.table_views({table: recent}, beside, {table: found.overlapping}, {table: f"recent_{table}"})
-    views += sql.table_views(
+        views += table_views({table: recent}, beside, {table: found.overlapping}, {table: f"recent_{table}"})
+    views += table_views(
         {"verdicts": sorted(sources["verdicts"]) or None}, None, None, {"verdicts": "indexed_verdicts"}
     )
     return views
 
 
 def _kind(table: str, column: str) -> str:
-    return sql.duckdb_type(schema.TABLES[table].field(column).type)
+    return duckdb_type(schema.TABLES[table].field(column).type)
 
 
 INDEXED = {

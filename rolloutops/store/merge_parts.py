@@ -17,6 +17,7 @@ from rolloutops.errors import WorkspaceError
 from rolloutops.formats.strict_json import digest
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import KEYS, duckdb_type
 from rolloutops.store.damage import UNREADABLE, damaged
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.manifest import COVERS, MergedFile, PartName, to_ranges
@@ -100,7 +101,7 @@ def _write(file: BinaryIO, columns: pa.Schema, batches: Iterator[pa.Table]) -> i
 def _batches(table: str, sources: Sequence[Source], once: bool) -> Iterator[pa.Table]:
     """The rows of the sources, in the types of the table."""
     columns, seen = schema.TABLES[table], set[tuple[object, ...]]()
-    keys = [name.strip() for name in sql.KEYS[table].split(",")]
+    keys = [name.strip() for name in KEYS[table].split(",")]
     for source in sources:
         try:
             with pq.ParquetFile(source.path, page_checksum_verification=True, pre_buffer=False) as opened:
@@ -154,10 +155,10 @@ def _compare(path: Path, table: str, sources: Sequence[Source], once: bool, rows
 def _hash_of(con: sql.Connection, table: str, files: Collection[str], once: bool) -> tuple[int, int]:
     """How many rows files have, and the sum of their hashes."""
     there = set[str]().union(*(pq.read_schema(file).names for file in files))
-    kinds = {f.name: "VARCHAR" if f.type == schema.JSON else sql.duckdb_type(f.type) for f in schema.TABLES[table]}
+    kinds = {f.name: "VARCHAR" if f.type == schema.JSON else duckdb_type(f.type) for f in schema.TABLES[table]}
     columns = ", ".join(f"{name if name in there else 'NULL'}::{kind} AS {name}" for name, kind in kinds.items())
     source = f"read_parquet({sql.literal([escape(file) for file in files])}, union_by_name = true)"
-    distinct = f"DISTINCT ON ({sql.KEYS[table]})" if once else ""
+    distinct = f"DISTINCT ON ({KEYS[table]})" if once else ""
     query = f"SELECT count(*), coalesce(sum(hash(t)), 0) FROM (SELECT {distinct} {columns} FROM {source}) AS t"
     found = sql.rows(con, query)[0]
     return int(found[0]), int(found[1])

@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import views_script
 from rolloutops.store.definitions import define
 from rolloutops.store.index import index_views
 from rolloutops.store.manifest import part_name
@@ -78,7 +79,7 @@ def connect_snapshot(workspace: Workspace, snapshot: Snapshot, plan: Sequence[Ma
     beside = {table: f"journal_{table}" for table in snapshot.journals}
     overlapping = {table: parts.overlapping for table, parts in snapshot.parts.items()}
     indexes = index_views(workspace.root, snapshot.parts, beside)
-    define(con, sql.views_script(files, plan, beside, overlapping, indexes))
+    define(con, views_script(files, plan, beside, overlapping, indexes))
     return con
 
 

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 from rolloutops.config.query_limits import query_limits
 from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
+from rolloutops.store.base_views import table_views, views_script
 from rolloutops.store.definitions import define, redefine
 from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
@@ -115,8 +116,8 @@ def views_of(workspace: Workspace, plan: Sequence[Mapping[str, object]] | None) 
         try:
             indexes = index_views(workspace.root, found)
             if plan is None:
-                return "\n".join([*sql.table_views(files, overlapping=overlapping), *indexes])
-            return sql.views_script(files, plan, overlapping=overlapping, indexes=indexes)
+                return "\n".join([*table_views(files, overlapping=overlapping), *indexes])
+            return views_script(files, plan, overlapping=overlapping, indexes=indexes)
         except FileNotFoundError:  # merged since it was listed
             continue
 

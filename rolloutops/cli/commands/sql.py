@@ -112,10 +112,10 @@ def _query(
 
 def _views_script(plan: Plan) -> str:
     """Write the script that makes the workspace's views in any DuckDB shell."""
-    from rolloutops.store import sql
+    from rolloutops.store.base_views import views_script
     from rolloutops.store.workspace import open_workspace, patterns
 
-    return sql.views_script(patterns(open_workspace(plan.data)), plan.rows)
+    return views_script(patterns(open_workspace(plan.data)), plan.rows)
 
 
 def _format(output: Path) -> str:
