@@ -4,6 +4,8 @@
 RECIPE ?= recipes/demo.toml
 SET ?=
 PYTHON := .venv/bin/python
+# The tests start some thousand commands, and each takes twice as long where Python may not keep compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
 ROLLOUTOPS := $(PYTHON) -m rolloutops
 
 .DEFAULT_GOAL := help

@@ -3,7 +3,7 @@
 --   plan                                        what the recipe asks of each dataset and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions,
 --       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
--- Where `compact` made indexes, six more say the same in fewer bytes; no_index.sql has them for where there are none.
+-- Where `compact` made indexes, index.sql then replaces five of these views by such as read less and say the same.
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
 -- edited_tasks: the newest version of each task that has more than one.
@@ -33,27 +33,11 @@ SELECT DISTINCT dataset, verifier, verifier_version,
 FROM plan
 WHERE verifier IS NOT NULL;
 
--- contested_attempts: among these are all attempts of rollouts that have several: all recent ones, and of the index
--- those of a rollout that is recent too, or that the index has several attempts of.
+-- contested_attempts: among these are all attempts of rollouts that have several: here, all.
 CREATE OR REPLACE VIEW contested_attempts AS
-WITH recent AS (
-    SELECT dataset, task_id, row_hash, policy, rollout_index, attempt_id
-    FROM recent_attempts
-    WHERE error IS NULL
-),
-recent_keys AS (
-    SELECT DISTINCT md5_number_lower(concat_ws(chr(31), task_id, policy, rollout_index)) AS rollout_key FROM recent
-)
-FROM recent
-UNION ALL
 SELECT dataset, task_id, row_hash, policy, rollout_index, attempt_id
-FROM indexed_rollouts
-SEMI JOIN recent_keys USING (rollout_key)
-UNION ALL
-SELECT dataset, task_id, row_hash, policy, rollout_index, attempt_id
-FROM indexed_rollouts
-ANTI JOIN recent_keys USING (rollout_key)
-WHERE repeated;
+FROM attempts
+WHERE error IS NULL;
 
 -- repeated_attempts: in the log a rollout may occur twice. Its first attempt counts; these are the others, and few.
 CREATE OR REPLACE VIEW repeated_attempts AS
@@ -99,34 +83,15 @@ FROM named_verdicts AS v
 LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
 WHERE v.present OR j.dataset IS NULL;
 
--- contested_verdicts: the attempts of which an index does not tell the verdict, since there are recent ones or several.
+-- contested_verdicts: among these are all verdicts of attempts that have several: here, all.
 CREATE OR REPLACE VIEW contested_verdicts AS
-WITH recent_keys AS (
-    SELECT DISTINCT md5_number_lower(attempt_id) AS attempt_key FROM recent_verdicts
-    UNION
-    SELECT DISTINCT md5_number_lower(attempt_id) FROM stray_verdicts
-)
-SELECT dataset, attempt_id, attempt_key, verdict_id, several
-FROM indexed_rollouts
-SEMI JOIN recent_keys USING (attempt_key)
-UNION ALL
-SELECT dataset, attempt_id, attempt_key, verdict_id, several
-FROM indexed_rollouts
-ANTI JOIN recent_keys USING (attempt_key)
-WHERE several;
-
--- touched_verdicts: all verdicts on attempts that are not in an index, or are among contested_verdicts.
-CREATE OR REPLACE VIEW touched_verdicts AS
-SELECT * FROM recent_verdicts
-UNION ALL
-SELECT * FROM indexed_verdicts
-SEMI JOIN (SELECT dataset, attempt_id FROM contested_verdicts UNION ALL SELECT dataset, attempt_id FROM stray_verdicts)
-    USING (dataset, attempt_id);
+SELECT dataset, attempt_id, verdict_id
+FROM verdicts;
 
 -- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
 CREATE OR REPLACE VIEW older_verdicts AS
 WITH repeated AS (
-    SELECT dataset, attempt_id FROM touched_verdicts GROUP BY dataset, attempt_id HAVING count(*) > 1
+    SELECT dataset, attempt_id FROM contested_verdicts GROUP BY dataset, attempt_id HAVING count(*) > 1
 ),
 several AS (
     SELECT dataset, attempt_id, verdict_id
@@ -175,91 +140,14 @@ FROM logged
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
--- rollout_facts: `rollouts` without what is large, and without the task's columns. Of the index come the rollouts whose
--- task is as it was, which have one attempt and one verdict; all others come by the plain rules.
+-- rollout_facts: `rollouts` without what is large, and without the task's columns.
 CREATE OR REPLACE VIEW rollout_facts AS
-WITH gone AS (
-    SELECT DISTINCT task_key
-    FROM settled_tasks AS s
-    ANTI JOIN tasks AS t ON t.dataset = s.dataset AND t.task_id = s.task_id AND t.row_hash = s.row_hash
-),
-contested AS (
-    SELECT md5_number_lower(attempt_id) AS attempt_key FROM repeated_attempts
-    UNION
-    SELECT attempt_key FROM contested_verdicts
-),
-clear AS (
-    SELECT i.* EXCLUDE (verifier_version),
-        coalesce(n.verifier_version, i.verifier_version) AS verifier_version,
-        j.dataset IS NULL OR n.dataset IS NOT NULL AS present
-    FROM indexed_rollouts AS i
-    ANTI JOIN gone AS g ON g.task_key = i.task_key
-    ANTI JOIN contested AS c ON c.attempt_key = i.attempt_key
-    LEFT JOIN dataset_verifiers AS j ON j.dataset = i.dataset
-    LEFT JOIN version_names AS n
-        ON n.dataset = i.dataset AND n.verifier = i.verifier AND n.name = i.verifier_version
-),
-unclear AS (
-    SELECT * FROM indexed_rollouts SEMI JOIN gone USING (task_key)
-    UNION ALL
-    SELECT * FROM indexed_rollouts ANTI JOIN gone USING (task_key) SEMI JOIN contested USING (attempt_key)
-),
-unclear_now AS (
-    SELECT *
-    FROM unclear
-    SEMI JOIN tasks USING (dataset, task_id, row_hash)
-    ANTI JOIN repeated_attempts USING (dataset, attempt_id)
-),
-others AS (
-    SELECT dataset, task_id, policy, rollout_index, text_length, attempt_id, attempt, part, run_id, engine, model,
-        finish_reason, turns, tool_calls, tool_errors, tool_names, input_tokens, output_tokens, reasoning_tokens,
-        cached_tokens, started_at, seconds, model_seconds, tool_seconds
-    FROM unclear_now
-    UNION ALL
-    SELECT dataset, task_id, policy, rollout_index, length(text), attempt_id, attempt, part, run_id, engine, model,
-        finish_reason, turns, tool_calls, tool_errors, tool_names, input_tokens, output_tokens, reasoning_tokens,
-        cached_tokens, started_at, seconds, model_seconds, tool_seconds
-    FROM recent_attempts
-    SEMI JOIN tasks USING (dataset, task_id, row_hash)
-    ANTI JOIN repeated_attempts USING (dataset, attempt_id)
-    WHERE error IS NULL
-),
-needed AS (
-    SELECT dataset, attempt_id FROM unclear_now
-    UNION
-    SELECT dataset, attempt_id FROM stray_verdicts
-),
-found AS (
-    SELECT * FROM recent_verdicts
-    UNION ALL
-    SELECT * FROM indexed_verdicts SEMI JOIN needed USING (dataset, attempt_id)
-),
-verdict AS (
-    SELECT v.* REPLACE (coalesce(n.verifier_version, v.verifier_version) AS verifier_version)
-    FROM found AS v
-    ANTI JOIN older_verdicts AS o ON o.dataset = v.dataset AND o.verdict_id = v.verdict_id
-    LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
-    LEFT JOIN version_names AS n
-        ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version
-    WHERE j.dataset IS NULL OR n.dataset IS NOT NULL
-)
-SELECT dataset, task_id, policy, rollout_index,
-    CASE WHEN present THEN reward END AS reward, CASE WHEN present THEN metrics END AS metrics,
-    finish_reason, turns, tool_calls, tool_errors, tool_names,
+SELECT
+    dataset, task_id, policy, rollout_index, reward, metrics, finish_reason, turns, tool_calls, tool_errors, tool_names,
     input_tokens, output_tokens, reasoning_tokens, cached_tokens, text_length,
     engine, model, attempt, attempt_id, part, run_id, started_at, seconds, model_seconds, tool_seconds,
-    CASE WHEN present THEN verify_seconds END AS verify_seconds, CASE WHEN present THEN verifier END AS verifier,
-    CASE WHEN present THEN verifier_version END AS verifier_version,
-    CASE WHEN present THEN verdict_error END AS verdict_error
-FROM clear
-UNION ALL
-SELECT a.dataset, a.task_id, a.policy, a.rollout_index, v.reward, v.metrics,
-    a.finish_reason, a.turns, a.tool_calls, a.tool_errors, a.tool_names,
-    a.input_tokens, a.output_tokens, a.reasoning_tokens, a.cached_tokens, a.text_length,
-    a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id, a.started_at, a.seconds, a.model_seconds,
-    a.tool_seconds, v.seconds, v.verifier, v.verifier_version, v.error
-FROM others AS a
-LEFT JOIN verdict AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id;
+    verify_seconds, verifier, verifier_version, verdict_error
+FROM rollouts;
 
 -- wanted_tasks: every task that the recipe wants rollouts of, with how many of each policy.
 CREATE OR REPLACE VIEW wanted_tasks AS
@@ -280,13 +168,15 @@ CREATE OR REPLACE VIEW wanted AS
 SELECT * EXCLUDE (num_repeats), unnest(range(num_repeats))::INTEGER AS rollout_index
 FROM wanted_tasks;
 
--- remaining: of these, the ones that come after those that an index says are done. Most tasks have none.
+-- remaining: of these, all but some that are done.
 CREATE OR REPLACE VIEW remaining AS
-SELECT w.* EXCLUDE (num_repeats), unnest(range(coalesce(s.done_through, 0), w.num_repeats))::INTEGER AS rollout_index
-FROM wanted_tasks AS w
-LEFT JOIN settled_tasks AS s
-    ON s.dataset = w.dataset AND s.task_id = w.task_id AND s.row_hash = w.row_hash AND s.policy = w.policy
-WHERE coalesce(s.done_through, 0) < w.num_repeats;
+FROM wanted;
+
+-- done_rollouts: what is done of `remaining`.
+CREATE OR REPLACE VIEW done_rollouts AS
+SELECT dataset, task_id, row_hash, policy, rollout_index
+FROM attempts
+WHERE error IS NULL;
 
 -- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
 CREATE OR REPLACE VIEW open_jobs AS
@@ -316,16 +206,7 @@ FROM asked;
 -- is the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
 -- whoever asks, has not tried it. `state` is `status` in the words of earlier versions: owed and in_flight.
 CREATE OR REPLACE VIEW unfinished AS
-WITH done AS (
-    SELECT dataset, task_id, row_hash, policy, rollout_index
-    FROM recent_attempts
-    WHERE error IS NULL
-    UNION ALL
-    SELECT dataset, task_id, row_hash, policy, unnest(beyond)
-    FROM settled_tasks
-    WHERE len(beyond) > 0
-),
-failed AS (
+WITH failed AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index,
         bool_or(final) AS refused,
         max(attempt) AS last_attempt,
@@ -348,7 +229,7 @@ SELECT w.dataset, w.task_id, w.row_hash, w.part, w.line, w.policy, w.rollout_ind
     END AS status,
     CASE status WHEN 'submitted' THEN 'in_flight' WHEN 'pending' THEN 'owed' ELSE status END AS state
 FROM remaining AS w
-ANTI JOIN done AS d
+ANTI JOIN done_rollouts AS d
     ON d.dataset = w.dataset AND d.task_id = w.task_id AND d.row_hash = w.row_hash
     AND d.policy = w.policy AND d.rollout_index = w.rollout_index
 LEFT JOIN failed AS f

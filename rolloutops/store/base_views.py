@@ -158,8 +158,8 @@ def views_script(
     """Everything that makes a workspace's views in any DuckDB shell, and what steps share.
 
     patterns: table -> its files. plan: rows for `plan`. beside, overlapping: as in `table_views`. indexes: statements
-    that make the views of indexes; where there are none, all is read from the tables.
+    that make the views of indexes, which some views read in place of the tables then (`sql/index.sql`).
     """
-    names = ("macros.sql", "views.sql") if indexes else ("no_index.sql", "macros.sql", "views.sql")
+    names = ("macros.sql", "views.sql", "index.sql") if indexes else ("macros.sql", "views.sql")
     files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in names]
     return "\n\n".join([*table_views(patterns, beside, overlapping), *indexes, plan_view(plan), *files])

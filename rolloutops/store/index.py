@@ -157,7 +157,7 @@ def _synced(path: Path) -> str:
 
 
 def index_views(root: Path, parts: Mapping[str, Parts], beside: Mapping[str, str] | None = None) -> list[str]:
-    """The views of the indexes that count, and of what is newer than they are.
+    """The views of the indexes that count, and of what is newer than they are; none where there is no index.
 
     indexed_rollouts, settled_tasks, stray_verdicts: rows of indexes; indexed_verdicts: the verdicts that these were
     made of; recent_attempts, recent_verdicts: all other rows of the tables. beside: as in table_views.
@@ -169,6 +169,8 @@ def index_views(root: Path, parts: Mapping[str, Parts], beside: Mapping[str, str
         if verdicts.indexes.get(name, None if index.sources["verdicts"] else index) == index
         and all((manifest_folder(root, name) / one).is_file() for one in index.names)
     }
+    if not there:
+        return []
     sources = {
         table: {
             str(root / table / name / f"{one}.parquet") for name, index in there.items() for one in index.sources[table]
@@ -215,7 +217,7 @@ STRAY_COLUMNS = {name: _kind("verdicts", name) for name in ("dataset", "attempt_
 
 
 def _view(name: str, kinds: Mapping[str, str], files: Sequence[str]) -> str:
-    """The view of files of indexes; one without rows where there are none."""
+    """The view of files of indexes; one without rows where these have no such files."""
     if files:
         return f"CREATE OR REPLACE VIEW {name} AS\nSELECT {', '.join(kinds)} FROM read_parquet({_list(files)});"
     columns = ", ".join(f"NULL::{kind} AS {column}" for column, kind in kinds.items())
