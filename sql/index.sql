@@ -1,3 +1,7 @@
+-- Views of views.sql once more, for a workspace of which `compact` made an index: they read it and what is newer. They stand
+-- on the tables and on six relations that the code defines: indexed_rollouts, settled_tasks, stray_verdicts (rows of
+-- indexes), indexed_verdicts (the verdicts that these were made of), recent_attempts, recent_verdicts (all other rows).
+
 -- contested_attempts: among these are all attempts of rollouts that have several: all recent ones, and of the index
 -- those of a rollout that is recent too, or that the index has several attempts of.
 CREATE OR REPLACE VIEW contested_attempts AS
