@@ -682,8 +682,8 @@ WHERE (
         END, '; ' ORDER BY dataset)
         || CASE
             WHEN max(available) = 0 THEN ''
-            WHEN on_shortage = 'repeat' THEN '; ask for fewer rows, or raise max_copies'
-            ELSE '; ask for fewer rows, or set on_shortage to shrink or repeat'
+            WHEN on_shortage = 'repeat' THEN '; request fewer rows, or raise max_copies'
+            ELSE '; request fewer rows, or set on_shortage to shrink or repeat'
         END
     ) END IS NULL
     FROM query_table(quotas)

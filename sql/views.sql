@@ -1,9 +1,9 @@
--- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
---   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
---   plan                                        what the recipe asks of each dataset and policy:
+-- The views of a workspace. They read six relations that `rolloutops sql --print` defines first:
+--   task_log, attempts, verdicts, runs, jobs    the Parquet tables on disk, append-only
+--   plan                                        what the recipe wants of each dataset and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions,
 --       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
--- Where `compact` made indexes, six more say the same in fewer bytes; no_index.sql has them for where there are none.
+-- If `compact` made indexes, six more relations hold the same in fewer bytes; else no_index.sql defines these.
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
 -- edited_tasks: the newest version of each task that has more than one.
@@ -13,7 +13,7 @@ FROM task_log
 WHERE version > 0
 GROUP BY dataset, task_id;
 
--- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
+-- tasks: the current tasks of the input. An edit appends a higher version; a removal appends a row with `removed` set.
 CREATE OR REPLACE VIEW tasks AS
 SELECT t.* EXCLUDE (removed)
 FROM task_log AS t
@@ -26,15 +26,15 @@ SELECT DISTINCT dataset, verifier, verifier_version
 FROM plan
 WHERE verifier IS NOT NULL;
 
--- version_names: the verifier's present version, and what verdicts of earlier commits call it.
+-- version_names: the current version of each verifier, and the names that verdicts of earlier commits have for it.
 CREATE OR REPLACE VIEW version_names AS
 SELECT DISTINCT dataset, verifier, verifier_version,
     unnest(list_prepend(verifier_version, coalesce(equal_versions, []))) AS name
 FROM plan
 WHERE verifier IS NOT NULL;
 
--- contested_attempts: among these are all attempts of rollouts that have several: all recent ones, and of the index
--- those of a rollout that is recent too, or that the index has several attempts of.
+-- contested_attempts: a superset of the attempts whose rollout has several: all recent ones, and those in the index
+-- whose rollout also has a recent one, or several in the index.
 CREATE OR REPLACE VIEW contested_attempts AS
 WITH recent AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index, attempt_id
@@ -55,7 +55,7 @@ FROM indexed_rollouts
 ANTI JOIN recent_keys USING (rollout_key)
 WHERE repeated;
 
--- repeated_attempts: in the log a rollout may occur twice. Its first attempt counts; these are the others, and few.
+-- repeated_attempts: attempts that do not count because their rollout has an earlier one. There are few.
 CREATE OR REPLACE VIEW repeated_attempts AS
 WITH repeated AS (
     SELECT dataset, task_id, policy, rollout_index
@@ -82,8 +82,8 @@ SEMI JOIN tasks USING (dataset, task_id, row_hash)
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 WHERE error IS NULL;
 
--- named_verdicts: all verdicts, under one name for each version. present: of the verifier that the recipe names, in its
--- present version.
+-- named_verdicts: all verdicts, with one name for each verifier version. present: true if the verdict is of the
+-- recipe's verifier in its current version.
 CREATE OR REPLACE VIEW named_verdicts AS
 SELECT v.* REPLACE (coalesce(n.verifier_version, v.verifier_version) AS verifier_version),
     n.dataset IS NOT NULL AS present
@@ -91,15 +91,15 @@ FROM verdicts AS v
 LEFT JOIN version_names AS n
     ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version;
 
--- present_verdicts: the verdicts that may count. Where the recipe names the verifier, those of that verifier in its
--- present version; else all.
+-- present_verdicts: the verdicts that may count. If the recipe names the verifier, those of that verifier in its
+-- current version; otherwise all.
 CREATE OR REPLACE VIEW present_verdicts AS
 SELECT v.* EXCLUDE (present)
 FROM named_verdicts AS v
 LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
 WHERE v.present OR j.dataset IS NULL;
 
--- contested_verdicts: the attempts of which an index does not tell the verdict, since there are recent ones or several.
+-- contested_verdicts: attempts whose verdict the index cannot give, because there are recent ones or several.
 CREATE OR REPLACE VIEW contested_verdicts AS
 WITH recent_keys AS (
     SELECT DISTINCT md5_number_lower(attempt_id) AS attempt_key FROM recent_verdicts
@@ -115,7 +115,7 @@ FROM indexed_rollouts
 ANTI JOIN recent_keys USING (attempt_key)
 WHERE several;
 
--- touched_verdicts: all verdicts on attempts that are not in an index, or are among contested_verdicts.
+-- touched_verdicts: all verdicts of attempts that are not in an index, or are in contested_verdicts.
 CREATE OR REPLACE VIEW touched_verdicts AS
 SELECT * FROM recent_verdicts
 UNION ALL
@@ -123,7 +123,7 @@ SELECT * FROM indexed_verdicts
 SEMI JOIN (SELECT dataset, attempt_id FROM contested_verdicts UNION ALL SELECT dataset, attempt_id FROM stray_verdicts)
     USING (dataset, attempt_id);
 
--- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
+-- older_verdicts: verdicts that do not count because their attempt has a newer one. There are few.
 CREATE OR REPLACE VIEW older_verdicts AS
 WITH repeated AS (
     SELECT dataset, attempt_id FROM touched_verdicts GROUP BY dataset, attempt_id HAVING count(*) > 1
@@ -144,8 +144,8 @@ SELECT *
 FROM present_verdicts
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
--- logged: each attempt that came to an end, with its task as it is now and with its verdict. In the log a rollout may
--- occur twice, and have two verdicts; hardly any does.
+-- logged: each attempt that did not fail, with its current task and its verdict. A rollout may occur twice here, and
+-- have two verdicts; this is rare.
 CREATE OR REPLACE VIEW logged AS
 WITH attempt AS (
     -- Rollouts of one context_hash were asked the same: the task's prompt and tools, unless the policy changed
@@ -175,8 +175,8 @@ FROM logged
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
--- rollout_facts: `rollouts` without what is large, and without the task's columns. Of the index come the rollouts whose
--- task is as it was, which have one attempt and one verdict; all others come by the plain rules.
+-- rollout_facts: `rollouts` without large columns and without the task's columns. Rollouts with an unchanged task, one
+-- attempt and one verdict are read from the index; all others are computed from the tables.
 CREATE OR REPLACE VIEW rollout_facts AS
 WITH gone AS (
     SELECT DISTINCT task_key
@@ -261,7 +261,7 @@ SELECT a.dataset, a.task_id, a.policy, a.rollout_index, v.reward, v.metrics,
 FROM others AS a
 LEFT JOIN verdict AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id;
 
--- wanted_tasks: every task that the recipe wants rollouts of, with how many of each policy.
+-- wanted_tasks: every task that the recipe wants rollouts of, and how many by each policy.
 CREATE OR REPLACE VIEW wanted_tasks AS
 WITH places AS (
     SELECT dataset, task_id, row_number() OVER (PARTITION BY dataset ORDER BY part, line, task_id) AS place
@@ -275,12 +275,12 @@ LEFT JOIN places AS s ON s.dataset = t.dataset AND s.task_id = t.task_id
 WHERE (p.row_limit IS NULL OR s.place <= p.row_limit)
     AND (p.shards IS NULL OR md5_number_lower(t.task_id) % p.shards = p.shard);
 
--- wanted: every rollout that the recipe asks for, as keys; of a shard, those of its tasks.
+-- wanted: the keys of all rollouts that the recipe wants; with --shard, of the shard's tasks only.
 CREATE OR REPLACE VIEW wanted AS
 SELECT * EXCLUDE (num_repeats), unnest(range(num_repeats))::INTEGER AS rollout_index
 FROM wanted_tasks;
 
--- remaining: of these, the ones that come after those that an index says are done. Most tasks have none.
+-- remaining: wanted rollouts that the index does not list as done. Most tasks have none.
 CREATE OR REPLACE VIEW remaining AS
 SELECT w.* EXCLUDE (num_repeats), unnest(range(coalesce(s.done_through, 0), w.num_repeats))::INTEGER AS rollout_index
 FROM wanted_tasks AS w
@@ -288,7 +288,7 @@ LEFT JOIN settled_tasks AS s
     ON s.dataset = w.dataset AND s.task_id = w.task_id AND s.row_hash = w.row_hash AND s.policy = w.policy
 WHERE coalesce(s.done_through, 0) < w.num_repeats;
 
--- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
+-- open_jobs: batch jobs whose answers are not all in the tables yet. state: the last event of the job.
 CREATE OR REPLACE VIEW open_jobs AS
 WITH placed AS (
     SELECT *, list_position(['intended', 'uploaded', 'submitted', 'ended', 'dropped'], event) AS place
@@ -313,8 +313,8 @@ SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_has
 FROM asked;
 
 -- unfinished: the wanted rollouts that are not done: pending, submitted in a batch, or given up (`status`). `attempt`
--- is the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
--- whoever asks, has not tried it. `state` is `status` in the words of earlier versions: owed and in_flight.
+-- is the number of the next attempt. `tries` is the number of attempts that count toward max_attempts: rate limits, an
+-- endpoint that is down and refused keys do not. `state` is `status` in the words of earlier versions: owed, in_flight.
 CREATE OR REPLACE VIEW unfinished AS
 WITH done AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index
@@ -370,7 +370,7 @@ SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'pending';
 CREATE OR REPLACE VIEW given_up AS
 SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'given_up';
 
--- wanted_states: all wanted rollouts, those that are done too.
+-- wanted_states: all wanted rollouts with their status, including those that are done.
 CREATE OR REPLACE VIEW wanted_states AS
 SELECT * FROM unfinished
 UNION ALL
@@ -380,8 +380,8 @@ SEMI JOIN attempts AS a
     ON a.dataset = w.dataset AND a.task_id = w.task_id AND a.row_hash = w.row_hash
     AND a.policy = w.policy AND a.rollout_index = w.rollout_index AND a.error IS NULL;
 
--- unverified: rollouts without a verdict of their dataset's verifier in its present version. Which attempt counts is
--- looked up for these alone: good_attempts groups the keys of all rollouts, which takes a third more memory.
+-- unverified: rollouts without a verdict of their dataset's verifier in its current version. Which attempt counts is
+-- looked up only for these: good_attempts groups the keys of all rollouts, which takes a third more memory.
 CREATE OR REPLACE VIEW unverified AS
 WITH verified AS (
     SELECT dataset, attempt_id
@@ -412,14 +412,14 @@ SELECT lacking.*
 FROM lacking
 SEMI JOIN good USING (dataset, attempt_id);
 
--- outdated: unverified rollouts that have a verdict anyway: of another version of the verifier, or of another one.
+-- outdated: unverified rollouts that have a verdict of another version of the verifier, or of another verifier.
 CREATE OR REPLACE VIEW outdated AS
 SELECT u.*
 FROM unverified AS u
 SEMI JOIN verdicts AS v
     ON v.dataset = u.dataset AND v.attempt_id = u.attempt_id AND v.verifier_version IS NOT NULL;
 
--- failures: the attempts that failed, and whether their rollout came in the end.
+-- failures: the attempts that failed. healed: true if their rollout succeeded in a later attempt.
 CREATE OR REPLACE VIEW failures AS
 WITH healed AS (
     SELECT DISTINCT dataset, task_id, policy, rollout_index
@@ -437,7 +437,7 @@ LEFT JOIN healed AS h
     ON h.dataset = a.dataset AND h.task_id = a.task_id AND h.policy = a.policy AND h.rollout_index = a.rollout_index
 WHERE a.error IS NOT NULL;
 
--- task_stats: each task's rewards under each policy. `judged` is `verified` under its name in earlier versions.
+-- task_stats: each task's rewards by policy. `judged` is `verified` under its name in earlier versions.
 CREATE OR REPLACE VIEW task_stats AS
 SELECT dataset, task_id, policy, count(*) AS rollouts, count(reward) AS verified,
     avg(reward) AS mean_reward, min(reward) AS min_reward, max(reward) AS max_reward, stddev_samp(reward) AS std_reward,

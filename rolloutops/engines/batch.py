@@ -1,9 +1,9 @@
-"""What `engine = "batch"` asks: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of
-answers comes out within a day, at half the price.
+"""The `batch` engine: OpenAI's Batch API through the `openai` package. It uploads a file of requests and downloads a
+file of answers within a day, at half the price.
 
-It answers jobs, not calls: `collect/batch.py` makes jobs of what is pending and rollouts of what comes back. Rollouts
-are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
-`tool_calls`), because nobody is there to run them. A file holds 50,000 requests and 200 MB at most, and one model.
+`collect` submits pending rollouts as batch jobs, and stores their answers when the jobs have ended. Rollouts are
+single-turn: if tools are offered, a rollout ends with the model's tool calls (finish_reason `tool_calls`), because
+tools cannot run in a batch. A file holds at most 50,000 requests and 200 MB, for one model.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ class OpenAIBatches:
 
     model, base_url, endpoint, api_key_env, api_key_header, api_key_required, headers, extra_body: as for the `openai`
     engine.
-    wait: stay until all batches ended; else submit, collect what has ended, and leave the rest to the next run.
-    poll_seconds: between two looks at batches that are waited for.
-    requests_per_batch, bytes_per_batch: how large one batch may be; smaller ones fit a small account's queue.
-    settle_seconds: how long after a request for a batch that got no answer the provider's list is trusted to show it.
-    timeout: seconds that one HTTP request may take, a file's transfer included.
+    wait: wait until all batches have ended; false: submit, store the answers of ended batches, and exit.
+    poll_seconds: seconds between two requests for the status of a batch, with wait.
+    requests_per_batch: maximum requests per batch; use less if your account's queue is small. bytes_per_batch: maximum
+        bytes per batch.
+    settle_seconds: if the provider did not confirm a new batch, seconds until its list of batches must show it.
+    timeout: timeout of one HTTP request, transfer of a file included, in seconds.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset(

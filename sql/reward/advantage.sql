@@ -9,7 +9,7 @@
 --     grpo_passk      (r - next) / (std + 1e-6) of the best, else 0    verl
 -- std divides by n - 1, but for open_instruct. A rollout alone is measured against 0, as in verl. Without a reward
 -- there is no advantage.
--- param formula VARCHAR = 'grpo'   one of these
+-- param formula VARCHAR = 'grpo'   one of the formulas above
 -- check: SELECT getvariable('formula') AS formula,
 --     'grpo, grpo_batch, grpo_verl, open_instruct, dr_grpo, rloo, maxrl, grpo_passk' AS must_be_one_of
 --     WHERE getvariable('formula') NOT IN (
