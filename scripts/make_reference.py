@@ -59,7 +59,7 @@ VARIABLES = {
     "HF_TOKEN": "the token for `HF_ENDPOINT`, if a dataset needs one",
     "OPENAI_API_KEY": "the key of the `openai` engine; `api_key_env` names another variable",
     "OPENAI_BASE_URL": "the URL of the `openai` engine's API, unless `base_url` is set",
-    "ROLLOUTOPS_FAILPOINT": "for tests: the failpoint at which the process is killed: `name`, or `name:3` for the third time",
+    "ROLLOUTOPS_FAILPOINT": "for tests: the failpoint that kills the process: `name`, or `name:3` for the third time",
     "ROLLOUTOPS_WORKER": "set by `--workers` for its processes, which read their job from standard input",
     "ROLLOUTOPS_MEMORY_LIMIT": "`memory_limit` of queries, if neither a flag nor the recipe's `[duckdb]` sets it",
     "ROLLOUTOPS_TEMP_DIRECTORY": "`temp_directory` of queries, in the same way",

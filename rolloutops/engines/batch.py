@@ -275,7 +275,7 @@ class OpenAIBatches:
             raise (NotThere if error.status_code == 404 else EngineError)(said) from None
         except OpenAIError as error:
             await SchemeCheck(URL(self.url), self.url).look(AttemptFailed("unreachable", ""))
-            said = f"{self.url} does not answer to: {doing} ({self._error_text(error)}); run the command again"
+            said = f"{self.url} did not answer: {doing} ({self._error_text(error)}); run the command again"
             raise EngineError(said) from None
 
     def _error_text(self, error: Exception) -> str:

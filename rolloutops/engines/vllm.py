@@ -251,7 +251,7 @@ class VllmEngine:
             self._text, tokenizer=tokenizer, parser=parser, config=config, defaults=config.get_diff_sampling_param()
         )
         if self._text.template is None:
-            raise EngineError(f"{self.model} has no chat template: give one with chat_template = '<file>'")
+            raise EngineError(f"{self.model} has no chat template: set one with chat_template = '<file>'")
         return llm
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from rolloutops.cli.flags import Command, Flag, Parsed
 
 ABOUT = """
+Bash, zsh: add the line to the file that it names. Fish: run the third line.
+
     eval "$(rolloutops completion bash)"                                   # in ~/.bashrc
     eval "$(rolloutops completion zsh)"                                    # in ~/.zshrc, after compinit
     rolloutops completion fish > ~/.config/fish/completions/rolloutops.fish

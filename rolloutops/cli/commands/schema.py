@@ -22,7 +22,7 @@ COMMAND = Command(
     about=(
         "Run it in the folder of your recipes, so that custom steps in ./sql are known too:\n\n"
         "    rolloutops schema > recipe.schema.json\n\n"
-        "A recipe names the file in its first line, `#:schema recipe.schema.json`, for editors with taplo, as Even "
-        "Better TOML."
+        "A recipe names the file in its first line, `#:schema recipe.schema.json`, for editors with taplo, e.g. "
+        "VS Code with Even Better TOML."
     ),
 )

@@ -36,7 +36,7 @@ COMMAND = Command(
         JSON,
         *QUERIES,
     ),
-    (Flag("file", str, "a data file of a build: train.jsonl, or any other, any shard", required=True),),
+    (Flag("file", str, "a data file of a build, e.g. train.jsonl or any shard", required=True),),
     group="looking",
 )
 
