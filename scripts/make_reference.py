@@ -235,9 +235,10 @@ def _toml(value: Any) -> str:
 def _failures() -> str:
     rows = [(f"`{name}`", "yes" if one.retried else "no", one.meaning) for name, one in FAILURES.items()]
     return (
-        "A failed attempt is a row of `attempts` with its type in `error`. If the error is retried, the rollout is given "
-        "up after `max_attempts` attempts, otherwise at once. [Reliability](reliability.md#failures) has the exceptions, "
-        "e.g. `rate_limited` does not count as an attempt.\n\n" + _table(("error", "retried", "meaning"), rows)
+        "A failed attempt is a row of `attempts` with its type in `error`. If the error is retried, the rollout is "
+        "given up after `max_attempts` attempts, otherwise at once. [Reliability](reliability.md#failures) has the "
+        "exceptions, e.g. `rate_limited` does not count as an attempt.\n\n"
+        + _table(("error", "retried", "meaning"), rows)
     )
 
 
