@@ -24,7 +24,8 @@ def options_of(use: StepUse, step: Step, default: Path | None = None) -> BuildOp
     options = BuildOptions(**{"format": step.notes.get("format", "jsonl"), **own, "output": as_output(output)})
     if options.validation + options.test >= 1:
         raise UsageError(
-            f"{where}validation + test is {options.validation + options.test}: nothing is left to train on"
+            f"{where}validation + test is {options.validation + options.test}: nothing is left to train on; the sum must "
+            "be less than 1"
         )
     return options
 

@@ -138,7 +138,7 @@ class Plugin:
         except ImportError as error:
             raise self._cannot_import(error) from error
         except Exception as error:
-            raise UsageError(f"{self._called} cannot be made: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{self._called} cannot be created: {type(error).__name__}: {error}") from error
 
     def version(self, settings: Mapping[str, Any]) -> str:
         """Name the version of the verifier that the factory makes with these settings (`versions.py`).

@@ -190,7 +190,7 @@ class OpenAIBatches:
         """
         from openai import APIConnectionError, APIStatusError
 
-        async with self._explained(f"make a batch of {file_id}"):
+        async with self._explained(f"create a batch of {file_id}"):
             try:
                 made = await self.client.with_options(max_retries=0).batches.create(
                     input_file_id=file_id,
@@ -219,7 +219,7 @@ class OpenAIBatches:
 
     async def look(self, batch_id: str) -> Batch:
         """How a batch stands."""
-        async with self._explained(f"look at batch {batch_id}"):
+        async with self._explained(f"return the status of batch {batch_id}"):
             return _batch(await self.client.batches.retrieve(batch_id))
 
     async def download(self, file_id: str, into: IO[bytes]) -> None:
@@ -230,7 +230,7 @@ class OpenAIBatches:
             into.truncate()
             try:
                 async with (
-                    self._explained(f"hand out {file_id}"),
+                    self._explained(f"return file {file_id}"),
                     self.client.files.with_streaming_response.content(file_id) as reply,
                 ):
                     async for chunk in reply.iter_bytes(2**20):
@@ -275,7 +275,7 @@ class OpenAIBatches:
             raise (NotThere if error.status_code == 404 else EngineError)(said) from None
         except OpenAIError as error:
             await SchemeCheck(URL(self.url), self.url).look(AttemptFailed("unreachable", ""))
-            said = f"{self.url} did not answer: {doing} ({self._error_text(error)}); run the command again"
+            said = f"{self.url} did not {doing} ({self._error_text(error)}); run the command again"
             raise EngineError(said) from None
 
     def _error_text(self, error: Exception) -> str:

@@ -10,7 +10,7 @@
 -- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'text beside a tool call or a second system message has no place in its turns'
+--     'text next to a tool call, or a second system message, does not fit into its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
