@@ -106,9 +106,8 @@ def _refuse_others(workspace: Workspace, mine: Beat, why: str) -> None:
             raise _refusal(workspace, beat, why)
     if not old:
         return
-    tell(
-        f"{next(iter(old.values())).host} used this workspace before: waiting {2 * BEAT:g} s to see whether it still does"
-    )
+    host = next(iter(old.values())).host
+    tell(f"{host} used this workspace before: waiting {2 * BEAT:g} s to see whether it still does")
     time.sleep(2 * BEAT)
     _write(workspace, mine)
     for path, beat in _others(workspace, mine).items():
