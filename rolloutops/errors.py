@@ -112,7 +112,7 @@ FAILURES: dict[str, Failure] = {
     "content_filter": Failure(False, "a content filter refused the prompt, or removed the whole answer"),
     "context_length": Failure(False, "the prompt does not fit into the model's context"),
     "engine_error": Failure(True, "the engine failed on this request"),
-    "media_changed": Failure(False, "a picture, video or sound of the prompt is missing, or has changed since chunk"),
+    "media_changed": Failure(False, "a media file of the prompt is missing, or has changed since chunk"),
     "environment_error": Failure(False, "the environment's begin() raised an exception"),
 }
 """kind -> how it is treated. An attempt's `error` column holds one of these names."""

@@ -130,7 +130,7 @@ class Dataset:
         None, "folder that holds the media that rows name (default: the folder of the input file)"
     )
     max_media_bytes: int = key(
-        50_000_000, "maximum size of a picture, video or sound that a row names, in bytes", least=1
+        50_000_000, "maximum size of an image, video or audio file that a row names, in bytes", least=1
     )
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
     last_turn: str = key(

@@ -1,5 +1,5 @@
--- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout. A
--- picture is a part {"type": "image"}, and "images" holds the paths and URLs, as TRL reads them. For TRL's SFTTrainer,
+-- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout. An
+-- image is a part {"type": "image"}, and "images" holds the paths and URLs, as TRL reads them. For TRL's SFTTrainer,
 -- NeMo RL's OpenAIFormatDataset, OpenRLHF's SFTDataset (--data.input_key messages), Axolotl (chat_template), prime-rl,
 -- SkyRL and slime. The Tinker cookbook needs reasoning = "part". Chat templates read arguments as objects; `datasets`
 -- before 4.7 fills these with nulls.

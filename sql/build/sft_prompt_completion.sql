@@ -1,6 +1,6 @@
--- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}. A picture of
+-- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}. An image of
 -- the prompt is a part {"type": "image"}, and "images" holds the paths and URLs, as TRL reads them. If some rows have
--- pictures, the others have an empty list, because TRL fails on a batch in which only some rows have the key. For TRL's
+-- images, the others have an empty list, because TRL fails on a batch in which only some rows have the key. For TRL's
 -- SFTTrainer, which then does not train on the prompt, and for prime-rl.
 -- target: sft_prompt_completion
 -- param min_reward DOUBLE = 0.8       lowest reward used; -inf also takes rollouts without a reward
