@@ -115,4 +115,4 @@ STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}
 
 def stage(name: str, body: Any, summary: str, *flags: Flag, **more: Any) -> Command:
     """Declare a command that works on a recipe."""
-    return Command(name, body, summary, (*flags, *QUERIES), (RECIPE,), group="stages", **more)
+    return Command(name, body, summary, (*flags, *QUERIES), (RECIPE,), group="Stages", **more)

@@ -58,7 +58,7 @@ COMMAND = Command(
         *QUERIES,
     ),
     (Flag("files", list[str], "rollout files, globs or folders", required=True),),
-    group="stages",
+    group="Stages",
 )
 
 

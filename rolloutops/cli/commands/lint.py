@@ -43,7 +43,7 @@ COMMAND = Command(
     "Check training files against a trainer's loader",
     (Flag("target", str, f"trainer format of the files: {', '.join(TARGETS)}"), JSON, *QUERIES),
     (Flag("files", list[str], "training files, globs or folders", required=True),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

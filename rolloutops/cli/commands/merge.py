@@ -50,7 +50,7 @@ COMMAND = Command(
         Flag("into", str, "the workspace to merge into; created if it does not exist", required=True),
         Flag("sources", list[str], "the workspaces to copy from; they are not changed", required=True),
     ),
-    group="stages",
+    group="Stages",
 )
 
 

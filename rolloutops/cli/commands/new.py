@@ -41,7 +41,7 @@ COMMAND = Command(
     body,
     "Create a project: a recipe, an environment, a step and its test, in a new folder",
     positionals=(Flag("name", str, "the folder; its last part names the recipe and the workspace", required=True),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

@@ -18,7 +18,7 @@ COMMAND = Command(
     "schema",
     body,
     "Print the JSON Schema of recipes, for editors that complete and check them",
-    group="looking",
+    group="Inspect and set up",
     about=(
         "Run it in the folder of your recipes, so that custom steps in ./sql are known too:\n\n"
         "    rolloutops schema > recipe.schema.json\n\n"

@@ -82,7 +82,7 @@ COMMAND = Command(
     ),
     (Flag("key", list[str], "key of a rollout, or two keys with --diff; a recipe may follow"),),
     about=ABOUT,
-    group="looking",
+    group="Inspect and set up",
 )
 
 

@@ -69,7 +69,7 @@ COMMAND = Command(
         *QUERIES,
     ),
     (Flag("query", str, "a query, or a .sql file"),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

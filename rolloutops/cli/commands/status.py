@@ -58,7 +58,7 @@ COMMAND = Command(
         *QUERIES,
     ),
     (RECIPE,),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

@@ -37,7 +37,7 @@ COMMAND = Command(
         *QUERIES,
     ),
     (Flag("file", str, "a data file of a build, e.g. train.jsonl or any shard", required=True),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

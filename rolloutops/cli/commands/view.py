@@ -117,5 +117,5 @@ COMMAND = Command(
         ),
     ),
     about=ABOUT,
-    group="looking",
+    group="Inspect and set up",
 )
