@@ -1,6 +1,6 @@
-# Exit codes of rolloutops end a target: 3, rollouts are pending (the same target goes on); 4, too many are given up;
-# 2, a mistake, a hindrance or a spent budget.
-# RECIPE names the recipe and SET holds further flags: make collect RECIPE=recipes/demo.toml SET="--limit=4"
+# A target fails with the exit code of rolloutops: 2, an error or a spent budget; 3, rollouts are pending (run the same
+# target again); 4, too many rollouts are given up.
+# RECIPE is the recipe and SET holds further flags: make collect RECIPE=recipes/demo.toml SET="--limit=4"
 RECIPE ?= recipes/demo.toml
 SET ?=
 PYTHON := .venv/bin/python
@@ -14,22 +14,22 @@ ROLLOUTOPS := $(PYTHON) -m rolloutops
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/.ready ## make .venv, with vLLM for the CPU and a small model
+setup: .venv/.ready ## create .venv, with vLLM for the CPU and a small model
 
 .venv/.ready: pyproject.toml scripts/setup.sh scripts/overrides.txt
 	scripts/setup.sh .venv
 	@touch $@
 
-demo: .venv/.ready ## tasks to training files, with a real model on the CPU
+demo: .venv/.ready ## run the demo recipe, with a small model on the CPU
 	$(ROLLOUTOPS) run recipes/demo.toml $(SET)
 
-run: .venv/.ready ## all stages of RECIPE
+run: .venv/.ready ## run all stages of RECIPE
 	$(ROLLOUTOPS) run $(RECIPE) $(SET)
 
 check: .venv/.ready ## check RECIPE, its files, environments and engine
 	$(ROLLOUTOPS) check $(RECIPE) $(SET)
 
-chunk: .venv/.ready ## input files to tasks
+chunk: .venv/.ready ## read input files into tasks
 	$(ROLLOUTOPS) chunk $(RECIPE) $(SET)
 
 collect: .venv/.ready ## generate the missing rollouts
@@ -41,10 +41,10 @@ verify: .venv/.ready ## verify unverified rollouts
 metrics: .venv/.ready ## measure the rollouts
 	$(ROLLOUTOPS) metrics $(RECIPE) $(SET)
 
-filter: .venv/.ready ## what the filters keep and drop
+filter: .venv/.ready ## show what the filters keep and drop
 	$(ROLLOUTOPS) filter $(RECIPE) $(SET)
 
-mix: .venv/.ready ## what the mix keeps and drops
+mix: .venv/.ready ## show what the mix keeps and drops
 	$(ROLLOUTOPS) mix $(RECIPE) $(SET)
 
 build: .venv/.ready ## write the training files
@@ -53,7 +53,7 @@ build: .venv/.ready ## write the training files
 status: .venv/.ready ## show what is done, pending and failing
 	$(ROLLOUTOPS) status $(RECIPE) $(SET)
 
-test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on DuckDB 1.5
+test: .venv/.ready .venv-duckdb15/.ready ## run all tests, and the SQL tests again on DuckDB 1.5
 	scripts/chromium.sh
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 	.venv-duckdb15/bin/python -m pytest tests/test_sql_golden.py
@@ -63,14 +63,14 @@ test: .venv/.ready .venv-duckdb15/.ready ## all tests, and the SQL once more on 
 	.venv/bin/uv pip install --quiet --python .venv-duckdb15 --editable . 'duckdb<2' pytest pytest-timeout hypothesis
 	@touch $@
 
-conformance: .venv-conformance/.ready ## every file read by its trainer's own loader
+conformance: .venv-conformance/.ready ## read every build with its trainer's own loader
 	HF_HUB_OFFLINE=1 DISABLE_VERSION_CHECK=1 .venv-conformance/bin/python -m pytest tests/conformance -rs
 
 .venv-conformance/.ready: .venv/.ready scripts/conformance.sh
 	scripts/conformance.sh .venv-conformance
 	@touch $@
 
-lint: .venv/.ready ## format, style and types
+lint: .venv/.ready ## check format, style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy

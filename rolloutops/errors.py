@@ -105,14 +105,14 @@ FAILURES: dict[str, Failure] = {
     "connection": Failure(True, "the endpoint closed the connection"),
     "rate_limited": Failure(True, "rate limited by the endpoint (429)", counted=False),
     "server_error": Failure(True, "the endpoint failed (5xx)"),
-    "bad_response": Failure(True, "the answer could not be read"),
+    "bad_response": Failure(True, "the reply could not be parsed"),
     "bad_request": Failure(False, "the endpoint or engine refused the request"),
     "unauthorized": Failure(False, "the key was refused (401), or the account is out of money (402)", counted=False),
     "forbidden": Failure(False, "the endpoint refused this request (403) while it answered others", counted=False),
     "content_filter": Failure(False, "a content filter refused the prompt, or removed the whole answer"),
     "context_length": Failure(False, "the prompt does not fit into the model's context"),
     "engine_error": Failure(True, "the engine failed on this request"),
-    "media_changed": Failure(False, "a picture, video or sound of the prompt is gone, or not what it was at chunk"),
+    "media_changed": Failure(False, "a media file of the prompt is missing, or has changed since chunk"),
     "environment_error": Failure(False, "the environment's begin() raised an exception"),
 }
 """kind -> how it is treated. An attempt's `error` column holds one of these names."""

@@ -19,41 +19,40 @@ INTRO = """<!-- Made by scripts/make_reference.py from tests/endpoints/habits.to
 
 # Endpoints
 
-The `openai` engine works with each endpoint below. What each does differently is in
-`tests/endpoints/habits.toml`, and `tests/endpoints/` talks to a loopback server that behaves so: one turn, three turns
-with tools, two calls with one id, arguments that are not JSON, each refusal. The sources are public documentation and
-bug reports; the endpoints themselves were not called.
+The `openai` engine works with each endpoint below. `tests/endpoints/habits.toml` lists how they differ, and the tests
+in `tests/endpoints/` run against a local server that behaves like each of them: one turn, three turns with tools, two
+calls with one id, arguments that are not JSON, and each refusal. The sources are public documentation and bug reports;
+the endpoints themselves were not called.
 
 ## What the engine does
 
-- **The model's own message goes back as the endpoint returned it**, fields that rolloutops does not know included.
-  Nulls and empty lists are left out. What is stored is the canonical form; `response` has the message as it was.
-- **A field that a refusal names is left out.** Where a 400 or 422 names a field of the model's own message, the request
-  is sent again without it, and without it for the rest of the run. Where it names none, all fields beside role,
+- **The model's own message is sent back as the endpoint returned it**, with all fields, known to rolloutops or not.
+  Nulls and empty lists are left out. The canonical form is stored; `response` has the original message.
+- **A field that a refusal names is left out.** If a 400 or 422 names a field of the model's own message, the request is
+  sent again without this field, and so are all later ones of the run. If it names no field, all fields but role,
   content and tool calls are left out. `engine_args.replay = "canonical"` sends the canonical form from the start.
-- **Arguments of tool calls go back as a JSON object.** A model's arguments that are not one go back as
-  `{"invalid_arguments": "…"}`, and the tool's answer is the error. The stored message has them as the model wrote them.
-- **Ids of tool calls are told apart.** Anthropic, Bedrock, MiniMax and Responses refuse a conversation in which two
-  calls have one id. The later one and its answer are sent under an id of the same form; what is stored stays.
-- **Custom tools take free text.** Their calls go back as they came. What is stored is a function call whose arguments
-  hold the text as `input`, and so does what the environment's tool receives.
-- **A rollout whose own message is refused is kept.** It ends with `finish_reason` `replay_refused`, which is an
-  unfinished one, and `error_message` has the reason. Without these a policy would pass more often than it does.
-- **A sample that the endpoint refuses is kept.** Groq answers 400, llama.cpp, Ollama and TGI 500 or 422 where they
-  cannot read the tool call that a model wrote. The request was fine, and to ask again would draw until a sample can be
-  read. The rollout ends with `finish_reason` `generation_refused` and the text that the refusal shows, if any.
-- **A streamed reply is read**, though the engine never asks for one. One that ends before the answer is complete is a
-  `bad_response`.
-- **`n` above 1 is refused**: a rollout has one answer. Set `num_repeats`.
-- **An answer that continues a prefilled turn**, where the prompt ends with the assistant, is one message in every
-  build.
+- **Arguments of tool calls are sent back as a JSON object.** If the model's arguments are not one, they are sent back
+  as `{"invalid_arguments": "…"}`, and the tool's result is the error. The stored message has the original arguments.
+- **Ids of tool calls are made unique.** Anthropic, Bedrock, MiniMax and Responses refuse a conversation in which two
+  calls have one id. The later call and its result are sent with another id of the same form; the stored ids stay.
+- **Custom tools take free text.** Their calls are sent back unchanged. They are stored, and passed to the environment's
+  tool, as a function call with the text in the argument `input`.
+- **A rollout whose own message is refused is kept.** It ends with `finish_reason` `replay_refused`, which counts as
+  unfinished, and `error_message` has the reason. Dropping such rollouts would raise the policy's pass rate.
+- **A sample that the endpoint refuses is kept.** Groq answers 400, llama.cpp, Ollama and TGI 500 or 422 if they cannot
+  parse the tool call that a model wrote. Sending the request again would sample until a call can be parsed. So the
+  rollout ends with `finish_reason` `generation_refused` and the text that the refusal shows, if any.
+- **A streamed reply is read**, although the engine never requests one. A stream that ends before the answer is complete
+  is a `bad_response`.
+- **`n` above 1 is refused**, because a rollout has one answer: set `num_repeats`.
+- **An answer that continues a prefilled turn** (the prompt ends with the assistant) is one message in every build.
 """
 
 
 def page() -> str:
     """The page as it has to be."""
     habits = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    return INTRO + "\n## Habits\n" + "".join(_section(each) for each in habits.values())
+    return INTRO + "\n## Differences by endpoint\n" + "".join(_section(each) for each in habits.values())
 
 
 def _section(habit: Mapping[str, Any]) -> str:
@@ -61,14 +60,14 @@ def _section(habit: Mapping[str, Any]) -> str:
     if "key_header" in habit:
         facts.append(f"key: header `{habit['key_header']}`")
     if "reasoning" in habit:
-        where = {"item": "an item of its own", "parts": "parts of the content"}.get(habit["reasoning"])
+        where = {"item": "a separate item", "parts": "parts of the content"}.get(habit["reasoning"])
         facts.append(f"reasoning: {where or _names([habit['reasoning']])}")
     if "demands" in habit:
-        facts.append(f"must go back: {_names(habit['demands'])}")
+        facts.append(f"must be sent back: {_names(habit['demands'])}")
     if "refuses" in habit:
-        facts.append(f"must not go back: {_names(habit['refuses'])} ({habit['refusal'][0]})")
+        facts.append(f"must not be sent back: {_names(habit['refuses'])} ({habit['refusal'][0]})")
     if "unread" in habit:
-        facts.append(f"a sample that it cannot read: {habit['unread'][0]}")
+        facts.append(f"a sample that it cannot parse: {habit['unread'][0]}")
     if "unique" in habit:
         facts.append(f"two tool calls with one id: {habit['unique'][0]}")
     if "arguments" in habit:
@@ -78,7 +77,7 @@ def _section(habit: Mapping[str, Any]) -> str:
         for kind, refusal in habit["refusals"].items()
     ]
     note = f"{habit['note']}\n\n" if "note" in habit else ""
-    table = "| refusal | status | says |\n| --- | --- | --- |\n" + "\n".join(rows)
+    table = "| refusal | status | message |\n| --- | --- | --- |\n" + "\n".join(rows)
     listed = "\n".join(f"- {fact}" for fact in facts)
     return f"\n### {habit['title']}\n\n{note}{listed}\n\n{table}\n\nSource: {habit['source']}\n"
 

@@ -46,32 +46,32 @@ SETTINGS = {
 }
 
 EXIT_CODES = {
-    0: "done; of `collect` and `run`: what is wanted is there, or at most `max_given_up` of it is given up",
+    0: "success; `collect` and `run`: all wanted rollouts are stored, or at most `max_given_up` of them given up",
     1: "a bug, reported with its traceback; `status`: the tables contradict each other",
-    2: "your mistake, or a hindrance such as a full disk or a spent budget: one line says what, where and what to do",
-    3: "rollouts are still pending, or in a batch that is under way: run the same command again",
-    4: "nothing is pending, but more is given up than `max_given_up` allows: the screen says why, and what helps",
-    130: "interrupted; what was done is kept, and the same command goes on",
-    141: "whoever read the output, say `head`, has gone",
+    2: "an error, e.g. a wrong key, a full disk or a spent budget: one line says what, where and what to do",
+    3: "rollouts are still pending, or submitted in a batch: run the same command again",
+    4: "no rollout is pending, but more are given up than `max_given_up` allows: the output shows reasons and fixes",
+    130: "interrupted; stored rows are kept, and the same command continues",
+    141: "the program that read the output, e.g. `head`, has ended",
 }
 VARIABLES = {
-    "HF_ENDPOINT": "where `hf://` inputs are fetched (default: `https://huggingface.co`)",
-    "HF_TOKEN": "the key for it, if a dataset needs one",
+    "HF_ENDPOINT": "the URL for `hf://` inputs (default: `https://huggingface.co`)",
+    "HF_TOKEN": "the token for `HF_ENDPOINT`, if a dataset needs one",
     "OPENAI_API_KEY": "the key of the `openai` engine; `api_key_env` names another variable",
-    "OPENAI_BASE_URL": "where its API is, unless `base_url` says so",
-    "ROLLOUTOPS_FAILPOINT": "for tests: the place at which the process is killed, as `name` or `name:3`",
+    "OPENAI_BASE_URL": "the URL of the `openai` engine's API, unless `base_url` is set",
+    "ROLLOUTOPS_FAILPOINT": "for tests: the failpoint that kills the process: `name`, or `name:3` for the third time",
     "ROLLOUTOPS_WORKER": "set by `--workers` for its processes, which read their job from standard input",
-    "ROLLOUTOPS_MEMORY_LIMIT": "`memory_limit` of queries, where neither a flag nor the recipe's `[duckdb]` has it",
-    "ROLLOUTOPS_TEMP_DIRECTORY": "their `temp_directory`, likewise",
-    "ROLLOUTOPS_THREADS": "their `threads`, likewise",
-    "ROLLOUTOPS_TRACEBACK": "`1` shows the traceback of any error",
-    "XDG_CACHE_HOME": "its `rolloutops/` has the model of the `cpu` extra, and fetched inputs (default: `~/.cache`)",
+    "ROLLOUTOPS_MEMORY_LIMIT": "`memory_limit` of queries, if neither a flag nor the recipe's `[duckdb]` sets it",
+    "ROLLOUTOPS_TEMP_DIRECTORY": "`temp_directory` of queries, in the same way",
+    "ROLLOUTOPS_THREADS": "`threads` of queries, in the same way",
+    "ROLLOUTOPS_TRACEBACK": "`1` prints the traceback of every error",
+    "XDG_CACHE_HOME": "parent of `rolloutops/`, with the `cpu` extra's model and fetched inputs (default: `~/.cache`)",
 }
 ABOUT_STEP_KINDS = {
     "metrics": "Each reads the views and returns a table. `metrics --step=metrics/rewards` runs one.",
     "filter": "Each reads `selected` and returns the rows to keep.",
-    "reward": "Each reads `selected` and returns it with further columns.",
-    "mix": "Each reads `selected` and returns rows of it, repeated where asked.",
+    "reward": "Each reads `selected` and returns its rows with another `reward` or more columns.",
+    "mix": "Each reads `selected` and returns some of its rows, or repeats them if requested.",
     "pair": "Each reads `selected` and returns pairs: two rows each, with the columns `pair`, `role` and `margin`.",
     "build": "Each returns the lines of a training file. Every build also takes the keys of the first table.",
 }
@@ -102,9 +102,9 @@ def pages() -> dict[Path, str]:
 def _intro() -> str:
     return (
         "<!-- Made by scripts/make_reference.py from the code: change that, not this. -->\n\n"
-        "Everything that has a name: [commands](#commands), [exit codes](#exit-codes), "
+        "This page lists [commands](#commands), [exit codes](#exit-codes), "
         "[environment variables](#environment-variables), [tables](#tables), [views](#views), [steps](#steps), "
-        "[engines](#engines), [environments](#environments), [failures](#failures). The keys of a recipe are in "
+        "[engines](#engines), [environments](#environments) and [failures](#failures). The keys of a recipe are in "
         "[recipes.md](recipes.md)."
     )
 
@@ -118,25 +118,25 @@ def _sections() -> Iterator[str]:
         ("variable", "meaning"), [(f"`{name}`", about) for name, about in VARIABLES.items()]
     )
     yield (
-        "## Tables\n\nA workspace holds them as Parquet files that are only ever added to. In SQL, `task_log` is the "
-        "table of tasks with its whole past, and `tasks` the view of what the input holds now."
+        "## Tables\n\nThe tables of a workspace are append-only Parquet files. In SQL, `task_log` is the table of "
+        "tasks with all edits and removals, and `tasks` is the view of the current tasks."
     )
     for name, table in schema.TABLES.items():
         yield f"### Table {name}\n\n" + _columns(table)
     yield (
-        "## Views\n\n`rolloutops sql` and every step see them; `rolloutops sql --print` writes out the script that "
-        "makes them in any DuckDB shell."
+        "## Views\n\n`rolloutops sql` and every step can read the views; `rolloutops sql --print` prints the script "
+        "that creates them in any DuckDB shell."
     )
     yield from _views()
     yield (
-        "## Steps\n\nA step is one SQL file. `rolloutops list steps` names them, `rolloutops help STEP` shows where "
-        "one is, `rolloutops init` copies them."
+        "## Steps\n\nA step is one SQL file. `rolloutops list steps` lists them, `rolloutops help STEP` explains one "
+        "and shows its path, and `rolloutops init` copies those of a recipe."
     )
     for kind in KINDS:
         yield from _steps(kind)
-    yield "## Engines\n\n`engine` of `[collect]` names one; its settings are in `[collect.engine_args]`."
+    yield "## Engines\n\nSet `engine` in `[collect]`, and the engine's settings in `[collect.engine_args]`."
     yield from _plugins("engine")
-    yield "## Environments\n\n`environment` of a dataset names one; its settings are `environment_args`."
+    yield "## Environments\n\nSet `environment` in `[datasets.NAME]`, and its settings in `environment_args`."
     yield from _plugins("environment")
     yield "## Failures\n\n" + _failures()
 
@@ -235,9 +235,10 @@ def _toml(value: Any) -> str:
 def _failures() -> str:
     rows = [(f"`{name}`", "yes" if one.retried else "no", one.meaning) for name, one in FAILURES.items()]
     return (
-        "A failed attempt is a row of `attempts` with one of these in `error`. What may succeed later is tried again, "
-        "`max_attempts` times in all; then the rollout is given up.\n\n"
-        + _table(("error", "tried again", "meaning"), rows)
+        "A failed attempt is a row of `attempts` with its type in `error`. If the error is retried, the rollout is "
+        "given up after `max_attempts` attempts, otherwise at once. [Reliability](reliability.md#failures) has the "
+        "exceptions, e.g. `rate_limited` does not count as an attempt.\n\n"
+        + _table(("error", "retried", "meaning"), rows)
     )
 
 

@@ -1,9 +1,9 @@
--- Views of views.sql once more, for a workspace of which `compact` made an index: they read it and what is newer. They stand
--- on the tables and on six relations that the code defines: indexed_rollouts, settled_tasks, stray_verdicts (rows of
--- indexes), indexed_verdicts (the verdicts that these were made of), recent_attempts, recent_verdicts (all other rows).
+-- Views of views.sql in another form, for a workspace with an index: they read the index and what is newer. They use the
+-- tables and six more relations: indexed_rollouts, settled_tasks, stray_verdicts (rows of indexes), indexed_verdicts (the
+-- verdicts that the indexes were made from), recent_attempts, recent_verdicts (all other rows).
 
--- contested_attempts: among these are all attempts of rollouts that have several: all recent ones, and of the index
--- those of a rollout that is recent too, or that the index has several attempts of.
+-- contested_attempts: a superset of the attempts whose rollout has several: all recent ones, and those in the index
+-- whose rollout also has a recent one, or several in the index.
 CREATE OR REPLACE VIEW contested_attempts AS
 WITH recent AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index, attempt_id
@@ -24,8 +24,8 @@ FROM indexed_rollouts
 ANTI JOIN recent_keys USING (rollout_key)
 WHERE repeated;
 
--- contested_verdicts: all verdicts on attempts that are not in an index, and of those that are, on attempts of which the
--- index does not tell the verdict, since there are recent ones or several.
+-- contested_verdicts: a superset of the verdicts whose attempt has several: all recent ones, those of attempts that are
+-- not in the index, and those of attempts that have several or a recent one.
 CREATE OR REPLACE VIEW contested_verdicts AS
 WITH recent_keys AS (
     SELECT DISTINCT md5_number_lower(attempt_id) AS attempt_key FROM recent_verdicts
@@ -52,8 +52,8 @@ SELECT dataset, attempt_id, verdict_id
 FROM indexed_verdicts
 SEMI JOIN unclear USING (dataset, attempt_id);
 
--- rollout_facts: `rollouts` without what is large, and without the task's columns. Of the index come the rollouts whose
--- task is as it was, which have one attempt and one verdict; all others come by the plain rules.
+-- rollout_facts: `rollouts` without large columns and without the task's columns. Rollouts with an unchanged task, one
+-- attempt and one verdict are read from the index; all others are computed from the tables.
 CREATE OR REPLACE VIEW rollout_facts AS
 WITH gone AS (
     SELECT DISTINCT task_key
@@ -142,7 +142,7 @@ SELECT a.dataset, a.task_id, a.policy, a.rollout_index, v.reward, v.metrics,
 FROM others AS a
 LEFT JOIN verdict AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id;
 
--- remaining: of the wanted rollouts, the ones that come after those that an index says are done. Most tasks have none.
+-- remaining: wanted rollouts that the index does not list as done. Most tasks have none.
 CREATE OR REPLACE VIEW remaining AS
 SELECT w.* EXCLUDE (num_repeats), unnest(range(coalesce(s.done_through, 0), w.num_repeats))::INTEGER AS rollout_index
 FROM wanted_tasks AS w
@@ -150,7 +150,7 @@ LEFT JOIN settled_tasks AS s
     ON s.dataset = w.dataset AND s.task_id = w.task_id AND s.row_hash = w.row_hash AND s.policy = w.policy
 WHERE coalesce(s.done_through, 0) < w.num_repeats;
 
--- done_rollouts: what is done of these.
+-- done_rollouts: the rollouts of `remaining` that are done, and more.
 CREATE OR REPLACE VIEW done_rollouts AS
 SELECT dataset, task_id, row_hash, policy, rollout_index
 FROM recent_attempts

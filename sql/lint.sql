@@ -137,7 +137,7 @@ CREATE OR REPLACE MACRO media_fault(contents, media) AS error_if(
         NOT list_has_all(['text', 'thinking'] || media::VARCHAR[], json_extract_string(content, '$[*].type'))
         FOR content IN contents IF json_type(content) = 'ARRAY'
     ]),
-    'a picture, sound, video or file: this format has no place for it, and the model would learn to answer what it '
+    'an image, audio, video or file part: this format has no place for it, and the model would learn to answer what it '
     || 'does not see; drop the row'
 );
 

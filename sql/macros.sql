@@ -244,7 +244,7 @@ CREATE OR REPLACE MACRO fits_images(prompt, completion) AS
 -- linters' media_fault.
 CREATE OR REPLACE MACRO media_line() AS '{"media":true}';
 CREATE OR REPLACE MACRO refused_media(lines, key) AS TABLE
-SELECT sort_key AS row, 'a picture, sound, video or file: this format has no place for it, and the model would learn to '
+SELECT sort_key AS row, 'an image, audio, video or file part: this format has no place for it, and the model would learn to '
     || 'answer what it does not see; drop the row: set ' || key || ' = true' AS fault
 FROM query_table(lines) WHERE json = media_line();
 
@@ -682,8 +682,8 @@ WHERE (
         END, '; ' ORDER BY dataset)
         || CASE
             WHEN max(available) = 0 THEN ''
-            WHEN on_shortage = 'repeat' THEN '; ask for fewer rows, or raise max_copies'
-            ELSE '; ask for fewer rows, or set on_shortage to shrink or repeat'
+            WHEN on_shortage = 'repeat' THEN '; request fewer rows, or raise max_copies'
+            ELSE '; request fewer rows, or set on_shortage to shrink or repeat'
         END
     ) END IS NULL
     FROM query_table(quotas)

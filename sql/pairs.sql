@@ -1,11 +1,11 @@
 -- The view `pairs`: a row for each pair of `selected`. rolloutops makes it for steps with `-- reads: pairs`
 -- in their header.
 --   pair, dataset, task_id, margin        its name, its task, and by how much the chosen answer is better
---   prompt, tools, prompt_hash            what both sides were asked
+--   prompt, tools, prompt_hash            the prompt of both sides
 --   chosen, rejected                      their completions
 --   chosen_text, rejected_text            the texts of their last messages
 --   chosen_reward, rejected_reward        their rewards
---   comparable                            both sides were asked the same and answered differently
+--   comparable                            whether both sides have the same prompt and different answers
 --   keys                                  the rollouts behind it, as a build returns them
 CREATE OR REPLACE VIEW pairs AS
 WITH sides AS MATERIALIZED ( -- both sides are read in one pass: payload is what takes time

@@ -1,9 +1,9 @@
--- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
---   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
---   plan                                        what the recipe asks of each dataset and policy:
+-- The views of a workspace. They read six relations that `rolloutops sql --print` defines first:
+--   task_log, attempts, verdicts, runs, jobs    the Parquet tables on disk, append-only
+--   plan                                        what the recipe wants of each dataset and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions,
 --       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
--- Where `compact` made indexes, index.sql then replaces five of these views by such as read less and say the same.
+-- If `compact` made indexes, index.sql then replaces five of these views with ones that read less and return the same.
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
 -- edited_tasks: the newest version of each task that has more than one.
@@ -13,7 +13,7 @@ FROM task_log
 WHERE version > 0
 GROUP BY dataset, task_id;
 
--- tasks: what the input holds now. An edit appends a higher version, a removal appends a row that says so.
+-- tasks: the current tasks of the input. An edit appends a higher version; a removal appends a row with `removed` set.
 CREATE OR REPLACE VIEW tasks AS
 SELECT t.* EXCLUDE (removed)
 FROM task_log AS t
@@ -26,20 +26,20 @@ SELECT DISTINCT dataset, verifier, verifier_version
 FROM plan
 WHERE verifier IS NOT NULL;
 
--- version_names: the verifier's present version, and what verdicts of earlier commits call it.
+-- version_names: the current version of each verifier, and the names that verdicts of earlier commits have for it.
 CREATE OR REPLACE VIEW version_names AS
 SELECT DISTINCT dataset, verifier, verifier_version,
     unnest(list_prepend(verifier_version, coalesce(equal_versions, []))) AS name
 FROM plan
 WHERE verifier IS NOT NULL;
 
--- contested_attempts: among these are all attempts of rollouts that have several: here, all.
+-- contested_attempts: a superset of the attempts whose rollout has several: here, all.
 CREATE OR REPLACE VIEW contested_attempts AS
 SELECT dataset, task_id, row_hash, policy, rollout_index, attempt_id
 FROM attempts
 WHERE error IS NULL;
 
--- repeated_attempts: in the log a rollout may occur twice. Its first attempt counts; these are the others, and few.
+-- repeated_attempts: attempts that do not count because their rollout has an earlier one. There are few.
 CREATE OR REPLACE VIEW repeated_attempts AS
 WITH repeated AS (
     SELECT dataset, task_id, policy, rollout_index
@@ -66,8 +66,8 @@ SEMI JOIN tasks USING (dataset, task_id, row_hash)
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 WHERE error IS NULL;
 
--- named_verdicts: all verdicts, under one name for each version. present: of the verifier that the recipe names, in its
--- present version.
+-- named_verdicts: all verdicts, with one name for each verifier version. present: true if the verdict is of the
+-- recipe's verifier in its current version.
 CREATE OR REPLACE VIEW named_verdicts AS
 SELECT v.* REPLACE (coalesce(n.verifier_version, v.verifier_version) AS verifier_version),
     n.dataset IS NOT NULL AS present
@@ -75,20 +75,20 @@ FROM verdicts AS v
 LEFT JOIN version_names AS n
     ON n.dataset = v.dataset AND n.verifier = v.verifier AND n.name = v.verifier_version;
 
--- present_verdicts: the verdicts that may count. Where the recipe names the verifier, those of that verifier in its
--- present version; else all.
+-- present_verdicts: the verdicts that may count. If the recipe names the verifier, those of that verifier in its
+-- current version; otherwise all.
 CREATE OR REPLACE VIEW present_verdicts AS
 SELECT v.* EXCLUDE (present)
 FROM named_verdicts AS v
 LEFT JOIN dataset_verifiers AS j ON j.dataset = v.dataset
 WHERE v.present OR j.dataset IS NULL;
 
--- contested_verdicts: among these are all verdicts of attempts that have several: here, all.
+-- contested_verdicts: a superset of the verdicts whose attempt has several: here, all.
 CREATE OR REPLACE VIEW contested_verdicts AS
 SELECT dataset, attempt_id, verdict_id
 FROM verdicts;
 
--- older_verdicts: an attempt may have several of them. The newest counts; these are the others, and few.
+-- older_verdicts: verdicts that do not count because their attempt has a newer one. There are few.
 CREATE OR REPLACE VIEW older_verdicts AS
 WITH repeated AS (
     SELECT dataset, attempt_id FROM contested_verdicts GROUP BY dataset, attempt_id HAVING count(*) > 1
@@ -109,8 +109,8 @@ SELECT *
 FROM present_verdicts
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
--- logged: each attempt that came to an end, with its task as it is now and with its verdict. In the log a rollout may
--- occur twice, and have two verdicts; hardly any does.
+-- logged: each attempt that did not fail, with its current task and its verdict. A rollout may occur twice here, and
+-- have two verdicts; this is rare.
 CREATE OR REPLACE VIEW logged AS
 WITH attempt AS (
     -- Rollouts of one context_hash were asked the same: the task's prompt and tools, unless the policy changed
@@ -140,7 +140,7 @@ FROM logged
 ANTI JOIN repeated_attempts USING (dataset, attempt_id)
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
--- rollout_facts: `rollouts` without what is large, and without the task's columns.
+-- rollout_facts: `rollouts` without large columns and without the task's columns.
 CREATE OR REPLACE VIEW rollout_facts AS
 SELECT
     dataset, task_id, policy, rollout_index, reward, metrics, finish_reason, turns, tool_calls, tool_errors, tool_names,
@@ -149,7 +149,7 @@ SELECT
     verify_seconds, verifier, verifier_version, verdict_error
 FROM rollouts;
 
--- wanted_tasks: every task that the recipe wants rollouts of, with how many of each policy.
+-- wanted_tasks: every task that the recipe wants rollouts of, and how many by each policy.
 CREATE OR REPLACE VIEW wanted_tasks AS
 WITH places AS (
     SELECT dataset, task_id, row_number() OVER (PARTITION BY dataset ORDER BY part, line, task_id) AS place
@@ -163,22 +163,22 @@ LEFT JOIN places AS s ON s.dataset = t.dataset AND s.task_id = t.task_id
 WHERE (p.row_limit IS NULL OR s.place <= p.row_limit)
     AND (p.shards IS NULL OR md5_number_lower(t.task_id) % p.shards = p.shard);
 
--- wanted: every rollout that the recipe asks for, as keys; of a shard, those of its tasks.
+-- wanted: the keys of all rollouts that the recipe wants; with --shard, of the shard's tasks only.
 CREATE OR REPLACE VIEW wanted AS
 SELECT * EXCLUDE (num_repeats), unnest(range(num_repeats))::INTEGER AS rollout_index
 FROM wanted_tasks;
 
--- remaining: of these, all but some that are done.
+-- remaining: wanted rollouts, perhaps without some that are done.
 CREATE OR REPLACE VIEW remaining AS
 FROM wanted;
 
--- done_rollouts: what is done of `remaining`.
+-- done_rollouts: the rollouts that are done; here, all.
 CREATE OR REPLACE VIEW done_rollouts AS
 SELECT dataset, task_id, row_hash, policy, rollout_index
 FROM attempts
 WHERE error IS NULL;
 
--- open_jobs: batches that were begun and whose answers are not all in the tables yet. state: how far they came.
+-- open_jobs: batch jobs whose answers are not all in the tables yet. state: the last event of the job.
 CREATE OR REPLACE VIEW open_jobs AS
 WITH placed AS (
     SELECT *, list_position(['intended', 'uploaded', 'submitted', 'ended', 'dropped'], event) AS place
@@ -203,8 +203,8 @@ SELECT job_id, r.dataset AS dataset, r.task_id AS task_id, r.row_hash AS row_has
 FROM asked;
 
 -- unfinished: the wanted rollouts that are not done: pending, submitted in a batch, or given up (`status`). `attempt`
--- is the number of the next attempt, `tries` how many count: an endpoint that was not reached, or refused for now or
--- whoever asks, has not tried it. `state` is `status` in the words of earlier versions: owed and in_flight.
+-- is the number of the next attempt. `tries` is the number of attempts that count toward max_attempts: rate limits, an
+-- endpoint that is down and refused keys do not. `state` is `status` in the words of earlier versions: owed, in_flight.
 CREATE OR REPLACE VIEW unfinished AS
 WITH failed AS (
     SELECT dataset, task_id, row_hash, policy, rollout_index,
@@ -251,7 +251,7 @@ SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'pending';
 CREATE OR REPLACE VIEW given_up AS
 SELECT * EXCLUDE (status, state) FROM unfinished WHERE status = 'given_up';
 
--- wanted_states: all wanted rollouts, those that are done too.
+-- wanted_states: all wanted rollouts with their status, including those that are done.
 CREATE OR REPLACE VIEW wanted_states AS
 SELECT * FROM unfinished
 UNION ALL
@@ -261,8 +261,8 @@ SEMI JOIN attempts AS a
     ON a.dataset = w.dataset AND a.task_id = w.task_id AND a.row_hash = w.row_hash
     AND a.policy = w.policy AND a.rollout_index = w.rollout_index AND a.error IS NULL;
 
--- unverified: rollouts without a verdict of their dataset's verifier in its present version. Which attempt counts is
--- looked up for these alone: good_attempts groups the keys of all rollouts, which takes a third more memory.
+-- unverified: rollouts without a verdict of their dataset's verifier in its current version. Which attempt counts is
+-- looked up only for these: good_attempts groups the keys of all rollouts, which takes a third more memory.
 CREATE OR REPLACE VIEW unverified AS
 WITH verified AS (
     SELECT dataset, attempt_id
@@ -293,14 +293,14 @@ SELECT lacking.*
 FROM lacking
 SEMI JOIN good USING (dataset, attempt_id);
 
--- outdated: unverified rollouts that have a verdict anyway: of another version of the verifier, or of another one.
+-- outdated: unverified rollouts that have a verdict of another version of the verifier, or of another verifier.
 CREATE OR REPLACE VIEW outdated AS
 SELECT u.*
 FROM unverified AS u
 SEMI JOIN verdicts AS v
     ON v.dataset = u.dataset AND v.attempt_id = u.attempt_id AND v.verifier_version IS NOT NULL;
 
--- failures: the attempts that failed, and whether their rollout came in the end.
+-- failures: the attempts that failed. healed: true if their rollout succeeded in a later attempt.
 CREATE OR REPLACE VIEW failures AS
 WITH healed AS (
     SELECT DISTINCT dataset, task_id, policy, rollout_index
@@ -318,7 +318,7 @@ LEFT JOIN healed AS h
     ON h.dataset = a.dataset AND h.task_id = a.task_id AND h.policy = a.policy AND h.rollout_index = a.rollout_index
 WHERE a.error IS NOT NULL;
 
--- task_stats: each task's rewards under each policy. `judged` is `verified` under its name in earlier versions.
+-- task_stats: each task's rewards by policy. `judged` is `verified` under its name in earlier versions.
 CREATE OR REPLACE VIEW task_stats AS
 SELECT dataset, task_id, policy, count(*) AS rollouts, count(reward) AS verified,
     avg(reward) AS mean_reward, min(reward) AS min_reward, max(reward) AS max_reward, stddev_samp(reward) AS std_reward,

@@ -226,7 +226,7 @@ def test_a_request_for_a_batch_that_gets_no_answer_is_not_just_repeated(tmp_path
         folder = project(tmp_path, server)
         said = rolloutops("collect", "recipe.toml", WAIT, cwd=folder, code=2 if fault == "401" else 0)
         if fault == "401":
-            assert "refuses to make a batch" in said
+            assert "refuses to create a batch" in said
             assert "[key]" in said
             assert KEY not in said
             assert rows(folder, "SELECT count(*) FROM pending") == [(16,)]

@@ -127,11 +127,11 @@ def test_it_looks_at_the_judge(project: Path, listing: str, capsys: pytest.Captu
         ),
         (
             '[[steps]]\nkind = "mix"\nname = "m"\nuse = "mix/shares"\nshares = { sums = 0.9 }\n',
-            "[mix.m] mix/shares: a check found 1 row: shares_add_",
+            "[mix.m] mix/shares: a check failed for 1 row: shares_add_",
         ),
         (
             '[[steps]]\nkind = "reward"\nname = "r"\nuse = "reward/advantage"\nformula = "grp"\n',
-            "[reward.r] reward/advantage: a check found 1 row",
+            "[reward.r] reward/advantage: a check failed for 1 row",
         ),
         ('[metrics]\nsteps = ["metrics/mine"]\n', "[metrics.mine] metrics/mine"),
         (

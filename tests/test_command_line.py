@@ -215,7 +215,7 @@ def test_row_14_only_declared_commands_are_commands() -> None:
     for name in ("_private", "keys", "pop", "__class__", "upper", ""):
         assert type_in(name).mistake == f"rolloutops: no command {name!r}; --help lists the commands"
     assert type_in("colect").mistake == "rolloutops: no command 'colect', did you mean 'collect'?"
-    assert "comes before its flags" in type_in("--rows=5", "chunk").mistake
+    assert "must come before its flags" in type_in("--rows=5", "chunk").mistake
     expected = "rolloutops chunk: 2 arguments too many (after SECOND): 'upper' 'title'"
     assert type_in("chunk", "a", "b", "upper", "title").mistake == expected
 

@@ -197,7 +197,7 @@ def test_a_new_project_runs_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "into", "sentence"),
     [
-        ("it is seven", "2", "text is in quotes: '2'"),
+        ("it is seven", "2", "put text in quotes, e.g. '2'"),
         ("it is seven", "b | c", "has 3 cells for 2 columns: a | b | c"),
         ("task_id | text", "task_id | since", "since cannot be it is seven"),
         ("reason  ", "rason  ", "not [('d', None, 1)]"),

@@ -280,7 +280,7 @@ def test_nulls_of_a_table_and_what_messages_hold_besides_are_counted(tmp_path: P
     write_jsonl(tmp_path / "told.jsonl", [{"messages": told}])
     said = rolloutops("import", "table.parquet", "told.jsonl", "--data=w", cwd=tmp_path).stderr
     assert "table: 8 nulls left out: the file's format" in said
-    assert "told: fields left aside, kept in the column response only: messages[].mood (1), messages[].thoughts" in said
+    assert "told: fields not used, kept in the column response only: messages[].mood (1), messages[].thoughts" in said
     assert "told: content parts of unknown types, kept as they are: {kind, bars} (1)" in said
     found = query(tmp_path / "w", "SELECT tools::VARCHAR, completion::VARCHAR FROM rollouts WHERE dataset = 'table'")
     calls = [json.loads(each[1])[0]["tool_calls"][0]["function"]["arguments"] for each in found]
@@ -306,7 +306,7 @@ def test_an_answer_of_a_gym_row_is_read_or_announced(tmp_path: Path) -> None:
     ]
     write_jsonl(tmp_path / "r.jsonl", rows)
     said = rolloutops("import", "r.jsonl", "--data=w", cwd=tmp_path).stderr
-    assert "fields left aside, kept in the column response only: response (1), response.output[].speech (1)" in said
+    assert "fields not used, kept in the column response only: response (1), response.output[].speech (1)" in said
     found = query(tmp_path / "w", "SELECT text FROM rollouts ORDER BY text")
     assert [each[0] for each in found] == ["", "", "", "Here.", "There."]
 

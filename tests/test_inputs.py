@@ -320,9 +320,9 @@ def test_a_truncated_file_gives_its_whole_rows_and_an_error(tmp_path: Path, suff
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("x.parquet", b'{"a": 1}\n' * 10, "is damaged, or no .parquet file: "),
-        ("x.parquet", b"PAR1" + b"\0" * 100 + b"PAR1", "is damaged, or no .parquet file: "),
-        ("x.arrow", b'{"a": 1}\n' * 10, "is damaged, or no .arrow file: "),
+        ("x.parquet", b'{"a": 1}\n' * 10, "is damaged, or not a .parquet file: "),
+        ("x.parquet", b"PAR1" + b"\0" * 100 + b"PAR1", "is damaged, or not a .parquet file: "),
+        ("x.arrow", b'{"a": 1}\n' * 10, "is damaged, or not a .arrow file: "),
         ("x.feather", b"FEA1" + b"\0" * 100, "is Feather version 1: write it again as version 2, or as Parquet"),
         ("x.jsonl", '{"a": 1}'.encode("utf-16"), "is UTF-16: convert it to UTF-8 first"),
         ("x.csv", b"a,b,a\n1,2,3\n", ": two columns have the name 'a'; rename one"),

@@ -36,9 +36,9 @@ KEY = ("dataset", "task_id", "policy", "rollout_index")
 COMPARED = (*KEY, "prompt_hash", "context_hash", "attempt_id", "agent", "output_tokens")
 
 SENTENCES = re.compile(
-    r"has no rows: leave it out|has \d+ (rows|tokens) of the|cannot each be|no rollout of this policy|no rollout has it"
-    r"|leaves pairs that are none|no row is left|left (train|validation|test)\b.* empty|have errors"
-    r"|a check found|a Parquet column cannot hold"
+    r"has no rows: leave it out|has \d+ (rows|tokens) of the|cannot each be|no rollout of this policy"
+    r"|no rollout has this field|leaves pairs that are none|no row is left|left (train|validation|test)\b.* empty"
+    r"|have errors|a check failed for|a Parquet column cannot hold"
 )
 """How a chain may end: each of these says what to do. Anything else is a fault."""
 

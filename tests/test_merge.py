@@ -92,11 +92,11 @@ def test_schedulers_hand_out_shards(tmp_path: Path, shard: str, variables: dict[
     ("shard", "variables", "sentence"),
     [
         ("4/4", {}, "there is no shard 4 of 4; the shards of 4 are numbered 0 to 3"),
-        ("0/0", {}, "there must be one at least"),
+        ("0/0", {}, "n must be at least 1"),
         ("1", {}, "a shard is i/n"),
         ("²/4", {}, "a shard is i/n"),
         ("k8s", {"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETIONS is not set: set it in the pod"),
-        ("slurm", {"SLURM_ARRAY_TASK_MIN": "x"}, "SLURM_ARRAY_TASK_MIN is 'x', which is no number"),
+        ("slurm", {"SLURM_ARRAY_TASK_MIN": "x"}, "SLURM_ARRAY_TASK_MIN is 'x', which is not a number"),
     ],
 )
 def test_a_shard_that_is_none_is_refused(tmp_path: Path, shard: str, variables: dict[str, str], sentence: str) -> None:

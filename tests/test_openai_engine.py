@@ -708,7 +708,7 @@ def test_time_limits() -> None:
                 assert "within 0.3 s" in await failed(answer, "slow")
             async with asking(url, first_byte_timeout=0.3) as answer:
                 assert await answer("slow") == "slow"
-                assert "timeout: nothing from http" in await failed(answer, "hang")
+                assert "timeout: no data from http" in await failed(answer, "hang")
         async with asking("http://no.such.host.invalid/v1") as answer:
             assert "unreachable: http://no.such" in await failed(answer, "x")
 

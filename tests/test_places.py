@@ -42,7 +42,7 @@ PLACES = {
 LINTED = {"ms_swift": LINKS, "openai_sft": SENT, "openai_preference": SENT, "rl_gym": ALL}
 """What a linter accepts as a part in a line."""
 
-WORDS = "a picture, sound, video or file: this format has no place for it, and the model would learn to answer what it"
+WORDS = "an image, audio, video or file part: this format has no place for it, and the model would learn to answer"
 ROLE = "role developer: chat templates and loaders leave the message out, skip the row or stop; use role system"
 OWN = {"rl_gym": {"agent_name": "a"}}
 

@@ -116,7 +116,7 @@ def test_an_entry_point(mine: Path) -> None:
         ("my_env.py:mak", {}, "names 'mak', which"),
         ("my_env.py:number", {}, "must be a function or class that makes one, not 3"),
         ("my_env.py:needs", {}, "needs the setting 'level' (it takes level)"),
-        ("my_env.py:broken", {}, "cannot be made: OSError: no such disk"),
+        ("my_env.py:broken", {}, "cannot be created: OSError: no such disk"),
         ("wrong.py:make", {}, "line 2 fails: SyntaxError"),
         ("needy.py:make", {}, "cannot be imported: No module named 'not_installed_anywhere'"),
     ],

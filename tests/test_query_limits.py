@@ -72,7 +72,7 @@ def test_half_of_the_machine_or_of_its_cgroup_is_the_default(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--memory_limit=lots", "--memory_limit = 'lots' is not a size: write one as 4GB, 512MB or 50%"),
+        ("--memory_limit=lots", "--memory_limit = 'lots' is not a size: write e.g. 4GB, 512MB or 50%"),
         ("--memory_limit=1MB", "is too little for any query"),
         ("--threads=0", "threads must be 1 or more, not 0"),
         ("--temp_directory=tasks.jsonl", "--temp_directory = 'tasks.jsonl' cannot be a folder"),

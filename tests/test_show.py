@@ -107,7 +107,7 @@ def test_a_condition_shows_one_and_says_how_many_more(folder: Path) -> None:
         (["--diff", "a"], "--diff needs two rollouts, as in: show --diff KEY KEY"),
         (["a", "b", "c"], "'c' is one word too many: show takes 1 key and a recipe"),
         (["a", "--limit=2"], "--limit is for --where"),
-        (["--where=true", "--limit=0"], "--limit expects a whole number from 1 on, or null, got 0"),
+        (["--where=true", "--limit=0"], "--limit expects a whole number of 1 or more, or null, got 0"),
         (["--where=true", "--diff", "a", "b"], "--diff compares two rollouts by their keys; leave --where out"),
         (["--where=rewards = 0"], 'Referenced column "rewards" not found'),
         (["--where=reward ="], "the query failed: "),
@@ -182,7 +182,7 @@ def test_rollouts_that_say_the_same_have_no_difference(folder: Path) -> None:
     write_jsonl(folder / "same.jsonl", [{**agent("dry", "It is dry."), "reward": reward} for reward in (0.0, 1.0)])
     rolloutops("import", "same.jsonl", "--dataset=same", "--data=data/same", cwd=folder)
     done = rolloutops("show", "--diff", "imported/0", "imported/1", "--data=data/same", cwd=folder)
-    assert "── no difference: both say the same ─" in done.stdout
+    assert "── no difference: both rollouts are equal ─" in done.stdout
     assert "reward 0" in done.stdout
     assert "reward 1" in done.stdout
 

@@ -146,7 +146,7 @@ def test_a_files_mistakes(text: str, message: str, tmp_path: Path) -> None:
         ("SELECT task_id FROM selected", "does not return dataset, policy, rollout_index: begin it with SELECT s.*"),
         (
             "SELECT s.* REPLACE ('x' AS task_id) FROM selected AS s",
-            "returns rollouts that it was not given, as dataset d",
+            "returns rollouts that are not in its input, as dataset d",
         ),
         ("SELECT s.* FROM selected AS s, range(2)", "returns a rollout more than once; give each repeat its own"),
         (

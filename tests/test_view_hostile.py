@@ -98,7 +98,7 @@ def test_texts_of_models_stay_texts(page: Page, viewer: Viewer) -> None:
     assert "\u202e" not in page.locator("body").inner_text()
     remote = page.get_by_role("link", name="https://remote.example/pixel.png")
     assert remote.get_attribute("rel") == "noreferrer noopener"
-    assert page.locator("img[src^='http']").count() == 0, "remote pictures are links; the page asks nobody else"
+    assert page.locator("img[src^='http']").count() == 0, "remote images are links; the page asks nobody else"
     page.locator("article.user").first.scroll_into_view_if_needed()
     page.wait_for_load_state("networkidle")
     widths = page.locator("article.user img").evaluate_all("images => images.map((image) => image.naturalWidth)")

@@ -198,7 +198,7 @@ def test_what_dies_again_and_again_is_not_started_for_ever(tmp_path: Path) -> No
         "collect", "w.toml", "--workers=2", cwd=folder, code=2, ROLLOUTOPS_FAILPOINT="journal-after-line:1"
     )
     assert "worker 1 of 2 was killed by signal 9; it died 4 times and is not started again" in done.stderr
-    assert "all workers died, as said above" in done.stderr
+    assert "all workers died (see above)" in done.stderr
     rolloutops("collect", "w.toml", "--workers=2", cwd=folder)
     assert_exact(folder, 80)
 

@@ -53,8 +53,8 @@ def structure_of(con: sql.Connection, step: Step, group: str, where: str) -> Str
     if by_shape and JSON in found.values():
         column = next(column for column, kind in found.items() if kind == JSON)
         raise StepError(
-            f"{where} {step.path}: no list or struct of Parquet holds the values of {column} as they are, and its "
-            "loader reads nothing else; leave such lines out"
+            f"{where} {step.path}: no Parquet list or struct can hold the values of {column} unchanged, and the "
+            "trainer's loader reads nothing else; drop such lines"
         )
     return found
 

@@ -73,7 +73,7 @@ def read_case(path: Path) -> Case:
     settings, *rest = SECTION.split(path.read_text(encoding="utf-8"))
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
     if "rollouts" not in sections or not {"expect", "lines", "error", "reasons"} & set(sections):
-        raise UsageError(f"{path}: a case has `rollouts:` and one of `expect:`, `lines:`, `error:`, `reasons:`")
+        raise UsageError(f"{path}: a case needs `rollouts:` and one of `expect:`, `lines:`, `error:`, `reasons:`")
     try:
         return Case(path, "/".join(path.parts[-3:-1]), tomllib.loads(settings), sections)
     except tomllib.TOMLDecodeError as error:

@@ -68,7 +68,7 @@ def workspace(
             made = schema.table_of(schema.TABLES[name], rows)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(
-                f"a case's rows do not fit the table of {name}: {error}; text is in quotes: '2'"
+                f"a case's rows do not fit the table of {name}: {error}; put text in quotes, e.g. '2'"
             ) from error
         con.register(f"given_{name}", made)
         sql.run(con, f"DROP VIEW {view}; CREATE TABLE {view} AS FROM given_{name}")

@@ -23,9 +23,8 @@ def options_of(use: StepUse, step: Step, default: Path | None = None) -> BuildOp
         raise UsageError(f'{where}output is missing: the folder to write, e.g. output = "data/demo/exports/{use.name}"')
     options = BuildOptions(**{"format": step.notes.get("format", "jsonl"), **own, "output": as_output(output)})
     if options.validation + options.test >= 1:
-        raise UsageError(
-            f"{where}validation + test is {options.validation + options.test}: nothing is left to train on"
-        )
+        total = options.validation + options.test
+        raise UsageError(f"{where}validation + test is {total}: nothing is left to train on; make it less than 1")
     return options
 
 

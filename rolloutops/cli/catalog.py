@@ -48,7 +48,7 @@ def page(name: str, commands: Sequence[str]) -> str:
             return found
     known = [*commands, *dict.fromkeys(entry.name for find_all in kinds().values() for entry in find_all())]
     hint = did_you_mean(name, known, most=3)
-    raise UsageError(f"nothing is named {name!r}{hint or '.'} rolloutops list shows what there is")
+    raise UsageError(f"nothing is named {name!r}{hint or '.'} rolloutops list shows all names")
 
 
 def module_doc(plugin: Plugin) -> str:

@@ -126,7 +126,7 @@ def _steps(plan: Plan) -> Iterator[Finding]:
         if isinstance(outcome, RolloutopsError):
             yield Finding(False, str(outcome))
         elif use.kind != "metrics" or plan.metrics:
-            note = "" if outcome else "; not bound, because the step that it starts from is wrong"
+            note = "" if outcome else "; not checked, because the step that it starts from is wrong"
             yield Finding(True, f"[{use.kind}.{use.name}] {use.use}{note}")
 
 
@@ -146,9 +146,7 @@ def _gold(plan: Plan, name: str, verifier: Verifier) -> Iterator[Finding]:
         return
     gold = getattr(verifier.environment, "gold", None)
     if gold is None or not (plan.data / "tasks" / name).is_dir():
-        what = (
-            "it knows no gold answers" if gold is None else "run chunk first, then check also scores its gold answers"
-        )
+        what = "it has no gold answers" if gold is None else "run chunk first, then check also scores its gold answers"
         yield Finding(True, f"{name}: environment {verifier.name}; {what}")
         return
     con = connect(open_workspace(plan.data))

@@ -98,7 +98,7 @@ def _aligned(one: list[list[Line]], other: list[list[Line]]) -> tuple[list[list[
 def _mark(difference: Difference | None, columns: int) -> Iterator[Line]:
     """Say where the first difference is, with what is around it."""
     if difference is None:
-        yield from rule("no difference: both say the same", columns, "mark")
+        yield from rule("no difference: both rollouts are equal", columns, "mark")
         return
     place = f"turn {difference.turn + 1}, {difference.part}, character {difference.at + 1}"
     yield from rule(f"first difference: {place}", columns, "mark")

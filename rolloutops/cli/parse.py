@@ -91,7 +91,7 @@ def _resolve_flag(command: Command, typed: str, text: str | None, waiting: deque
         if not isinstance(positive, Flag):
             _unknown(command, typed)
         if not takes(positive, bool):
-            raise UsageError(f"--{typed} makes no sense, as --{positive.name} expects {expected(positive)}")
+            raise UsageError(f"--{typed} is not a flag: --{positive.name} expects {expected(positive)}")
         if text is not None:
             raise UsageError(f"--{typed} takes no value; write --{typed} or --{positive.name}={text}")
         return positive, "false"

@@ -30,8 +30,8 @@ def changed_prompt_sentences(dataset: str, changed: ChangedPrompts | None) -> It
         return
     have = "has" if changed.tasks == 1 else "have"
     yield (
-        f"{dataset}: {changed.tasks:,} of the edited tasks {have} the same row and another prompt: this version of "
-        "rolloutops, the prompt file, a setting or a picture is another than before. Rollouts of the earlier prompt "
+        f"{dataset}: {changed.tasks:,} of the edited tasks {have} the same row and another prompt, because "
+        "rolloutops, the prompt file, a setting or a media file has changed. Rollouts of the earlier prompt "
         "stay on disk and do not count"
     )
     pairs = enumerate(zip(changed.before, changed.after, strict=False))

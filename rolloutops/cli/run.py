@@ -39,12 +39,12 @@ HINDRANCES = {
     errno.ENOLCK: "the file system has no file locks",
     errno.EROFS: "the file system is read-only",
     errno.EFBIG: "the file would be larger than allowed ('ulimit -f' says how large)",
-    errno.ENOTDIR: "there is a file in place of a folder",
-    errno.EEXIST: "something is there already",
-    errno.EISDIR: "there is a folder in place of a file",
+    errno.ENOTDIR: "there is a file where a folder is needed",
+    errno.EEXIST: "the path already exists",
+    errno.EISDIR: "there is a folder where a file is needed",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.EBADF: "what was to be written to is closed, or open for reading only",
-    errno.ELOOP: "symbolic links go in a circle",
+    errno.EBADF: "the output is closed, or open for reading only",
+    errno.ELOOP: "symbolic links form a loop",
     errno.EMFILE: "too many files are open ('ulimit -n' raises the limit)",
 }
 """What the machine may refuse: no bug and no traceback, but a sentence."""
@@ -101,7 +101,7 @@ def _find(name: str, commands: Sequence[Command]) -> Command:
     if name in known:
         return known[name]
     if name.startswith("-"):
-        raise UsageError(f"the command comes before its flags, and {quoted(name)} is none; --help lists the commands")
+        raise UsageError(f"the command must come before its flags, and {quoted(name)} is a flag; --help lists them")
     raise UsageError(f"no command {quoted(name)}{did_you_mean(name, known) or '; --help lists the commands'}")
 
 

@@ -27,7 +27,8 @@ def shape_sentences(shapes: RowShapes, dataset: str) -> Iterator[str]:
     if shapes.fields:
         yield f"{dataset}: fields that have no place in a conversation: {with_counts(shapes.fields)}"
     if shapes.answers:
-        yield f"{dataset}: the last turn of {count(shapes.answers, 'task')} was taken out as the answer"
+        tasks = count(shapes.answers, "task")
+        yield f"{dataset}: the last turn of {tasks} was removed from the prompt: it is the expected answer"
     yield from warning_sentences(shapes, dataset)
 
 
@@ -49,7 +50,7 @@ def last_turn_sentence(shapes: RowShapes) -> str:
     ends = "prompt ends" if shapes.last_turns == 1 else "prompts end"
     return (
         f"{shapes.last_turns:,} {ends} with an assistant turn, which the model is shown, e.g. {shapes.first}; if it is "
-        "the expected answer, take it out with --last_turn=answer"
+        "the expected answer, remove it with --last_turn=answer"
     )
 
 

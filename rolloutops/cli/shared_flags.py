@@ -23,7 +23,7 @@ RECIPE = Flag("recipe", str, "recipe file or shipped recipe name (default: the o
 DATA = Flag("data", str, "the workspace (default: the recipe's)")
 DATASET = Flag("dataset", str, "only these datasets, separated by commas; without a recipe, the dataset's name")
 JSON = Flag("json", bool, "print JSON")
-ENVIRONMENT = Flag("environment", str, "how rollouts are verified, if no recipe is given")
+ENVIRONMENT = Flag("environment", str, "environment that verifies rollouts, if no recipe is given")
 MEDIA = tuple(flag for flag in keys(Dataset) if flag.name in ("media_root", "max_media_bytes"))
 SOURCE = (
     DATA,
@@ -31,7 +31,7 @@ SOURCE = (
     Flag("input", list[str], "input files, globs or folders, if no recipe names them"),
     ENVIRONMENT,
     Flag("id", str, "the field that holds each row's id, if no recipe names it"),
-    Flag("last_turn", str, "answer: make an assistant turn at the end of a prompt the expected answer"),
+    Flag("last_turn", str, "answer: use an assistant turn at the end of a prompt as the expected answer"),
     Flag("prompt", str, "prompt file (YAML: user, system) that makes each row's prompt from its fields"),
     Flag("examples", list[str], "files with rows to show as examples before each task"),
     Flag("shots", int, "number of examples before each task"),
@@ -88,13 +88,13 @@ VERDICT_VERSION = Flag(
 SHARD = Flag(
     "shard",
     str,
-    "only the tasks of shard i of n (i/n, from 0), by the hash of their ids; slurm, k8s: as these number the jobs",
+    "only the tasks of shard i of n (i/n, from 0), by the hash of their ids; slurm or k8s: take i and n from the job",
 )
 STOP_AT = Flag(
     "stop_at",
     str,
-    "end in time: seconds from now, or a time (17:30, 2026-11-30T17:30, seconds since 1970); exit with 3 if rollouts "
-    "are pending",
+    "stop before this time: seconds from now, or a time (17:30, 2026-11-30T17:30, seconds since 1970); exit with 3 if "
+    "rollouts are pending",
 )
 ONLY = Flag("only", str, "build only [build.NAME]; with explain, show only this step")
 REPLACE = Flag("replace", bool, "replace builds that another recipe wrote")
@@ -115,4 +115,4 @@ STEPS: dict[str, Any] = {"open_tables": STEP_KINDS, "key": "NAME.KEY"}
 
 def stage(name: str, body: Any, summary: str, *flags: Flag, **more: Any) -> Command:
     """Declare a command that works on a recipe."""
-    return Command(name, body, summary, (*flags, *QUERIES), (RECIPE,), group="stages", **more)
+    return Command(name, body, summary, (*flags, *QUERIES), (RECIPE,), group="Stages", **more)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rolloutops.workers.job import WorkerJob
 
 WORKERS = (
-    Flag("workers", int, "processes that share the work, shown as one"),
-    Flag("gpus_per_worker", int, "GPUs that each worker has for itself"),
+    Flag("workers", int, "number of processes that share the work, with one progress line"),
+    Flag("gpus_per_worker", int, "GPUs per worker"),
     Flag("on", str, "run the workers on a Ray cluster (default: on this machine)", choices=("ray",)),
     Flag("ray_address", str, "address of the Ray cluster (default: RAY_ADDRESS, else the one this machine is part of)"),
 )

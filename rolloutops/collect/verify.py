@@ -193,7 +193,7 @@ async def verify_unverified(
     con: with the workspace's views as they stand now."""
     late = _late(con, plan, verifiers)
     waiting = [one for one in late if one.spends]
-    waits = "they wait for the command verify, because verification costs money"
+    waits = "run the command verify for them, because verification costs money"
     tell(*(f"{one.changed()}: {waits}" if one in waiting else _again(one) for one in late))
     return (await _verify_rollouts(con, plan, run, journal, verifiers, waiting)).verified
 

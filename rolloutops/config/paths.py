@@ -24,9 +24,7 @@ def as_path(text: str | Path) -> Path:
 def as_output(text: str | Path) -> Path:
     """The path of a file or folder to be written. Raises UsageError for a URL, which would become a folder's name."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)):
-        raise UsageError(
-            f"{text} is a URL, and files are only written to this machine's disk: name a path and copy it from there"
-        )
+        raise UsageError(f"{text} is a URL, but files are written to local disks only: name a path, then copy the file")
     return as_path(text)
 
 

@@ -138,7 +138,7 @@ class Plugin:
         except ImportError as error:
             raise self._cannot_import(error) from error
         except Exception as error:
-            raise UsageError(f"{self._called} cannot be made: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{self._called} cannot be created: {type(error).__name__}: {error}") from error
 
     def version(self, settings: Mapping[str, Any]) -> str:
         """Name the version of the verifier that the factory makes with these settings (`versions.py`).
@@ -200,7 +200,7 @@ class Plugin:
     def _cannot_import(self, error: Exception) -> RolloutopsError:
         missing = getattr(error, "name", None) or ""
         if self.extra and not missing.startswith("rolloutops"):
-            note = " (where there is no GPU, the extra 'cpu' stands for 'vllm')" if self.extra == "vllm" else ""
+            note = " (without a GPU, use the extra 'cpu' instead of 'vllm')" if self.extra == "vllm" else ""
             return MissingExtra(self._called + note, self.extra)
         return UsageError(f"{self._called} cannot be imported: {error}")
 

@@ -95,7 +95,7 @@ def _memory(where: str, text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[kmgt]?i?b?)", text.strip().lower())
     unit = match[2].removesuffix("b") if match else None
     if match is None or (unit != "%" and unit not in UNITS):
-        raise UsageError(f"{where} = {text!r} is not a size: write one as 4GB, 512MB or 50% (of the machine's memory)")
+        raise UsageError(f"{where} = {text!r} is not a size: write e.g. 4GB, 512MB or 50% (of the machine's memory)")
     size = int(float(match[1]) * (machine_memory() / 100 if unit == "%" else UNITS[str(unit)]))
     if size < LEAST:
         raise UsageError(f"{where} = {text!r} is too little for any query: write 50MB or more")

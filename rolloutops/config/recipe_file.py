@@ -32,12 +32,12 @@ def _group(name: str, about: str) -> Key:
 TABLES: Keys = {
     "data": Key(str, None, "the workspace: the folder with all tables", least=1, words="a folder's path"),
     "preset": Key(str, None, "shipped defaults that the recipe's own keys override: sft, dpo or rl"),
-    "datasets": _group("datasets", "input files, and how their rollouts are verified"),
-    "policies": _group("policies", "what differs from [collect], one table a policy"),
+    "datasets": _group("datasets", "datasets: their input files and environments"),
+    "policies": _group("policies", "policies: one table each, with the settings that differ from [collect]"),
     "chunk": _table("chunk", "how input files become tasks"),
     "collect": _table("collect", "engine, model, sampling and limits"),
     "verify": _table("verify", "how verifiers run"),
-    "duckdb": _table("duckdb", "memory, threads and folder for what queries do not hold in memory"),
+    "duckdb": _table("duckdb", "limits of queries: memory, threads, and the folder for data that they spill to disk"),
     "metrics": _table("metrics", "the metrics steps to print, and their parameters"),
     "steps": Key(
         *(list[dict[str, Any]], [], "the steps, in their order"),
@@ -48,7 +48,7 @@ TABLES: Keys = {
 }
 """What a recipe holds at its top."""
 
-METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, as "metrics/rewards"')}
+METRICS: Keys = {"steps": Key(list[str], [], 'the steps to print, e.g. "metrics/rewards"')}
 
 
 SCHEMA = "recipe.schema.json"
@@ -63,7 +63,7 @@ NAMED: Keys = {
         required=True,
         words=f"one of {', '.join(STEP_KINDS)}",
     ),
-    "name": Key(str, None, "what this step is called", required=True),
+    "name": Key(str, None, "the name of this step", required=True),
 }
 """The keys of a table of [[steps]] by which it is named."""
 

@@ -107,10 +107,10 @@ class Verify:
 class DuckDB:
     """What queries may take of the machine: `[duckdb]`, and flags of the commands that run them."""
 
-    memory_limit: str | None = key(None, "memory of queries, e.g. 4GB or 50% (default: half of the machine's memory)")
-    threads: int | None = key(None, "threads of queries (default: the number of cores)", least=1)
+    memory_limit: str | None = key(None, "memory limit of queries, e.g. 4GB or 50% (default: half of the memory)")
+    threads: int | None = key(None, "number of threads of queries (default: the number of cores)", least=1)
     temp_directory: str | None = key(
-        None, "folder for what queries do not hold in memory (default: in the workspace)", least=1
+        None, "folder for data that queries spill to disk (default: in the workspace)", least=1
     )
 
 
@@ -119,7 +119,7 @@ class Dataset:
     """One dataset: `[datasets.NAME]`."""
 
     input: list[str] = key([], "files, globs or folders: JSONL, JSON, CSV, TSV, Parquet, Arrow", one_text=True)
-    environment: str | None = key(None, "how rollouts are verified: a name, package.module:attr, or file.py:attr")
+    environment: str | None = key(None, "environment of the dataset: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
     prompt: str | None = key(None, "prompt file (YAML: user, system) that makes each row's prompt from its fields")
@@ -130,7 +130,7 @@ class Dataset:
         None, "folder that holds the media that rows name (default: the folder of the input file)"
     )
     max_media_bytes: int = key(
-        50_000_000, "maximum size of a picture, video or sound that a row names, in bytes", least=1
+        50_000_000, "maximum size of an image, video or audio file that a row names, in bytes", least=1
     )
     needs_prompt: bool = key(True, "false: rows without a prompt are tasks too; their environment makes the prompt")
     last_turn: str = key(
@@ -138,7 +138,7 @@ class Dataset:
         "an assistant turn at the end of a prompt is: prompt, or answer (the expected answer)",
         one_of="prompt answer",
     )
-    collect: dict[str, Any] = key({}, "what differs from [collect]")
+    collect: dict[str, Any] = key({}, "settings that differ from [collect] for this dataset")
 
 
 def settings_of(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:

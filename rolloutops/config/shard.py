@@ -37,8 +37,8 @@ def read_shard(text: str, environ: Mapping[str, str]) -> Shard:
     first, slash, last = text.partition("/")
     if not slash or not _is_number(first) or not _is_number(last):
         raise UsageError(
-            f"{where}: a shard is i/n with i from 0 to n - 1, as in --shard=0/8; or slurm or k8s, for the numbers that "
-            "these hand out"
+            f"{where}: a shard is i/n with i from 0 to n - 1, as in --shard=0/8; or slurm or k8s, to take i and n "
+            "from the environment variables of the job"
         )
     return _checked(where, int(first), int(last))
 
@@ -46,7 +46,7 @@ def read_shard(text: str, environ: Mapping[str, str]) -> Shard:
 def _variable(where: str, environ: Mapping[str, str], name: str) -> int:
     value = environ.get(name)
     if value is None or not _is_number(value):
-        found = "is not set" if value is None else f"is {value!r}, which is no number"
+        found = "is not set" if value is None else f"is {value!r}, which is not a number"
         remedy = (
             "set it in the pod to the job's completions"
             if name == "JOB_COMPLETIONS"
@@ -58,7 +58,7 @@ def _variable(where: str, environ: Mapping[str, str], name: str) -> int:
 
 def _checked(where: str, number: int, total: int) -> Shard:
     if not 0 <= number < total:
-        numbers = f"the shards of {total} are numbered 0 to {total - 1}" if total > 0 else "there must be one at least"
+        numbers = f"the shards of {total} are numbered 0 to {total - 1}" if total > 0 else "n must be at least 1"
         raise UsageError(f"{where}: there is no shard {number} of {total}; {numbers}")
     return Shard(number, total)
 

@@ -168,7 +168,7 @@ def unreached(error: Exception, label: str, timeouts: Timeouts, text: str = "") 
     if isinstance(error, aiohttp.ClientConnectorError):
         return AttemptFailed("unreachable", f"{label}: {text}")
     if isinstance(error, aiohttp.SocketTimeoutError) and timeouts.silence is not None:
-        return AttemptFailed("timeout", f"nothing from {label} for {timeouts.silence:g} s")
+        return AttemptFailed("timeout", f"no data from {label} for {timeouts.silence:g} s")
     if isinstance(error, asyncio.TimeoutError):
         return AttemptFailed("timeout", f"no answer from {label} within {timeouts.total:g} s")
     if isinstance(error, aiohttp.ServerDisconnectedError):

@@ -1,9 +1,9 @@
-"""What `engine = "batch"` asks: OpenAI's Batch API through the `openai` package. A file of requests goes in, a file of
-answers comes out within a day, at half the price.
+"""The `batch` engine: OpenAI's Batch API through the `openai` package. It uploads a file of requests and downloads a
+file of answers within a day, at half the price.
 
-It answers jobs, not calls: `collect/batch.py` makes jobs of what is pending and rollouts of what comes back. Rollouts
-are single-turn: where tools are offered, the model's tool calls are where the rollout ends (finish_reason
-`tool_calls`), because nobody is there to run them. A file holds 50,000 requests and 200 MB at most, and one model.
+`collect` submits pending rollouts as batch jobs, and stores their answers when the jobs have ended. Rollouts are
+single-turn: if tools are offered, a rollout ends with the model's tool calls (finish_reason `tool_calls`), because
+tools cannot run in a batch. A file holds at most 50,000 requests and 200 MB, for one model.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ class OpenAIBatches:
 
     model, base_url, endpoint, api_key_env, api_key_header, api_key_required, headers, extra_body: as for the `openai`
     engine.
-    wait: stay until all batches ended; else submit, collect what has ended, and leave the rest to the next run.
-    poll_seconds: between two looks at batches that are waited for.
-    requests_per_batch, bytes_per_batch: how large one batch may be; smaller ones fit a small account's queue.
-    settle_seconds: how long after a request for a batch that got no answer the provider's list is trusted to show it.
-    timeout: seconds that one HTTP request may take, a file's transfer included.
+    wait: wait until all batches have ended; false: submit, store the answers of ended batches, and exit.
+    poll_seconds: seconds between two requests for the status of a batch, with wait.
+    requests_per_batch: maximum requests per batch; use less if your account's queue is small. bytes_per_batch: maximum
+        bytes per batch.
+    settle_seconds: if the provider did not confirm a new batch, seconds until its list of batches must show it.
+    timeout: timeout of one HTTP request, transfer of a file included, in seconds.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -189,7 +190,7 @@ class OpenAIBatches:
         """
         from openai import APIConnectionError, APIStatusError
 
-        async with self._explained(f"make a batch of {file_id}"):
+        async with self._explained(f"create a batch of {file_id}"):
             try:
                 made = await self.client.with_options(max_retries=0).batches.create(
                     input_file_id=file_id,
@@ -218,7 +219,7 @@ class OpenAIBatches:
 
     async def look(self, batch_id: str) -> Batch:
         """How a batch stands."""
-        async with self._explained(f"look at batch {batch_id}"):
+        async with self._explained(f"return the status of batch {batch_id}"):
             return _batch(await self.client.batches.retrieve(batch_id))
 
     async def download(self, file_id: str, into: IO[bytes]) -> None:
@@ -229,7 +230,7 @@ class OpenAIBatches:
             into.truncate()
             try:
                 async with (
-                    self._explained(f"hand out {file_id}"),
+                    self._explained(f"return file {file_id}"),
                     self.client.files.with_streaming_response.content(file_id) as reply,
                 ):
                     async for chunk in reply.iter_bytes(2**20):
@@ -274,7 +275,7 @@ class OpenAIBatches:
             raise (NotThere if error.status_code == 404 else EngineError)(said) from None
         except OpenAIError as error:
             await SchemeCheck(URL(self.url), self.url).look(AttemptFailed("unreachable", ""))
-            said = f"{self.url} does not answer to: {doing} ({self._error_text(error)}); run the command again"
+            said = f"{self.url} did not {doing} ({self._error_text(error)}); run the command again"
             raise EngineError(said) from None
 
     def _error_text(self, error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""The `gym` engine: a NeMo Gym environment or agent server answers the whole rollout, reward included.
+"""The `gym` engine: a NeMo Gym environment or agent server generates the whole rollout, reward included.
 
-One `POST /run` a rollout, with the task's row as NeMo Gym materializes it. The server runs the model, the tools and
-the verifier; which model that is, its own configuration says. Nothing is retried here: each failure is raised as the
-`AttemptFailed` that it means, and the collector decides.
+It sends one `POST /run` per rollout, with the task's row as NeMo Gym materializes it. The server runs the model, the
+tools and the verifier; its own configuration chooses the model. The engine does not retry: it raises each failure as an
+`AttemptFailed`, and `collect` decides whether to retry.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ READY = 30.0
 class GymEngine:
     """An engine that asks NeMo Gym's servers for rollouts.
 
-    model: the policy's name, where a reply names no model.
-    base_url: an environment server, as in http://localhost:8000; it finds the agent of each row itself.
-    agents: agent -> URL, for agent servers that are asked directly; `_default` for the agents that are not named.
-    head_server: the URL of their head server, which names the policy after its model where neither model nor policy is
-        set (default: port 11000 of the same host).
-    agent: the agent of the rows that name none. agent_name: the agent of all rows, whatever they name, as NeMo Gym's
-        own `+agent_name` has it.
-    request_timeout: seconds for a whole rollout. connect_timeout: seconds to reach the server.
-    headers: more headers for each request. token_ids: keep the token ids and log-probs that replies hold.
+    model: a name for the policy; the server's own configuration chooses the model.
+    base_url: the URL of an environment server, e.g. http://localhost:8000; the server finds the agent of each row.
+    agents: agent -> URL, to send rollouts to agent servers directly; `_default` for agents that are not listed.
+    head_server: the URL of NeMo Gym's head server; if neither model nor policy is set, the policy is named after the
+        model that it reports (default: port 11000 of the same host).
+    agent: the agent for rows that name none. agent_name: the agent for all rows, whatever they name, like NeMo Gym's
+        `+agent_name`.
+    request_timeout: timeout of a whole rollout, in seconds. connect_timeout: timeout of connecting, in seconds.
+    headers: further headers of each request. token_ids: keep the token ids and log-probs of replies.
     """
 
     connects: ClassVar[bool] = True

@@ -1,8 +1,8 @@
 """The `openai` engine: any endpoint that speaks OpenAI's Responses or Chat API.
 
-HTTP by aiohttp, JSON by orjson: a call costs a fraction of what it costs through the `openai` package. Nothing is
-retried here: each failure is raised as the `AttemptFailed` that it means, and the collector decides. The key comes from
-the environment, goes into one header, and is taken out of everything that comes back.
+It uses aiohttp and orjson, so a call takes a fraction of the CPU time that the `openai` package needs. The engine does
+not retry: it raises each failure as an `AttemptFailed`, and `collect` decides whether to retry. The key comes from the
+environment, is sent in one header, and is removed from replies before they are stored.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ UNREADABLE = re.compile(
 class OpenAIEngine:
     """An engine that asks an endpoint.
 
-    model: the name that goes into each request.
-    base_url: where the API is, as in http://localhost:8000/v1 (default: the variable OPENAI_BASE_URL, else OpenAI).
+    model: the model's name in each request.
+    base_url: the API's URL, e.g. http://localhost:8000/v1 (default: the variable OPENAI_BASE_URL, else OpenAI).
         Several, as a list or separated by commas, are servers of one model that share the work.
     endpoint: `responses`, or `chat` for servers that only have Chat completions.
     api_key_env: the environment variable that holds the key; the key itself is never a setting.
-    api_key_header: the header that carries it, as `api-key` of Azure (default: `Authorization: Bearer …`).
-    api_key_required: it is a mistake if that variable is not set (default: for api.openai.com only).
-    request_timeout: seconds for a whole call. connect_timeout: seconds to reach the server. first_byte_timeout:
-        seconds in which nothing at all may come (default: as long as the call may take).
-    headers: more headers for each request. extra_body: more fields for each request's body; they win.
-    token_ids: keep token ids and log-probs, where the server gives them (vLLM's Chat, NeMo Gym's model servers).
-    replay: how a model's own message goes back in the conversation's next request: `verbatim`, as the endpoint returned
-        it, less the fields that the endpoint refuses by name; or `canonical`, as it is stored.
-    max_connections: connections at the same time; 0 is no limit.
-    max_reply_bytes: bytes that one reply may have, decompressed; a longer one is a bad_response.
+    api_key_header: the header that carries the key, e.g. `api-key` for Azure (default: `Authorization: Bearer …`).
+    api_key_required: stop if the variable of the key is not set (default: true for api.openai.com, else false).
+    request_timeout: timeout of a whole call, in seconds. connect_timeout: timeout of connecting, in seconds.
+    first_byte_timeout: timeout of the first byte of a reply, in seconds (default: request_timeout).
+    headers: further headers of each request. extra_body: further fields of each request's body; they override others.
+    token_ids: keep token ids and log-probs, if the server returns them (vLLM's Chat, NeMo Gym's model servers).
+    replay: how a model's own message is sent back in the conversation's next request: `verbatim`, as the endpoint
+        returned it, without the fields that the endpoint refuses by name; or `canonical`, as it is stored.
+    max_connections: maximum concurrent connections; 0: no limit.
+    max_reply_bytes: maximum size of one reply, in bytes, decompressed; a longer reply is a bad_response.
     """
 
     connects: ClassVar[bool] = True

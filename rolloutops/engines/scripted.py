@@ -1,7 +1,7 @@
-"""The `scripted` engine: answers from a rule or a file, for tests, rehearsals and docs. No model is behind it.
+"""The `scripted` engine: answers from a rule or a file, for tests, rehearsals and docs. It calls no model.
 
-What it says depends on the call's key and turn alone, so a run that was killed and resumed, or done in another order,
-gives the same text. What fails depends on the attempt too, so a failed rollout succeeds later, as with an endpoint.
+Its answer depends only on the call's key and turn, so a run that was killed and resumed, or ran in another order, gives
+the same text. Its failures also depend on the attempt, so a failed rollout can succeed later, as with an endpoint.
 Tokens are words.
 """
 
@@ -45,18 +45,18 @@ COLON = "lenient_answer_colon"
 class ScriptedEngine:
     """An engine that answers without a model.
 
-    model: the name that goes into the rows.
-    answers: a JSONL file, {"key": "dataset/task_id/rollout_index" or "task_id", "text": ...} or with a chat "message"
-        in place of the text. Several lines with one key are the turns of a rollout; the last one is repeated.
-    rule: without such a file, `gold` (the row's expected answer, or a wrong one; where tools are offered, first a call
-        of the first one for each fact of the answer), `echo` (the last user text), `choice` (one of the row's options,
-        at random), or `package.module:attr` or `file.py:attr`, a function of the ModelCall that returns a text or a
-        chat message.
-    faults: which calls fail and how, as `timeout:0.01,rate_limited:0.02,server_error:100` or as a table: a share of
-        the calls below 1, else every Nth call. The kinds are those of `errors.FAILURES`.
-    delay: seconds before each answer, or `0.1..0.5`.
-    correct: the share of rollouts that `gold` answers well. seed: other rollouts are answered well, others fail.
-    token_ids: give token ids and log-probs too, made up from the words.
+    model: the model's name in the rows.
+    answers: a JSONL file with lines {"key": "dataset/task_id/rollout_index" or "task_id", "text": ...}, or with a chat
+        "message" in place of the text. Several lines with one key are the turns of a rollout; the last one is repeated.
+    rule: how to answer without such a file: `gold` (the row's expected answer, or a wrong one; if tools are offered,
+        after a call of the first tool for each fact of the answer), `echo` (the last user text), `choice` (one of the
+        row's options, at random), or `package.module:attr` or `file.py:attr`, a function of the ModelCall that returns
+        a text or a chat message.
+    faults: failures to simulate, e.g. `timeout:0.01,rate_limited:0.02,server_error:100`, or a table: a number below 1
+        is a share of the calls, a whole number N is every Nth call. The names are those of `errors.FAILURES`.
+    delay: seconds before each answer, or a range such as `0.1..0.5`.
+    correct: share of rollouts that `gold` answers correctly. seed: decides which rollouts are correct and which fail.
+    token_ids: also return token ids and log-probs, made up from the words.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset(("delay", "faults"))

@@ -1,8 +1,8 @@
 """The engine `vllm`: a model in this process, offline, through vLLM.
 
-The model lives in one thread, which loads it and steps it for as long as a request is unfinished. Each call hands its
-request to that thread and waits for its own answer, so the rollouts in flight form a rolling window: nobody waits for
-the slowest of a chunk, and a request that vLLM refuses fails alone.
+One thread loads the model and steps it while requests are unfinished. Each call gives its request to that thread and
+waits for its own answer, so concurrent rollouts form a rolling window: no rollout waits for the slowest of a batch, and
+a request that vLLM refuses fails alone.
 """
 
 from __future__ import annotations
@@ -59,15 +59,16 @@ class _Abort:
 class VllmEngine:
     """A vLLM engine; the model is loaded by `start`.
 
-    model: a folder, a model name that vLLM knows, or `smollm2-135m`, which the `cpu` extra carries.
-    max_model_len: tokens of prompt and answer together. max_num_seqs: rollouts that are decoded at once.
-    dtype: on a CPU bfloat16 where the CPU computes with it, else float32; elsewhere the model's own.
-    tensor_parallel_size: GPUs that share the model. gpu_memory_utilization: the share of a GPU's memory that is used.
-    seed: of sampling, for requests that bring none of their own.
-    chat_template: a Jinja file, or the template itself. chat_template_kwargs: variables for it.
-    tool_parser, reasoning_parser: vLLM's parser names; tool calls are read with `hermes` unless another is named.
+    model: a folder, a model name that vLLM knows, or `smollm2-135m`, which the `cpu` extra contains.
+    max_model_len: maximum tokens of prompt and answer together. max_num_seqs: maximum sequences decoded concurrently.
+    dtype: the data type (default: the model's; on a CPU bfloat16 if the CPU supports it, else float32).
+    tensor_parallel_size: GPUs that share the model. gpu_memory_utilization: share of a GPU's memory to use.
+    seed: sampling seed for requests without one.
+    chat_template: a Jinja file, or the template itself. chat_template_kwargs: variables for the chat template.
+    tool_parser: name of vLLM's parser of tool calls (default: hermes).
+    reasoning_parser: name of vLLM's parser of reasoning (default: none).
     token_ids: return token ids and log-probs (of the model, before temperature and penalties).
-    engine_args: anything else that `vllm.EngineArgs` takes; it wins over the settings above.
+    engine_args: further arguments of `vllm.EngineArgs`; they override the settings above.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -250,7 +251,7 @@ class VllmEngine:
             self._text, tokenizer=tokenizer, parser=parser, config=config, defaults=config.get_diff_sampling_param()
         )
         if self._text.template is None:
-            raise EngineError(f"{self.model} has no chat template: give one with chat_template = '<file>'")
+            raise EngineError(f"{self.model} has no chat template: set one with chat_template = '<file>'")
         return llm
 
 

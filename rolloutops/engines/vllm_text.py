@@ -241,7 +241,7 @@ def _vllm_part(part: Mapping[str, Any]) -> dict[str, Any]:
         return {"type": kind, kind: {"url": place.strip()}}
     if isinstance(place, str):
         raise AttemptFailed("bad_request", "the vllm engine does not fetch URLs: download the file and write its path")
-    what = "text, pictures, videos and sounds only"
+    what = "text, images, videos and audio only"
     raise AttemptFailed("bad_request", f"the vllm engine takes {what}: serve the model, and use engine openai")
 
 

@@ -1,22 +1,22 @@
 """Code: the Python program in the rollout passes the task's tests, run in a sandbox.
 
-Rows hold their tests in one of these shapes; text that is JSON is read as such:
+Rows hold their tests in one of these forms, or as the JSON text of one:
 
     tests            ["assert add(1, 2) == 3", ...] or one text of Python; also as `test_list` (MBPP)
     tests            [{"input": "1 2\\n", "output": "3\\n"}, ...]: standard input and what must be printed
     verifier_metadata.unit_tests   {"inputs": [...], "outputs": [...]} as in NeMo Gym's coding rows; also as
                      `unit_tests` or `input_output`. With "fn_name" the program is not run but that function called:
-                     an input is one JSON value a line, an output the JSON value that it must return.
+                     an input is one JSON value per line, an output the JSON value that it must return.
     solution, code   a program that passes, for the gold check (else the task's answer)
 
-The program is the last block fenced as Python, else the last fenced block, else the whole text. Printed text must be
-equal but for white space at the ends of lines; numbers in it may be written otherwise (1 is 1.0).
+The program is the last block fenced as Python, else the last fenced block, else the whole text. White space at the ends
+of printed lines is ignored, and numbers are compared as numbers (1 is 1.0).
 
-Held against NVIDIA-NeMo/Gym at commit 07d6b0d (resources_servers/code_gen/app.py), which takes what stands between the
-last two fences, whatever their language, and gives 0 to a program without a fence or with `<think>` before it.
+NVIDIA-NeMo/Gym at commit 07d6b0d (resources_servers/code_gen/app.py) takes the text between the last two fences,
+whatever their language, and gives 0 to a program without a fence or with `<think>` before it.
 
-Programs and functions never see what they must print or return. Asserts run in the program's own process: they are for
-code that is wrong, not for code that cheats.
+Programs and functions never see what they must print or return. Asserts run in the program's own process, so they do
+not protect against code that cheats.
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ def make(
 ) -> Code:
     """An environment that runs programs against tests, in bubblewrap: without network, on a read-only system.
 
-    unsafe_code: without bubblewrap, run them anyway: limits hold, but they can read and write what you can.
-    seconds: for all tests of a rollout. test_seconds: CPU seconds for one test, or for all asserts. memory_mb: what a
-    program may take. output_kb: what it may print, or write into one file. partial: the reward is the share of tests
-    passed, not 1.0 for all of them.
+    unsafe_code: run programs without bubblewrap; the limits apply, but they can read and write what you can.
+    seconds: time limit of all tests of a rollout, in seconds. test_seconds: CPU time limit of one test, or of all
+    asserts, in seconds. memory_mb: memory limit of a program, in MB. output_kb: maximum output, and maximum size of a
+    file, in KB. partial: the reward is the share of tests passed, instead of 1.0 only if all pass.
     """
     for name, value in (("seconds", seconds), ("test_seconds", test_seconds), ("memory_mb", memory_mb)):
         if value <= 0:

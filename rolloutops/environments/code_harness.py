@@ -135,7 +135,7 @@ def child(job: dict[str, Any], guard: Any, ends: float, body: Any, stdin: bytes,
     ended_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     unstoppable = ended_by == signal.SIGKILL and burnt > 0.5 * job["test_seconds"]  # it caught SIGXCPU
     if status is None or ended_by == signal.SIGXCPU or unstoppable:
-        return {"status": "timeout", "output": "", "message": f"no end within {job['test_seconds']:g} s"}
+        return {"status": "timeout", "output": "", "message": f"not finished within {job['test_seconds']:g} s"}
     if ended_by is not None:
         message = f"the program was ended by {signal.Signals(ended_by).name}"
         return {"status": "error", "output": "", "message": message}

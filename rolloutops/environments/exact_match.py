@@ -1,7 +1,7 @@
 """Exact match: the final answer equals the task's answer, as text or as a number (`1,234` is `1234.0`).
 
-A row holds its answer where the recipe says (`expected_answer`, `answer`, ...). An answer with a worked solution, as
-in GSM8K, may end with `#### 72`: then that is the answer.
+The task's answer is the first of the row's fields `expected_answer`, `answer`, `ground_truth`, `label`, `target` and
+`solution`. If it ends with `#### 72`, as the worked solutions of GSM8K do, the answer is `72`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ExactMatch:
         """{"reward": 1.0 or 0.0, "extracted": the answer found or None, "answered": whether one was found}."""
         expected = self._expected(task)
         if expected is None:
-            raise ValueError("the task has no answer to compare with: name the field that holds it in the recipe")
+            raise ValueError("the task has no expected answer: add expected_answer or answer to its row")
         found = self._extracted(rollout.text)
         equal = found is not None and same(self._normal(found), self._normal(expected))
         return {"reward": float(equal), "extracted": found, "answered": found is not None}
@@ -77,7 +77,7 @@ class ExactMatch:
 def make(strip: bool = True, ignore_case: bool = False, extract: str = "final") -> ExactMatch:
     """An environment that compares the final answer with the task's.
 
-    strip: white space around both does not count. ignore_case: nor does upper and lower case.
+    strip: ignore white space around both. ignore_case: ignore upper and lower case.
     extract: `final` (what follows the last `Answer:` or `####`, or is in the last `\\boxed{}`, whichever comes
     last; without any the whole text), `last_line`, `whole`, or a regular expression: its last match, group 1 if any.
     """

@@ -1,13 +1,13 @@
-"""LLM judge: another model reads task and answer and says how good the answer is.
+"""LLM judge: another model reads task and answer and scores the answer.
 
-The judge is any policy engine. It is asked with a prompt of the user's and must answer with a JSON object that has
-`reward`, from 0 to 1; its other fields are kept. Each verdict has `judge_calls`, `judge_input_tokens`,
+The judge is any engine that answers single calls. It gets a prompt, which you can set, and must answer with a JSON
+object that has `reward`, from 0 to 1; its other fields are kept. Each verdict has `judge_calls`, `judge_input_tokens`,
 `judge_cached_tokens` and `judge_output_tokens` among its metrics, and `judge_model` among its details. With a price
-table judging is priced as answering is, and it counts towards `max_tokens_total` and `max_cost`.
+table, the judge's tokens have a cost, too; they count toward `max_tokens_total` and `max_cost`.
 
-A prompt has places that are filled: {prompt}, the task as text; {response}, the rollout's last text; {transcript}, all
-that followed the prompt, with tool calls and what they gave; {answer}, the task's answer; {row.KEY}, a field of the
-task's row ({row.a.b} one inside). Any other word in braces is a mistake; {{word}} stands for {word}.
+A prompt has these placeholders: {prompt}, the task as text; {response}, the rollout's last text; {transcript}, all
+messages after the prompt, with tool calls and their results; {answer}, the task's answer; {row.KEY}, a field of the
+task's row ({row.a.b} for a nested one). Any other word in braces is refused; write {{word}} for the text {word}.
 
     [datasets.essays]
     environment = "llm_judge"
@@ -186,11 +186,12 @@ def make(
 ) -> LLMJudge:
     """An environment whose verifier is a model.
 
-    engine, model, engine_args: who judges, as in [collect]. prompt: what it is asked; {prompt}, {response},
+    engine, model, engine_args: the judge, as in [collect]. prompt: the judge's prompt; {prompt}, {response},
     {transcript}, {answer} and {row.KEY} stand for the task, the rollout's last text, all of its messages with their
-    tool calls, the task's answer and a field of its row. params: its sampling parameters, as responses_create_params.
-    parallel: verdicts at once. max_attempts: calls for one sample, where one fails or holds no verdict. seconds: for
-    one verdict. samples: how often it is asked for one verdict; the reward is their median.
+    tool calls, the task's answer and a field of its row. params: sampling parameters of the judge, as in
+    responses_create_params. parallel: maximum concurrent verdicts. max_attempts: attempts for one sample, if a call
+    fails or returns no verdict. seconds: time limit of one verdict, in seconds. samples: samples per verdict; the
+    reward is their median.
     """
     names = _places(prompt)
     if not {"response", "transcript"} & set(names):

@@ -1,11 +1,11 @@
 """Mathematics: the rollout's answer is mathematically equal to the task's, as verified by math-verify.
 
-Rows are those of NeMo Gym's math environments: `expected_answer` is text or LaTeX, with or without `$`. The answer is
-what the last box of the rollout holds; without a box, what math-verify takes for the last expression.
+Rows are those of NeMo Gym's math environments: `expected_answer` is text or LaTeX, with or without `$`. The rollout's
+answer is the content of its last box; without a box, it is the last expression that math-verify finds.
 
-Held against NVIDIA-NeMo/Gym at commit 07d6b0d (resources_servers/math_with_judge/app.py, math_with_code/app.py): what
-its library verifier finds equal is equal here, but of several boxes the last counts, as in math_with_code. Equal here
-and left to its judge model there: words that are the same without a box, `1e3` for 1000, `\\fbox`, and numbers that
+Compared with NVIDIA-NeMo/Gym at commit 07d6b0d (resources_servers/math_with_judge/app.py, math_with_code/app.py): what
+its library verifier finds equal is equal here, but of several boxes the last counts, as in math_with_code. Some answers
+are equal here and left to its judge model there: equal words without a box, `1e3` for 1000, `\\fbox`, and numbers that
 are equal to `digits` decimal places.
 """
 
@@ -45,7 +45,7 @@ class Math:
         """{"reward": 1.0 or 0.0, "extracted": the answer found or None, "answered": whether one was found}."""
         expected = _expected(task)
         if expected is None:
-            raise ValueError("the task has no answer to compare with: name the field that holds it in the recipe")
+            raise ValueError("the task has no expected answer: add expected_answer or answer to its row")
         text = final_text(rollout.text)
         boxed = boxes(text)
         found = bare(boxed[-1]) if boxed else stated(text)

@@ -1,21 +1,22 @@
-"""Multiple choice: the rollout names the right option, in the way that the task's row asks for.
+"""Multiple choice: the rollout names the right option, in the form that the task's row requires.
 
 Rows and rules are those of NeMo Gym's `mcqa` (resources_servers/mcqa/app.py of NVIDIA-NeMo/Gym, commit 07d6b0d):
 
     options          [{"A": "..."}, {"B": "..."}], also {"A": "...", "B": "..."} or ["...", "..."] (then A, B, ...)
     expected_answer  the letter; here also the option's text
-    grading_mode     where the answer must stand, `strict_single_letter_boxed` where a row has none:
-        strict_single_letter_boxed   in the last \\boxed{}: one capital letter (`B`, `(B)`, `\\text{B}`), or one with a
-                                     mark and more behind it (`B: its text`, `B) ...`)
+    grading_mode     where the answer must be (default: `strict_single_letter_boxed`):
+        strict_single_letter_boxed   in the last \\boxed{}: one capital letter (`B`, `(B)`, `\\text{B}`), also
+                                     followed by a mark and more text (`B: its text`, `B) ...`)
         lenient_boxed                the same, or the text of exactly one option is in that box
-        lenient_answer_colon         behind the first `Answer:`, up to the line's end: the letter, in any case, or an
-                                     option's whole text, and nothing else; a box counts for nothing
-        lenient_answer_colon_md      behind the last `Answer:` that names a letter, also with Markdown around either
-                                     (`**Answer:** B because ...`); a list of several (`A or B`) names none
-    template_metadata.output_regex   a pattern, or several of which the first that finds something counts; it comes
-                     before the mode. Of its last match, group 1 (else all of it) is a letter or an option's whole text
+        lenient_answer_colon         after the first `Answer:`, up to the end of the line: only the letter, in any case,
+                                     or only an option's whole text; boxes are ignored
+        lenient_answer_colon_md      after the last `Answer:` that is followed by a letter, also with Markdown around
+                                     them (`**Answer:** B because ...`); several letters (`A or B`) do not count
+    template_metadata.output_regex   a regular expression, or several, of which the first that matches counts; it takes
+                     precedence over the mode. Group 1 of its last match (else the whole match) is the letter or the
+                     option's whole text
 
-Otherwise than there, inline reasoning (`<think>`) is not searched, and a row without options may name any letter.
+Unlike there, inline reasoning (`<think>`) is not searched, and a row without options may have any letter as its answer.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class MultipleChoice:
 def make(strict: bool = False, grading_mode: str = "") -> MultipleChoice:
     """An environment for multiple choice.
 
-    grading_mode: one mode for all rows, whatever they say, as NeMo Gym's server may be set. strict: that mode is
-    `strict_single_letter_boxed`, and the rows' own patterns do not count either.
+    grading_mode: one mode for all rows instead of their own, like the setting of NeMo Gym's server.
+    strict: use `strict_single_letter_boxed` for all rows, and ignore the rows' own patterns.
     """
     if grading_mode and grading_mode not in MODES:
         raise UsageError(

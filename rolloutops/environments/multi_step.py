@@ -2,10 +2,10 @@
 
     prompt or responses_create_params   the question; it need not hold the document
     document         [paragraph, ...], or one text with blank lines between its paragraphs
-    expected_answer  [fact, ...] or one fact. A fact is a text; a list of texts counts as found where one of them is
+    expected_answer  [fact, ...] or one fact. A fact is a text, or a list of texts of which one is enough
 
-The tool gives few and short passages, so that facts from several paragraphs take several calls. The reward is the
-share of the facts that the final answer holds.
+The tool returns few and short passages, so that facts from several paragraphs take several calls. The reward is the
+share of the facts that are in the final answer.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class MultiStep:
 def make(max_results: int = 1, passage_chars: int = 600, answer_chars: int = 4000) -> MultiStep:
     """An environment to find facts in long documents.
 
-    max_results: passages that one search gives. passage_chars: the most characters of a passage; longer paragraphs are
-    cut into several. answer_chars: how much of the final answer is read, so that copying the document does not pay.
+    max_results: passages per search. passage_chars: maximum characters of a passage; longer paragraphs are split.
+    answer_chars: characters of the final answer that are read, so that copying the document gives no reward.
     """
     for name, value in (("max_results", max_results), ("passage_chars", passage_chars), ("answer_chars", answer_chars)):
         if value < 1:

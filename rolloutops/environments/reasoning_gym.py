@@ -1,15 +1,15 @@
 """Reasoning Gym: each task is scored by the scorer of the dataset it comes from.
 
-Rows are as reasoning_gym makes them, also with NeMo Gym's `responses_create_params` beside, and the rules are those of
+Rows are those of reasoning_gym, also with NeMo Gym's `responses_create_params` added, and the rules are those of
 NeMo Gym's `reasoning_gym` (resources_servers/reasoning_gym/app.py of NVIDIA-NeMo/Gym, commit 07d6b0d):
 
-    question   the puzzle (else the task's prompt stands for it)
+    question   the puzzle (default: the task's prompt)
     answer     one right answer; many datasets accept others
     metadata   {"source_dataset": "knights_knaves", ...}, which the scorer reads
 
-The answer is what is in the last `<answer>` tag, else in the first `\\boxed{}` up to its first closing brace, else
-the whole text. Otherwise than there, inline reasoning (`<think>`) is not searched, grids of `arc_agi` and `rearc` are
-compared although JSON made lists of them, and a scorer that raises is an error, never a reward of 0.
+The answer is the content of the last `<answer>` tag, else of the first `\\boxed{}` up to its first closing brace, else
+the whole text. Unlike there, inline reasoning (`<think>`) is not searched, grids of `arc_agi` and `rearc` can be
+compared although JSON turned them into lists, and an exception of the scorer is an error, not a reward of 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A NeMo Gym resources server as the judge: each rollout goes to its `POST /verify`, for deferred verification.
+"""A NeMo Gym resources server as the verifier: each rollout is sent to its `POST /verify`, for deferred verification.
 
-The server must be able to judge without the session in which the rollout was made (NeMo Gym calls it stateless), or
-with one that is only seeded: then `seed_session` opens one for each rollout, and its cookies go with the rollout.
+The server must be able to verify a rollout without the session in which it was made (NeMo Gym calls this stateless), or
+with a session that was only seeded: then `seed_session` opens one for each rollout and sends its cookies.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def make(
 ) -> Remote:
     """An environment that asks a NeMo Gym resources server for each verdict.
 
-    url: the server, as in http://localhost:8000. seed_session: begin each verdict with `POST /seed_session`.
-    headers: more headers for each request. parallel: requests at the same time. version: any text, to be changed with
-    the server's code, which cannot be seen from here: then everything is unverified again.
+    url: the server's URL, e.g. http://localhost:8000. seed_session: begin each verdict with `POST /seed_session`.
+    headers: further headers of each request. parallel: maximum concurrent requests. version: any text; change it when
+    the server's code changes, and all rollouts are unverified again.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

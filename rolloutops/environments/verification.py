@@ -123,7 +123,7 @@ class VerifierRunner:
             return  # another rollout's attempt has told it
         self._runs, self._may_move, self._is_proven = "inline", False, True
         self._move()
-        tell(f'{why}. Slow verdicts are made in this process; declare runs = "inline" in the environment if they must')
+        tell(f'{why}. Slow verifications run in this process; declare runs = "inline" in the environment if they must')
 
     def _possible(self, runs: Runs) -> Runs:
         """How a verify runs that declares this."""

@@ -105,7 +105,7 @@ def take_answer(prompt: Prompt) -> Prompt:
         return prompt
     end = max((n for n, said in enumerate(messages, 1) if said["role"] not in ("assistant", "tool")), default=0)
     if not end:
-        raise NoPrompt("nothing comes before the last turn, which is the answer (last_turn = answer)")
+        raise NoPrompt("there is no turn before the last one, which is the answer (last_turn = answer)")
     return replace(prompt, messages=messages[:end], answer=text_of(messages[-1]) or prompt.answer)
 
 

@@ -43,7 +43,7 @@ def table_lines(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
     except (FileNotFoundError, PermissionError):
         raise
     except (pa.ArrowException, OSError) as error:
-        what = f"is damaged after row {number}" if number else f"is damaged, or no {path.suffix} file"
+        what = f"is damaged after row {number}" if number else f"is damaged, or not a {path.suffix} file"
         raise InputError(f"{path} {what}: {str(error).splitlines()[0]}") from None
 
 

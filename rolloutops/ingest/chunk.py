@@ -125,7 +125,8 @@ def _chunk(workspace: Workspace, plan: Plan, name: str, source: Source, run_id: 
         files = ((path, unparsed_rows(path)) for path in paths)
         read, rejected, examples, shapes = stage_rows(staging, name, plan, files, template)
         if not read:
-            raise InputError(f"{name}: only blank lines in {', '.join(map(str, paths))}")
+            files_read = ", ".join(map(str, paths))
+            raise InputError(f"{name}: only blank lines in {files_read}; regenerate it, or remove it from the input")
         if read == rejected:
             raise InputError(f"{name}: none of {count(read, 'line')} is a task; the first: {examples[0]}")
         con = compare(workspace, name, staging)

@@ -71,7 +71,7 @@ def document_rows(path: Path, blocks: Callable[[], Iterator[bytes]]) -> Iterator
         scanner.enter(key)
         yield from _elements(scanner)
         for name in (name for name, has_objects in members if has_objects and name != key and name.lower() in SPLITS):
-            why = f"the rows are read from the list {key!r}, and not from {name!r}: put each into a file of its own"
+            why = f"the rows are read from the list {key!r}, and not from {name!r}: put each list into its own file"
             yield 1, f'{{"{name}":[]}}'.encode(), why
         return
     while first := scanner.peek():

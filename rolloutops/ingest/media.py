@@ -101,7 +101,7 @@ class MediaFolder:
         data = file.read(HEAD)
         kind = media_type(data)
         if kind is None or not holds(kind, medium):
-            raise MediaError(f"{name} is {kind or 'not a picture, a video or a sound'} by its first bytes")
+            raise MediaError(f"{name} is {kind or 'not an image, video or audio file'} by its first bytes")
         while len(data) <= self.max_bytes and (more := file.read(self.max_bytes + 1 - len(data))):
             data += more
         if len(data) > self.max_bytes:  # it has grown meanwhile

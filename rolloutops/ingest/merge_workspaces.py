@@ -115,8 +115,8 @@ def _refuse_open_jobs(source: Workspace) -> None:
     [[jobs]] = sql.rows(connect(source), "SELECT count(*) FROM open_jobs")
     if jobs:
         raise WorkspaceError(
-            f"{source.root} has {count(jobs, 'batch job')} whose answers are not all there: run collect for it until "
-            "they are, and merge it then"
+            f"{source.root} has {count(jobs, 'batch job')} whose answers are not all stored: run collect for it "
+            "until they are, then merge it"
         )
 
 

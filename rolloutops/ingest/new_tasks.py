@@ -198,7 +198,7 @@ def _take_in(
             first = (
                 f"none of {count(read, 'line')} is a task; the first: {examples[0]}"
                 if read
-                else "there are only blank lines"
+                else "there are only blank lines; regenerate the file, or remove it from the input"
             )
             raise InputError(f"{name}: {first}")
         con = compare(workspace, name, staging)

@@ -45,7 +45,7 @@ def metrics_steps(
     its parameters. group_by: for every step that can be grouped; alone it asks for `fields`. compare: two policies.
     """
     if compare and len(compare) != 2:
-        raise UsageError(f"--compare takes two policies, as --compare=old,new, not {len(compare)}")
+        raise UsageError(f"--compare takes two policies, e.g. --compare=old,new, not {len(compare)}")
     if not names:
         names = COMPARING if compare else ["fields"] if group_by else DEFAULT
     names = [name if "/" in name or name.endswith(".sql") else f"metrics/{name}" for name in names]

@@ -202,7 +202,7 @@ def _check_keys(con: sql.Connection, table: str, where: str, step: Step) -> None
     foreign = f"SELECT DISTINCT {', '.join(KEYS)} FROM {table} ANTI JOIN selected USING ({', '.join(KEYS)})"
     twice = f"SELECT {', '.join(KEYS)}, copy, count(*) AS times FROM {table} GROUP BY ALL HAVING times > 1"
     for query, fault in (
-        (foreign, "returns rollouts that it was not given"),
+        (foreign, "returns rollouts that are not in its input"),
         (twice, "returns a rollout more than once; give each repeat its own number in a column `copy`"),
     ):
         rows = sql.records(con, f"{query} LIMIT 1")

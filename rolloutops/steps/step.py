@@ -309,9 +309,8 @@ def run_checks(con: sql.Connection, step: Step, where: str, checks: Sequence[str
         rows = sql.records(con, f"SELECT * FROM (\n{check}\n) ORDER BY ALL LIMIT 4")
         if rows:
             found = sql.rows(con, f"SELECT count(*) FROM (\n{check}\n)")[0][0]
-            raise StepError(
-                f"{where} {step.name}: a check found {found} {'row' if found == 1 else 'rows'}: {_listed(rows, found)}"
-            )
+            rows_found = f"{found} {'row' if found == 1 else 'rows'}"
+            raise StepError(f"{where} {step.name}: a check failed for {rows_found}: {_listed(rows, found)}")
 
 
 def _listed(rows: list[dict[str, Any]], number: int) -> str:

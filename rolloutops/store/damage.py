@@ -91,7 +91,7 @@ def cost_of(path: Path) -> str:
         return "nothing but time: the next compact makes it again"
     if table == "jobs":
         return "what is known of a batch: its requests may be sent, and paid for, again"
-    return "the record of a command, and nothing has to be made again"
+    return "the record of a command; no other data is lost"
 
 
 def _of_attempts(path: Path) -> tuple[int | None, int | None]:

@@ -106,7 +106,8 @@ def _refuse_others(workspace: Workspace, mine: Beat, why: str) -> None:
             raise _refusal(workspace, beat, why)
     if not old:
         return
-    tell(f"an old beat of {next(iter(old.values())).host}: looking for {2 * BEAT:g} s whether it goes on")
+    host = next(iter(old.values())).host
+    tell(f"{host} used this workspace before: waiting {2 * BEAT:g} s to see whether it still does")
     time.sleep(2 * BEAT)
     _write(workspace, mine)
     for path, beat in _others(workspace, mine).items():
@@ -168,9 +169,9 @@ def _refusal(workspace: Workspace, other: Beat, why: str) -> WorkspaceError:
     age = max(0.0, time.time() - other.at)
     return WorkspaceError(
         f"{other.host} (pid {other.pid}) works in {workspace.root} too, seen {age:.0f} s ago, and file locks do not "
-        f"reach from one mount to the other here ({why}): both would pay for the same rollouts. Wait until it ends "
+        f"work between the two mounts ({why}): both would generate, and pay for, the same rollouts. Wait until it ends "
         f"({ALIVE:.0f} s after a kill), give each host its own workspace, or use a file system with locks (NFS 4, "
-        "CephFS, Lustre with flock); --shared_locks=true goes on anyway"
+        "CephFS, Lustre with flock); --shared_locks=true continues anyway"
     )
 
 

@@ -60,7 +60,7 @@ def _raise_if_disk(con: Connection, error: Exception, text: str) -> None:
         memory = query_limits().memory
         size = f"{memory / 10**9:.1f} GB" if memory >= 10**9 else f"{memory // 10**6} MB"
         raise WorkspaceError(
-            f"a query needs more than its memory limit, {size}: raise memory_limit, as "
+            f"a query needs more than its memory limit, {size}: raise memory_limit, e.g. "
             "with --memory_limit=75%, or lower threads"
         ) from error
     if not isinstance(error, duckdb.IOException):
@@ -77,7 +77,7 @@ def _no_room(con: Connection) -> WorkspaceError:
     """The sentence for a full disk under the folder to which queries spill."""
     folder = con.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]
     return WorkspaceError(
-        f"no space is left in {Path(folder).parent}, where queries put what they do not hold in memory: free some, "
+        f"no space is left in {Path(folder).parent}, to which queries spill: free some, "
         "name another folder with temp_directory, or raise memory_limit"
     )
 

@@ -9,12 +9,12 @@ from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.store import parsed
 
 BASE = {
-    "task_log": "all tasks that the input ever held, with each edit and removal",
-    "attempts": "each attempt at a rollout, also those that failed",
-    "verdicts": "each verdict of a verifier",
+    "task_log": "all tasks that were ever in the input, with each edit and removal",
+    "attempts": "each attempt at a rollout, including those that failed",
+    "verdicts": "each verdict, of all verifier versions",
     "runs": "the start and the end of each command that wrote to the workspace",
-    "jobs": "what became of batch jobs",
-    "plan": "what the recipe asks of each dataset and policy",
+    "jobs": "the events of each batch job",
+    "plan": "what the recipe wants of each dataset and policy",
 }
 """The relations below the views, and what they hold."""
 

@@ -65,7 +65,7 @@ def lines(moment: Moment, path: str, first: int) -> dict[str, Any]:
         for one in content["files"]:
             if "split" in one and str(folder / one["name"]) == path:
                 return _lines(folder, one["name"], one["split"], one["rows"], _rows_before(content, one["name"]), first)
-    raise UsageError(f"{path} is no file of a build of this workspace")
+    raise UsageError(f"{path} is not a file of a build of this workspace")
 
 
 def _lines(folder: Path, name: str, split: str, rows: int, before: int, first: int) -> dict[str, Any]:

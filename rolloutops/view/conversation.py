@@ -129,7 +129,7 @@ def image_of(one: Conversation, number: int, place: int) -> str:
     """Return the path of a local picture of a turn, as its row has it. Raises UsageError where there is none."""
     media = media_of(one.messages[number]) if 0 <= number < len(one.messages) else []
     if not 0 <= place < len(media) or not media[place]["local"] or media[place]["medium"] != "image":
-        raise UsageError(f"turn {number} has no local picture {place}")
+        raise UsageError(f"turn {number} has no local image {place}")
     return str(media[place]["reference"])
 
 

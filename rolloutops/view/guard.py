@@ -82,16 +82,16 @@ def _refusal(request: web.Request, access: Access) -> web.Response | None:
     """Say why a request is refused, whatever it carries; None where it is not."""
     host = request.headers.get("Host", "")
     if len(request.headers.getall("Host", ())) != 1 or not access.allows_host(host):
-        return web.Response(status=421, text="this server answers on this machine's own names only")
+        return web.Response(status=421, text="this server only answers requests for this machine's own names")
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        return web.Response(status=403, text="a page of another site may not ask this server")
+        return web.Response(status=403, text="requests from pages of other sites are refused")
     origin = request.headers.get("Origin")
     if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
-        return web.Response(status=403, text="a page of another site may not ask this server")
+        return web.Response(status=403, text="requests from pages of other sites are refused")
     if request.method not in ("GET", "HEAD", "POST"):
         return web.Response(status=405, text="GET and POST only", headers={"Allow": "GET, HEAD, POST"})
     if request.method == "POST" and (origin is None or request.headers.get(HEADER) != "1"):
-        return web.Response(status=403, text=f"a change needs the header {HEADER} and the origin of this server")
+        return web.Response(status=403, text=f"POST needs the header {HEADER} and the origin of this server")
     return None
 
 

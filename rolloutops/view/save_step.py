@@ -33,7 +33,7 @@ def save_step(moment: Moment, folder: Path, name: str, chosen: Filter) -> dict[s
     path = folder / "filter" / f"{name}.sql"
     text = f"-- Keep the rollouts that the viewer showed under this filter.\n{query}"
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise UsageError(f"{path} is there already: choose another name")
+        raise UsageError(f"{path} already exists: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
         Path(temporary).write_text(text, encoding="utf-8")

@@ -87,7 +87,7 @@ def wait_for_workers(
     if interrupts:
         raise KeyboardInterrupt
     if all(end.died for end in ends):
-        raise WorkerFailed("all workers died, as said above: fix the cause and run the same command again", 2)
+        raise WorkerFailed("all workers died (see above): fix the cause and run the same command again", 2)
     return [end.result for end in ends if end.result is not None]
 
 

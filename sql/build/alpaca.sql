@@ -1,12 +1,12 @@
--- Supervised fine-tuning on plain text: {"instruction", "output", "system", "history": [[question, answer], ...]}.
--- For LLaMA-Factory; dataset_info.json is next to it. The instruction is the last question, and the history what was
--- said before it.
+-- Supervised fine-tuning on plain text: {"instruction", "output", "system", "history": [[question, answer], ...]}. For
+-- LLaMA-Factory; dataset_info.json is next to it. The instruction is the last question, and the history is the
+-- conversation before it.
 -- target: alpaca
 -- dataset_info: {"formatting": "alpaca",
 --     "columns": {"prompt": "instruction", "response": "output", "system": "system", "history": "history"}}
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
+-- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; false: leave it out
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
 --     'tools, or turns that are not question and answer have no place in it: use build/sharegpt'

@@ -1,10 +1,10 @@
--- Preference pairs of one answer each: {"messages": [...], "chosen": {"role", "content"}, "rejected": {...}}.
--- For Axolotl's DPO (type: chat_template.default), which reads nothing but role and content of a message: reasoning
--- stands in <think> tags, a developer is the system, and tools have no place. White space around an answer is taken
--- off, as Axolotl looks for the answer in what a template makes of it, and templates take it off.
+-- Preference pairs of one answer each: {"messages": [...], "chosen": {"role", "content"}, "rejected": {...}}. For
+-- Axolotl's DPO (type: chat_template.default), which reads only role and content of a message: reasoning is in <think>
+-- tags, the role developer becomes system, and there is no place for tools. White space around an answer is removed:
+-- templates remove it, and Axolotl looks for the answer in the templated text.
 -- reads: pairs
 -- target: axolotl_preference
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than one message of text, or it has tools; set drop_unfit = true' AS fault

@@ -1,9 +1,9 @@
--- Single answers with a verdict: {"prompt": [...], "completion": [...], "label": true or false, "tools": [...]}.
--- For TRL's KTOTrainer, unpaired. An answer is desirable where its reward is `min_reward` or more; what is between
--- `max_undesirable` and that is neither, and left out.
+-- Single answers with a label: {"prompt": [...], "completion": [...], "label": true or false, "tools": [...]}. For
+-- TRL's KTOTrainer, unpaired. An answer is desirable if its reward is at least `min_reward`, and undesirable if it is
+-- below `max_undesirable`; answers between the two are left out.
 -- target: kto
 -- param min_reward      DOUBLE = 0.5       lowest reward of a desirable answer
--- param max_undesirable DOUBLE = 0.5       an answer is undesirable where its reward is below this, and below min_reward
+-- param max_undesirable DOUBLE = 0.5       an answer is undesirable if its reward is below this and below min_reward
 -- param arguments       VARCHAR = 'object'   arguments of tool calls: object, or text, as received
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')

@@ -1,18 +1,18 @@
--- Single answers with a verdict, in turns: {"conversations": [{"from", "value"}, ...], "kto_tag": true or false,
+-- Single answers with a label, in turns: {"conversations": [{"from", "value"}, ...], "kto_tag": true or false,
 -- "system", "tools": JSON text}. For LLaMA-Factory's KTO; dataset_info.json is next to it. Turns are those of
--- build/sharegpt; the verdict is on the last one, and what an agent did before it is taken for prompt.
--- An answer is desirable where its reward is `min_reward` or more; what is between `max_undesirable` and that is
--- neither, and left out. LLaMA-Factory calls the reported weights kto_chosen_weight and kto_rejected_weight.
+-- build/sharegpt; the label is for the last one, and an agent's earlier turns count as prompt. An answer is desirable
+-- if its reward is at least `min_reward`, and undesirable if it is below `max_undesirable`; answers between the two are
+-- left out. LLaMA-Factory calls the reported weights kto_chosen_weight and kto_rejected_weight.
 -- target: llamafactory_preference
 -- dataset_info: {"formatting": "sharegpt",
 --     "columns": {"messages": "conversations", "kto_tag": "kto_tag", "system": "system", "tools": "tools",
 --     "images": "images", "videos": "videos", "audios": "audios"}}
 -- param min_reward      DOUBLE = 0.5      lowest reward of a desirable answer
--- param max_undesirable DOUBLE = 0.5      an answer is undesirable where its reward is below this, and below min_reward
--- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param max_undesirable DOUBLE = 0.5      an answer is undesirable if its reward is below this and below min_reward
+-- param drop_unfit      BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'text beside a tool call or a second system message has no place in its turns'
+--     'text next to a tool call, or a second system message, does not fit into its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 -- report: SELECT * FROM kto_weights('result')

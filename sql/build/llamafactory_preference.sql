@@ -1,13 +1,12 @@
 -- Preference pairs in turns: {"conversations": [...], "chosen": {"from", "value"}, "rejected": {...}, "system",
 -- "tools"}. For LLaMA-Factory's DPO, KTO-paired, ORPO and reward models; dataset_info.json is next to it. Reasoning is
--- in <think> tags. Both answers are one message: where rollouts are longer, their first steps differ and there is no
--- pair.
+-- in <think> tags. Each answer is one message: longer rollouts differ in their first steps and make no pair.
 -- reads: pairs
 -- target: llamafactory_preference
 -- dataset_info: {"formatting": "sharegpt", "ranking": true,
 --     "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "system": "system",
 --     "tools": "tools", "images": "images", "videos": "videos", "audios": "audios"}}
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than one message of text, or one call; set drop_unfit = true' AS fault

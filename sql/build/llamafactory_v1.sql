@@ -1,10 +1,10 @@
 -- Supervised fine-tuning in typed parts: {"messages": [{"role", "content": [{"type", "value"}], "loss_weight"}],
 -- "tools": JSON text}. For LLaMA-Factory v1 (USE_V1=1, without a converter, which would lose history, system and
--- reasoning). A part is of type text, reasoning or tool_call, the JSON text of {"name", "arguments"}. Only the rollout
+-- reasoning). The type of a part is text, reasoning or tool_call (JSON text of {"name", "arguments"}). Only the rollout
 -- is trained.
 -- target: llamafactory_v1
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 SELECT
     CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()

@@ -1,10 +1,10 @@
 -- Supervised fine-tuning: {"messages": [...], "tools": JSON text}, with the roles system, user, assistant, tool_call
--- and tool_response, "images", "videos" and "audios": paths and URLs, each with its mark in the text, as <image>. For
--- ms-swift, which looks below ROOT_IMAGE_DIR. Reasoning is in <think> tags in the content, as ms-swift drops
--- reasoning_content without a word; the assistant's messages of the prompt have "loss": false.
+-- and tool_response, and "images", "videos" and "audios": paths and URLs, each with a mark in the text, e.g. <image>.
+-- For ms-swift, which looks media up in ROOT_IMAGE_DIR. Reasoning is in <think> tags in the content, because ms-swift
+-- drops reasoning_content silently; the assistant's messages of the prompt have "loss": false.
 -- target: ms_swift
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 SELECT
     CASE WHEN fits_marks(messages) THEN '{"messages":[' || array_to_string(

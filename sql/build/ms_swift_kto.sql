@@ -1,10 +1,10 @@
--- Single answers with a verdict: {"messages": [...], "label": true or false, "tools": JSON text}. For ms-swift's KTO.
--- Messages are those of build/ms_swift, with reasoning in <think> tags. An answer is desirable where its reward is
--- `min_reward` or more; what is between `max_undesirable` and that is neither, and left out.
+-- Single answers with a label: {"messages": [...], "label": true or false, "tools": JSON text}. For ms-swift's KTO.
+-- Messages are those of build/ms_swift, with reasoning in <think> tags. An answer is desirable if its reward is at
+-- least `min_reward`, and undesirable if it is below `max_undesirable`; answers between the two are left out.
 -- target: ms_swift
 -- param min_reward      DOUBLE = 0.5   lowest reward of a desirable answer
--- param max_undesirable DOUBLE = 0.5   an answer is undesirable where its reward is below this, and below min_reward
--- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param max_undesirable DOUBLE = 0.5   an answer is undesirable if its reward is below this and below min_reward
+-- param drop_unfit      BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- report: SELECT * FROM kto_weights('result')
 SELECT

@@ -1,9 +1,9 @@
 -- Preference pairs: {"messages": [..., the chosen answer], "rejected_messages": [..., the rejected one], "margin",
--- "tools": JSON text}. For ms-swift's DPO, ORPO, SimPO and reward models. Reasoning is in <think> tags.
--- Media are in the prompt alone, as of build/ms_swift.
+-- "tools": JSON text}. For ms-swift's DPO, ORPO, SimPO and reward models. Reasoning is in <think> tags. Media may be in
+-- the prompt only, in the form of build/ms_swift.
 -- reads: pairs
 -- target: ms_swift
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair, 'chosen and rejected have different prompts, or identical answers' AS fault
 --     FROM result WHERE json = '{}'

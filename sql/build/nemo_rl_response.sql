@@ -1,8 +1,8 @@
 -- Prompts for reinforcement learning as plain text, one line for each selected task: {"input": text, "output": the
--- expected answer}. For NeMo RL's ResponseDataset with math_hf_data_processor. The input is the task's own user text;
--- system texts are left to the trainer's prompt file.
+-- expected answer}. For NeMo RL's ResponseDataset with math_hf_data_processor. The input is the user text of the task's
+-- prompt; set system texts in the trainer's prompt file.
 -- target: nemo_rl_response
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS task,
 --     'its prompt is more than one question of plain text, or it has no expected answer'

@@ -1,14 +1,14 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"messages": [...], "ground_truth", "dataset":
--- the verifier's name, "tools": [names]}. For open-instruct's RLVR, whose tools are names of those that its launch
--- configures. Tasks without tools are also for ms-swift's GRPO (its own reward functions read a column solution:
--- --columns '{"ground_truth": "solution"}') and OpenAI's reinforcement fine-tuning (graders read
--- {{item.ground_truth}}), which want schemas there.
--- The prompt is the task's own, without a policy's system prompt.
+-- the verifier's name, "tools": [names]}. For open-instruct's RLVR; its tools are names of tools that its launch
+-- configures. Lines without tools also work for ms-swift's GRPO (whose reward functions read a column solution:
+-- --columns '{"ground_truth": "solution"}') and for OpenAI's reinforcement fine-tuning (whose graders read
+-- {{item.ground_truth}}); with tools, both expect schemas instead of names. The prompt is the task's own, without a
+-- policy's system prompt.
 -- target: open_instruct
--- param verifier   VARCHAR = NULL      open-instruct's verifier, as `gsm8k`; without it, the dataset's name
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param verifier   VARCHAR = NULL      open-instruct's verifier, e.g. `gsm8k`; null: the dataset's name
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: SELECT sort_key AS task,
---     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
+--     'the task has no expected answer, so a rule-based verifier cannot score it; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN t.answer IS NOT NULL THEN concat(

@@ -1,9 +1,9 @@
 -- Preference pairs of one message: {"input": {"messages": [...], "tools": [...], "parallel_tool_calls": true},
--- "preferred_output": [...], "non_preferred_output": [...]}. For OpenAI's and Azure OpenAI's DPO. Only the keys that
--- they know: reasoning is left out, and a developer is the system.
+-- "preferred_output": [...], "non_preferred_output": [...]}. For OpenAI's and Azure OpenAI's DPO. Keys that they do not
+-- know are left out, e.g. reasoning; the role developer becomes system.
 -- reads: pairs
 -- target: openai_preference
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: SELECT sort_key AS pair, 'an answer is more than one message; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT

@@ -1,9 +1,8 @@
 -- Supervised fine-tuning by a provider: {"messages": [...], "tools": [...]}, with "weight": 0 on the assistant's
--- messages of the prompt, so that only the rollout is trained.
--- For OpenAI, Azure OpenAI, Fireworks and Together. Only the keys that they know: reasoning is left out, and a
--- developer is the system.
+-- messages of the prompt, so that only the rollout is trained. For OpenAI, Azure OpenAI, Fireworks and Together. Keys
+-- that they do not know are left out, e.g. reasoning; the role developer becomes system.
 -- target: openai_sft
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
 SELECT
     '{"messages":[' || array_to_string([
         CASE WHEN role_of(m) = 'assistant' THEN chat_message(m, 'assistant', 'text', 'drop')[:-2] || ',"weight":0}'

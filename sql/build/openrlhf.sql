@@ -1,10 +1,10 @@
--- Preference pairs with their prompt and margin: {"prompt": [...], "chosen": [...], "rejected": [...], "margin"}.
--- For OpenRLHF's RewardDataset, reward models and DPO: --data.prompt_key prompt. OpenRLHF shows a model no tools, so a
--- pair that has them would train calls of what it cannot see.
+-- Preference pairs with their prompt and margin: {"prompt": [...], "chosen": [...], "rejected": [...], "margin"}. For
+-- OpenRLHF's RewardDataset, reward models and DPO: --data.prompt_key prompt. OpenRLHF does not show tools to the model,
+-- so pairs with tools do not fit: they would train calls of tools that the model cannot see.
 -- reads: pairs
 -- target: openrlhf
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
--- check: SELECT sort_key AS pair, 'it has tools, or its sides were not asked the same; set drop_unfit = true' AS fault
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
+-- check: SELECT sort_key AS pair, 'it has tools, or its sides have different prompts; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN comparable AND coalesce(tools::VARCHAR, '[]') = '[]'

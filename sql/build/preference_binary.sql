@@ -1,8 +1,8 @@
 -- Preference pairs with the prompt as messages and the answers as text: {"prompt": [...], "chosen": text, "rejected":
--- text}. For NeMo RL's BinaryPreferenceDataset, which takes the answers as text only. Reasoning is left out.
+-- text}. For NeMo RL's BinaryPreferenceDataset, which reads answers as text only. Reasoning is left out.
 -- reads: pairs
 -- target: preference_binary
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS pair,
 --     'an answer is more than plain text, or it has tools: use build/preference_ranked; or set drop_unfit = true' AS fault

@@ -1,11 +1,12 @@
--- Supervised fine-tuning on the very tokens that the policy saw and wrote: {"input_ids", "attention_mask", "labels"},
--- in which -100 is not trained. For TRL and Axolotl; with mask = "loss_mask" {"input_ids", "loss_mask"} for SkyRL.
--- One line for each branch of a rollout, as in build/trajectories. Only what the policy wrote is trained.
+-- Supervised fine-tuning on exactly the tokens that the policy read and generated: {"input_ids", "attention_mask",
+-- "labels"}, with -100 for tokens that are not trained. For TRL and Axolotl; with mask = "loss_mask" {"input_ids",
+-- "loss_mask"} for SkyRL. One line for each branch of a rollout, as in build/trajectories. Only generated tokens are
+-- trained.
 -- target: pretokenized
 -- columns: input_ids INTEGER[], attention_mask UTINYINT[], loss_mask UTINYINT[], labels INTEGER[]
 -- param mask       VARCHAR = 'labels'  labels, or loss_mask
--- param min_reward DOUBLE = 0.8        lowest reward used; -inf takes rollouts without a reward as well
--- param drop_unfit BOOLEAN = false    leave out what the format cannot hold, rather than stop at it
+-- param min_reward DOUBLE = 0.8        lowest reward used; -inf also takes rollouts without a reward
+-- param drop_unfit BOOLEAN = false    drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT getvariable('mask') AS mask, 'labels or loss_mask' AS must_be
 --     WHERE getvariable('mask') NOT IN ('labels', 'loss_mask')

@@ -1,6 +1,6 @@
 -- Preference pairs as whole conversations: {"chosen": [...], "rejected": [...], "margin", "chosen_rating",
--- "rejected_rating", "tools": [...]}. For TRL's RewardTrainer, OpenRLHF's reward models and open-instruct. margin is
--- the difference of the ratings, which are the two rewards; pairs that do not go by rewards have neither.
+-- "rejected_rating", "tools": [...]}. For TRL's RewardTrainer, OpenRLHF's reward models and open-instruct. The ratings
+-- are the two rewards, and margin is their difference; pairs not made by reward have neither.
 -- reads: pairs
 -- target: reward_model
 -- param arguments VARCHAR = 'object'   arguments of tool calls: object, or text, as received

@@ -1,6 +1,6 @@
--- Prompts for reinforcement learning with NeMo Gym: the row of each selected task, byte for byte, one line for a task.
+-- Prompts for reinforcement learning with NeMo Gym: the row of each selected task, unchanged, one line per task.
 -- target: rl_gym
--- param agent_name VARCHAR = NULL   the agent of rows that name none: added to them as agent_ref
+-- param agent_name VARCHAR = NULL   agent for rows that name none; added to them as agent_ref
 -- check: SELECT sort_key AS task, 'it names no agent: set agent_name' AS fault
 --     FROM result WHERE json_extract_string(json, '$.agent_ref.name') IS NULL
 SELECT

@@ -3,7 +3,7 @@
 -- "extra_info": {"index": the task's id, "solve_rate"?}}.
 -- The prompt is the task's own, without a policy's system prompt.
 -- target: rl_prompts
--- param ability VARCHAR = NULL   what the tasks ask for, as `math`; without it, the dataset's name
+-- param ability VARCHAR = NULL   the ability that the tasks test, e.g. `math`; null: the dataset's name
 -- check: SELECT sort_key AS task, 'no prompt' AS fault FROM result WHERE json_array_length(json, '$.prompt') = 0
 SELECT
     concat(

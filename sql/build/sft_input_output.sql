@@ -1,8 +1,8 @@
 -- Supervised fine-tuning on one turn of plain text: {"input": "...", "output": "..."} (NeMo RL ResponseDataset).
 -- The input is the prompt's system and user texts, with an empty line between them; the output is the answer's text.
 -- target: sft_input_output
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; else it is left out
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
+-- param reasoning  BOOLEAN = false   put the reasoning before the output, in <think> tags; false: leave it out
 -- check: FROM refused_media('result', 'drop_invalid')
 -- check: SELECT sort_key AS rollout,
 --     'more than plain text in one turn: use build/sft_messages; or set drop_invalid = true' AS fault

@@ -1,14 +1,14 @@
--- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
--- A picture is the part {"type": "image"}, and "images" has the paths and URLs, as TRL reads them.
--- For TRL's SFTTrainer, NeMo RL's OpenAIFormatDataset, OpenRLHF's SFTDataset (--data.input_key messages), Axolotl
--- (chat_template), prime-rl, SkyRL and slime. The Tinker cookbook wants reasoning = "part". Chat templates read
--- arguments that are objects, which datasets pads with nulls before its version 4.7.
+-- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout. An
+-- image is a part {"type": "image"}, and "images" holds the paths and URLs, as TRL reads them. For TRL's SFTTrainer,
+-- NeMo RL's OpenAIFormatDataset, OpenRLHF's SFTDataset (--data.input_key messages), Axolotl (chat_template), prime-rl,
+-- SkyRL and slime. The Tinker cookbook needs reasoning = "part". Chat templates read arguments as objects; `datasets`
+-- before 4.7 fills these with nulls.
 -- target: sft_messages
--- param min_reward      DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param drop_unfinished BOOLEAN = false   leave out what does not end with the assistant, rather than stop at it
--- param drop_unfit      BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param min_reward      DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
+-- param drop_unfinished BOOLEAN = false   drop what does not end with the assistant, instead of stopping
+-- param drop_unfit      BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- param arguments       VARCHAR = 'object'  arguments of tool calls: object, or text, as received
--- param reasoning       VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), part, or drop
+-- param reasoning       VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), part or drop
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: FROM refused_media('result', 'drop_unfit')

@@ -1,10 +1,10 @@
--- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}.
--- A picture of the prompt is the part {"type": "image"}, and "images" has the paths and URLs, as TRL reads them.
--- Where rows have pictures, the others have an empty list, as TRL stops at a batch of both that lacks it.
--- For TRL's SFTTrainer, which then trains nothing of the prompt, and prime-rl.
+-- Supervised fine-tuning on the completion only: {"prompt": [...], "completion": [...], "tools": [...]}. An image of
+-- the prompt is a part {"type": "image"}, and "images" holds the paths and URLs, as TRL reads them. If some rows have
+-- images, the others have an empty list, because TRL fails on a batch in which only some rows have the key. For TRL's
+-- SFTTrainer, which then does not train on the prompt, and for prime-rl.
 -- target: sft_prompt_completion
--- param min_reward DOUBLE = 0.8       lowest reward used; -inf takes rollouts without a reward as well
--- param drop_unfit BOOLEAN = false    leave out what the format cannot hold, rather than stop at it
+-- param min_reward DOUBLE = 0.8       lowest reward used; -inf also takes rollouts without a reward
+-- param drop_unfit BOOLEAN = false    drop what the format cannot hold, instead of stopping
 -- param arguments  VARCHAR = 'object'   arguments of tool calls: object, or text, as received
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be

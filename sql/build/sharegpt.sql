@@ -1,16 +1,16 @@
 -- Supervised fine-tuning in turns: {"conversations": [{"from", "value"}, ...], "system", "tools": JSON text, "images",
--- "videos", "audios": paths}. Each medium has its mark in the text, as <image>; LLaMA-Factory looks below media_dir.
--- For LLaMA-Factory; dataset_info.json is next to it. Tool calls are JSON text of {"name", "arguments"}, reasoning
--- is in <think> tags before the answer or call, and the answers of several tools in a row are one turn.
+-- "videos", "audios": paths}. Each medium has a mark in the text, e.g. <image>; LLaMA-Factory looks media up in
+-- media_dir. For LLaMA-Factory; dataset_info.json is next to it. Tool calls are JSON text of {"name", "arguments"},
+-- reasoning is in <think> tags before the answer or call, and the results of several tools in a row are one turn.
 -- target: sharegpt
 -- dataset_info: {"formatting": "sharegpt",
 --     "columns": {"messages": "conversations", "system": "system", "tools": "tools",
 --     "images": "images", "videos": "videos", "audios": "audios"}}
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout,
---     'text beside a tool call or a second system message has no place in its turns'
+--     'text next to a tool call, or a second system message, does not fit into its turns'
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT

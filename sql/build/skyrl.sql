@@ -1,12 +1,12 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"data_source", "prompt": [...], "env_class",
--- "reward_spec": {"method": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}}.
--- For SkyRL's PromptDataset, which hands all keys but prompt and env_class to the environment.
--- The prompt is the task's own, without a policy's system prompt.
+-- "reward_spec": {"method": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}}. For SkyRL's PromptDataset,
+-- which passes all keys but prompt and env_class to the environment. The prompt is the task's own, without a policy's
+-- system prompt.
 -- target: skyrl
--- param env_class  VARCHAR = NULL      SkyRL's environment, as `gsm8k`; without it, the dataset's name
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param env_class  VARCHAR = NULL      SkyRL's environment, e.g. `gsm8k`; null: the dataset's name
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: SELECT sort_key AS task,
---     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
+--     'the task has no expected answer, so a rule-based verifier cannot score it; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
     CASE WHEN t.answer IS NOT NULL THEN concat(

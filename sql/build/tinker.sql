@@ -1,10 +1,10 @@
 -- Preference pairs as comparisons: {"comparison": {"prompt_conversation": [...], "completion_A": [...], "completion_B":
--- [...]}, "label": "A" or "B"}. For the Tinker cookbook's ComparisonBuilderFromJsonl. Which side is A is decided by the
--- seed, so that a place says nothing. Content is a list of parts, reasoning one of type thinking.
+-- [...]}, "label": "A" or "B"}. For the Tinker cookbook's ComparisonBuilderFromJsonl. The seed decides which side is A,
+-- so that the position carries no information. Content is a list of parts; reasoning is a part of type thinking.
 -- reads: pairs
 -- target: tinker
--- param seed       BIGINT = 42         decides which side is A
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param seed       BIGINT = 42         seed of the choice of side A
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: SELECT sort_key AS pair, 'it calls tools, which the loader cannot read; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT

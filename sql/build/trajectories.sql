@@ -1,13 +1,13 @@
 -- Token-level trajectories for offline and asynchronous reinforcement learning: {"trajectory_id", "group_id",
 -- "task_id", "branch", "token_ids", "loss_mask", "logprobs", "reward", "advantage", "finish_reason", "policy", "model",
--- "temperature"}. Its columns map to those of prime-rl, SkyRL, slime, TRL, Tinker, open-instruct and verifiers.
--- One line for each branch of a rollout: a call whose prompt does not begin with the tokens of the call before it, as
--- where a chat template drops earlier reasoning, begins another branch. Generated tokens have loss_mask 1; logprobs are
--- 0 where it is 0, and absent where they were not captured. advantage is there where a reward step added it.
+-- "temperature"}. Its columns map to those of prime-rl, SkyRL, slime, TRL, Tinker, open-instruct and verifiers. One
+-- line for each branch of a rollout: a call whose prompt does not begin with the tokens of the previous call begins
+-- another branch, e.g. if a chat template drops earlier reasoning. Generated tokens have loss_mask 1. logprobs are 0
+-- for other tokens, and missing if they were not captured. advantage is present if a reward step added it.
 -- target: trajectories
 -- columns: token_ids INTEGER[], loss_mask UTINYINT[], logprobs FLOAT[], reward DOUBLE, advantage DOUBLE,
 --     temperature DOUBLE
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS rollout, 'its token ids were not captured: collect with token_ids = true; or set '
 --     || 'drop_unfit = true' AS fault FROM result WHERE json = '{}'

@@ -1,18 +1,18 @@
 -- Prompts for reinforcement learning, one line for each selected task: {"data_source", "prompt": [...], "ability",
--- "reward_model": {"style": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}, "agent_name"}.
--- A prompt with media has "images": [{"image": path or URL}] and "videos" too, and each its mark, as <image>; beside
--- such prompts, those without have contents that are lists of parts, as some templates of vision models drop plain text.
--- For verl's RLHFDataset, in Parquet with real lists and structs. verl reads tools from its own config.
--- The prompt is the task's own, without a policy's system prompt.
+-- "reward_model": {"style": "rule", "ground_truth"}, "extra_info": {"index", "solve_rate"}, "agent_name"}. A prompt
+-- with media has "images": [{"image": path or URL}] and "videos", each with a mark in the text, e.g. <image>. If some
+-- prompts have media, the contents of the others are lists of parts, because some templates of vision models drop plain
+-- text. For verl's RLHFDataset, in Parquet with lists and structs. verl reads tools from its own config. The prompt is
+-- the task's own, without a policy's system prompt.
 -- target: verl
 -- format: parquet
 -- columns: data_source VARCHAR, ability VARCHAR
--- param ability    VARCHAR = NULL      what the tasks ask for, as `math`; without it, the dataset's name
--- param agent_name VARCHAR = NULL      verl's agent loop, as `tool_agent`; without it, that of its config
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param ability    VARCHAR = NULL      the ability that the tasks test, e.g. `math`; null: the dataset's name
+-- param agent_name VARCHAR = NULL      verl's agent loop, e.g. `tool_agent`; null: the one of its config
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 -- check: SELECT sort_key AS task,
---     'the task has no expected answer, and a rule can judge nothing; set drop_unfit = true' AS fault
+--     'the task has no expected answer, so a rule-based verifier cannot score it; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 WITH pictured AS (
     SELECT count(*) > 0 AS has_any FROM tasks SEMI JOIN selected USING (dataset, task_id)

@@ -1,17 +1,17 @@
--- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout.
--- For verl's MultiTurnSFTDataset (0.9.1, and 0.10.0.dev at 1dda039), which reads Parquet with lists and structs, no JSON.
--- A struct has the same keys everywhere: so lines of different shape are in different files (name them all in
--- data.train_files), and a line whose own tools, calls or content parts have different keys has no form. Messages with
--- different keys, as tool_calls of some, have one with transformers 5.24 or later alone, which drops their nulls.
--- Where some rollouts have tools, the others have an empty list, as verl stops at rows without one.
+-- Supervised fine-tuning on whole conversations: {"messages": [...], "tools": [...]}, one line for each rollout. For
+-- verl's MultiTurnSFTDataset (0.9.1, and 0.10.0.dev at 1dda039), which reads Parquet with lists and structs, not JSON.
+-- A struct has the same keys in all rows, so lines of different shape are in different files (list them all in
+-- data.train_files), and a line whose own tools, calls or content parts have different keys does not fit. Messages with
+-- different keys (e.g. only some with tool_calls) need transformers 5.24 or later, which drops their nulls. If some
+-- rollouts have tools, the others have an empty list, because verl fails on rows without one.
 -- target: verl
 -- format: parquet
 -- files: by shape
--- param min_reward DOUBLE = 0.8      lowest reward used; -inf takes rollouts without a reward as well
+-- param min_reward DOUBLE = 0.8      lowest reward used; -inf also takes rollouts without a reward
 -- param arguments  VARCHAR = 'object'  arguments of tool calls: object, or text, as received
--- param reasoning  VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content), or drop
+-- param reasoning  VARCHAR = 'key'   reasoning as key (reasoning_content), think (tags in the content) or drop
 -- param null_keys  BOOLEAN = false   write messages with different keys, filled with nulls: for transformers 5.24 or later
--- param drop_unfit BOOLEAN = false   leave out what the format cannot hold, rather than stop at it
+-- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: SELECT getvariable('arguments') AS arguments, 'text or object' AS must_be
 --     WHERE getvariable('arguments') NOT IN ('text', 'object')
 -- check: SELECT getvariable('reasoning') AS reasoning, 'key, think or drop' AS must_be

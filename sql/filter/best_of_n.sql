@@ -1,9 +1,9 @@
--- Keep the best rollouts of each task, one or a few (best-of-n sampling). Rollouts without a reward are dropped.
--- param per_task    INTEGER = 1        rollouts of one task kept, at most
+-- Keep the best rollout or rollouts of each task (best-of-n sampling). Rollouts without a reward are dropped.
+-- param per_task    INTEGER = 1        maximum rollouts kept per task
 -- param min_reward  DOUBLE = '-inf'    lowest reward kept
--- param same_policy BOOLEAN = false    the best of each policy by itself
--- param ties        VARCHAR = 'seed'   which of equal rewards: by seed, the first, or the shortest
--- param seed        BIGINT = 42        decides between what is still equal
+-- param same_policy BOOLEAN = false    keep the best of each policy separately
+-- param ties        VARCHAR = 'seed'   which of equal rewards comes first: by seed, the first, or the shortest
+-- param seed        BIGINT = 42        seed of the choice among equal ones
 -- check: SELECT getvariable('ties') AS ties, 'seed, first, shortest' AS must_be_one_of
 --     WHERE getvariable('ties') NOT IN ('seed', 'first', 'shortest')
 WITH ranked AS (

@@ -1,6 +1,6 @@
 -- Keep the rollouts whose token ids are one sequence: every model call has its ids, and each prompt begins with all
--- that was seen before it. metrics/token_truth says how many are not.
--- param log_probs BOOLEAN = false   keep only those that have a log-prob for each generated token too
+-- tokens before it. metrics/token_truth counts the others.
+-- param log_probs BOOLEAN = false   also require a log-prob for each generated token
 SELECT s.*, CASE
     WHEN coalesce(len(s.token_turns), 0) = 0 THEN 'no token ids'
     WHEN len(s.token_turns) < coalesce(s.turns, 1)
@@ -13,7 +13,7 @@ SELECT s.*, CASE
                 = s.token_turns[k].prompt_token_ids[
                     1 : len(s.token_turns[k - 1].prompt_token_ids) + len(s.token_turns[k - 1].generation_token_ids)
                 ]
-    )), true) THEN 'a prompt that does not begin with what was seen'
+    )), true) THEN 'a prompt that does not begin with the tokens before it'
     WHEN getvariable('log_probs') AND NOT list_bool_and(
         list_transform(s.token_turns, lambda t: len(t.generation_log_probs) = len(t.generation_token_ids))
     ) THEN 'a generated token without log-prob'

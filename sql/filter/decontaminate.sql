@@ -1,12 +1,12 @@
--- Drop the tasks whose prompt is in a benchmark. Compared are sequences of n words, lower-cased and split at white
--- space, of the user's messages. Rule `any`: one shared sequence is enough (open-r1). Rule `coverage`: the sequences
--- that one task shares with one benchmark text cover more than `threshold` of that text's words (Tulu 3,
--- open-instruct). Texts of fewer than n words cannot be found; the report counts them.
+-- Drop the tasks whose prompt is in a benchmark. The user's messages are compared by sequences of n words, in lower
+-- case and split at white space. Rule `any`: one shared sequence is enough (open-r1). Rule `coverage`: the sequences
+-- that a task shares with one benchmark text cover more than `threshold` of that text's words (Tulu 3, open-instruct).
+-- Benchmark texts of fewer than n words cannot be found; the report counts them.
 -- param files     VARCHAR[]                  the benchmark's files or globs: JSONL, JSON, CSV, TSV (.gz, .zst), Parquet
--- param field     VARCHAR = '$.question'     where the text is in each row, as a JSON path
+-- param field     VARCHAR = '$.question'     JSON path of the text in a row
 -- param rule      VARCHAR = 'any'            any or coverage
--- param n         INTEGER = 8                words in a row that are compared
--- param threshold DOUBLE = 0.5               rule coverage: the largest share of a text that may be covered
+-- param n         INTEGER = 8                length of the compared sequences, in words
+-- param threshold DOUBLE = 0.5               rule coverage: maximum share of a text that may be covered
 -- check: SELECT getvariable('rule') AS rule, 'any, coverage' AS must_be_one_of
 --     WHERE getvariable('rule') NOT IN ('any', 'coverage')
 -- check: SELECT filename AS file, getvariable('field') AS no_line_has_text_at

@@ -1,12 +1,12 @@
--- Sort the tasks into pools by their mean reward, hard, normal and easy, and keep a share of each pool (prime-rl's
--- pools and weights). Adds the column `pool`. A task is verified for each policy by itself; which tasks are kept is
--- decided by a hash of their key and the seed, one by one, so that more tasks change nothing for those that are there,
--- and a share is met on average. Rollouts without a reward are dropped.
+-- Sort the tasks into pools by their mean reward (hard, normal, easy), and keep a share of each pool (prime-rl's pools
+-- and weights). Adds the column `pool`. The mean reward is computed for each policy separately. A hash of each task's
+-- key and the seed decides whether it is kept, so that adding tasks does not change the choice for the others; the
+-- share is met on average. Rollouts without a reward are dropped.
 -- param hard_to   DOUBLE = 0.25   highest mean reward of a hard task
 -- param normal_to DOUBLE = 0.75   highest mean reward of a normal task; above it a task is easy
--- param hard      DOUBLE = 0.2    share of the hard tasks that is kept, from 0 to 1
--- param normal    DOUBLE = 1.0    share of the normal tasks that is kept
--- param easy      DOUBLE = 0.2    share of the easy tasks that is kept
+-- param hard      DOUBLE = 0.2    share of the hard tasks to keep, from 0 to 1
+-- param normal    DOUBLE = 1.0    share of the normal tasks to keep
+-- param easy      DOUBLE = 0.2    share of the easy tasks to keep
 -- param seed      BIGINT = 42     seed of the choice
 -- report: WITH there AS (SELECT dataset, policy, task_id, reward FROM selected WHERE reward IS NOT NULL),
 --     means AS (SELECT dataset, policy, task_id, round(list_avg(list_sort(list(reward))), 12) AS mean_reward

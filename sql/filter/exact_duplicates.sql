@@ -1,7 +1,7 @@
--- Drop rollouts with the same prompt and completion as an earlier one: the same prompt and the same completion. A
--- policy's own system prompt, or what an environment adds to a prompt, makes it another one. The first rollout is kept,
--- by dataset, task, policy and index. Copies that a mix made count as they are.
--- param per     VARCHAR = 'prompt'       where the same is looked for: prompt (in all tasks that have it) or task
+-- Drop rollouts with the same prompt and completion as an earlier one. Prompts also differ by a policy's own system
+-- prompt, or by what an environment adds. The first rollout is kept, in the order of dataset, task, policy and index.
+-- Copies that a mix made are not duplicates.
+-- param per     VARCHAR = 'prompt'       scope of the search: prompt (all tasks with the same prompt) or task
 -- param compare VARCHAR = 'completion'   what must be equal: completion (with reasoning and tool calls) or text
 -- check: SELECT getvariable('per') AS per, 'prompt, task' AS must_be_one_of
 --     WHERE getvariable('per') NOT IN ('prompt', 'task')
@@ -28,6 +28,6 @@ repeats AS (
     WHERE (r.dataset, r.task_id, r.policy, r.rollout_index) <> f.first
 )
 
-SELECT s.*, CASE WHEN r.task_id IS NOT NULL THEN 'says what another one says' END AS dropped
+SELECT s.*, CASE WHEN r.task_id IS NOT NULL THEN 'same answer as an earlier rollout' END AS dropped
 FROM selected AS s
 LEFT JOIN repeats AS r USING (dataset, task_id, policy, rollout_index, copy)

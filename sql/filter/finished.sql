@@ -1,5 +1,5 @@
--- Keep the rollouts that ended by themselves, not those that were truncated at a limit of tokens or steps.
--- param finish_reasons VARCHAR[] = ['stop']   the reasons kept
+-- Keep the rollouts that ended normally, not those truncated at a limit of tokens or steps.
+-- param finish_reasons VARCHAR[] = ['stop']   finish reasons to keep
 SELECT s.*, CASE
     WHEN s.finish_reason IS NULL THEN 'no finish_reason'
     WHEN NOT list_contains(getvariable('finish_reasons'), s.finish_reason) THEN 'finish_reason ' || s.finish_reason

@@ -1,13 +1,13 @@
--- Drop the rollouts of which a large share is repeated: Gopher's rules (Rae et al. 2021, arXiv 2112.11446, table A1).
--- Measured are the lines and paragraphs that occurred before, the most frequent 2-, 3- and 4-gram of words, where it
--- occurs twice or more, and the words of 5- to 10-grams that occurred before, each as a share of all characters.
--- Read is what the model wrote: the reasoning and the text of each of its messages. A limit of 1 turns its rule off.
--- param lines           DOUBLE = 0.30   largest share of the lines that repeat an earlier one
--- param line_chars      DOUBLE = 0.20   largest share of the characters that repeated lines have
--- param paragraphs      DOUBLE = 0.30   largest share of the paragraphs that repeat an earlier one
--- param paragraph_chars DOUBLE = 0.20   largest share of the characters that repeated paragraphs have
--- param top_grams       DOUBLE[] = [0.20, 0.18, 0.16]   largest shares of the most frequent 2-, 3- and 4-gram
--- param repeated_grams  DOUBLE[] = [0.15, 0.14, 0.13, 0.12, 0.11, 0.10]   largest shares of repeated 5- to 10-grams
+-- Drop rollouts with a large share of repeated text, by Gopher's rules. The rules (Rae et al. 2021, arXiv 2112.11446,
+-- table A1) measure lines and paragraphs that occurred before; the most frequent 2-, 3- and 4-gram of words, if it
+-- occurs at least twice; and the words of 5- to 10-grams that occurred before, each as a share of all characters. They
+-- apply to the reasoning and the text of each message that the model wrote. A limit of 1 disables its rule.
+-- param lines           DOUBLE = 0.30   maximum share of lines that repeat an earlier one
+-- param line_chars      DOUBLE = 0.20   maximum share of characters in repeated lines
+-- param paragraphs      DOUBLE = 0.30   maximum share of paragraphs that repeat an earlier one
+-- param paragraph_chars DOUBLE = 0.20   maximum share of characters in repeated paragraphs
+-- param top_grams       DOUBLE[] = [0.20, 0.18, 0.16]   maximum shares of the most frequent 2-, 3- and 4-gram
+-- param repeated_grams  DOUBLE[] = [0.15, 0.14, 0.13, 0.12, 0.11, 0.10]   maximum shares of repeated 5- to 10-grams
 -- check: SELECT getvariable('top_grams') AS top_grams, getvariable('repeated_grams') AS repeated_grams,
 --     'must be three shares, of 2- to 4-grams, and six, of 5- to 10-grams' AS fault
 --     WHERE len(getvariable('top_grams')) <> 3 OR len(getvariable('repeated_grams')) <> 6
@@ -106,7 +106,7 @@ faults AS (
         WHEN s.paragraph_chars > getvariable('paragraph_chars') THEN 'characters of paragraphs that repeat'
         WHEN s.lines > getvariable('lines') THEN 'lines that repeat'
         WHEN s.line_chars > getvariable('line_chars') THEN 'characters of lines that repeat'
-        WHEN b.n <= 4 THEN format('one {}-gram again and again', b.n)
+        WHEN b.n <= 4 THEN format('one {}-gram repeated too often', b.n)
         WHEN b.n >= 5 THEN format('{}-grams that repeat', b.n)
     END AS fault
     FROM shares AS s

@@ -1,12 +1,13 @@
--- Keep the rollouts that fit into a trainer's window: limits on the tokens of prompt, completion and both together,
--- each included. The completion is what the model generated, over all its calls. Prompt and total are those of the
--- first and the last call where token ids were captured; else the counts that the engine gave, which for a rollout of
--- several calls are sums over them: then the most that its prompt (their mean) and its total (their sum) can be.
--- param max_prompt     BIGINT = NULL       most tokens of the prompt
--- param max_completion BIGINT = 8192       most generated tokens
--- param max_total      BIGINT = 16384      most tokens of prompt and completion
--- param min_completion BIGINT = 1          fewest generated tokens
--- param keep_uncounted BOOLEAN = false     keep rollouts whose tokens nobody counted
+-- Keep the rollouts that fit into a trainer's context: limits on the tokens of prompt, completion and both together,
+-- each inclusive. The completion is what the model generated in all its calls. If token ids were captured, the prompt
+-- is that of the first call, and the total is that of the last call. Otherwise the engine's counts are used. For a
+-- rollout of several calls these are sums over the calls, so upper bounds are used: their mean for the prompt, their
+-- sum for the total.
+-- param max_prompt     BIGINT = NULL       maximum prompt tokens
+-- param max_completion BIGINT = 8192       maximum generated tokens
+-- param max_total      BIGINT = 16384      maximum tokens of prompt and completion together
+-- param min_completion BIGINT = 1          minimum generated tokens
+-- param keep_uncounted BOOLEAN = false     keep rollouts without token counts
 WITH counted AS (
     SELECT dataset, task_id, policy, rollout_index, copy, output_tokens AS completion_tokens,
         len(token_turns) > 0 OR coalesce(turns, 1) <= 1 AS exact,

@@ -1,6 +1,6 @@
--- Drop the rollouts whose length is far from that of the others: below one quantile or above another of the lengths of
--- the same dataset and policy. A rollout at a bound is kept, and so are all where the lengths are equal.
--- param unit VARCHAR = 'tokens'   what is counted: tokens (generated) or characters (of the last message)
+-- Drop the rollouts whose length is far from the others': below one quantile or above another of the lengths of the
+-- same dataset and policy. Both bounds are inclusive, so all rollouts are kept if their lengths are equal.
+-- param unit VARCHAR = 'tokens'   unit of length: tokens (generated) or characters (of the last message)
 -- param low  DOUBLE = 0.01        lowest quantile kept
 -- param high DOUBLE = 0.99        highest quantile kept
 -- check: SELECT getvariable('unit') AS unit, 'tokens, characters' AS must_be_one_of

@@ -1,9 +1,9 @@
--- Keep the tasks on whose answer the policy agrees with itself: enough rollouts of a task give the same answer, the one
--- that its verifier extracted (NeMo-Skills' MajorityFilter). The share is of all rollouts of the task, also those
+-- Keep the tasks on whose answer the policy agrees with itself: enough rollouts of a task give the same answer, as
+-- extracted by the verifier (NeMo-Skills' MajorityFilter). The share is of all rollouts of the task, including those
 -- without an answer.
--- param field         VARCHAR = '$.extracted'   where the answer is in the verifier's details, as a JSON path
--- param min_votes     BIGINT = 1                fewest rollouts that must agree
--- param min_share     DOUBLE = 0.5              smallest share of the rollouts that must agree
+-- param field         VARCHAR = '$.extracted'   JSON path of the answer in the verdict's details
+-- param min_votes     BIGINT = 1                minimum number of rollouts that must agree
+-- param min_share     DOUBLE = 0.5              minimum share of the rollouts that must agree
 -- param only_majority BOOLEAN = false           also drop the rollouts that give another answer than the majority
 WITH answers AS (
     SELECT dataset, task_id, policy, rollout_index, copy, details->>getvariable('field') AS given

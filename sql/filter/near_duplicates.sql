@@ -1,13 +1,13 @@
--- Find prompts that are nearly the same, name their cluster, and keep one task of each. Adds the column `cluster`: a
--- build with split_by = "cluster" has no near-duplicates on both sides. MinHash with bands, as datatrove does it: 14
--- bands of 8 hashes of word 5-grams find a pair of similarity s with the chance 1 - (1 - s^8)^14: 0.92 at 0.8, 0.05
--- at 0.5. What is compared is the user's messages; pairs are joined to clusters, and of a cluster the task is kept
--- whose prompt has the smallest hash, with all its rollouts.
--- param words    INTEGER = 5          words in a row that are hashed together
--- param bands    INTEGER = 14         bands; prompts that agree in one of them are near-duplicates
--- param rows     INTEGER = 8          hashes in a band
--- param common   DOUBLE = 1.0         leave out word sequences that more than this share of the prompts has (templates)
--- param keep_all BOOLEAN = false      only name the clusters, and keep every task
+-- Find prompts that are nearly the same, assign them to clusters, and keep one task of each cluster. Adds the column
+-- `cluster`: a build with split_by = "cluster" has no near-duplicates in two splits. MinHash with bands, as in
+-- datatrove: 14 bands of 8 hashes of word 5-grams find a pair of similarity s with probability 1 - (1 - s^8)^14: 0.92
+-- at 0.8, 0.05 at 0.5. The user's messages are compared. Pairs are joined into clusters; the task whose prompt has the
+-- smallest hash is kept, with all its rollouts.
+-- param words    INTEGER = 5          length of the hashed sequences, in words
+-- param bands    INTEGER = 14         number of bands; prompts that agree in one of them are near-duplicates
+-- param rows     INTEGER = 8          hashes per band
+-- param common   DOUBLE = 1.0         ignore word sequences found in more than this share of the prompts (templates)
+-- param keep_all BOOLEAN = false      only add the column cluster, and keep every task
 -- report: SELECT (SELECT count(DISTINCT (dataset, task_id)) FROM selected) AS tasks,
 --     count(DISTINCT cluster) AS clusters, count(DISTINCT (dataset, task_id)) AS tasks_kept FROM result
 WITH RECURSIVE asked AS MATERIALIZED (
@@ -112,7 +112,7 @@ firsts AS (
 )
 
 SELECT s.*, c.cluster, CASE
-    WHEN NOT getvariable('keep_all') AND (c.dataset, c.task_id) <> f.first THEN 'its prompt is nearly another one'
+    WHEN NOT getvariable('keep_all') AND (c.dataset, c.task_id) <> f.first THEN 'near-duplicate of another prompt'
 END AS dropped
 FROM selected AS s
 JOIN clusters AS c USING (dataset, task_id)

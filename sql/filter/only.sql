@@ -1,6 +1,6 @@
--- Keep the rollouts of some datasets, some policies, or both. A workspace holds those of earlier recipes too.
--- param datasets VARCHAR[] = NULL   the datasets kept; NULL is all
--- param policies VARCHAR[] = NULL   the policies kept; NULL is all
+-- Keep the rollouts of some datasets, some policies, or both. A workspace may also hold rollouts of earlier recipes.
+-- param datasets VARCHAR[] = NULL   datasets to keep; null: all
+-- param policies VARCHAR[] = NULL   policies to keep; null: all
 -- datasets: datasets
 SELECT s.*, CASE
     WHEN NOT list_contains(getvariable('datasets'), s.dataset) THEN 'another dataset'

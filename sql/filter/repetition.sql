@@ -1,12 +1,12 @@
--- Drop the rollouts that repeat themselves: a paragraph or a sentence again and again, as models do that are caught
--- in a loop (the rules and numbers of open-instruct's filter_ngram_repetitions). Read is what the model wrote: the
--- reasoning and the text of each of its messages. Paragraphs of fewer than 10 characters and sentences of one word
--- or fewer than 5 characters do not count. With signs of math or code in it a sentence may occur twice as often.
--- param paragraphs       INTEGER = 10   a paragraph that occurs this often is too much
+-- Drop the rollouts that repeat themselves: the same paragraph or sentence many times, as a model does in a loop (the
+-- rules and numbers of open-instruct's filter_ngram_repetitions). The rules apply to the reasoning and the text of each
+-- message that the model wrote. Paragraphs of fewer than 10 characters, and sentences of one word or of fewer than 5
+-- characters, do not count. A sentence with signs of math or code may occur twice as often.
+-- param paragraphs       INTEGER = 10   drop a rollout in which a paragraph occurs this often
 -- param math_paragraphs  INTEGER = 20   the same for a paragraph with signs of math or code
 -- param line_paragraphs  INTEGER = 40   the same for a paragraph of several lines
--- param sentences_in_row INTEGER = 4    a sentence that occurs this often, one right after the other, is too much
--- param sentences        INTEGER = 40   the same for a sentence wherever it occurs
+-- param sentences_in_row INTEGER = 4    drop a rollout in which a sentence occurs this often in a row
+-- param sentences        INTEGER = 40   drop a rollout in which a sentence occurs this often anywhere
 WITH written AS (
     SELECT dataset, attempt_id, min(written_text(completion)) AS said
     FROM selected
@@ -67,11 +67,11 @@ faults AS (
             WHEN has_lines THEN getvariable('line_paragraphs')
             WHEN is_math THEN getvariable('math_paragraphs')
             ELSE getvariable('paragraphs')
-        END THEN 'a paragraph again and again'
+        END THEN 'a paragraph repeated too often'
         WHEN kind = 'sentence' AND in_row >= getvariable('sentences_in_row') * (1 + is_math::INTEGER)
-            THEN 'a sentence again and again, one right after the other'
+            THEN 'a sentence repeated in a row'
         WHEN kind = 'sentence' AND times >= getvariable('sentences') * (1 + is_math::INTEGER) AND length(part) >= 10
-            THEN 'a sentence again and again'
+            THEN 'a sentence repeated too often'
     END) AS fault
     FROM repeated
     GROUP BY dataset, attempt_id

@@ -1,4 +1,4 @@
--- Keep the rollouts whose reward lies between two bounds, both included. Rollouts without a reward are dropped.
+-- Keep the rollouts whose reward is between two bounds, both inclusive. Rollouts without a reward are dropped.
 -- param min_reward DOUBLE = 0.8     lowest reward kept
 -- param max_reward DOUBLE = 'inf'   highest reward kept
 SELECT s.*, CASE

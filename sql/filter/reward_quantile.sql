@@ -1,9 +1,9 @@
--- Keep the rollouts whose reward is among the best: from one quantile to another, both included, of all rewards of the
--- same dataset, policy or task. Equal rewards share their fate, so that more may be kept than the share says.
--- Rollouts without a reward are dropped.
+-- Keep the rollouts with the best rewards: from one quantile to another, both inclusive, of all rewards of the same
+-- dataset, policy or task. Equal rewards are kept or dropped together, so more rollouts may be kept than the share
+-- requests. Rollouts without a reward are dropped.
 -- param low  DOUBLE = 0.75        lowest quantile kept: 0.75 keeps the best quarter
 -- param high DOUBLE = 1.0         highest quantile kept
--- param per  VARCHAR = 'policy'   whose rewards are ranked together: dataset, policy (within a dataset) or task
+-- param per  VARCHAR = 'policy'   scope of the ranking: dataset, policy (within a dataset) or task
 -- check: SELECT getvariable('per') AS per, 'dataset, policy, task' AS must_be_one_of
 --     WHERE getvariable('per') NOT IN ('dataset', 'policy', 'task')
 -- check: SELECT getvariable('low') AS low, getvariable('high') AS high, 'must be 0 <= low <= high <= 1' AS fault

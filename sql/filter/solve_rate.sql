@@ -1,8 +1,8 @@
--- Keep the tasks that the policy solves sometimes: those whose mean reward lies between two bounds.
--- A task is verified for each policy by itself, over its rollouts that have a reward. Rollouts without one are dropped.
+-- Keep the tasks that the policy solves sometimes: those whose mean reward is between two bounds. The mean is computed
+-- for each policy separately, over its rollouts with a reward. Rollouts without one are dropped.
 -- param low    DOUBLE = 0.1        lowest mean reward kept
 -- param high   DOUBLE = 0.9        highest mean reward kept
--- param strict BOOLEAN = false     leave out the bounds themselves
+-- param strict BOOLEAN = false     exclude the bounds
 WITH task_means AS (
     -- Summed in sorted order and rounded, so that the mean does not depend on the order in which rows are read.
     SELECT dataset, task_id, policy, round(list_avg(list_sort(list(reward))), 12) AS mean_reward

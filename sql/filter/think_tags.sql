@@ -1,9 +1,9 @@
--- Drop the rollouts whose thinking is malformed (NeMo Curator's rules): an empty <think></think>, a tag that is not
--- opened or not closed, thinking where the prompt turned it off, and, where it is required, none at all. Each assistant
--- message is looked at; thinking that the engine took out of the text (reasoning_content) is well-formed.
--- param opened_by_prompt BOOLEAN = false     the chat template writes <think> into the prompt: texts begin inside of it
--- param required         BOOLEAN = false     also drop rollouts without any thinking, where it is not turned off
--- param off_words        VARCHAR[] = ['detailed thinking off', '/no_think', '/nothink']   what turns it off in a prompt
+-- Drop the rollouts whose thinking is malformed (NeMo Curator's rules). Malformed are an empty <think></think>, a tag
+-- that is not opened or not closed, thinking although the prompt turned it off, and, if thinking is required, none.
+-- Each assistant message is checked. Thinking that the engine moved out of the text (reasoning_content) is well-formed.
+-- param opened_by_prompt BOOLEAN = false     the chat template writes <think> into the prompt, so texts begin inside it
+-- param required         BOOLEAN = false     also drop rollouts without thinking, unless it is turned off
+-- param off_words        VARCHAR[] = ['detailed thinking off', '/no_think', '/nothink']   words in a prompt that turn thinking off
 WITH messages AS (
     SELECT dataset, task_id, policy, rollout_index, copy,
         len(list_filter(getvariable('off_words'), lambda word: contains(lower(prompt::VARCHAR), lower(word)))) > 0
@@ -38,7 +38,7 @@ counted AS (
 judged AS (
     SELECT dataset, task_id, policy, rollout_index, copy, CASE
         WHEN is_off AND list_bool_or(list_transform(messages, lambda m: m.thought OR m.opened + m.closed > 0))
-            THEN 'thinking, though it was turned off'
+            THEN 'thinking although it was turned off'
         WHEN list_bool_or(list_transform(messages, lambda m: m.empty)) THEN 'empty <think></think>'
         WHEN list_bool_or(list_transform(messages, lambda m: m.unopened AND NOT getvariable('opened_by_prompt')))
             THEN '</think> without <think>'

@@ -1,8 +1,7 @@
--- Drop the rollouts whose tool calls failed: more of them, or a larger share, than allowed. Rollouts without tool
--- calls are kept, and so are those of which nobody tells whether their calls failed, as imported ones: the report
--- counts them.
--- param max_errors BIGINT = 0     most tool calls that may have failed
--- param max_share  DOUBLE = 1.0   largest share of the tool calls that may have failed
+-- Drop the rollouts with more failed tool calls, or a larger share of them, than allowed. Rollouts without tool calls
+-- are kept. Rollouts for which failed calls are not known, e.g. imported ones, are kept too; the report counts them.
+-- param max_errors BIGINT = 0     maximum failed tool calls
+-- param max_share  DOUBLE = 1.0   maximum share of failed tool calls
 -- report: SELECT dataset, count(*) FILTER (tool_calls > 0) AS with_calls,
 --     count(*) FILTER (tool_errors > 0) AS with_failed_calls,
 --     count(*) FILTER (tool_calls > 0 AND tool_errors IS NULL) AS not_told

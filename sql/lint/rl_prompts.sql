@@ -1,5 +1,5 @@
 -- Prompts that TRL's GRPO and RLOO, verl and SkyRL share: {"data_source", "prompt", "ability", "answer"?,
--- "reward_model"?, "extra_info", "tools"?}. TRL hands further columns to the reward functions, as one list for each.
+-- "reward_model"?, "extra_info", "tools"?}. TRL passes further columns to the reward functions, one list for each.
 SELECT split, row, unnest(list_concat(
     prompt_faults(prompt, line.prompt), message_faults(line.prompt), argument_faults(line.prompt),
     tool_faults(line.tools),

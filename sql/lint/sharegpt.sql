@@ -1,6 +1,6 @@
 -- LLaMA-Factory, formatting sharegpt: {"conversations": [{"from", "value"}, ...], "system"?: text,
 -- "tools"?: JSON text, "images"?, "videos"?, "audios"?: [path]}.
--- A row whose turns it does not like it skips, with a line in its log, and trains the others.
+-- It skips a row whose turns do not alternate, with a line in its log, and trains on the others.
 SELECT split, row, unnest(list_concat(
     media_faults(json, turns::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
     media_fault([t.value FOR t IN turns], []),

@@ -1,5 +1,5 @@
 -- SkyRL's PromptDataset: {"data_source", "prompt": [...], "env_class", "reward_spec": {"method", "ground_truth"},
--- "extra_info"?}. Every key beside prompt and env_class goes to the environment.
+-- "extra_info"?}. All keys but prompt and env_class are passed to the environment.
 SELECT split, row, unnest(list_concat(
     message_faults(line.prompt), argument_faults(line.prompt),
     found([

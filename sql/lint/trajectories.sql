@@ -1,4 +1,4 @@
--- Token-level trajectories, the row that maps to every asynchronous trainer: {"trajectory_id", "group_id", "task_id",
+-- Token-level trajectories, whose columns map to those of asynchronous trainers: {"trajectory_id", "group_id", "task_id",
 -- "branch"?, "token_ids", "loss_mask", "logprobs", "reward", "advantage"?, ...}, the three lists of one length.
 SELECT split, row, unnest(found([
     error_if(

@@ -1,7 +1,7 @@
 -- verl. RLHFDataset: {"data_source", "prompt": [...], "ability", "reward_model": {"style", "ground_truth"},
 -- "extra_info"?}; MultiTurnSFTDataset, in Parquet: {"messages": [...], "tools"?: list, "enable_thinking"?: boolean}.
--- verl 0.9.1 puts "images" in the places of marks, <image>, of contents that are text; it takes contents that are lists as
--- they are, each part holding its medium.
+-- verl 0.9.1 replaces the marks (<image>) in text contents with "images"; it uses list contents unchanged, with a medium
+-- in each part.
 SELECT split, row, unnest(list_concat(
     message_faults(talk, media := ['image', 'video', 'audio']), argument_faults(talk), tool_faults(line.tools),
     CASE WHEN NOT is_sft THEN media_faults(

@@ -1,9 +1,8 @@
--- How far two versions of a verifier agree, by dataset: over the rollouts that both have given a reward, the share of
--- equal rewards, their mean difference (now - before), the four ways in which success and failure can meet, and
--- Cohen's kappa (1 is full agreement, 0 what chance would give; Cohen 1960). "Now" is the version that the recipe
--- asks for, else the newest.
--- param against VARCHAR = NULL   the version before, or how it begins; without it the newest other one
--- param success DOUBLE = 1.0     the reward from which a rollout is a success
+-- Agreement of two versions of a verifier, by dataset. Over the rollouts to which both gave a reward: the share of
+-- equal rewards, the mean difference (now - before), the four combinations of success and failure, and Cohen's kappa
+-- (1: full agreement, 0: chance; Cohen 1960). "Now" is the version that the recipe names, else the newest.
+-- param against VARCHAR = NULL   the earlier version, or its first characters; null: the newest other version
+-- param success DOUBLE = 1.0     a rollout with at least this reward is a success
 WITH versions AS (
     SELECT dataset, verifier_version, max(verdict_id) AS newest
     FROM named_verdicts

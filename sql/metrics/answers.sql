@@ -1,5 +1,5 @@
--- The texts of the last messages, by dataset and policy: their lengths in characters, how many are empty, and how many
--- repeat another answer to the same task to the letter. one_answer: tasks of several rollouts that all say the same.
+-- Lengths in characters of the last messages, by dataset and policy, how many are empty, and how many repeat another
+-- answer to the same task exactly. one_answer: tasks with several rollouts whose answers are all the same.
 WITH told AS (
     SELECT dataset, policy, task_id, len(coalesce(text, '')) AS characters, md5(coalesce(text, '')) AS hash
     FROM rollouts

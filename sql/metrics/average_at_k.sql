@@ -1,9 +1,9 @@
--- The mean reward of the first k rollouts of each task (pass@1 averaged over k, where rewards are 0 and 1), and how
--- steady it is, by dataset and policy; tasks with fewer than k verified rollouts are left out. NeMo Gym's formulas:
--- std_across_runs: the first rollouts of all tasks are one run, the second ones another: the standard deviation (n - 1)
--- of the k runs' means; se_across_runs = std_across_runs / sqrt(k); mean_task_std: each task's own, averaged over
--- tasks.
--- param k INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
+-- The mean reward of the first k rollouts of each task (pass@1 averaged over k, if rewards are 0 and 1), and how much
+-- it varies, by dataset and policy. Tasks with fewer than k verified rollouts are left out. NeMo Gym's formulas: the
+-- first rollouts of all tasks are one run, the second ones another, and so on. std_across_runs: the standard deviation
+-- (n - 1) of the k runs' means; se_across_runs = std_across_runs / sqrt(k); mean_task_std: the standard deviation
+-- within a task, averaged over tasks.
+-- param k INTEGER[] = NULL   values of k; null: 1, 2, 4, ... and the largest n
 WITH tasks_of AS (
     SELECT dataset, policy, task_id, list(reward ORDER BY rollout_index) AS rewards
     FROM rollouts

@@ -1,12 +1,12 @@
--- Where the time of each run went, what held it up, and what to do about it. Shares are of the time that rollouts
--- spent with the model, in tools, in verification (of the same run; not what `verify` verified later) and elsewhere (an
--- environment's begin, waiting for this process). in_flight: rollouts at work at once, on average; verifying: verdicts.
--- verify_cpu_share: of the verdicts' time, the share in which they computed; null where no verdict measured it.
--- A verifier that waits for a network, a disk or another process needs more verdicts at once; one that computes needs
--- more cores: it computes for half of its time, or, where it has to wait for the CPU, for a tenth, and keeps half a
--- core busy anyway. Where no CPU time was measured, verdicts that take seconds are called stalls (calls elsewhere, most
--- likely), and short ones that together take half a core or more are called compute.
--- param share DOUBLE = 0.2   the share of time from which tools or verification are the bottleneck, before the model
+-- Where the time of each run went, what limited it, and what to do about it. Shares are of the time that rollouts spent
+-- with the model, in tools, in verification (by the same run, without what `verify` verified later) and otherwise (an
+-- environment's begin, waiting for this process). in_flight: concurrent rollouts, on average; verifying: concurrent
+-- verifications. verify_cpu_share: share of the verification time that was CPU time; null if no verdict measured it. A
+-- verifier that waits for a network, a disk or another process needs more concurrent verifications; one that computes
+-- needs more cores. A verifier counts as computing if CPU time is at least half of its time, or at least a tenth of it
+-- and enough to keep half a core busy. If no CPU time was measured, verdicts that take seconds count as waiting (most
+-- likely calls to another service), and short ones that together take half a core or more count as computing.
+-- param share DOUBLE = 0.2   minimum share of the time for tools, verification or the environment to be the bottleneck
 WITH verdict AS (
     SELECT v.dataset, v.attempt_id, v.run_id, if(v.cached, 0.0, v.seconds) AS seconds,
         if(v.cached, 0.0, v.cpu_seconds) AS cpu_seconds
@@ -70,11 +70,11 @@ SELECT *, CASE bottleneck
     WHEN 'verification: compute'
         THEN 'verdicts keep the CPU busy: set runs = "process" and pure = True, use more cores (--processes), or collect --verify=later'
     WHEN 'verification'
-        THEN 'the model answers faster than rollouts are judged: collect --verify=later, then verify'
+        THEN 'the model answers faster than rollouts are verified: collect --verify=later, then verify'
     WHEN 'tools'
-        THEN 'rollouts wait for tools: make call a coroutine, keep what it looks up, raise num_samples_in_parallel'
+        THEN 'rollouts wait for tools: make call a coroutine, cache what it looks up, raise num_samples_in_parallel'
     WHEN 'environment'
-        THEN 'rollouts wait outside model and tools: look at the environment''s begin and at this machine''s CPU'
+        THEN 'rollouts wait outside model and tools: check the environment''s begin and this machine''s CPU load'
     WHEN 'model'
         THEN 'the model: raise num_samples_in_parallel while rollouts_per_second grows, or add servers'
 END AS advice

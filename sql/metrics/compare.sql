@@ -1,16 +1,16 @@
--- Two policies on the tasks that both have verified rollouts of, by dataset: difference = mean of b - mean of a, where
--- a task counts by the mean of its rewards. low and high bound the difference: a bootstrap over tasks, paired, as in
--- metrics/confidence. p_sign_flip: how often the difference is as large in either direction when each task's sign is a
--- coin's toss, (1 + as large) / (1 + resamples) (Fisher's randomization test; Phipson and Smyth 2010 for the 1).
--- p_sign_test: the exact two-sided binomial test of better against worse tasks, ties left out: the smaller of 1 and
--- 2 * sum(C(n, i) for i = 0..min(better, worse)) / 2^n. Signs and weights are hashes of a seed; beyond `groups` tasks,
--- tasks are dealt out to that many groups, and a group is drawn, or flipped, as one.
--- param a         VARCHAR                the policy that is compared with
--- param b         VARCHAR                the policy that is compared
--- param level     DOUBLE  = 0.95         the share of resamples that lies between low and high
--- param resamples INTEGER = 1000         how often tasks are drawn, and signs flipped
--- param groups    INTEGER = 1000         tasks beyond this number are drawn in groups
--- param seed      BIGINT  = 0            another seed, other draws
+-- Compare two policies on the tasks of which both have verified rollouts, by dataset. difference = mean of b - mean of
+-- a, where a task counts with the mean of its rewards. low and high are the confidence interval of the difference: a
+-- paired bootstrap over tasks, as in metrics/confidence. p_sign_flip: how often the difference is as large in either
+-- direction if the sign of each task is random, (1 + as large) / (1 + resamples) (Fisher's randomization test; Phipson
+-- and Smyth 2010 for the 1). p_sign_test: the exact two-sided binomial test of better against worse tasks, without
+-- ties: the smaller of 1 and 2 * sum(C(n, i) for i = 0..min(better, worse)) / 2^n. Signs and weights are hashes of a
+-- seed. Beyond `groups` tasks, tasks are assigned to that many groups, and each group is drawn, or flipped, as one.
+-- param a         VARCHAR                the baseline policy
+-- param b         VARCHAR                the policy compared with the baseline
+-- param level     DOUBLE  = 0.95         confidence level: share of resamples between low and high
+-- param resamples INTEGER = 1000         number of resamples, and of sign flips
+-- param groups    INTEGER = 1000         if there are more tasks than this, they are drawn in this many groups
+-- param seed      BIGINT  = 0            seed of the draws
 WITH tasks_of AS (
     SELECT dataset, task_id, avg(reward) FILTER (policy = getvariable('a')) AS a,
         avg(reward) FILTER (policy = getvariable('b')) AS b

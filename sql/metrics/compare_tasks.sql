@@ -1,7 +1,7 @@
--- The tasks on which two policies differ most, by dataset: a task's mean reward under each, and b - a.
--- param a    VARCHAR        the policy that is compared with
--- param b    VARCHAR        the policy that is compared
--- param most INTEGER = 10   tasks of each dataset and direction, at most
+-- The tasks on which two policies differ most, by dataset: a task's mean reward with each policy, and b - a.
+-- param a    VARCHAR        the baseline policy
+-- param b    VARCHAR        the policy compared with the baseline
+-- param most INTEGER = 10   maximum tasks per dataset and direction
 WITH tasks_of AS (
     SELECT dataset, task_id, count(*) FILTER (policy = getvariable('a')) AS rollouts_a,
         count(*) FILTER (policy = getvariable('b')) AS rollouts_b,

@@ -1,5 +1,4 @@
--- What the recipe asks for and what is there, by dataset and policy: wanted, done, submitted in a batch, pending and
--- given up.
+-- Progress by dataset and policy: rollouts wanted, done, submitted in a batch, pending and given up.
 SELECT dataset, policy, count(*) AS wanted,
     count(*) FILTER (status = 'done') AS done,
     count(*) FILTER (status = 'submitted') AS submitted,

@@ -1,16 +1,16 @@
--- Confidence intervals of the mean reward and of pass@k, by dataset and policy, by a bootstrap over tasks: the rollouts
--- of one task depend on each other, so tasks are drawn, never rollouts. Each resample gives every task a weight from
--- Poisson(1) (Chamandy et al. 2012, "Estimating uncertainty for massive data streams") and takes the weighted mean;
--- low and high are the percentiles of the resamples, se is their standard deviation. Beyond `groups` tasks, tasks are
--- dealt out to that many groups at random and a group is drawn as one, which bounds the cost and leaves the variance
+-- Confidence intervals of the mean reward and of pass@k, by dataset and policy, from a bootstrap over tasks: the
+-- rollouts of one task depend on each other, so tasks are drawn, not rollouts. Each resample gives every task a weight
+-- from Poisson(1) (Chamandy et al. 2012, "Estimating uncertainty for massive data streams") and takes the weighted
+-- mean; low and high are percentiles of the resamples, se is their standard deviation. Beyond `groups` tasks, tasks are
+-- assigned to that many groups at random and each group is drawn as one, which bounds the cost and leaves the variance
 -- unbiased (random groups: Wolter 2007, "Introduction to Variance Estimation", chapter 2). The draws are hashes of a
--- seed: the same rollouts give the same intervals.
--- param success   DOUBLE    = 1.0    the reward from which a rollout is a success
--- param k         INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
--- param level     DOUBLE    = 0.95   the share of resamples that lies between low and high
--- param resamples INTEGER   = 1000   how often tasks are drawn
--- param groups    INTEGER   = 1000   tasks beyond this number are drawn in groups
--- param seed      BIGINT    = 0      another seed, other draws
+-- seed, so the same rollouts give the same intervals.
+-- param success   DOUBLE    = 1.0    a rollout with at least this reward is a success
+-- param k         INTEGER[] = NULL   values of k; null: 1, 2, 4, ... and the largest n
+-- param level     DOUBLE    = 0.95   confidence level: share of resamples between low and high
+-- param resamples INTEGER   = 1000   number of resamples
+-- param groups    INTEGER   = 1000   if there are more tasks than this, they are drawn in this many groups
+-- param seed      BIGINT    = 0      seed of the draws
 WITH tasks_of AS (
     SELECT dataset, policy, task_id, count(*) AS n, count(*) FILTER (reward >= getvariable('success')) AS c,
         sum(reward) AS reward

@@ -1,5 +1,5 @@
--- Failed attempts by dataset, policy and kind: how many, their share of all attempts, how many rollouts came all the
--- same in a later try, and what one of them said.
+-- Failed attempts by dataset, policy and error: how many, their share of all attempts, how many of their rollouts
+-- succeeded in a later attempt, and an example of the message.
 WITH tried AS (
     SELECT dataset, policy, count(*) AS attempts FROM attempts GROUP BY dataset, policy
 )

@@ -1,6 +1,6 @@
--- Every number and truth value of the rollouts, by dataset and policy, and by one thing more if asked: reward, tokens,
--- turns, tool calls, seconds, and what the verifier returned. Mean, extremes, median, standard deviation (n - 1), and
--- the share of rollouts that have it. source: 'rollout', or 'verifier' for what the verifier returned.
+-- Every numeric and boolean field of the rollouts, by dataset, policy and, with group_by, one more column: reward,
+-- tokens, turns, tool calls, seconds, and the verifier's metrics. Mean, extremes, median, standard deviation (n - 1),
+-- and the share of rollouts that have the field. source: 'rollout', or 'verifier' for the verifier's metrics.
 -- param group_by VARCHAR = ''   agent, task, finish_reason, model, engine, run, verifier or tools ('used', 'not used')
 WITH told AS (
     SELECT dataset, policy,

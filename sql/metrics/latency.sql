@@ -1,5 +1,5 @@
--- How long a rollout takes and what of it, by dataset and policy: seconds in all, with the model, in tools, and of its
--- verifier. share: of the seconds of all rollouts; the verifier's seconds come on top of them.
+-- How long a rollout takes, by dataset and policy: quantiles of its total seconds and of those with the model, in tools
+-- and in the verifier. share: of the total seconds of all rollouts; the verifier's seconds are not part of that total.
 WITH times AS (
     SELECT dataset, policy, seconds AS total, unnest(['rollout', 'model', 'tools', 'verifier']) AS spent,
         unnest([seconds, model_seconds, tool_seconds, verify_seconds]) AS seconds

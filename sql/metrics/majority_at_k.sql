@@ -1,9 +1,9 @@
--- What voting over the first k rollouts of each task earns (majority@k), by dataset and policy. Votes are cast for
--- (answer, reward), by the rollouts that have an answer; among the most frequent the rewards are averaged, and a task
--- without any answer earns 0 (NeMo Gym's rule). no_answer: the share of those rollouts that have none. Tasks with fewer
--- than k verified rollouts are left out, and so are datasets whose verifier tells no answer.
--- param answer VARCHAR[] = ['extracted', 'extracted_answer', 'final_answer']   what the verifier calls the answer
--- param k      INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
+-- The reward of a majority vote over the first k rollouts of each task (majority@k), by dataset and policy. Each
+-- rollout with an answer votes for (answer, reward). The reward is the mean over the most frequent votes; a task
+-- without any answer gets 0 (NeMo Gym's rule). no_answer: the share of those rollouts without an answer. Tasks with
+-- fewer than k verified rollouts are left out, and so are datasets whose verifier reports no answer.
+-- param answer VARCHAR[] = ['extracted', 'extracted_answer', 'final_answer']   fields of the verdict that may hold the answer
+-- param k      INTEGER[] = NULL   values of k; null: 1, 2, 4, ... and the largest n
 WITH judged AS (
     SELECT dataset, policy, task_id, reward,
         list_filter([details ->> name FOR name IN getvariable('answer')], lambda said: said IS NOT NULL)[1] AS answer,

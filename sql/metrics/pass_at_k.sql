@@ -1,9 +1,9 @@
--- The chance that one of k rollouts of a task succeeds (pass@k), and the mean of their best reward (max@k), by dataset
--- and policy. Both are unbiased over all n rollouts of a task; tasks with fewer than k are left out.
--- pass@k = 1 - C(n - c, k) / C(n, k) with c successes (Chen et al. 2021, arXiv 2107.03374);
--- max@k = the sum over the rewards in rising order, i = 1..n, of reward(i) * C(i - 1, k - 1) / C(n, k).
--- param success DOUBLE = 1.0       the reward from which a rollout is a success
--- param k       INTEGER[] = NULL   the values of k; without it 1, 2, 4, ... and the largest n
+-- The probability that at least one of k rollouts of a task succeeds (pass@k), and the mean of their best reward
+-- (max@k), by dataset and policy. Both are unbiased over all n rollouts of a task; tasks with fewer than k are left
+-- out. pass@k = 1 - C(n - c, k) / C(n, k) with c successes (Chen et al. 2021, arXiv 2107.03374); max@k = the sum over
+-- the rewards in ascending order, i = 1..n, of reward(i) * C(i - 1, k - 1) / C(n, k).
+-- param success DOUBLE = 1.0       a rollout with at least this reward is a success
+-- param k       INTEGER[] = NULL   values of k; null: 1, 2, 4, ... and the largest n
 WITH tasks_of AS (
     SELECT dataset, policy, task_id, list_sort(list(reward)) AS rewards
     FROM rollouts

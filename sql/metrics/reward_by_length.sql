@@ -1,8 +1,8 @@
--- Whether longer answers earn more, by dataset and policy. The line `(all)` has the rank correlation of reward and
--- length (Spearman's, ties by their mean rank), between -1 and 1; the other lines part the rollouts by length into bins
--- of about the same number.
--- param length VARCHAR = 'output_tokens'   what is measured: output_tokens, or characters (of the last message)
--- param bins   INTEGER = 5                 how many bins
+-- Whether longer answers get higher rewards, by dataset and policy. The row `(all)` has the rank correlation of reward
+-- and length (Spearman's, ties with their mean rank), between -1 and 1; the other rows are bins of the rollouts by
+-- length, of about equal size.
+-- param length VARCHAR = 'output_tokens'   unit of length: output_tokens, or characters (of the last message)
+-- param bins   INTEGER = 5                 number of bins
 WITH measured AS (
     SELECT dataset, policy, reward, CASE getvariable('length')
         WHEN 'output_tokens' THEN output_tokens

@@ -1,7 +1,7 @@
--- How the rewards are spread, by dataset and policy. Bins hold their lower edge and not their upper one, but the last
--- holds both, so that a reward of 1 is in it; what lies outside the edges, and rollouts that have no reward, have lines
--- of their own.
--- param edges DOUBLE[] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]   where bins begin and end, rising
+-- The distribution of rewards, by dataset and policy. A bin includes its lower edge and excludes its upper one, but the
+-- last bin includes both, so that it contains a reward of 1. Rewards outside the edges, and rollouts without a reward,
+-- have rows of their own.
+-- param edges DOUBLE[] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]   edges of the bins, ascending
 WITH given AS (
     SELECT dataset, policy, reward, count(*) AS rollouts FROM rollouts GROUP BY dataset, policy, reward
 ),

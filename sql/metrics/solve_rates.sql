@@ -1,7 +1,8 @@
 -- How many tasks are solved how often, by dataset and policy. A task's solve rate is the share of its verified rollouts
--- that succeed; tasks that are never and always solved teach a policy nothing, and have lines of their own.
--- param success DOUBLE   = 1.0                 the reward from which a rollout is a success
--- param edges   DOUBLE[] = [0.25, 0.5, 0.75]   where the rates between 0 and 1 are parted, rising; a bin holds its upper
+-- that succeed. Tasks that are never solved and tasks that are always solved have rows of their own: they have no
+-- advantage to learn from.
+-- param success DOUBLE   = 1.0                 a rollout with at least this reward is a success
+-- param edges   DOUBLE[] = [0.25, 0.5, 0.75]   edges of the bins between 0 and 1, ascending; a bin includes its upper edge
 WITH tasks_of AS (
     SELECT dataset, policy, task_id, count(*) AS rollouts, avg((reward >= getvariable('success'))::DOUBLE) AS rate
     FROM rollouts

@@ -1,4 +1,4 @@
--- How fast rollouts came, by dataset, policy and run: rate, latency, and where the time went.
+-- Throughput of each run, by dataset and policy: rollouts and tokens per second, latency, and shares of the time.
 WITH runs_of AS (
     SELECT dataset, policy, run_id, count(*) AS rollouts, sum(output_tokens) AS output_tokens,
         max(epoch(started_at) + seconds) - min(epoch(started_at)) AS span_seconds,

@@ -1,6 +1,6 @@
--- How fast rollouts came as time went on, by dataset, policy and run: attempts that ended in each stretch of time, a
--- second and what they generated. Stretches in which nothing ended are left out.
--- param stretch DOUBLE = NULL   seconds of a stretch; without it so many that a run has 24 stretches at most
+-- Throughput over time, by dataset, policy and run: the attempts that ended in each time span, and their rollouts and
+-- tokens per second. Spans in which no attempt ended are left out.
+-- param stretch DOUBLE = NULL   length of a time span, in seconds; null: chosen so that a run has at most 24 spans
 WITH ended AS (
     SELECT dataset, policy, run_id, epoch(started_at) + seconds AS at, output_tokens, error
     FROM attempts

@@ -1,8 +1,8 @@
--- Whether the captured tokens can be trained on, by dataset and policy: rollouts with and without them, model calls,
--- and whether each call's prompt goes on from what was seen before: prompt[:len(seen)] == seen, where seen is the
--- prompt and the answer of the call before. Where it does not, the conversation was tokenized anew (a chat template
--- that drops reasoning, a tool's result rewritten): such a rollout is not a single sequence, and filter/contiguous
--- drops it. An empty list of ids is an absent one.
+-- Whether the captured tokens can be trained on, by dataset and policy. Counted are rollouts with and without tokens,
+-- model calls, and calls whose prompt continues the tokens before it: prompt[:len(seen)] == seen, where seen is the
+-- prompt and the answer of the previous call. If it does not, the conversation was tokenized again (a chat template
+-- that drops reasoning, a tool result that was rewritten). Such a rollout is not a single sequence, and
+-- filter/contiguous drops it. An empty list of ids counts as missing.
 WITH captured AS (
     SELECT dataset, policy, attempt_id, turns,
         list_filter(coalesce(token_turns, []), lambda t: len(t.generation_token_ids) > 0) AS calls

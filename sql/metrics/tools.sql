@@ -1,6 +1,7 @@
--- Tool calls by dataset, policy and tool: how many, in how many rollouts, the mean reward of those, and the share of
--- calls that failed, where the engine tells. The row `(any)` stands for all tools together, `(none)` for rollouts
--- without a call. Which tool failed is read in the conversations that count failures: a result that begins `Error: `.
+-- Tool calls by dataset, policy and tool. How many, in how many rollouts, the mean reward of those rollouts, and the
+-- share of calls that failed, if the engine reports failures. The row `(any)` is for all tools together, `(none)` for
+-- rollouts without a call. A call counts as failed if its result begins with `Error: `, in rollouts that count failed
+-- calls.
 WITH used AS (
     SELECT dataset, policy, attempt_id, reward, tool_errors IS NOT NULL AS tells, unnest(tool_names) AS tool
     FROM rollouts

@@ -1,7 +1,7 @@
--- At most so many rows of each cell of a dataset, such as of each task, or of each agent at each difficulty. Which
--- rows of a cell are taken is decided by a hash of their key and the seed.
--- param cells    VARCHAR[] = ['task_id']   the columns whose values make a cell, also those that a step before it made
--- param per_cell BIGINT = 1                rows of one cell, at most
+-- Limit the rows of each cell of a dataset, such as each task, or each agent at each difficulty. A hash of each
+-- row's key and the seed decides which rows of a cell are taken.
+-- param cells    VARCHAR[] = ['task_id']   columns whose values define a cell, including those that earlier steps added
+-- param per_cell BIGINT = 1                maximum rows per cell
 -- param seed     BIGINT = 42               seed of the choice
 -- check: SELECT getvariable('per_cell') AS per_cell, 'must be above 0' AS fault WHERE getvariable('per_cell') <= 0
 -- check: SELECT c.name AS cells, 'no column of the selection' AS fault

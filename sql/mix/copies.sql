@@ -1,6 +1,6 @@
--- Sample datasets up or down: 3.5 copies are each row three times, and half of the rows, chosen by seed, once more.
--- Datasets that are not named are left out.
--- param copies MAP(VARCHAR, DOUBLE)   how often each dataset is taken
+-- Upsample or downsample datasets: 3.5 copies are each row three times, and half of the rows, chosen by the seed, a
+-- fourth time. Datasets that are not named are left out.
+-- param copies MAP(VARCHAR, DOUBLE)   number of copies of each dataset
 -- param seed   BIGINT = 42            seed of the choice
 -- datasets: copies
 -- check: SELECT dataset, value AS copies, 'must be above 0' AS fault

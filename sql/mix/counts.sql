@@ -1,8 +1,8 @@
--- Mix datasets by a number of rows of each; which rows are taken is decided by a hash of their key and the seed. 
+-- Mix datasets by a number of rows of each. A hash of each row's key and the seed decides which rows are taken.
 -- Datasets without a number are left out.
 -- param counts      MAP(VARCHAR, BIGINT)   rows of each dataset
--- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (it gives what it has), repeat (its rows)
--- param max_copies  INTEGER = 4            with repeat: how often one row may occur
+-- param on_shortage VARCHAR = 'fail'       if a dataset has too few: fail, shrink (take what it has) or repeat (its rows)
+-- param max_copies  INTEGER = 4            with repeat: maximum times that a row is taken
 -- param seed        BIGINT = 42            seed of the choice
 -- datasets: counts
 -- check: SELECT dataset, value AS rows, 'must be above 0' AS fault

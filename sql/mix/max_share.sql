@@ -1,6 +1,6 @@
--- Mix all datasets so that none is more than a share of the rows: the largest ones give fewer. Which rows they give is
--- decided by a hash of their key and the seed.
--- param max_share DOUBLE = 0.5   largest share of one dataset
+-- Mix all datasets so that none exceeds a share of the rows: the largest ones are reduced. A hash of each row's key and
+-- the seed decides which rows are taken.
+-- param max_share DOUBLE = 0.5   maximum share of one dataset
 -- param seed      BIGINT = 42    seed of the choice
 -- check: SELECT count(*) AS data_sets,
 --     format('cannot each be {} of the rows or less', getvariable('max_share')) AS fault

@@ -1,9 +1,9 @@
--- Mix datasets by their shares of a number of rows. Counts are rounded by largest remainder, so that the total is
--- exact; which rows are taken is decided by a hash of their key and the seed. Datasets without a share are left out.
--- param shares      MAP(VARCHAR, DOUBLE)   each dataset's share; together 1
--- param rows        BIGINT = NULL          rows in all; without it, as many as the shares allow
--- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (all of them), repeat (its rows)
--- param max_copies  INTEGER = 4            with repeat: how often one row may occur
+-- Mix datasets by shares of a total number of rows. Counts are rounded by largest remainder, so the total is exact. A
+-- hash of each row's key and the seed decides which rows are taken. Datasets without a share are left out.
+-- param shares      MAP(VARCHAR, DOUBLE)   share of each dataset; the sum must be 1
+-- param rows        BIGINT = NULL          total rows; null: as many as the shares allow
+-- param on_shortage VARCHAR = 'fail'       if a dataset has too few: fail, shrink (the whole mix) or repeat (its rows)
+-- param max_copies  INTEGER = 4            with repeat: maximum times that a row is taken
 -- param seed        BIGINT = 42            seed of the choice
 -- datasets: shares
 -- check: SELECT round(list_sum(map_values(getvariable('shares'))), 6) AS shares_add_up_to, 1 AS instead_of

@@ -1,10 +1,10 @@
--- Mix all datasets in proportion to size^(1/T): 1 keeps the sizes, a higher temperature lifts the small ones
--- (T5, seqio's mixing_rate_num_examples). Rows are chosen by a hash of their key and the seed.
--- param rows        BIGINT = NULL          rows in all; without it, as many as no dataset runs short of
--- param temperature DOUBLE = 2             T
--- param max_size    BIGINT = NULL          a dataset counts as no larger than this
--- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (all of them), repeat (its rows)
--- param max_copies  INTEGER = 4            with repeat: how often one row may occur
+-- Mix all datasets in proportion to size^(1/T): 1 keeps the sizes, a higher temperature gives small datasets a larger
+-- share (T5, seqio's mixing_rate_num_examples). A hash of each row's key and the seed decides which rows are taken.
+-- param rows        BIGINT = NULL          total rows; null: as many as possible without a shortage
+-- param temperature DOUBLE = 2             the temperature T
+-- param max_size    BIGINT = NULL          larger datasets count as this size
+-- param on_shortage VARCHAR = 'fail'       if a dataset has too few: fail, shrink (the whole mix) or repeat (its rows)
+-- param max_copies  INTEGER = 4            with repeat: maximum times that a row is taken
 -- param seed        BIGINT = 42            seed of the choice
 -- check: SELECT getvariable('temperature') AS temperature, 'must be above 0' AS fault
 --     WHERE NOT getvariable('temperature') > 0

@@ -1,8 +1,8 @@
--- Mix datasets by budgets of generated tokens: rows are taken in an order that the seed decides, while they fit into
--- the budget. So a dataset falls short of it by less than one row. Datasets without a budget are left out.
+-- Mix datasets by budgets of generated tokens: rows are taken in an order that the seed decides, until the next row
+-- exceeds the budget. So a dataset stays below its budget by less than one row. Datasets without a budget are left out.
 -- param tokens      MAP(VARCHAR, BIGINT)   generated tokens (output_tokens) of each dataset
--- param on_shortage VARCHAR = 'fail'       where one is short: fail, shrink (it gives what it has), repeat (its rows)
--- param max_copies  INTEGER = 4            with repeat: how often one row may occur
+-- param on_shortage VARCHAR = 'fail'       if a dataset has too few: fail, shrink (take what it has) or repeat (its rows)
+-- param max_copies  INTEGER = 4            with repeat: maximum times that a row is taken
 -- param seed        BIGINT = 42            seed of the choice
 -- datasets: tokens
 -- check: SELECT dataset, value AS tokens, 'must be above 0' AS fault
@@ -26,8 +26,8 @@ fair AS (
     SELECT CASE WHEN count(*) > 0 THEN error(
         string_agg(format('{} has {} tokens of the {} wanted', dataset, available, wanted), '; ' ORDER BY dataset)
         || CASE getvariable('on_shortage')
-            WHEN 'repeat' THEN '; ask for fewer tokens, or raise max_copies'
-            ELSE '; ask for fewer tokens, or set on_shortage to shrink or repeat'
+            WHEN 'repeat' THEN '; request fewer tokens, or raise max_copies'
+            ELSE '; request fewer tokens, or set on_shortage to shrink or repeat'
         END
     ) END IS NULL AS fair
     FROM budgets

@@ -1,7 +1,8 @@
--- Mix all datasets evenly, none for more than so many epochs: what a small one cannot give is shared among the larger
--- ones (UniMax, Chung et al. 2023). Where all reach their epochs the mix is smaller than asked; the report tells.
--- param rows       BIGINT = NULL   rows in all; without it, as many as there are
--- param max_epochs DOUBLE = 4      how often a dataset may be repeated
+-- Mix all datasets evenly, but none for more than `max_epochs` epochs. What a small dataset lacks is divided among the
+-- larger ones (UniMax, Chung et al. 2023). If all datasets reach their maximum, the mix is smaller than requested, and
+-- the report shows it.
+-- param rows       BIGINT = NULL   total rows; null: as many as there are
+-- param max_epochs DOUBLE = 4      maximum epochs of a dataset
 -- param seed       BIGINT = 42     seed of the choice
 -- check: SELECT getvariable('rows') AS rows, 'must be above 0' AS fault WHERE getvariable('rows') <= 0
 -- check: SELECT getvariable('max_epochs') AS max_epochs, 'must be above 0' AS fault

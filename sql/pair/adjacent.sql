@@ -1,13 +1,13 @@
--- Pairs of neighbors: for each reward of a task one answer, against one with the next lower reward.
--- Both sides were asked the same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
--- param pairs_per_task      INTEGER = NULL     pairs of one task and prompt, at most, the best first; else all
--- param min_margin          DOUBLE = 0         least difference of the two rewards
+-- Pair, for each reward of a task, one answer with one of the next lower reward. Both have the same prompt, tools and
+-- history. Equal rewards or equal answers make no pair.
+-- param pairs_per_task      INTEGER = NULL     maximum pairs per task and prompt, best first; null: all
+-- param min_margin          DOUBLE = 0         minimum difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
 -- param max_rejected_reward DOUBLE = 'inf'     highest reward of a rejected answer
--- param max_length_gap      DOUBLE = 1         most that the lengths may differ, as a share of the longer answer's
--- param same_policy         BOOLEAN = false    pair only answers of one policy, each by itself
--- param ties                VARCHAR = 'seed'   which of equal rewards: by seed, the first, or the shortest
--- param seed                BIGINT = 42        decides between what is still equal
+-- param max_length_gap      DOUBLE = 1         maximum difference in length, as a share of the longer answer
+-- param same_policy         BOOLEAN = false    pair only answers of the same policy
+-- param ties                VARCHAR = 'seed'   which of equal rewards comes first: by seed, the first, or the shortest
+-- param seed                BIGINT = 42        seed of the choice among equal ones
 -- check: SELECT getvariable('ties') AS ties, 'seed, first, shortest' AS must_be_one_of
 --     WHERE getvariable('ties') NOT IN ('seed', 'first', 'shortest')
 -- report: FROM pair_lengths('result', 'selected')

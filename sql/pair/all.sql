@@ -1,12 +1,12 @@
--- Pairs of every better answer of a task and every worse one; with bounds, of all good ones and all bad ones.
--- Both sides were asked the same: prompt, tools and history. Neither equal rewards nor equal answers make a pair.
--- param pairs_per_task      INTEGER = NULL     pairs of one task and prompt, at most, chosen by seed; else all
--- param min_margin          DOUBLE = 0         least difference of the two rewards
+-- Pair every better answer of a task with every worse one; with bounds, all good answers with all bad ones. Both have
+-- the same prompt, tools and history. Equal rewards or equal answers make no pair.
+-- param pairs_per_task      INTEGER = NULL     maximum pairs per task and prompt, chosen by seed; null: all
+-- param min_margin          DOUBLE = 0         minimum difference of the two rewards
 -- param min_chosen_reward   DOUBLE = '-inf'    lowest reward of a chosen answer
 -- param max_rejected_reward DOUBLE = 'inf'     highest reward of a rejected answer
--- param max_length_gap      DOUBLE = 1         most that the lengths may differ, as a share of the longer answer's
--- param same_policy         BOOLEAN = false    pair only answers of one policy, each by itself
--- param seed                BIGINT = 42        decides between what is still equal
+-- param max_length_gap      DOUBLE = 1         maximum difference in length, as a share of the longer answer
+-- param same_policy         BOOLEAN = false    pair only answers of the same policy
+-- param seed                BIGINT = 42        seed of the choice among equal ones
 -- report: FROM pair_lengths('result', 'selected')
 WITH answers_of AS (
     FROM answers('selected', getvariable('same_policy'), 'seed', getvariable('seed')) WHERE reward IS NOT NULL

@@ -1,12 +1,11 @@
--- Pairs of two policies, a strong one against a weak one, whatever their rewards (delta learning, as in OLMo 3). Both
--- were asked the same: prompt, tools and history. Rewards count where min_margin is given. Equal answers make no
--- pair.
+-- Pair the answers of a strong policy with those of a weak one, whatever their rewards (delta learning, as in OLMo 3).
+-- Both have the same prompt, tools and history. Rewards count only if min_margin is set. Equal answers make no pair.
 -- param chosen_policy   VARCHAR             the strong policy
 -- param rejected_policy VARCHAR             the weak policy
--- param pairs_per_task  INTEGER = 1         pairs of one task and prompt, at most; no rollout is in two of them
--- param min_margin      DOUBLE = NULL       least difference of the two rewards; without it rewards do not matter
--- param max_length_gap  DOUBLE = 1          most that the lengths may differ, as a share of the longer answer's
--- param seed            BIGINT = 42         decides which rollouts of a task
+-- param pairs_per_task  INTEGER = 1         maximum pairs per task and prompt; a rollout is in one pair at most
+-- param min_margin      DOUBLE = NULL       minimum difference of the two rewards; null: rewards do not matter
+-- param max_length_gap  DOUBLE = 1          maximum difference in length, as a share of the longer answer
+-- param seed            BIGINT = 42         seed of the choice of rollouts
 -- check: SELECT p.policy, 'no rollout of this policy' AS fault
 --     FROM (SELECT unnest([getvariable('chosen_policy'), getvariable('rejected_policy')]) AS policy) AS p
 --     ANTI JOIN selected USING (policy)

@@ -1,4 +1,4 @@
--- Add a column `advantage`: each reward against the others of its task and policy, as a trainer computes it.
+-- Add a column `advantage`: each reward relative to the others of its task and policy, as trainers compute it.
 --     grpo            (r - mean) / (std + 1e-4)           TRL, scale_rewards = "group"
 --     grpo_batch      (r - mean) / (std of all + 1e-4)    TRL, scale_rewards = "batch", all rollouts being the batch
 --     grpo_verl       (r - mean) / (std + 1e-6)           verl
@@ -7,9 +7,9 @@
 --     rloo            r - mean of the others              RLOO in TRL, verl and NeMo RL
 --     maxrl           (r - mean) / mean, 0 without any    prime-rl
 --     grpo_passk      (r - next) / (std + 1e-6) of the best, else 0    verl
--- std divides by n - 1, but for open_instruct. A rollout alone is measured against 0, as in verl. Without a reward
--- there is no advantage.
--- param formula VARCHAR = 'grpo'   one of these
+-- std divides by n - 1, except for open_instruct. A single rollout is compared with 0, as in verl. A rollout without a
+-- reward has no advantage.
+-- param formula VARCHAR = 'grpo'   one of the formulas above
 -- check: SELECT getvariable('formula') AS formula,
 --     'grpo, grpo_batch, grpo_verl, open_instruct, dr_grpo, rloo, maxrl, grpo_passk' AS must_be_one_of
 --     WHERE getvariable('formula') NOT IN (

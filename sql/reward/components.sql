@@ -1,9 +1,9 @@
--- Add a column `advantage` made of several rewards, as of correctness and form: each field of the verdict is brought to
--- mean 0 and deviation 1 within its task and policy, the weighted sum is brought to the same over all rollouts (GDPO;
--- TRL's normalize_then_sum). So no field drowns another whose range is smaller. A field that a rollout lacks adds
--- nothing.
+-- Add a column `advantage` made of several rewards, such as correctness and format (GDPO; TRL's normalize_then_sum).
+-- Each field of the verdict is normalized to mean 0 and standard deviation 1 within its task and policy, and the
+-- weighted sum is normalized in the same way over all rollouts. So a field with a larger range does not dominate the
+-- others. A field that a rollout lacks adds nothing.
 -- param weights MAP(VARCHAR, DOUBLE)   the weight of each field of the verdict
--- check: SELECT w.dataset AS field, 'no rollout has it' AS fault FROM entries(getvariable('weights')) AS w
+-- check: SELECT w.dataset AS field, 'no rollout has this field' AS fault FROM entries(getvariable('weights')) AS w
 --     ANTI JOIN (SELECT DISTINCT unnest(map_keys(metrics)) AS dataset FROM selected) AS m USING (dataset)
 -- report: SELECT dataset, count(advantage) AS rollouts, min(advantage) AS lowest, max(advantage) AS highest
 --     FROM result GROUP BY dataset ORDER BY dataset

@@ -1,8 +1,9 @@
--- Take off the reward of answers that come near the limit of tokens (DAPO's soft over-long penalty, as in NeMo RL):
--- nothing up to max_tokens - buffer, then evenly more: `penalty` at max_tokens, and still more beyond it.
--- param max_tokens BIGINT = 16384   generated tokens at which the penalty is whole
--- param buffer     BIGINT = 4096    tokens before it, over which the penalty grows
--- param penalty    DOUBLE = 1       the whole penalty
+-- Reduce the reward of answers that come near the token limit (DAPO's soft overlong penalty, as in NeMo RL). Up to
+-- max_tokens - buffer there is no penalty; from there it grows linearly to `penalty` at max_tokens, and continues to
+-- grow beyond.
+-- param max_tokens BIGINT = 16384   generated tokens at which the full penalty applies
+-- param buffer     BIGINT = 4096    tokens before max_tokens over which the penalty grows
+-- param penalty    DOUBLE = 1       the full penalty
 -- check: SELECT getvariable('buffer') AS buffer, 'must be from 1 to max_tokens' AS fault
 --     WHERE NOT getvariable('buffer') BETWEEN 1 AND getvariable('max_tokens')
 -- report: SELECT dataset, count(*) AS rollouts, count(*) FILTER (overlong_penalty < 0) AS penalized,

@@ -1,15 +1,15 @@
--- Bring rewards from one range to another: clip them to it, then stretch it (NeMo RL's scale_rewards). Datasets may
--- have ranges of their own, and weights that their rewards are multiplied with in the end.
--- param from_min DOUBLE = 0   low end of the range that rewards come from
--- param from_max DOUBLE = 1   high end of it
--- param to_min   DOUBLE = 0   what the low end becomes
--- param to_max   DOUBLE = 1   what the high end becomes
--- param mins     MAP(VARCHAR, DOUBLE) = MAP {}   from_min of datasets that differ
--- param maxs     MAP(VARCHAR, DOUBLE) = MAP {}   from_max of datasets that differ
--- param weights  MAP(VARCHAR, DOUBLE) = MAP {}   the weight of datasets that have another one than 1
+-- Rescale rewards from one range to another: clip them to the first, then scale them to the second (NeMo RL's
+-- scale_rewards). Each dataset may have its own range, and a weight by which its rewards are multiplied at the end.
+-- param from_min DOUBLE = 0   lower end of the original range
+-- param from_max DOUBLE = 1   upper end of the original range
+-- param to_min   DOUBLE = 0   lower end of the new range
+-- param to_max   DOUBLE = 1   upper end of the new range
+-- param mins     MAP(VARCHAR, DOUBLE) = MAP {}   from_min by dataset, if it differs
+-- param maxs     MAP(VARCHAR, DOUBLE) = MAP {}   from_max by dataset, if it differs
+-- param weights  MAP(VARCHAR, DOUBLE) = MAP {}   weight by dataset, if it is not 1
 -- datasets: mins, maxs, weights
 -- check: SELECT dataset, coalesce(getvariable('mins')[dataset], getvariable('from_min')) AS from_min,
---     coalesce(getvariable('maxs')[dataset], getvariable('from_max')) AS from_max, 'is not a range' AS fault
+--     coalesce(getvariable('maxs')[dataset], getvariable('from_max')) AS from_max, 'from_min must be less than from_max' AS fault
 --     FROM sizes('selected')
 --     WHERE NOT coalesce(getvariable('mins')[dataset], getvariable('from_min'))
 --         < coalesce(getvariable('maxs')[dataset], getvariable('from_max'))

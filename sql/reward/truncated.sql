@@ -1,6 +1,6 @@
--- Multiply the reward of rollouts that were truncated (NeMo RL's stop_properly_penalty_coef): with 0 they get none.
--- param coefficient    DOUBLE = 0                 what their reward is multiplied with
--- param finish_reasons VARCHAR[] = NULL           how they ended (null: in any way but stop and tool_calls)
+-- Multiply the reward of truncated rollouts by a coefficient (NeMo RL's stop_properly_penalty_coef); 0 makes it 0.
+-- param coefficient    DOUBLE = 0                 factor for the reward of truncated rollouts
+-- param finish_reasons VARCHAR[] = NULL           finish reasons that count as truncated (null: all but stop and tool_calls)
 -- report: SELECT r.dataset, count(*) AS rollouts,
 --     count(*) FILTER (coalesce(list_contains(getvariable('finish_reasons'), s.finish_reason),
 --     is_cut_off(s.finish_reason))) AS cut_off

@@ -1,6 +1,6 @@
--- Replace each reward by its distance from its dataset's mean, in standard deviations (over n - 1). Where all rewards
--- of a dataset are equal, they become 0.
--- param by_policy BOOLEAN = false   each policy of a dataset by itself
+-- Replace each reward with its distance from its dataset's mean, in standard deviations (n - 1). If all rewards of a
+-- dataset are equal, they become 0.
+-- param by_policy BOOLEAN = false   standardize each policy of a dataset separately
 -- report: SELECT dataset, count(reward) AS rollouts, min(reward) AS lowest, max(reward) AS highest
 --     FROM result GROUP BY dataset ORDER BY dataset
 WITH rewards AS (

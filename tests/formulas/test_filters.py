@@ -42,8 +42,8 @@ def test_zero_variance(gsm8k: Any) -> None:
     stats = run(gsm8k, "zero_variance")
     assert (stats.rows_in, stats.kept, tasks(gsm8k)) == (5276, 2924, 731)
     assert reasons(stats) == {
-        "all of the group have reward 0.0": 4 * 432,
-        "all of the group have reward 1.0": 4 * 156,
+        "all rewards of the group are 0.0": 4 * 432,
+        "all rewards of the group are 1.0": 4 * 156,
     }
 
 

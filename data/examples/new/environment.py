@@ -1,10 +1,10 @@
-"""Sums: the reward is 1 if the last number in the answer is the right one, and `near` if it is off by one."""
+"""Sums: the reward is 1 if the last number in the answer is correct, and `near` if it is off by one."""
 
 import re
 
 
 class Sums:
-    """What a recipe names as `environment = "environment.py"`."""
+    """The environment. A recipe uses it with `environment = "environment.py"`."""
 
     def __init__(self, near: float) -> None:
         self.near = near
@@ -18,7 +18,7 @@ class Sums:
         return {"reward": 1.0 if distance == 0 else self.near if distance == 1 else 0.0, "distance": distance}
 
     def gold(self, task):
-        """Return a right answer: `rolloutops check` expects a reward of 1 for it."""
+        """Return a correct answer, which `rolloutops check` expects to get reward 1."""
         return f"Answer: {task.answer}"
 
 

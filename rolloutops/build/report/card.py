@@ -243,7 +243,7 @@ def _body(content: Manifest, fields: Fields) -> Iterator[str]:
         yield "No step compared the prompts with benchmarks.\n"
     yield "## Lineage\n"
     yield (
-        "`rolloutops trace FILE --row=N` leads from a line to its tasks, policies, attempts and verdicts. "
+        "`rolloutops trace FILE --row=N` shows the tasks, policies, attempts and verdicts behind a line. "
         "`manifest.json` holds each step's SQL and the hashes of inputs and outputs.\n"
     )
     files = [

@@ -127,7 +127,7 @@ def pass_at_k(rows: Rows) -> Figure:
     ks = sorted({row["k"] for row in rows})
     x = Axis(1, ks[-1], "k rollouts of a task", lambda k: f"{k:g}", log=True, marks=ks)
     svg = plots.lines(series, "pass@k", x, Axis(0, 1, "", percent))
-    caption = "The chance that one of k rollouts reaches a reward of 1, with 95 % intervals over tasks."
+    caption = "Probability that at least one of k rollouts reaches a reward of 1, with 95 % intervals over tasks."
     return Figure(title, caption, svg, rows)
 
 
@@ -186,7 +186,7 @@ def pair_differences(rows: Rows) -> Figure:
     ]
     height = _counts(max(pairs.values()))
     svg = plots.columns(labels, series, "Pairs by difference in length", height, f"{unit} more, from")
-    return Figure(title, "Pairs by the length of the chosen answer less that of the rejected one.", svg, rows)
+    return Figure(title, "Pairs by the length of the chosen answer minus that of the rejected one.", svg, rows)
 
 
 def mix(rows: Rows, shares: Mapping[str, float]) -> Figure:
@@ -209,15 +209,15 @@ def mix(rows: Rows, shares: Mapping[str, float]) -> Figure:
             bars.append(Bar("", of_tokens, f"{number(row['tokens'])} tokens, {percent(of_tokens)}", plots.SKY))
     reported = [{**row, "target": shares.get(row["dataset"])} for row in rows]
     caption = "Shares of the lines (dark) and of the generated tokens behind them (light) of each dataset"
-    caption += "; the stroke is what the recipe asked for." if shares else "."
+    caption += "; the line marks the requested share." if shares else "."
     return Figure(title, caption + _left_out(rows, "datasets"), plots.bars(bars, "Mix of datasets", None), reported)
 
 
 def finish_reasons(rows: Rows) -> Figure:
     """Why rollouts ended, by series."""
-    title = "Why rollouts ended"
+    title = "Finish reasons"
     if all(row["finish_reason"] == "(not said)" for row in rows):
-        return Figure(title, "the rollouts do not say")
+        return Figure(title, "the rollouts have no finish reason")
     total = {name: sum(row["rollouts"] for row in rows if row["series"] == name) for name in _names(rows)}
     known = [*FINISH, *sorted({row["finish_reason"] for row in rows} - {*FINISH})]
     kinds = [(kind, FINISH.get(kind, plots.GREY)) for kind in known if any(r["finish_reason"] == kind for r in rows)]
@@ -232,7 +232,7 @@ def tools(rows: Rows) -> Figure:
     if not rows:
         return Figure(title, "no tool was called")
     bars = [Bar(row["tool"], row["calls"], number(row["calls"]), plots.GREEN) for row in rows]
-    return Figure(title, "Calls of each tool, the twelve that were called most.", plots.bars(bars, title), rows)
+    return Figure(title, "Calls by tool, for the twelve tools with most calls.", plots.bars(bars, title), rows)
 
 
 def tool_errors(rows: Rows) -> Figure:
@@ -251,16 +251,16 @@ def throughput(rows: Rows) -> Figure:
     """How fast the largest run went."""
     title = "Throughput"
     if not rows:
-        return Figure(title, "the rollouts do not say when they ended")
+        return Figure(title, "the rollouts have no times")
     span, count = rows[0]["span"], rows[0]["rollouts"]
     unit, name = next((one for one in SPANS if span > 2 * one[0]), (1, "seconds"))
     points = [(row["second"] / unit, row["rollouts_per_second"]) for row in rows]
     x = Axis(0, span / unit, f"{name} since the run began")
     y = Axis(0, plots.roof(max(rate for _, rate in points)))
-    svg = plots.lines([Series("rollouts/s", points)], "Rollouts a second", x, y, dots=False, filled=True)
+    svg = plots.lines([Series("rollouts/s", points)], "Rollouts per second", x, y, dots=False, filled=True)
     tokens = sum(row["tokens_per_second"] for row in rows) / len(rows)
     pace = f"{number(count / span)}/s{f', {number(tokens)} tokens/s' if tokens else ''}"
-    return Figure(title, f"Rollouts that ended, a second. Run {rows[0]['run_id']}: {count:,} at {pace}.", svg, rows)
+    return Figure(title, f"Rollouts that ended per second. Run {rows[0]['run_id']}: {count:,} at {pace}.", svg, rows)
 
 
 SPANS = ((86400, "days"), (3600, "hours"), (60, "minutes"))

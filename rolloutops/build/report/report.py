@@ -193,8 +193,8 @@ def render(page: Page) -> str:
     shown = [figure for figure in page.figures if figure.svg]
     missing = [figure for figure in page.figures if not figure.svg]
     look = [f'<p class="look">{escape(text)}</p>' for text in page.warnings]
-    look = look or ['<p class="look fine">Nothing stands out.</p>']
-    first = [f"<h2>What to look at</h2>{''.join(look)}"]
+    look = look or ['<p class="look fine">No warnings.</p>']
+    first = [f"<h2>Warnings</h2>{''.join(look)}"]
     if page.steps:
         drawn = plots.bars(page.steps, "Rows after each step")
         first.insert(0, f"<h2>From rollouts to lines</h2>{drawn}")
@@ -211,7 +211,7 @@ def render(page: Page) -> str:
     ]
     if missing:
         said = "; ".join(f"{figure.title} ({figure.caption})" for figure in missing)
-        parts.append(f'<p class="less left">Left out, as there is nothing to draw: {escape(said)}.</p>')
+        parts.append(f'<p class="less left">Left out, because there is nothing to draw: {escape(said)}.</p>')
     parts += [f"<h2>{escape(name)}</h2>{_table(columns, rows)}" for name, columns, rows in page.tables if rows]
     head = '<meta charset="utf-8"/><meta name="viewport" content="width=device-width, initial-scale=1"/>'
     head += f"<title>{escape(page.title)}</title><style>{STYLE}</style>"

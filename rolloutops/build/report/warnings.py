@@ -35,7 +35,7 @@ def amiss(totals: Mapping[str, Any]) -> Iterator[str]:
         many = f"{number(totals['unverified'])} of {count(rollouts, 'rollout')} {verb(totals['unverified'], 'have')}"
         yield f"{many} no reward yet: run verify."
     if totals["verdict_failures"]:
-        yield f"Verification failed for {count(totals['verdict_failures'], 'rollout')}, so no reward is there."
+        yield f"Verification failed for {count(totals['verdict_failures'], 'rollout')}, so these have no reward."
     if rollouts and totals["cut_off"] / rollouts > 0.1:
         yield f"{percent(totals['cut_off'] / rollouts)} of all rollouts were truncated."
 

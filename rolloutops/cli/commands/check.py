@@ -24,7 +24,7 @@ COMMAND = Command(
     (*COLLECTING, Flag("deep", bool, "Read every part file of the workspace and verify its checksums"), *QUERIES),
     (RECIPE,),
     **SAMPLING,
-    group="looking",
+    group="Inspect and set up",
     aliases=NEMO_GYM,
     groups=COLLECTING_GROUPS,
 )

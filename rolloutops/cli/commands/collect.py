@@ -221,7 +221,7 @@ def sentences(done: CollectReport) -> Iterator[str]:
             "again to collect the results, or add --engine_args.wait=true to wait for them"
         )
     elif not done.wanted:
-        yield "nothing to collect: the recipe asks for no rollouts"
+        yield "nothing to collect: the recipe wants no rollouts"
         return
     elif not done.pending and not done.done:
         but = f", but {done.given_up:,} given up" if done.given_up else ""

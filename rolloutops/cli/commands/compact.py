@@ -41,7 +41,7 @@ COMMAND = Command(
     "Merge the part files of a workspace into few, with the same rows",
     (DATA,),
     (RECIPE,),
-    group="stages",
+    group="Stages",
 )
 
 

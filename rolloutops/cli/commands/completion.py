@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from rolloutops.cli.flags import Command, Flag, Parsed
 
 ABOUT = """
+For bash or zsh, add the line to the file in its comment; for fish, run the last line.
+
     eval "$(rolloutops completion bash)"                                   # in ~/.bashrc
     eval "$(rolloutops completion zsh)"                                    # in ~/.zshrc, after compinit
     rolloutops completion fish > ~/.config/fish/completions/rolloutops.fish
@@ -28,5 +30,5 @@ def command(commands: Callable[[], Sequence[Command]]) -> Command:
         "Print a script that completes commands and flags in your shell",
         positionals=(Flag("shell", str, "the shell", choices=("bash", "zsh", "fish"), required=True),),
         about=ABOUT,
-        group="looking",
+        group="Inspect and set up",
     )

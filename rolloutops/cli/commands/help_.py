@@ -21,5 +21,5 @@ def command(commands: Callable[[], Sequence[Command]]) -> Command:
         body,
         "Explain a command, step, target, engine, environment, recipe or preset",
         positionals=(Flag("name", str, "a command, or a name that `rolloutops list` shows", required=True),),
-        group="looking",
+        group="Inspect and set up",
     )

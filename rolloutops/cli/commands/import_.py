@@ -45,7 +45,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "import",
     body,
-    "Import rollouts made elsewhere: NeMo Gym's files, chat logs, prompts with answers, batches, agent sessions",
+    "Import rollouts from other tools: NeMo Gym's files, chat logs, prompts with answers, batches, agent sessions",
     (
         DATA,
         Flag("dataset", str, "one dataset for all files (default: the recipe's only one, else one for each file)"),
@@ -58,7 +58,7 @@ COMMAND = Command(
         *QUERIES,
     ),
     (Flag("files", list[str], "rollout files, globs or folders", required=True),),
-    group="stages",
+    group="Stages",
 )
 
 
@@ -109,7 +109,7 @@ def _about(done: ImportReport) -> Iterator[str]:
     if done.shapes:
         yield f"recognized: {with_counts(done.shapes)}"
     if done.left_out:
-        yield f"fields left aside, kept in the column response only: {with_counts(done.left_out)}"
+        yield f"fields not used, kept in the column response only: {with_counts(done.left_out)}"
     if done.parts:
         yield f"content parts of unknown types, kept as they are: {with_counts(done.parts)}"
     if done.nulls:

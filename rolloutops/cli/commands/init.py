@@ -29,7 +29,7 @@ COMMAND = Command(
     "Copy a recipe with its files for you to edit",
     (Flag("into", str, "the folder to copy into", "."),),
     (Flag("recipe", str, "the recipe's name", "demo"),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

@@ -28,7 +28,7 @@ def body(parsed: Parsed) -> int:
 
     limit_queries(parsed.flags)
     if "target" not in parsed.flags:
-        raise UsageError(f"lint needs --target, what the file is for: one of {', '.join(TARGETS)}")
+        raise UsageError(f"lint needs --target, the trainer format of the file: one of {', '.join(TARGETS)}")
     found = lint_files(parsed.positionals["files"], parsed.flags["target"])
     if parsed.flags.get("json"):
         print(json.dumps(dataclasses.asdict(found), indent=4))
@@ -41,9 +41,9 @@ COMMAND = Command(
     "lint",
     body,
     "Check training files against a trainer's loader",
-    (Flag("target", str, f"what the files are for: {', '.join(TARGETS)}"), JSON, *QUERIES),
+    (Flag("target", str, f"trainer format of the files: {', '.join(TARGETS)}"), JSON, *QUERIES),
     (Flag("files", list[str], "training files, globs or folders", required=True),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

@@ -29,5 +29,5 @@ COMMAND = Command(
     body,
     "List recipes, presets, steps, targets, engines and environments",
     positionals=(Flag("kind", str, "what to list (default: all)", choices=tuple(kinds())),),
-    group="looking",
+    group="Inspect and set up",
 )

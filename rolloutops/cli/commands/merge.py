@@ -27,7 +27,7 @@ def body(parsed: Parsed) -> int:
     paths = [as_path(text) for text in parsed.positionals["sources"]]
     resolved = [path.resolve() for path in (into_path, *paths)]
     if len({*resolved}) < len(resolved):
-        raise UsageError("merge: one workspace is named twice: name the one to merge into, then each other one once")
+        raise UsageError("merge: a workspace is named twice: name the one to merge into, then each of the others once")
     sources = [open_workspace(path) for path in paths]
     plan = _plan_of(open_workspace(into_path, create=True), sources)
     flags = parsed.flags
@@ -41,16 +41,16 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "merge",
     body,
-    "Put workspaces together: tasks, rollouts and verdicts of others into one",
+    "Merge workspaces: copy tasks, rollouts and verdicts of others into one",
     (
-        Flag("link", bool, "make hard links to the part files, which take no space, instead of copies"),
-        Flag("allow_policy_change", bool, "merge although a policy has other settings in one of them"),
+        Flag("link", bool, "hard-link the part files instead of copying them, which takes no space"),
+        Flag("allow_policy_change", bool, "continue although the settings of a policy differ between workspaces"),
     ),
     (
-        Flag("into", str, "the workspace to merge into; it is made if it is not there", required=True),
-        Flag("sources", list[str], "the workspaces to take from; they stay as they are", required=True),
+        Flag("into", str, "the workspace to merge into; created if it does not exist", required=True),
+        Flag("sources", list[str], "the workspaces to copy from; they are not changed", required=True),
     ),
-    group="stages",
+    group="Stages",
 )
 
 
@@ -66,7 +66,7 @@ def _plan_of(into: Workspace, sources: Sequence[Workspace]) -> Plan:
                 raise
             continue
         return make_plan(recipe, "collect", {"data": str(into.root)}, flags)
-    raise UsageError("merge: name at least one workspace to take from")
+    raise UsageError("merge: name at least one workspace to copy from")
 
 
 def _sentences(merged: Sequence[MergedWorkspace], plan: Plan) -> Iterator[str]:
@@ -88,17 +88,17 @@ def _sentences(merged: Sequence[MergedWorkspace], plan: Plan) -> Iterator[str]:
             yield from (f"{one.path}, {name}: {sentence}" for sentence in _differences(found))
         if one.in_journals:
             rows = count(one.in_journals, "row")
-            yield f"{one.path}: without {rows} of a command that still runs there: merge it again when that has ended"
+            yield f"{one.path}: without {rows} of a command that is still running: merge it again when that has ended"
     unnamed = {name for one in merged for name in one.datasets} - set(plan.known_datasets)
     for name in sorted(unnamed):
-        yield f"{name}: the recipe does not name this dataset: add [datasets.{name}] to it to go on with it"
+        yield f"{name}: the recipe does not name this dataset: add [datasets.{name}] to collect more of it"
 
 
 def _differences(dataset: MergedDataset) -> Iterator[str]:
     tasks = dataset.tasks
     if tasks.returned:
         tasks_removed = count(tasks.returned, "task")
-        yield f"{tasks_removed} removed here, but not there, returned: chunk removes what the input lacks"
+        yield f"{tasks_removed} removed here but not there are back: run chunk to remove those that the input lacks"
     if tasks.edited:
         yield f"{count(tasks.edited, 'task')} edited there since: the edited row counts"
     if tasks.different:

@@ -107,5 +107,6 @@ def _further_sentences(names: Sequence[str]) -> Iterator[str]:
 def _only_table(tables: Mapping[str, Table]) -> Table:
     """The table of the one metrics step that was measured: CSV holds one."""
     if len(tables) != 1:
-        raise UsageError(f"--csv prints one table: name it with --step, as --step={next(iter(tables)).split('/')[-1]}")
+        first = next(iter(tables)).split("/")[-1]
+        raise UsageError(f"--csv prints one table: name it with --step, e.g. --step={first}")
     return next(iter(tables.values()))

@@ -39,9 +39,9 @@ def body(parsed: Parsed) -> None:
 COMMAND = Command(
     "new",
     body,
-    "Begin a project: a recipe, an environment, a step and its test, in a new folder",
+    "Create a project: a recipe, an environment, a step and its test, in a new folder",
     positionals=(Flag("name", str, "the folder; its last part names the recipe and the workspace", required=True),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 

@@ -18,11 +18,11 @@ COMMAND = Command(
     "schema",
     body,
     "Print the JSON Schema of recipes, for editors that complete and check them",
-    group="looking",
+    group="Inspect and set up",
     about=(
         "Run it in the folder of your recipes, so that custom steps in ./sql are known too:\n\n"
         "    rolloutops schema > recipe.schema.json\n\n"
-        "A recipe names the file in its first line, `#:schema recipe.schema.json`, for editors with taplo, as Even "
-        "Better TOML."
+        "A recipe names the file in its first line, `#:schema recipe.schema.json`, for editors with taplo, e.g. "
+        "VS Code with Even Better TOML."
     ),
 )

@@ -23,9 +23,9 @@ CANDIDATES = 8
 """Rollouts that the sentence about an ambiguous key lists."""
 
 ABOUT = """
-KEY is dataset/task_id/policy/rollout_index, or as much of it as fits one rollout: a task's id, its beginning,
-policy/rollout_index; or an attempt_id, which also names a failed attempt. --where takes any condition on the columns of
-the view rollouts, and needs no KEY. --diff takes two KEYs. A recipe may follow: it names the workspace.
+KEY is dataset/task_id/policy/rollout_index, or a part of it that matches one rollout, e.g. a task's id, its first
+characters, or policy/rollout_index; or an attempt_id, also of a failed attempt. --where takes a condition on the
+columns of the view rollouts, instead of KEY. --diff takes two KEYs. A recipe may follow, to name the workspace.
 
     rolloutops show --where="reward = 0 AND finish_reason = 'length'" --limit=5 --pager
     rolloutops show --diff sums/7/careful/0 sums/7/bold/0
@@ -80,9 +80,9 @@ COMMAND = Command(
         JSON,
         *QUERIES,
     ),
-    (Flag("key", list[str], "the rollout, or two with --diff, then the recipe (default: the one last used)"),),
+    (Flag("key", list[str], "key of a rollout, or two keys with --diff; a recipe may follow"),),
     about=ABOUT,
-    group="looking",
+    group="Inspect and set up",
 )
 
 
@@ -94,7 +94,7 @@ def _keys_and_recipe(words: Sequence[str], flags: dict[str, Any]) -> tuple[list[
         raise UsageError("--limit is for --where; without it, show prints the rollout that KEY names")
     limit = flags.get("limit")
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit expects a whole number from 1 on, or null, got {limit}")
+        raise UsageError(f"--limit expects a whole number of 1 or more, or null, got {limit}")
     wanted = 0 if "where" in flags else 2 if flags.get("diff") else 1
     if len(words) < wanted:
         example = "show --diff KEY KEY" if wanted == 2 else "show KEY, or show --where=CONDITION"

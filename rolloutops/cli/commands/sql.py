@@ -69,7 +69,7 @@ COMMAND = Command(
         *QUERIES,
     ),
     (Flag("query", str, "a query, or a .sql file"),),
-    group="looking",
+    group="Inspect and set up",
 )
 
 
@@ -120,5 +120,5 @@ def _views_script(plan: Plan) -> str:
 
 def _format(output: Path) -> str:
     if output.suffix not in FORMATS:
-        raise UsageError(f"--output={output}: write .parquet, .csv, .jsonl or .json")
+        raise UsageError(f"--output={output}: the name must end in .parquet, .csv, .jsonl or .json")
     return FORMATS[output.suffix]

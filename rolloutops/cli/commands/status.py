@@ -58,13 +58,13 @@ COMMAND = Command(
         *QUERIES,
     ),
     (RECIPE,),
-    group="looking",
+    group="Inspect and set up",
 )
 
 
 def sentences(now: Status) -> Iterator[str]:
     """Say progress, failures, what is on disk, pace, and whether the tables agree."""
-    yield _table(now.progress) if now.progress else "the recipe asks for no rollouts"
+    yield _table(now.progress) if now.progress else "the recipe wants no rollouts"
     for found in filter(None, (now.failures, now.unrewarded)):
         yield "\n" + _table(found, but=("example",))
         yield from _examples(found)

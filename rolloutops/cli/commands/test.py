@@ -24,5 +24,5 @@ COMMAND = Command(
     body,
     "Run the golden cases of custom steps: input rows and expected rows",
     positionals=(Flag("cases", list[str], "files KIND/STEP/CASE.txt, or folders that hold them (default: tests)"),),
-    group="looking",
+    group="Inspect and set up",
 )

@@ -36,8 +36,8 @@ COMMAND = Command(
         JSON,
         *QUERIES,
     ),
-    (Flag("file", str, "a data file of a build: train.jsonl, or any other, any shard", required=True),),
-    group="looking",
+    (Flag("file", str, "a data file of a build, e.g. train.jsonl or any shard", required=True),),
+    group="Inspect and set up",
 )
 
 

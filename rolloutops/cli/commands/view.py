@@ -30,8 +30,8 @@ SHORTEST_TOKEN = 16
 
 ABOUT = """
 The pages show rollouts, conversations, tasks, comparisons, failures, the running collection and builds. They are served
-to this machine only, read the workspace and never change it. On a remote machine, run the printed ssh command on your
-own one and open the link there. Stop with Ctrl-C.
+to this machine only, read the workspace and never change it. If the workspace is on a remote
+machine, run the printed ssh command on your own machine and open the link there. Stop with Ctrl-C.
 """
 
 
@@ -86,7 +86,8 @@ def _viewer(parsed: Parsed) -> Iterator[Viewer]:
     with TemporaryDirectory(prefix="rolloutops-view-") as folder:
         workspace, plan, left_out = import_file(file, Path(folder))
         if left_out:
-            say(f"{count(left_out, 'line')} of {file} {verb(left_out, 'are')} no rollout of a known format: see Lines")
+            lines = count(left_out, "line")
+            say(f"{lines} of {file} {verb(left_out, 'are')} not a rollout of a known format: see the page Lines")
         yield Viewer(workspace, plan, file)
 
 
@@ -102,10 +103,10 @@ COMMAND = Command(
     "View rollouts in the browser",
     (
         DATA,
-        Flag("port", int, "the port; 0 takes any free one", PORT),
-        Flag("host", str, "the address to listen on; another than this machine's own needs --token", LOOPBACK[0]),
+        Flag("port", int, "the port; 0: any free one", PORT),
+        Flag("host", str, "the address to listen on; an address that other machines reach needs --token", LOOPBACK[0]),
         Flag("token", str, "the secret in the link (default: a new one each time)"),
-        Flag("open", bool, "open the browser (default: where there is a screen)"),
+        Flag("open", bool, "open the browser (default: if there is a display)"),
     ),
     (
         Flag(
@@ -116,5 +117,5 @@ COMMAND = Command(
         ),
     ),
     about=ABOUT,
-    group="looking",
+    group="Inspect and set up",
 )

@@ -32,5 +32,5 @@ async function answer(request) {
     if (found.error && found.notes) throw new ApiError(found.error, found.notes);
     return found;
   }
-  throw new ApiError(`the server failed (${response.status}): its terminal says why`);
+  throw new ApiError(`the server failed (${response.status}): see its terminal for the reason`);
 }

@@ -20,7 +20,7 @@ async function showBuilds(main) {
   const none = el("p", {}, "No build has been written: run 'rolloutops build'.");
   put(main, el("h1", {}, "Builds"), builds.length ? builds.map(build) : none);
   bind("j", "next file", () => step(main.querySelectorAll("tbody a"), 1));
-  bind("k", "file before", () => step(main.querySelectorAll("tbody a"), -1));
+  bind("k", "previous file", () => step(main.querySelectorAll("tbody a"), -1));
 }
 
 function build(one) {
@@ -51,16 +51,16 @@ async function showLines(main, path, first) {
   const ways = el(
     "nav",
     { class: "ways", "aria-label": "Lines" },
-    before ? el("a", { class: "way", href: at(before) }, "‹ Lines before") : null,
+    before ? el("a", { class: "way", href: at(before) }, "‹ Previous lines") : null,
     after ? el("a", { class: "way", href: at(after) }, "Next lines ›") : null,
     el("span", { class: "quiet" }, `${count(found.rows, "line")} of ${found.split}`),
     el("a", { class: "way", href: "/builds" }, "All builds"),
   );
   put(main, el("h1", {}, "Lines of ", el("span", { class: "name" }, path)), ways, found.lines.map((one) => line(one, madeOf(one))));
   bind("j", "next line", () => step(main.querySelectorAll("article"), 1));
-  bind("k", "line before", () => step(main.querySelectorAll("article"), -1));
+  bind("k", "previous line", () => step(main.querySelectorAll("article"), -1));
   bind("]", "next lines", () => go(after));
-  bind("[", "lines before", () => go(before));
+  bind("[", "previous lines", () => go(before));
   bind("Escape", "to the builds", () => (location.href = "/builds"));
 }
 

@@ -15,9 +15,9 @@ export async function show(main) {
   const [a, b] = [search.get("a") ?? policies[0], search.get("b") ?? policies[1]];
   put(main, el("h1", {}, "Compare two policies"), form(policies, a, b), body);
   bind("j", "next task", () => step(body.querySelectorAll("tbody a"), 1));
-  bind("k", "task before", () => step(body.querySelectorAll("tbody a"), -1));
+  bind("k", "previous task", () => step(body.querySelectorAll("tbody a"), -1));
   if (policies.length < 2) {
-    put(body, el("p", {}, `There ${policies.length ? "is one policy" : "is no policy"} in this workspace: two can be compared.`));
+    put(body, el("p", {}, `This workspace has ${policies.length ? "one policy" : "no policy"}: a comparison needs two.`));
     return;
   }
   put(body, el("p", { class: "quiet" }, "Comparing …"));

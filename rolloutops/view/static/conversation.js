@@ -157,7 +157,7 @@ function keys(list, filter) {
   const here = new URLSearchParams(location.search);
   const place = { of: here.get("of"), attempt: here.get("attempt") };
   bind("j", "next turn", () => step(list.querySelectorAll("article"), 1));
-  bind("k", "turn before", () => step(list.querySelectorAll("article"), -1));
+  bind("k", "previous turn", () => step(list.querySelectorAll("article"), -1));
   bind("Escape", "back to the rollouts", () => {
     location.href = href("/", withParams(filter, place));
   });

@@ -13,7 +13,7 @@ export async function show(main) {
   put(main, el("h1", {}, "Failures"), body);
   const load = async () => put(body, tables(await get("failures")));
   bind("j", "next example", () => step(body.querySelectorAll("tbody a"), 1));
-  bind("k", "example before", () => step(body.querySelectorAll("tbody a"), -1));
+  bind("k", "previous example", () => step(body.querySelectorAll("tbody a"), -1));
   document.addEventListener("moment", load);
   await load();
 }

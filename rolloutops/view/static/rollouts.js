@@ -66,9 +66,9 @@ export async function show(main) {
 
   bind("/", "write a condition", () => form.focus());
   bind("j", "next row", () => rows.step(1));
-  bind("k", "row before", () => rows.step(-1));
+  bind("k", "previous row", () => rows.step(-1));
   bind("Enter", "open the row", () => rows.open());
-  bind("Escape", "take the filter away", () => {
+  bind("Escape", "clear the filter", () => {
     if (String(filterParams())) go(Object.fromEntries([...filterParams().keys()].map((name) => [name, null])));
   });
   addEventListener("popstate", () => {

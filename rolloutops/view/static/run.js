@@ -22,7 +22,7 @@ export async function show(main) {
     if (open) body.querySelector(`a[href="${CSS.escape(open)}"]`)?.focus();
   };
   bind("j", "next run", () => step(body.querySelectorAll("tbody a"), 1));
-  bind("k", "run before", () => step(body.querySelectorAll("tbody a"), -1));
+  bind("k", "previous run", () => step(body.querySelectorAll("tbody a"), -1));
   document.addEventListener("moment", load);
   setInterval(async () => {
     if (!document.hidden && body.querySelector(".running")) await load().catch(() => {});
@@ -40,9 +40,9 @@ function parts(found) {
 }
 
 function now(one) {
-  const rate = one.per_second ? `${number(one.per_second * 60, 1)} a minute` : null;
-  const tokens = one.tokens_per_second ? `${number(one.tokens_per_second, 0)} tokens a second` : null;
-  const told = [`${number(one.done)} ${one.noun} done`, one.failed ? `${number(one.failed)} failed` : null, `${number(one.in_flight)} under way`, rate, tokens];
+  const rate = one.per_second ? `${number(one.per_second * 60, 1)} per minute` : null;
+  const tokens = one.tokens_per_second ? `${number(one.tokens_per_second, 0)} tokens per second` : null;
+  const told = [`${number(one.done)} ${one.noun} done`, one.failed ? `${number(one.failed)} failed` : null, `${number(one.in_flight)} running`, rate, tokens];
   return el("p", { class: "running" }, el("strong", {}, "Running: "), `${one.run_id} on ${one.host}: `, told.filter(Boolean).join(", "));
 }
 

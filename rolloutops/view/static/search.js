@@ -23,7 +23,7 @@ export function search(filter) {
     el("label", { for: "text" }, "Text"),
     " ",
     field,
-    el("fieldset", { class: "roles" }, el("legend", {}, "said by"), roles),
+    el("fieldset", { class: "roles" }, el("legend", {}, "in the text of"), roles),
     start,
     stop,
   );

@@ -101,7 +101,7 @@ export function table(sortBy) {
     put(body);
     key = null;
     before.hidden = !from;
-    put(before, el("a", { href: href("/", filter) }, "Show the rows before these"));
+    put(before, el("a", { href: href("/", filter) }, "Show the previous rows"));
     take(page);
     if (from) links()[0]?.focus();
   }

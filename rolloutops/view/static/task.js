@@ -46,7 +46,7 @@ export async function show(main) {
     sides,
   );
   bind("j", "next turn", () => step(main.querySelectorAll("article"), 1));
-  bind("k", "turn before", () => step(main.querySelectorAll("article"), -1));
+  bind("k", "previous turn", () => step(main.querySelectorAll("article"), -1));
   bind("Escape", "to the rollouts of this task's dataset", () => {
     location.href = href("/", new URLSearchParams({ dataset: one.dataset }));
   });

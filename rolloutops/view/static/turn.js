@@ -48,10 +48,10 @@ function toolCall(call, source) {
 /** A picture of this machine is shown; what lies elsewhere is a link that nobody follows unasked. */
 function media(medium, turnNumber, place, source) {
   const { reference } = medium;
-  if (medium.medium === "image" && medium.scheme === "data") return el("img", { src: reference, alt: "picture of the message" });
+  if (medium.medium === "image" && medium.scheme === "data") return el("img", { src: reference, alt: "image of the message" });
   if (medium.medium === "image" && medium.local) {
     const image = el("img", { src: `/image?${withParams(source, { turn: turnNumber, place })}`, alt: reference, loading: "lazy" });
-    image.addEventListener("error", () => image.replaceWith(el("p", { class: "quiet" }, `picture ${reference}: it cannot be read`)));
+    image.addEventListener("error", () => image.replaceWith(el("p", { class: "quiet" }, `image ${reference}: it cannot be read`)));
     return image;
   }
   if (medium.scheme === "http" || medium.scheme === "https") {
