@@ -107,10 +107,12 @@ FAILURES: dict[str, Failure] = {
     "server_error": Failure(True, "the endpoint failed (5xx)"),
     "bad_response": Failure(True, "the reply could not be parsed"),
     "bad_request": Failure(False, "the endpoint or engine refused the request"),
-    "unauthorized": Failure(False, "the key was refused (401), or the account is out of money (402)", counted=False),
+    "unauthorized": Failure(
+        False, "the key was refused (401), or the account is out of money or at its spend limit (402)", counted=False
+    ),
     "forbidden": Failure(False, "the endpoint refused this request (403) while it answered others", counted=False),
     "content_filter": Failure(False, "a content filter refused the prompt, or removed the whole answer"),
-    "context_length": Failure(False, "the prompt does not fit into the model's context"),
+    "context_length": Failure(False, "the prompt does not fit into the model's context, or into one request (413)"),
     "engine_error": Failure(True, "the engine failed on this request"),
     "media_changed": Failure(False, "a media file of the prompt is missing, or has changed since chunk"),
     "environment_error": Failure(False, "the environment's begin() raised an exception"),

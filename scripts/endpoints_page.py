@@ -12,6 +12,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PAGE, TABLE = CHECKOUT / "docs" / "endpoints.md", CHECKOUT / "tests" / "endpoints" / "habits.toml"
 KINDS = {"out_of_money": "unauthorized"}
 """What the table calls otherwise than `errors.py`."""
+OUTCOMES = {"unauthorized": "the run", "rate_limited": "nothing", "loading": "nothing", "server_error": "nothing"}
+"""What a refusal ends: the run, nothing, or (all others) the rollout."""
 MOST = 140
 """Characters of a refusal that the page shows."""
 
@@ -21,8 +23,8 @@ INTRO = """<!-- Made by scripts/make_reference.py from tests/endpoints/habits.to
 
 The `openai` engine works with each endpoint below. `tests/endpoints/habits.toml` lists how they differ, and the tests
 in `tests/endpoints/` run against a local server that behaves like each of them: one turn, three turns with tools, two
-calls with one id, arguments that are not JSON, and each refusal. The sources are public documentation and bug reports;
-the endpoints themselves were not called.
+calls with one id, arguments that are not JSON, and each refusal. The sources are public documentation, code and
+bug reports; the endpoints themselves were not called.
 
 ## What the engine does
 
@@ -44,6 +46,12 @@ the endpoints themselves were not called.
   rollout ends with `finish_reason` `generation_refused` and the text that the refusal shows, if any.
 - **A streamed reply is read**, although the engine never requests one. A stream that ends before the answer is complete
   is a `bad_response`.
+- **A refusal ends the rollout, or the run, or nothing.** The code and the message decide, at any depth of the body,
+  because providers use one status for all three. A prompt's own fault ends its rollout, as `content_filter`,
+  `context_length`, `bad_request` or `forbidden`. A refused key, no credit or a spend limit ends the run, and no rollout
+  is given up. Anything else is sent again after the delay that the headers or the body ask for. A request that alone
+  exceeds a minute's tokens can never succeed: it is a `context_length`, though its status is 429. `error_message` has
+  the reason.
 - **`n` above 1 is refused**, because a rollout has one answer: set `num_repeats`.
 - **An answer that continues a prefilled turn** (the prompt ends with the assistant) is one message in every build.
 """
@@ -73,13 +81,19 @@ def _section(habit: Mapping[str, Any]) -> str:
     if "arguments" in habit:
         facts.append(f"arguments that are not JSON: {habit['arguments'][0]}")
     rows = [
-        f"| `{KINDS.get(kind, kind)}` | {refusal[0]} | {_words(refusal[1])} |"
-        for kind, refusal in habit["refusals"].items()
+        f"| `{kind}` | {refusal[0]} | {OUTCOMES.get(kind, 'the rollout')} | {_words(refusal[1])} |"
+        for kind, refusal in ((_kind(name), refusal) for name, refusal in habit["refusals"].items())
     ]
     note = f"{habit['note']}\n\n" if "note" in habit else ""
-    table = "| refusal | status | message |\n| --- | --- | --- |\n" + "\n".join(rows)
+    table = "| refusal | status | ends | message |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     listed = "\n".join(f"- {fact}" for fact in facts)
     return f"\n### {habit['title']}\n\n{note}{listed}\n\n{table}\n\nSource: {habit['source']}\n"
+
+
+def _kind(name: str) -> str:
+    """The kind of failure that a refusal of the table is: a variant's name follows a dash."""
+    kind = name.partition("-")[0]
+    return KINDS.get(kind, kind)
 
 
 def _names(names: list[str]) -> str:
@@ -88,6 +102,6 @@ def _names(names: list[str]) -> str:
 
 def _words(body: str) -> str:
     """The sentence of a refusal, as a cell of a table."""
-    found = re.search(r'"(?:message|error|detail)":\s*"((?:[^"\\]|\\.)*)"', body)
+    found = re.search(r'"(?:message|error|detail|msg)":\s*"((?:[^"\\]|\\.)*)"', body)
     text = (found[1] if found else body).replace("|", "/").replace("`", "'")
     return f"`{text if len(text) <= MOST else text[: MOST - 1] + '…'}`"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rolloutops.ingest.session_files import read_session
 from tests.helpers import query, rolloutops, write_jsonl
 
 COLUMNS = "engine, model, finish_reason, input_tokens, output_tokens, cached_tokens, reasoning_tokens, tool_names"
@@ -262,7 +264,10 @@ def test_what_claude_code_prints(tmp_path: Path, end: str | None, reason: str) -
     write_jsonl(tmp_path / "a.jsonl", lines)
     write_jsonl(tmp_path / "b.jsonl", [lines[0], *lines[2:]])
     started = {"type": "thread.started", "thread_id": "t1"}
-    write_jsonl(tmp_path / "c.jsonl", [started, {"type": "item.completed", "item": {"type": "agent_message"}}])
+    answer = {"type": "item.completed", "item": {"type": "agent_message", "text": "Done."}}
+    write_jsonl(tmp_path / "c.jsonl", [started, answer])
+    write_jsonl(tmp_path / "d.jsonl", [{"type": "session.created", "session_id": "t2"}, answer])
+    write_jsonl(tmp_path / "e.jsonl", [{"type": "turn.started"}, answer])
     data, printed = imported(tmp_path, "*.jsonl", code=2)
     row = only(data)
     assert roles(row["completion"]) == ["assistant", "tool", "assistant"]
@@ -271,7 +276,10 @@ def test_what_claude_code_prints(tmp_path: Path, end: str | None, reason: str) -
     assert "sidechain (1)" in printed
     assert "b.jsonl:1: the log does not hold the prompt" in printed
     assert "~/.claude/projects/*/s1.jsonl" in printed
-    assert "rollout-*-t1.jsonl" in printed
+    assert "c.jsonl:1: what codex exec --json prints does not hold the prompt" in printed
+    for name, own_file in (("c", "rollout-*-t1"), ("d", "rollout-*-t2"), ("e", "rollout-*-ID")):
+        with pytest.raises(ValueError, match=rf"the session's own file, .*{re.escape(own_file)}\.jsonl"):
+            read_session(tmp_path / f"{name}.jsonl")
 
 
 def test_codex_rollout_file(tmp_path: Path) -> None:

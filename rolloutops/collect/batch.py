@@ -161,7 +161,7 @@ async def _end(state: _State, job: Job, batch: Batch) -> tuple[Counter[str], str
         state.largest = min(state.largest, max(1, job.requests // 2))
         _say(f"{said}; its requests will be resubmitted in smaller batches once other batches finish")
         return counts, said
-    if any(refusal.code in OUT_OF_MONEY for refusal in why):
+    if any(OUT_OF_MONEY.search(refusal.code) for refusal in why):
         state.stop = f"{said}. No rollout was given up; fix the cause and rerun"
         return counts, said
     named = {r.line - 1: r for r in why if r.line is not None and r.code not in NO_MODEL}

@@ -202,7 +202,7 @@ class OpenAIBatches:
             except APIConnectionError as error:  # also what timed out
                 raise Unanswered(self._error_text(error)) from None
             except APIStatusError as error:
-                if error.status_code == 429 and str(error.code) not in OUT_OF_MONEY:
+                if error.status_code == 429 and not OUT_OF_MONEY.search(str(error.code)):
                     raise NotNow(self._error_text(error)) from None
                 if error.status_code in (408, 409) or error.status_code >= 500:
                     raise Unanswered(self._error_text(error)) from None

@@ -34,28 +34,46 @@ REASONS = (
 """Keys under which a reason stands, or something that holds one."""
 CODES = (
     *("code", "type", "status", "reason", "error_code", "errorCode", "blockReason", "block_reason", "reasons"),
-    *("finish_reason", "finishReason", "failure_kind"),
+    *("finish_reason", "finishReason", "failure_kind", "limit_source"),
 )
 """Keys under which a code stands, that of the first being shown."""
 FLAGGED = ("flagged_input", "content_filter_result", "content_filter_results", "moderation")
 """Keys that only a content filter writes."""
 
-OUT_OF_MONEY = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"}
-    | {"insufficient_credits", "insufficient_user_quota", "insufficient_funds", "exceeded_current_quota_error"}
-    | {"billing_error", "payment_required", "arrearage", "credit_limit_exceeded", "account_balance_insufficient"}
-    | {"monthly_spend_limit_reached", "1113"}
-)
-"""Codes that waiting does not heal, whatever the status: OpenAI, DeepSeek, Moonshot, DashScope, Zhipu, One API."""
-NO_MONEY = re.compile(
-    r"insufficient (account )?(balance|credits?|funds)|(credit )?balance is too low|out of credits"
-    r"|used all (of your )?available credits|not enough credits|requires more credits|negative credit balance",
+OUT_OF_MONEY = re.compile(
+    r"(insufficient|exceeded).{0,9}(quota|balance|credit|funds)|balance.{0,9}insufficient"
+    r"|(spend|budget|credit|balance).{0,9}(limit|exhaust|exceed|deplet)|^billing|payment.?required|arrear"
+    r"|^organization_usage_limit|^blocked_api_access$|^openrouter_(credits|key_limit|\w+_budget)$|^1113$",
     re.IGNORECASE,
 )
-"""The same in words: Anthropic, xAI, OpenRouter, DeepSeek."""
+"""Codes of an account without money, or at a limit of spending that somebody set: waiting does not heal it, whatever
+the status. OpenAI, Anthropic, OpenRouter, Groq, LiteLLM, DeepSeek, Moonshot, DashScope, Zhipu, One API."""
+NO_MONEY = re.compile(
+    r"insufficient (account )?(balance|credits?|funds)|(credit )?balance is too low|out of credits"
+    r"|used all (of your )?available credits|not enough credits|requires more credits|negative credit balance"
+    r"|credits (are|have been) (depleted|exhausted)|key limit exceeded|(spend|spending|billing) (limit|cap)\b"
+    r"|(reached|hit|exceeded) (your|the) (\w+ ){0,4}usage limit|budget (limit |has been |was )*exceeded",
+    re.IGNORECASE,
+)
+"""The same in words: Anthropic, xAI, OpenRouter, DeepSeek, Gemini, Groq, LiteLLM."""
+IN_FLIGHT = re.compile(r"in.?flight", re.IGNORECASE)
+"""Codes of OpenRouter where requests that still run hold the balance: it is free again when they end."""
 
-BAD_KEY = frozenset({"api_key_invalid", "api_key_expired", "invalid_api_key"})
-"""Codes of a key that is refused with another status than 401: Gemini's 400."""
+BAD_KEY = re.compile(
+    r"^(api_key_(invalid|expired)|invalid_api_key|unsupported_country|organization_restricted|account_deactivated"
+    r"|consumer_(suspended|invalid))",
+    re.IGNORECASE,
+)
+"""Codes of a key or an account that is refused with another status than 401, whatever it asks: Gemini's 400, OpenAI's
+403 of a country, Groq's 400 of an organization."""
+KEY_WORDS = re.compile(
+    r"api.?key\b.{0,30}\b(leaked|revoked|disabled|expired|suspended)|user location is not supported", re.IGNORECASE
+)
+"""The same in words: Gemini."""
+THROTTLED = re.compile(
+    r"rate.?limit|throttl|capacity.?exceeded|too.?many.?requests|slow.?down|overloaded", re.IGNORECASE
+)
+"""Codes of what passes, with another status than 429: Groq's 498, Bedrock's 400."""
 
 FILTERED = re.compile(
     r"content.?(filter|policy|moderation|blocked|violation|safety)|moderation|responsible.?ai|prohibited.?content"
@@ -68,7 +86,7 @@ FILTERED_WORDS = re.compile(
     r"content (management )?polic|content.?filter|moderation"
     r"|(input|prompt|request|content|message|text|output)s?\b.{0,40}\bflagged|flagged (as|for)\b"
     r"|content exists risk|safety (system|filter|setting|polic)|usage polic|acceptable use|prohibited content"
-    r"|responsible ai|sensitive (content|words)|inappropriate content|data inspection"
+    r"|responsible ai|\bguardrails?\b|sensitive (content|words)|inappropriate content|data inspection"
     r"|violat\w+ (of )?(our|the|your|openai|azure|google|usage|content|safety)\b.{0,60}polic",
     re.IGNORECASE,
 )
@@ -77,11 +95,22 @@ OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re
 """Where a filter's words are about these, it is not the prompt that was refused."""
 
 TOO_LONG = re.compile(
-    r"context.?(length|window|size)|max_model_len|maximum model length|(prompt|input|request|string) (is )?too long"
-    r"|input token count .{0,40}exceeds|`inputs` (tokens \+ `max_new_tokens` )?must",
+    r"context.?(length|window|size|limit)|max_model_len|maximum (model|prompt|input|allowed input) length"
+    r"|(prompt|input|request|string)s? (is |are )?too (long|large)|\bkv.?cache\b|range of input length"
+    r"|(input|prompt).{0,20}\b(tokens?( count)?|length)\b.{0,40}exceed|exceed\w* (the )?(model|maximum) token"
+    r"|too many (input |prompt )?tokens|reduce the (length of|number of tokens)"
+    r"|`inputs` (tokens \+ `max_new_tokens` )?must",
     re.IGNORECASE,
 )
-"""How servers say that a prompt does not fit: OpenAI and vLLM, SGLang, llama.cpp, Anthropic, Gemini, TGI."""
+"""How servers say that a prompt does not fit: OpenAI, Azure and vLLM, SGLang, llama.cpp, Ollama, LM Studio, Anthropic,
+Gemini, Groq, Mistral, xAI, Moonshot, DashScope, Copilot, TGI."""
+LONG_CODES = re.compile(
+    r"context.?(length|window|size)|^request_too_large$|^string_(too_long|above_max_length)$|^tokens_limit_reached$",
+    re.IGNORECASE,
+)
+"""Their codes, whatever the status: llama.cpp says 500, or 200."""
+NEVER_FITS = re.compile(r"request too large|\blimit:? ?([\d,]+), requested:? ?([\d,]+)", re.IGNORECASE)
+"""How OpenAI (429) and Groq (413) refuse a request that alone is more than a minute's tokens: it never gets through."""
 
 DELAYS = {"retrydelay": 1.0, "retry_after": 1.0, "retryafter": 1.0, "retry_after_seconds": 1.0, "estimated_time": 1.0}
 DELAYS |= {"retry_after_ms": 0.001, "retryafterms": 0.001, "retryafterseconds": 1.0, "retry_after_secs": 1.0}
@@ -122,15 +151,14 @@ class Refusal:
         """The code that is shown."""
         return self.codes[0] if self.codes else ""
 
-    @property
-    def out_of_money(self) -> bool:
-        """Whether a code says that the account has no money."""
-        return any(code.lower() in OUT_OF_MONEY for code in self.codes)
+    def has(self, pattern: re.Pattern[str]) -> bool:
+        """Whether a code is of that form."""
+        return any(pattern.search(code) for code in self.codes)
 
     @property
     def filtered(self) -> bool:
         """Whether a code says that a content filter refused."""
-        return self.flagged or any(FILTERED.search(code) for code in self.codes)
+        return self.flagged or self.has(FILTERED)
 
 
 def read_body(body: bytes) -> Refusal:
@@ -163,22 +191,29 @@ def refused(
 ) -> AttemptFailed:
     """The failure that a refusal means. status: as HTTP has it; 200 for an error inside an answer whose code says
     nothing. pause: the one in its headers, which is exact. final: what its headers say."""
-    kind = _kind(status, refusal)
+    wait = refusal.pause if pause is None else pause
+    kind = _kind(status, refusal, waits=wait is not None)
     if kind in ("unauthorized", "content_filter", "forbidden"):
         final = None
     text, code = refusal.text, refusal.code
     shown = f"{status} {code}: {text}" if code and code != str(status) else f"{status}: {text}"
-    wait = refusal.pause if pause is None else pause
     return AttemptFailed(kind, shown, final=final, retry_after=wait, raw=raw)
 
 
-def _kind(status: int, refusal: Refusal) -> str:
-    text, codes = refusal.text, [code.lower() for code in refusal.codes]
-    if status in (401, 402) or refusal.out_of_money or (status in (400, 403) and not BAD_KEY.isdisjoint(codes)):
+def _kind(status: int, refusal: Refusal, waits: bool) -> str:
+    """waits: it says how long to wait."""
+    text = refusal.text
+    if status == 402 and (waits or refusal.has(IN_FLIGHT)):
+        return "rate_limited"
+    if status in (401, 402) or refusal.has(OUT_OF_MONEY):
         return "unauthorized"
     if status in (400, 403, 429) and NO_MONEY.search(text):
         return "unauthorized"
-    if status == 429 or (status == 403 and any("rate_limit" in code or "ratelimit" in code for code in codes)):
+    if status in (400, 403) and (refusal.has(BAD_KEY) or KEY_WORDS.search(text)):
+        return "unauthorized"
+    if refusal.has(LONG_CODES) or status == 413 or (status == 429 and _never_fits(text)):
+        return "context_length"
+    if status in (429, 498) or (status in (400, 403) and refusal.has(THROTTLED)):
         return "rate_limited"
     if refusal.filtered:
         return "content_filter"
@@ -190,10 +225,18 @@ def _kind(status: int, refusal: Refusal) -> str:
         return "timeout"
     if status in (409, 424, 425) or status >= 500:
         return "server_error"
-    if status >= 400:
-        long = any(code.startswith("context_length") for code in codes) or TOO_LONG.search(text)
-        return "context_length" if long else "bad_request"
-    return "bad_response"
+    if TOO_LONG.search(text):
+        return "context_length"
+    return "bad_request" if status >= 400 else "bad_response"
+
+
+def _never_fits(text: str) -> bool:
+    """Whether a rate limit's words say that the request alone is more than the limit."""
+    said = NEVER_FITS.search(text)
+    if said is None or said[1] is None:
+        return said is not None
+    limit, requested = (int(number.replace(",", "") or 0) for number in said.groups())
+    return requested > limit
 
 
 def _read(value: Any, refusal: Refusal, depth: int) -> None:

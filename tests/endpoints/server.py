@@ -3,13 +3,17 @@
 What it answers, by the first word of the prompt: `single`, an answer; `tools`, a call of the first tool in each of two
 turns, then an answer; `twice`, the same, and both calls have one id; `unread`, a call, then a sample that it cannot
 read; `broken`, a call whose arguments are not JSON, then an answer; `stuck`, the same, and the message is refused
-whatever it holds; any other word, the refusal of that kind.
+whatever it holds; the name of a refusal, that refusal: what ENDS a run when all else was answered, what WAITS
+once, then an answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +28,24 @@ THOUGHT, ANSWER = "I look it up.", "The code is 42."
 SAME = "abcDEF123"
 """The id of two calls; of the form that Mistral takes."""
 BROKEN = '{"query": "code'
+ENDS = ("unauthorized", "out_of_money")
+"""Kinds of refusals that are the run's: it ends, and nothing is given up."""
+WAITS = ("rate_limited", "loading", "server_error")
+"""Kinds that pass. All others are the prompt's."""
 HABITS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "habits.toml").read_text(encoding="utf-8"))
 
 
 @dataclass
 class Endpoint(Loopback):
     """An endpoint with these habits. stream: replies are streamed, whatever was asked for; `cut`: they end too early.
-    refused: how often it refused the model's own message."""
+    refused: how often it refused the model's own message. left: first words of prompts that are not answered yet;
+    asked: when each of them was."""
 
     habits: dict[str, Any] = field(default_factory=dict)
     stream: str = ""
     refused: int = 0
+    left: set[str] = field(default_factory=set)
+    asked: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request."""
@@ -43,17 +54,27 @@ class Endpoint(Loopback):
         body = json.loads(await request.content.read())
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
-        status, text, headers = self._reply(request, body)
+        rows = body.get("messages") or body["input"]
+        kind = next(text_of(row) for row in rows if row.get("role") == "user").split()[0]
+        self.asked[kind].append(time.monotonic())
+        while kind_of(kind) in ENDS and self.left:
+            await asyncio.sleep(0.01)
+        if not (self._is_refused(kind) and kind_of(kind) in WAITS):
+            self.left.discard(kind)
+        status, text, headers = self._reply(request, body, kind)
         return web.Response(status=status, text=text, headers={"Content-Type": "application/json", **headers})
 
-    def _reply(self, request: web.BaseRequest, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+    def _is_refused(self, kind: str) -> bool:
+        """Whether a prompt gets the refusal that it names."""
+        return kind in self.habits["refusals"] and (kind_of(kind) not in WAITS or len(self.asked[kind]) == 1)
+
+    def _reply(self, request: web.BaseRequest, body: dict[str, Any], kind: str) -> tuple[int, str, dict[str, str]]:
         refusals = self.habits.get("refusals", {})
         header = self.habits.get("key_header")
         if request.headers.get(header or "Authorization", "") != (KEY if header else f"Bearer {KEY}"):
             return whole(refusals.get("unauthorized", [401, '{"error":"Unauthorized"}']))
         rows = body.get("messages") or body["input"]
         own = [(place, row) for place, row in enumerate(rows) if is_own(row)]
-        kind = next(text_of(row) for row in rows if row.get("role") == "user").split()[0]
         refusal = next(self._faults(own), None)
         if refusal is None and kind == "stuck" and own:
             refusal = [400, '{"error":{"message":"Invalid messages"}}']
@@ -61,11 +82,11 @@ class Endpoint(Loopback):
             self.refused += 1
             return whole(refusal)
         turns = sum(row.get("type", "function_call") == "function_call" for _, row in own if calls(row))
-        if kind in refusals:
+        if self._is_refused(kind):
             return whole(refusals[kind])
         if kind == "unread" and turns:
             return whole(self.habits["unread"][:2])
-        call = {"single": False, "tools": turns < 2, "twice": turns < 2}.get(kind, turns < 1)
+        call = {"single": False, "tools": turns < 2, "twice": turns < 2}.get(kind, turns < 1 and kind not in refusals)
         make = self._chat_reply if self.habits["api"] == "chat" else self._response
         made = make(body, call, BROKEN if kind in ("broken", "stuck") else '{"query": "code"}')
         if kind == "twice":
@@ -107,6 +128,7 @@ class Endpoint(Loopback):
             made = {"id": f"c{len(self.bodies):08d}", "type": "function"}
             made |= {name: json.loads(value) for name, value in habits.get("call", {}).items()}
             function = {"name": body["tools"][0]["function"]["name"], "arguments": arguments}
+            function |= {name: json.loads(value) for name, value in habits.get("function", {}).items()}
             message["tool_calls"] = [{**made, "function": function}]
         finish = "tool_calls" if call else habits.get("finish", "stop")
         choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
@@ -163,6 +185,11 @@ def streamed(reply: dict[str, Any], cut: bool) -> str:
         ends.append({**plain, "choices": [], "usage": reply["usage"]})
     lines = [": PROCESSING", *("data: " + json.dumps(event) for event in [*events, *([] if cut else ends)])]
     return "\n\n".join([*lines, *([] if cut else ["data: [DONE]"]), ""])
+
+
+def kind_of(name: str) -> str:
+    """The kind of a refusal: its name without that of the variant."""
+    return name.partition("-")[0]
 
 
 def whole(refusal: list[Any]) -> tuple[int, str, dict[str, str]]:

@@ -56,6 +56,9 @@ SPOKEN = {
 }
 """Events that repeat what the model said -> what that is, and the key of the text."""
 
+PRINTED = ("item.started", "item.updated", "item.completed")
+"""Types of events with an item among what `codex exec --json` prints."""
+
 CONTEXT = ("<user_instructions>", "<environment_context>", "# AGENTS.md", "<skill>", "<turn_aborted>", "<user_shell_")
 """How user messages begin that Codex itself writes: no turn starts with them."""
 
@@ -78,10 +81,13 @@ def recognizes(rows: Sequence[Any]) -> bool:
 def read(rows: Sequence[Any]) -> Session:
     """The session that a file's lines are. Raises ValueError where it has no prompt or no answer."""
     aside: Counter[str] = Counter()
-    if printed := next((row for row in rows if isinstance(row, dict) and _is_printed(row)), None):
+    printed = [row for row in rows if isinstance(row, dict) and _is_printed(row)]
+    if printed:
+        named = (as_text(row.get("thread_id") or row.get("session_id")) for row in printed)
+        name = next(filter(None, named), "ID")
         raise ValueError(
             "what codex exec --json prints does not hold the prompt: import the session's own file, "
-            f"~/.codex/sessions/**/rollout-*-{printed['thread_id']}.jsonl"
+            f"~/.codex/sessions/**/rollout-*-{name}.jsonl"
         )
     lines = [_line(row) for row in _flat(objects(rows, aside))]
     items, system = _items(lines, aside), _system(lines)
@@ -107,8 +113,12 @@ def read(rows: Sequence[Any]) -> Session:
 
 
 def _is_printed(row: Item) -> bool:
-    """Whether a row begins what `codex exec --json` prints (codex-rs/exec/src/exec_events.rs)."""
-    return row.get("type") == "thread.started" and "thread_id" in row
+    """Whether a row is an event that `codex exec --json` prints: codex-rs/exec/src/exec_events.rs of 08a1f30, whose
+    first event was `session.created` at 015ba68. None holds the prompt; a log may begin with any."""
+    kind = row.get("type")
+    if kind in ("thread.started", "session.created"):
+        return "thread_id" in row or "session_id" in row
+    return kind == "turn.started" or (kind in PRINTED and isinstance(row.get("item"), dict))
 
 
 def _flat(rows: Sequence[Item]) -> list[Item]:
