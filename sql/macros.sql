@@ -232,12 +232,14 @@ END;
 CREATE OR REPLACE MACRO images_of(prompt, completion) AS CASE WHEN has_parts(prompt, completion)
     THEN coalesce(',"images":' || to_json(nullif(media_of(spoken(prompt, completion), 'image'), [])), '')
     ELSE '' END;
-CREATE OR REPLACE MACRO fits_images(prompt, completion) AS
-    NOT has_parts(prompt, completion) OR NOT list_contains(flatten([
+CREATE OR REPLACE MACRO fits_images(prompt, completion) AS CASE
+    WHEN has_parts(prompt, completion) THEN NOT list_contains(flatten([
         [p->>'$.type' <> 'text' AND (role_of(m) = 'tool' OR media_kind(p) IS DISTINCT FROM 'image')
             FOR p IN json_extract(m, '$.content[*]')]
         FOR m IN spoken(prompt, completion) IF json_type(m, '$.content') = 'ARRAY'
-    ]), true);
+    ]), true)
+    ELSE true -- with OR the list would be made of each row
+END;
 
 -- media_line(), refused_media(lines, key): what a build writes in place of a conversation with media that its format has
 -- no place for, and of its lines, named as text, those that are such. key: what drops them. The words are those of the

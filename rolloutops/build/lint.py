@@ -150,7 +150,10 @@ LINES = pa.schema([("split", pa.string()), ("row", pa.int64()), ("json", pa.stri
 def _stage(files: Sequence[Path], staged: Path) -> list[dict[str, str | int]]:
     """Copy the lines of the files into one Parquet file with split, row and json. Returns those that are no objects."""
     unreadable: list[dict[str, str | int]] = []
-    with pq.ParquetWriter(staged, LINES, compression="lz4") as writer:
+    # A dictionary or statistics would hold a long line once more each.
+    with pq.ParquetWriter(
+        staged, LINES, compression="lz4", use_dictionary=["split"], write_statistics=["split", "row"]
+    ) as writer:
         for path in files:
             rows: list[int] = []
             texts: list[bytes] = []
@@ -168,6 +171,7 @@ def _stage(files: Sequence[Path], staged: Path) -> list[dict[str, str | int]]:
                     writer.write_batch(_batch(path, rows, texts))
                     rows, texts, size = [], [], 0
             writer.write_batch(_batch(path, rows, texts))
+    pa.default_memory_pool().release_unused()
     return unreadable
 
 

@@ -62,19 +62,26 @@ WITH verdict AS (
     FROM verdicts AS v
     SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id
 )
-SELECT e.listed[1] AS line_number, e.place, e.number, e.mixed, a.engine, a.rollout_index, a.attempt, a.error,
-    a.error_message, a.final, a.response, t.row::VARCHAR AS row, coalesce(a.prompt, t.prompt)::VARCHAR AS prompt,
-    coalesce(a.tools, t.tools)::VARCHAR AS tools, a.completion::VARCHAR AS completion, a.request::VARCHAR AS request,
-    a.model, a.attempt_id, a.finish_reason, a.input_tokens, a.output_tokens, a.cached_tokens, a.reasoning_tokens,
-    v.reward, v.details::VARCHAR AS details, v.verifier, epoch(a.started_at) AS created_at
+SELECT e.line_number, e.place, e.number, e.mixed, a.engine, a.rollout_index, a.attempt, a.error,
+    a.error_message, a.final, {response} AS response, t.row::VARCHAR AS row,
+    coalesce(a.prompt, t.prompt)::VARCHAR AS prompt, coalesce(a.tools, t.tools)::VARCHAR AS tools,
+    a.completion::VARCHAR AS completion, a.request::VARCHAR AS request, a.model, a.attempt_id, a.finish_reason,
+    a.input_tokens, a.output_tokens, a.cached_tokens, a.reasoning_tokens, v.reward, v.details::VARCHAR AS details, v.verifier, epoch(a.started_at) AS created_at
 FROM attempts AS a
--- With a list DuckDB leaves the chunks of a few long rows as they are.
-JOIN (SELECT *, [line_number] AS listed FROM exported) AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
+JOIN exported AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id
 LEFT JOIN verdict AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE (a.error IS NOT NULL) = {failures}
 """
 """The rows, in any order: to sort them would take all payload into memory."""
+
+AS_RECEIVED = """
+SELECT count(*) > 0
+FROM attempts AS a
+SEMI JOIN exported AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
+WHERE a.engine IN ('import:gym', 'gym')
+"""
+"""Whether a rollout goes out as it came in; of others the column `response`, as large as all the rest, is not read."""
 
 MATERIALIZED, FAILURES = "_materialized_inputs", "_failures"
 """What NeMo Gym adds to a rollout file's name for the files beside it."""
@@ -99,17 +106,15 @@ def export(workspace: Workspace, plan: Plan, output: Path, sidecars: bool = Fals
     return _write(con, output, "false", _rollout)
 
 
-def _write(con: sql.Connection, output: Path, failures: str, line_of: Callable[[Mapping[str, Any]], str]) -> int:
+def _write(con: sql.Connection, output: Path, failures: str, line_of: Callable[[dict[str, Any]], str]) -> int:
     """Write the lines as they come, then copy each to its place."""
     places, starts, sizes = array("q"), array("q"), array("q")
     beside = output.parent if not output.exists() or output.is_file() else None  # else it is a device or a pipe
     with replacing_file(output) as path, TemporaryFile(dir=query_limits().spill or beside) as unordered:
         for row in _rows(con, failures):
-            line = line_of(row).encode() + b"\n"
             places.append(row["line_number"])
             starts.append(sum(sizes[-1:]) + sum(starts[-1:]))
-            sizes.append(len(line))
-            unordered.write(line)
+            sizes.append(unordered.write(line_of(row).encode()) + unordered.write(b"\n"))
         unordered.flush()
         with path.open("wb") as file:
             for index in pc.sort_indices(pa.array(places)).to_pylist():
@@ -119,11 +124,16 @@ def _write(con: sql.Connection, output: Path, failures: str, line_of: Callable[[
 
 def _rows(con: sql.Connection, failures: str) -> Iterator[dict[str, Any]]:
     with sql.streaming(con, as_written=True):
-        for batch in sql.stream(con, ROWS.format(failures=failures), sql.PAYLOAD_ROWS):
-            yield from batch.to_pylist()
+        read = failures == "true" or sql.rows(con, AS_RECEIVED)[0][0]
+        query = ROWS.format(failures=failures, response="a.response" if read else "NULL")
+        for batch in sql.stream(con, query, sql.PAYLOAD_ROWS):
+            rows = batch.to_pylist()[::-1]
+            del batch
+            while rows:
+                yield rows.pop()
 
 
-def _rollout(row: Mapping[str, Any]) -> str:
+def _rollout(row: dict[str, Any]) -> str:
     """One line of the rollout file."""
     if row["engine"] == "import:gym" and row["response"]:
         return str(row["response"])[1:-1]
@@ -179,7 +189,7 @@ def _params(row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     return create_params(task, json.loads(row["prompt"]), tools, json.loads(row["request"] or "{}"))
 
 
-def _response(row: Mapping[str, Any]) -> dict[str, Any]:
+def _response(row: dict[str, Any]) -> dict[str, Any]:
     """The rollout as a Responses object."""
     cut = incomplete_details(row["finish_reason"])
     return {
@@ -189,7 +199,7 @@ def _response(row: Mapping[str, Any]) -> dict[str, Any]:
         "model": row["model"],
         "status": "incomplete" if cut else "completed",
         "incomplete_details": cut,
-        "output": to_responses(json.loads(row["completion"])),
+        "output": to_responses(json.loads(row.pop("completion"))),  # it may be as large as all the rest
         "usage": {
             "input_tokens": row["input_tokens"] or 0,
             "input_tokens_details": {"cached_tokens": row["cached_tokens"] or 0},

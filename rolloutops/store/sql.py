@@ -98,6 +98,10 @@ def connect(threads: int | None = None, spill: Path | None = None) -> Connection
     limits = query_limits()
     con = duckdb.connect()
     con.execute(f"SET enable_progress_bar = false; SET TimeZone = 'UTC'; SET memory_limit = '{limits.memory}B'")
+    # Else the few rows that a join or filter leaves of each chunk are put together to 2,048, of texts of any length.
+    con.execute("SET enable_caching_operators = false")
+    # Else the allocator holds up to 512 MB of what a query took, and the next one's memory comes on top.
+    con.execute("SET allocator_bulk_deallocation_flush_threshold = '16MB'")
     if threads or limits.threads:
         con.execute(f"SET threads = {threads or limits.threads}")
     if spill is not None:
@@ -193,9 +197,10 @@ def streaming(con: Connection, as_written: bool = False) -> Iterator[None]:
 
 
 def _first_batch(con: Connection, query: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """A result's batches, of which the first is read already."""
+    """A result's batches, of which the first is read already; none is held once it was handed over."""
     reader = iter(con.sql(query).to_arrow_reader(batch_rows))
-    return chain(list(islice(reader, 1)), reader)
+    first = list(islice(reader, 1))
+    return chain(map(first.pop, [0] * len(first)), reader)
 
 
 def literal(value: object) -> str:

@@ -18,13 +18,13 @@ SELECT
     -- Spliced as text: every tool and number stays as it was, and nothing is padded with nulls.
     CASE WHEN fits_images(prompt, completion) THEN concat(
         '{"messages":',
-        chat_text(imaged(joined(prompt, completion)), getvariable('arguments'), getvariable('reasoning')),
+        chat_text(conversation, getvariable('arguments'), getvariable('reasoning')),
         ',"tools":' || nullif(tools::VARCHAR, '[]'), images_of(prompt, completion), '}'
     ) ELSE media_line() END AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
-FROM selected
+FROM (SELECT *, imaged(joined(prompt, completion)) AS conversation FROM selected) -- here it is made once
 WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
     AND (NOT getvariable('drop_unfit') OR fits_images(prompt, completion))
     AND (NOT getvariable('drop_unfinished') OR json_extract_string(completion, '$[#-1].role') = 'assistant')
