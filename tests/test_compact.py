@@ -272,7 +272,7 @@ def test_who_loses_the_race_for_a_manifest_starts_again(workspace: Workspace, mo
     """As where two machines compact, whose locks do not reach each other."""
     from rolloutops.store import compact as module
 
-    real, raced = module._commit, list[int]()
+    real, raced = module.commit, list[int]()
 
     def late(*words: Any) -> bool:
         if not raced:
@@ -280,7 +280,7 @@ def test_who_loses_the_race_for_a_manifest_starts_again(workspace: Workspace, mo
             assert len(compact_folder(workspace, "d", everything=True)) == 2
         return real(*words)
 
-    monkeypatch.setattr(module, "_commit", late)
+    monkeypatch.setattr(module, "commit", late)
     assert compact_folder(workspace, "d", everything=True) == []
     assert newest_manifest(workspace.root, "d").number == 1
     assert len(files(workspace.root)) == 1

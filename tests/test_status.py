@@ -22,8 +22,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from rolloutops.cli.commands.status import Screen, size
+from rolloutops.cli.commands.status import Screen
 from rolloutops.cli.commands.status import sentences as shown
+from rolloutops.cli.sizes import size
 from rolloutops.collect import machine
 from rolloutops.collect.live import live, running
 from rolloutops.collect.status import Status

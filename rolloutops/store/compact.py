@@ -18,6 +18,7 @@ from pathlib import Path
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.index import make_index
 from rolloutops.store.manifest import (
+    MERGED,
     MERGED_NAME,
     Manifest,
     MergedFile,
@@ -82,8 +83,8 @@ def compact(workspace: Workspace, done: Callable[[Compacted], None] = lambda one
 def compact_share(workspace: Workspace) -> None:
     """Merge where many small files lie, as a collecting process does now and then: 64 of one size, and no others."""
     for dataset in datasets_of(workspace):
-        tables = _tables(dataset)
-        if max(_parts_in(_place(workspace, table, dataset)) for table in tables) < FAN:
+        tables = tables_of(dataset)
+        if max(_parts_in(place_of(workspace, table, dataset)) for table in tables) < FAN:
             continue
         with try_lock(workspace, f"{dataset or ''}.compact") as free:
             if free:
@@ -107,47 +108,48 @@ def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) 
         try:
             groups = {
                 table: _groups(_sources(workspace, table, dataset, before, everything), before, everything)
-                for table in _tables(dataset)
+                for table in tables_of(dataset)
             }
             indexes = everything and dataset is not None and _lacks_index(workspace, dataset, before)
             if not any(groups.values()) and not indexes:
                 return []
             after, report = _merge_groups(workspace, dataset, before, groups)
             if everything and dataset is not None:
-                files = {table: [one.name for one in after.files if one.table == table] for table in _tables(dataset)}
+                files = {table: [one.name for one in after.files if one.table == table] for table in tables_of(dataset)}
                 spill = spill_folder(workspace)
                 after = replace(after, index=make_index(workspace.root, dataset, after.number, files, spill))
         except FileNotFoundError:  # another machine was first, or somebody removed a part
             continue
-        if _commit(workspace, dataset, after):
+        if commit(workspace, dataset, after):
             failpoint("compact-after-commit")
             sweep_merged(workspace, dataset)
             return report
         for file in set(after.files) - set(before.files):
-            _place(workspace, file.table, dataset).joinpath(f"{file.name}.parquet").unlink(missing_ok=True)
+            place_of(workspace, file.table, dataset).joinpath(f"{file.name}.parquet").unlink(missing_ok=True)
 
 
 def _lacks_index(workspace: Workspace, dataset: str, manifest: Manifest) -> bool:
     """Whether there are merged files, and no index of all of them."""
     folder, index = manifest_folder(workspace.root, dataset), manifest.index
-    there = _there(workspace, dataset, manifest)
+    there = files_there(workspace, dataset, manifest)
     if index is None or not all((folder / name).is_file() for name in index.names):
         return any(file.table == "attempts" for file in there)
     return {name for names in index.sources.values() for name in names} != {file.name for file in there}
 
 
-def _there(workspace: Workspace, dataset: str | None, manifest: Manifest) -> list[MergedFile]:
+def files_there(workspace: Workspace, dataset: str | None, manifest: Manifest) -> list[MergedFile]:
     """The files that a manifest lists and nobody removed."""
-    places = {table: _place(workspace, table, dataset) for table in _tables(dataset)}
+    places = {table: place_of(workspace, table, dataset) for table in tables_of(dataset)}
     return [file for file in manifest.files if (places[file.table] / f"{file.name}.parquet").exists()]
 
 
-def _tables(dataset: str | None) -> tuple[str, ...]:
+def tables_of(dataset: str | None) -> tuple[str, ...]:
     """The tables that are compacted together."""
     return ("attempts", "verdicts") if dataset else ("runs",)
 
 
-def _place(workspace: Workspace, table: str, dataset: str | None) -> Path:
+def place_of(workspace: Workspace, table: str, dataset: str | None) -> Path:
+    """The folder of a table's files of a dataset."""
     return workspace.root / table / dataset if dataset else workspace.root / table
 
 
@@ -159,7 +161,7 @@ def _sources(
     A part whose journal is there still may be sealed once more. A copy under a name such as parts have has no rows of
     its own, but would have once the first one is merged. What is in the index stays there, unless everything is merged.
     """
-    place = _place(workspace, table, dataset)
+    place = place_of(workspace, table, dataset)
     found, there = count_files(workspace.root, table, place)
     journals = {path.stem for path in (workspace.root / "journals").glob("*.jsonl")}
     copies = find_copies({file: there[file] for file in found.files})
@@ -195,24 +197,24 @@ def _final(file: MergedFile) -> bool:
 
 def _groups(sources: Sequence[Source], manifest: Manifest, everything: bool) -> list[list[Source]]:
     """Which sources become one file each. Those that hold the same rows become one."""
-    if _overlap(sources):
+    if overlap(sources):
         return [list(sources)]
     listed = {one.name for one in manifest.files}
     if everything:
         foreign = [one for one in sources if one.tier and one.path.stem not in listed]
-        return list(_cut(sources)) if foreign or len(sources) > 1 else []
+        return list(cut(sources)) if foreign or len(sources) > 1 else []
     tiers: dict[int, list[Source]] = defaultdict(list)
     for source in sources:
         tiers[source.tier].append(source)
-    return [group for tier in tiers.values() if len(tier) >= FAN for group in _cut(tier)]
+    return [group for tier in tiers.values() if len(tier) >= FAN for group in cut(tier)]
 
 
-def _overlap(sources: Sequence[Source]) -> bool:
+def overlap(sources: Sequence[Source]) -> bool:
     """Whether two files stand for the same part."""
     return sum(len(one.covers) for one in sources) > len(set[PartName]().union(*(one.covers for one in sources)))
 
 
-def _cut(sources: Sequence[Source]) -> Iterator[list[Source]]:
+def cut(sources: Sequence[Source]) -> Iterator[list[Source]]:
     """Sources in order, as many for each file as make it final."""
     group, rows, size = list[Source](), 0, 0
     for source in sources:
@@ -233,23 +235,28 @@ def _merge_groups(
     covers = {table: set(names) for table, names in before.covers.items()}
     merged = set[tuple[str, str]]()
     for table, some in groups.items():
-        place, names = _place(workspace, table, dataset), covers.setdefault(table, set())
+        place, names = place_of(workspace, table, dataset), covers.setdefault(table, set())
         rows = 0
         for sources in some:
             failpoint("compact-before-merge")
-            path = place / f"merged-{number:08d}-{secrets.token_hex(4)}.parquet"
-            made.append(merge(path, table, sources, once=_overlap(sources)))
+            path = place / new_name(number)
+            made.append(merge(path, table, sources, once=overlap(sources)))
             names |= {name for source in sources for name in source.covers}
             merged |= {(table, source.path.stem) for source in sources}
             rows += made[-1].rows
         if some:
             report.append(Compacted(dataset, table, sum(map(len, some)), len(some), rows))
-    left = [file for file in _there(workspace, dataset, before) if (file.table, file.name) not in merged]
+    left = [file for file in files_there(workspace, dataset, before) if (file.table, file.name) not in merged]
     frozen = {table: frozenset(names) for table, names in covers.items()}
     return Manifest(number, (*left, *made), frozen, before.index), report
 
 
-def _commit(workspace: Workspace, dataset: str | None, manifest: Manifest) -> bool:
+def new_name(number: int) -> str:
+    """Make the name of a merged file of a manifest."""
+    return f"{MERGED}{number:08d}-{secrets.token_hex(4)}.parquet"
+
+
+def commit(workspace: Workspace, dataset: str | None, manifest: Manifest) -> bool:
     """Let a manifest count, unless another of its number does."""
     folder = manifest_folder(workspace.root, dataset)
     folder.mkdir(parents=True, exist_ok=True)
@@ -279,7 +286,7 @@ def sweep_merged(workspace: Workspace, dataset: str | None) -> None:
     manifest = newest_manifest(workspace.root, dataset)
     if not manifest.number:
         return
-    for table in _tables(dataset):
+    for table in tables_of(dataset):
         for path in _swept(workspace, table, dataset, manifest):
             path.unlink(missing_ok=True)
             failpoint("compact-in-sweep")
@@ -298,7 +305,7 @@ def _swept(workspace: Workspace, table: str, dataset: str | None, manifest: Mani
     """The files of a table whose rows are in those that the manifest lists, or in parts that are there."""
     covered = manifest.covered(table)
     listed = {one.name for one in manifest.files if one.table == table}
-    place = _place(workspace, table, dataset)
+    place = place_of(workspace, table, dataset)
     paths = sorted(place.glob("[!.]*.parquet"))
     names = {path: part_name(path.stem) for path in paths}
     left = {name for name in names.values() if name is not None and name not in covered}

@@ -87,6 +87,14 @@ def find(rollouts: Rollouts, text: str) -> list[dict[str, Any]]:
     return []
 
 
+def require_condition(con: sql.Connection, condition: str) -> None:
+    """Raise UsageError, or sql.Error, for a text that is not one condition on rows of the view `rollouts`."""
+    matches = f"SELECT 1 FROM rollouts WHERE (\n{condition}\n)"
+    if not is_condition(condition) or len(con.extract_statements(matches)) != 1:
+        raise UsageError("--where takes one condition, as in: reward > 0.5 AND policy = 'careful'")
+    make_all(con)
+
+
 def matching(rollouts: Rollouts, condition: str, limit: int | None) -> tuple[list[dict[str, Any]], int]:
     """Return the first rollouts that a user's condition on the view `rollouts` matches, by key, and how many match.
 
@@ -96,9 +104,7 @@ def matching(rollouts: Rollouts, condition: str, limit: int | None) -> tuple[lis
     names = "dataset, task_id, policy, rollout_index, attempt_id"
     most = "" if limit is None else f"LIMIT {limit}"
     try:
-        if not is_condition(condition) or len(rollouts.con.extract_statements(f"SELECT 1 {matches}")) != 1:
-            raise UsageError("--where takes one condition, as in: reward > 0.5 AND policy = 'careful'")
-        make_all(rollouts.con)
+        require_condition(rollouts.con, condition)
         ((total,),) = sql.rows(rollouts.con, f"SELECT count(*) {matches}")
         return rollouts.read(f"SELECT {names} {matches} ORDER BY {names} {most}"), total
     except sql.Error as error:

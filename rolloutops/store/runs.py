@@ -26,6 +26,7 @@ from rolloutops.errors import PolicyChanged, WorkspaceError
 from rolloutops.formats.strict_json import digest, dump
 from rolloutops.store import schema, sql
 from rolloutops.store.heartbeat import beating
+from rolloutops.store.removal import beside_writers
 from rolloutops.store.run_ids import next_run_id
 from rolloutops.store.scratch import sweep_replaced, sweep_scratch
 from rolloutops.store.workspace import Workspace, connect, patterns, sweep, write_part, writing
@@ -83,19 +84,22 @@ def recorded(
     command: str,
     plan: Plan,
     fingerprints: Mapping[str, Any] | None = None,
+    alone: bool = False,
+    argv: Sequence[str] | None = None,
 ) -> Iterator[Run]:
     """Record a command's start and end; how it ended is read from the exception that leaves the block. What killed
     commands left goes with it.
 
-    Raises WorkspaceError where the workspace cannot be written, the disk is full, or another host is at work whose
-    locks do not reach this one.
+    alone: be the only command that writes. argv: the command line, where it is not recorded as it is. Raises
+    WorkspaceError where the workspace cannot be written, the disk is full, another command writes beside one that must
+    be alone, or another host is at work whose locks do not reach this one.
     """
     run = Run("")
     versions, commit, stored = _versions(), _git_commit(), plan.record
     recipe_hash = digest({name: table for name, table in stored.items() if name not in ("data", *PLACES)})
     row = {
         "command": command,
-        "argv": redacted_argv(sys.argv[1:]),
+        "argv": redacted_argv(sys.argv[1:] if argv is None else argv),
         "recipe": dump(stored),
         "recipe_hash": recipe_hash,
         "fingerprints": dump(fingerprints) if fingerprints else None,
@@ -110,7 +114,11 @@ def recorded(
         "git_commit": commit,
     }
     began = time.monotonic()
-    with writing(workspace), beating(workspace, plan.shared_locks, partial(setattr, run, "refused")):
+    with (
+        writing(workspace),
+        beating(workspace, plan.shared_locks, partial(setattr, run, "refused")),
+        beside_writers(workspace, alone),
+    ):
         sweep(workspace)
         with next_run_id(workspace) as run.run_id:
             row["run_id"] = run.run_id

@@ -16,10 +16,11 @@ SILENT_SECONDS = 1.0
 
 
 @contextmanager
-def wait_for_lock(workspace: Workspace, name: str, work: str) -> Iterator[None]:
-    """Hold a lock while the block runs, after waiting for the process that has it. work: what that one does."""
+def wait_for_lock(workspace: Workspace, name: str, work: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock while the block runs, after waiting for the process that has it. work: what that one does. shared: as
+    in try_lock."""
     for seconds in _patience(work):
-        with try_lock(workspace, name) as free:
+        with try_lock(workspace, name, shared) as free:
             if free:
                 yield
                 return

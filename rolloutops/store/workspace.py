@@ -217,7 +217,7 @@ def _locked(path: Path) -> BinaryIO:
 
 def sweep(workspace: Workspace) -> None:
     """Take away the half-written files of writers that are no more."""
-    for folder in (*schema.TABLES, FOLDER):
+    for folder in (*schema.TABLES, FOLDER, "rejected"):
         for hidden in (workspace.root / folder).rglob(".*.tmp"):
             with suppress(FileNotFoundError), hidden.open("rb") as file:
                 if lock_file(file.fileno()):
@@ -254,22 +254,24 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def try_lock(workspace: Workspace, name: str) -> Iterator[bool]:
-    """Hold a lock while the block runs; yields whether it was free. The lock ends with the process, however it ends."""
+def try_lock(workspace: Workspace, name: str, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock while the block runs; yields whether it was free. The lock ends with the process, however it ends.
+
+    shared: together with others who share it."""
     try:
         fd = os.open(workspace.root / "locks" / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise refusal(workspace.root, error) or error from error
     try:
-        yield lock_file(fd)
+        yield lock_file(fd, shared)
     finally:
         os.close(fd)
 
 
-def lock_file(fd: int) -> bool:
+def lock_file(fd: int, shared: bool = False) -> bool:
     """Take the lock of an open file, if it is free."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

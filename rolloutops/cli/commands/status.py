@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rolloutops.cli.flags import Command, Flag, Parsed
 from rolloutops.cli.old_names import with_old_names
 from rolloutops.cli.shared_flags import DATA, JSON, QUERIES, RECIPE, SHARD
+from rolloutops.cli.sizes import size
 from rolloutops.cli.tables import cell, table
 from rolloutops.cli.which_recipe import plan_of
 from rolloutops.config.redact import for_screen
@@ -217,13 +218,3 @@ def _space(now: Status) -> Iterator[str]:
             "the disk will be full before all pending rollouts are collected: free some space, or move the workspace "
             "to a larger disk and name it with --data"
         )
-
-
-def size(number: int) -> str:
-    """Bytes as a person reads them: `12 MB`."""
-    amount, unit = float(number), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.3g} {unit}" if unit != "B" else f"{number} B"
