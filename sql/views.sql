@@ -1,5 +1,5 @@
--- The views of a workspace. They stand on six relations that `rolloutops sql --print` defines first:
---   task_log, attempts, verdicts, runs, jobs    the Parquet tables as they lie on disk, append-only
+-- The views of a workspace. They stand on seven relations that `rolloutops sql --print` defines first:
+--   task_log, attempts, verdicts, runs, jobs, label_log    the Parquet tables as they lie on disk, append-only
 --   plan                                        what the recipe asks of each dataset and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions,
 --       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
@@ -144,6 +144,16 @@ SELECT *
 FROM present_verdicts
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
 
+-- labels: what people say of rollouts. Of each attempt the newest row counts, whoever wrote it; the view label_log has
+-- all of them, also those that were withdrawn.
+CREATE OR REPLACE VIEW labels AS
+SELECT * EXCLUDE (withdrawn)
+FROM (
+    FROM label_log
+    QUALIFY row_number() OVER (PARTITION BY dataset, attempt_id ORDER BY created_at DESC, label_id DESC) = 1
+)
+WHERE NOT withdrawn;
+
 -- logged: each attempt that came to an end, with its task as it is now and with its verdict. In the log a rollout may
 -- occur twice, and have two verdicts; hardly any does.
 CREATE OR REPLACE VIEW logged AS
@@ -162,8 +172,11 @@ SELECT
     coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.text_hash, a.completion_hash,
     a.token_turns, a.request, a.response, a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id,
     a.started_at, a.seconds, a.model_seconds, a.tool_seconds,
-    v.verdict_id, v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details
+    v.verdict_id, v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details,
+    l.label, l.score AS label_score, l.note AS label_note
 FROM attempt AS a
+-- First: DuckDB knows how many attempts there are, so that it holds the labels, which are fewer, and streams these.
+LEFT JOIN labels AS l ON l.dataset = a.dataset AND l.attempt_id = a.attempt_id
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
 LEFT JOIN present_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE a.error IS NULL;

@@ -57,10 +57,16 @@ Files = str | list[str] | None
 """A table's files: a glob, or a list of them; None where there are none."""
 
 
-KEYS = {"attempts": "dataset, attempt_id", "verdicts": "dataset, verdict_id", "runs": "run_id, event"}
+KEYS = {
+    "attempts": "dataset, attempt_id",
+    "verdicts": "dataset, verdict_id",
+    "labels": "dataset, label_id",
+    "runs": "run_id, event",
+}
 """What a row is known by, of tables that are merged."""
 
-VIEWS = {name: "task_log" if name == "tasks" else name for name in schema.TABLES}
+VIEWS = {**{name: name for name in schema.TABLES}, "tasks": "task_log", "labels": "label_log"}
+"""Table -> the view of its rows. What counts of tasks and labels are views of their own."""
 
 
 def table_views(

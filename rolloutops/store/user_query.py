@@ -14,6 +14,7 @@ BASE = {
     "verdicts": "each verdict of a verifier",
     "runs": "the start and the end of each command that wrote to the workspace",
     "jobs": "what became of batch jobs",
+    "label_log": "each label, score and note that a person gave a rollout, also those that were replaced or withdrawn",
     "plan": "what the recipe asks of each dataset and policy",
 }
 """The relations below the views, and what they hold."""
