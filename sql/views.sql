@@ -6,6 +6,26 @@
 -- Where `compact` made indexes, six more say the same in fewer bytes; no_index.sql has them for where there are none.
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
 
+-- labels: what people say of rollouts. Of each attempt the newest row counts, whoever wrote it; the view label_log has
+-- all of them, also those that were withdrawn.
+CREATE OR REPLACE VIEW labels AS
+SELECT * EXCLUDE (withdrawn)
+FROM (
+    FROM label_log
+    QUALIFY row_number() OVER (PARTITION BY dataset, attempt_id ORDER BY created_at DESC, label_id DESC) = 1
+)
+WHERE NOT withdrawn;
+
+-- human_verdicts: the scores of people as verdicts, for datasets whose verifier is `human`. `verdicts` has them too then.
+CREATE OR REPLACE VIEW human_verdicts AS
+SELECT label_id AS verdict_id, dataset, task_id, policy, rollout_index, attempt_id, 'human' AS verifier,
+    '1' AS verifier_version, score AS reward, MAP {}::MAP(VARCHAR, DOUBLE) AS metrics,
+    to_json({label: label, note: note, author: author}) AS details,
+    NULL::VARCHAR AS error, NULL::VARCHAR AS error_message, NULL::DOUBLE AS seconds, false AS cached,
+    NULL::VARCHAR AS run_id, NULL::DOUBLE AS cpu_seconds
+FROM labels
+WHERE score IS NOT NULL AND dataset IN (SELECT dataset FROM plan WHERE verifier = 'human');
+
 -- edited_tasks: the newest version of each task that has more than one.
 CREATE OR REPLACE VIEW edited_tasks AS
 SELECT dataset, task_id, max(version) AS version
@@ -143,16 +163,6 @@ CREATE OR REPLACE VIEW good_verdicts AS
 SELECT *
 FROM present_verdicts
 ANTI JOIN older_verdicts USING (dataset, verdict_id);
-
--- labels: what people say of rollouts. Of each attempt the newest row counts, whoever wrote it; the view label_log has
--- all of them, also those that were withdrawn.
-CREATE OR REPLACE VIEW labels AS
-SELECT * EXCLUDE (withdrawn)
-FROM (
-    FROM label_log
-    QUALIFY row_number() OVER (PARTITION BY dataset, attempt_id ORDER BY created_at DESC, label_id DESC) = 1
-)
-WHERE NOT withdrawn;
 
 -- logged: each attempt that came to an end, with its task as it is now and with its verdict. In the log a rollout may
 -- occur twice, and have two verdicts; hardly any does.

@@ -13,9 +13,10 @@ from rolloutops.view.index import Moment, read
 
 UPDATE = """
 UPDATE small AS s
-SET label = n.label, label_score = n.score
+SET label = n.label, label_score = n.score, reward = CASE WHEN n.is_reward THEN n.score ELSE s.reward END
 FROM (
-    SELECT k.dataset, k.attempt_id, l.label, l.score
+    SELECT k.dataset, k.attempt_id, l.label, l.score,
+        k.dataset IN (SELECT dataset FROM plan WHERE verifier = 'human') AS is_reward
     FROM (SELECT DISTINCT dataset, attempt_id FROM new_labels) AS k
     LEFT JOIN labels AS l ON l.dataset = k.dataset AND l.attempt_id = k.attempt_id
 ) AS n
