@@ -41,7 +41,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "merge",
     body,
-    "Put workspaces together: tasks, rollouts and verdicts of others into one",
+    "Put workspaces together: tasks, rollouts, verdicts and labels of others into one",
     (
         Flag("link", bool, "make hard links to the part files, which take no space, instead of copies"),
         Flag("allow_policy_change", bool, "merge although a policy has other settings in one of them"),
@@ -85,6 +85,8 @@ def _sentences(merged: Sequence[MergedWorkspace], plan: Plan) -> Iterator[str]:
     )
     for one in merged:
         for name, found in one.datasets.items():
+            if found.labels.added:
+                yield f"{one.path}, {name}: {count(found.labels.added, 'label')} added"
             yield from (f"{one.path}, {name}: {sentence}" for sentence in _differences(found))
         if one.in_journals:
             rows = count(one.in_journals, "row")

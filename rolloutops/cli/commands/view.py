@@ -30,8 +30,8 @@ SHORTEST_TOKEN = 16
 
 ABOUT = """
 The pages show rollouts, conversations, tasks, comparisons, failures, the running collection and builds. They are served
-to this machine only, read the workspace and never change it. On a remote machine, run the printed ssh command on your
-own one and open the link there. Stop with Ctrl-C.
+to this machine only, read the workspace and write nothing to it but labels. On a remote machine, run the printed ssh
+command on your own one and open the link there. Stop with Ctrl-C.
 """
 
 

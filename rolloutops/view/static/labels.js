@@ -40,6 +40,7 @@ export function labels(node, source, file) {
     names = found.names;
     for (const name of Object.keys(fields)) if (fields[name] !== document.activeElement) fields[name].value = shown(name);
     put(picks, names.map(pick));
+    picks.hidden = !names.length;
     put(answer, found.now ? `By ${now.author}, ${when(now.created_at)}` : "Nothing yet");
     document.body.dataset.label = now.label ?? "";
   }
