@@ -1,10 +1,30 @@
--- The views of a workspace. They read six relations that `rolloutops sql --print` defines first:
---   task_log, attempts, verdicts, runs, jobs    the Parquet tables on disk, append-only
---   plan                                        what the recipe wants of each dataset and policy:
+-- The views of a workspace. They read seven relations that `rolloutops sql --print` defines first:
+--   task_log, attempts, verdicts, runs, jobs, label_log    the Parquet tables on disk, append-only
+--   plan                                                   what the recipe wants of each dataset and policy:
 --       dataset, policy, num_repeats, row_limit, max_attempts, verifier, verifier_version, equal_versions,
 --       shard, shards: of every dataset, only the tasks whose ids hash to that shard; null for all tasks
 -- If `compact` made indexes, index.sql then replaces five of these views with ones that read less and return the same.
 -- Payload never goes through a window or a sort: keys are grouped, and the payload is joined back.
+
+-- labels: what people say of rollouts. Of each attempt the newest row counts, whoever wrote it; the view label_log has
+-- all of them, also those that were withdrawn.
+CREATE OR REPLACE VIEW labels AS
+SELECT * EXCLUDE (withdrawn)
+FROM (
+    FROM label_log
+    QUALIFY row_number() OVER (PARTITION BY dataset, attempt_id ORDER BY created_at DESC, label_id DESC) = 1
+)
+WHERE NOT withdrawn;
+
+-- human_verdicts: the scores of people as verdicts, for datasets whose verifier is `human`. `verdicts` has them too then.
+CREATE OR REPLACE VIEW human_verdicts AS
+SELECT label_id AS verdict_id, dataset, task_id, policy, rollout_index, attempt_id, 'human' AS verifier,
+    '1' AS verifier_version, score AS reward, MAP {}::MAP(VARCHAR, DOUBLE) AS metrics,
+    to_json({label: label, note: note, author: author}) AS details,
+    NULL::VARCHAR AS error, NULL::VARCHAR AS error_message, NULL::DOUBLE AS seconds, false AS cached,
+    NULL::VARCHAR AS run_id, NULL::DOUBLE AS cpu_seconds
+FROM labels
+WHERE score IS NOT NULL AND dataset IN (SELECT dataset FROM plan WHERE verifier = 'human');
 
 -- edited_tasks: the newest version of each task that has more than one.
 CREATE OR REPLACE VIEW edited_tasks AS
@@ -127,8 +147,11 @@ SELECT
     coalesce(a.context_hash, t.prompt_hash) AS context_hash, a.text_length, a.text_hash, a.completion_hash,
     a.token_turns, a.request, a.response, a.engine, a.model, a.attempt, a.attempt_id, a.part, a.run_id,
     a.started_at, a.seconds, a.model_seconds, a.tool_seconds,
-    v.verdict_id, v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details
+    v.verdict_id, v.seconds AS verify_seconds, v.verifier, v.verifier_version, v.error AS verdict_error, v.details,
+    l.label, l.score AS label_score, l.note AS label_note
 FROM attempt AS a
+-- First: DuckDB knows how many attempts there are, so that it holds the labels, which are fewer, and streams these.
+LEFT JOIN labels AS l ON l.dataset = a.dataset AND l.attempt_id = a.attempt_id
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id AND t.row_hash = a.row_hash
 LEFT JOIN present_verdicts AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE a.error IS NULL;

@@ -13,9 +13,11 @@ import pyarrow as pa
 from rolloutops.errors import InputError
 from rolloutops.layout import count
 from rolloutops.store import schema, sql
-from rolloutops.store.base_views import views_script
+from rolloutops.store.base_views import VIEWS, views_script
 
 JSON_CELLS = ("metrics", "tool_names", "token_turns")
+LABEL_CELLS = {"label": "label", "label_score": "score", "label_note": "note"}
+"""Columns of a row that make a label of its rollout -> columns of the table."""
 
 
 def workspace(
@@ -25,7 +27,7 @@ def workspace(
 
     A row with `judged_again` is not a rollout, but a further verdict on the one that has its `attempt_id`.
     """
-    tables: dict[str, list[dict[str, Any]]] = {"tasks": [], "attempts": [], "verdicts": []}
+    tables: dict[str, list[dict[str, Any]]] = {"tasks": [], "attempts": [], "verdicts": [], "labels": []}
     seen = set()
     for number, given in enumerate(rollouts):
         row = {"dataset": "d", "policy": "p", "rollout_index": 0, "text": "yes", **given}
@@ -59,11 +61,15 @@ def workspace(
         if row.get("reward") is not None or row.get("metrics") is not None:
             verified = take(schema.VERDICTS, {**verdict, **row}, but=("error", "seconds", "run_id"))
             tables["verdicts"].append({**verified, **judging})
+        if label := {name: row[own] for own, name in LABEL_CELLS.items() if row.get(own) is not None}:
+            named = take(schema.LABELS, {"attempt_id": f"a{number:06d}", **row}, but=("label",))
+            written = {"label_id": f"l{number:06d}", "withdrawn": False, "author": "a", "created_at": number}
+            tables["labels"].append({**named, **written, **label})
     con = sql.connect(threads)
     sql.run(con, views_script(dict.fromkeys(schema.TABLES), list(plan)))
     for name, rows in tables.items():
         random.Random(shuffle).shuffle(rows) if shuffle else None
-        view = "task_log" if name == "tasks" else name
+        view = VIEWS[name]
         try:
             made = schema.table_of(schema.TABLES[name], rows)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

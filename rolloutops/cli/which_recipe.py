@@ -18,7 +18,7 @@ from rolloutops.config.settings import Dataset
 from rolloutops.config.shard import read_shard
 from rolloutops.errors import UsageError
 
-LOOKING = ("status", "metrics", "sql", "export", "verify", "view", "show")
+LOOKING = ("status", "metrics", "sql", "export", "verify", "view", "show", "label")
 """Commands that find the workspace of the folder in which they run; what reads inputs or own steps needs a name."""
 
 ASKING = ("collect", "run", "check")

@@ -148,7 +148,8 @@ async def write_attempts(
         context.meter.attempted(row)
         counts["failed" if row.get("error") else "completed"] += 1
         verifier = context.verifiers.get(request.dataset)
-        if answered.failure is None and verifier is not None and how["collect"].get("verify", "now") == "now":
+        now = how["collect"].get("verify", "now") == "now"
+        if answered.failure is None and verifier is not None and verifier.verifies and now:
             verdict = await verifier.verify(task, answered.rollout())
             record_verdict(context.run, context.journal, verifier, row, row["attempt_id"], verdict)
             context.meter.count_verdict(verdict.reward, verdict.error)

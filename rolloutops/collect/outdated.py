@@ -106,7 +106,7 @@ def outdated(con: sql.Connection, plan: Plan) -> list[Outdated]:
         return []  # nearly always, and cheaper to know than which rollouts are unverified
     by_dataset: dict[str, list[dict[str, object]]] = {}
     for row in sql.records(con, OUTDATED):
-        if row["dataset"] in plan.datasets and row["dataset"] not in plan.pins:
+        if row["dataset"] in plan.datasets and row["dataset"] not in {*plan.pins, *plan.scored_by_people}:
             by_dataset.setdefault(row["dataset"], []).append(row)
     return [_of(plan, dataset, rows) for dataset, rows in by_dataset.items()]
 

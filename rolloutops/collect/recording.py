@@ -112,7 +112,7 @@ class Recorder:
                 remote = RemoteVerifier(whole.verifier)
                 record_verdict(self.run, self.journal, remote, row, row["attempt_id"], verdict)
                 self.meter.count_verdict(verdict.reward, verdict.error)
-            if verifier is None or pending.settings.verify != "now":
+            if verifier is None or not verifier.verifies or pending.settings.verify != "now":
                 self.settle(pending)
             else:
                 unverified.append(Unverified(pending, row, attempt.rollout(), verifier))

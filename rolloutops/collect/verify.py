@@ -35,12 +35,14 @@ from rolloutops.types import Rollout, Task
 
 @dataclass(frozen=True)
 class Verifier:
-    """A dataset's environment, made, with the runner of its verify."""
+    """A dataset's environment, made, with the runner of its verify. verifies: false where people do, and it only
+    offers tools."""
 
     name: str
     version: str
     environment: Any
     runner: VerifierRunner
+    verifies: bool = True
 
     def at_once(self, task: Task, rollout: Rollout) -> Verdict | None:
         """A verdict, where it takes no waiting for a process or another server."""
@@ -97,7 +99,7 @@ def make_verifiers(plan: Plan) -> dict[str, Verifier]:
         environment = plugin.make(args)
         refuse_misspelt_hooks(name, environment)
         runner = VerifierRunner(environment, plugin, args, limits.processes, limits.timeout, limits.memory_mb)
-        made[dataset] = Verifier(name, version, environment, runner)
+        made[dataset] = Verifier(name, version, environment, runner, dataset not in plan.scored_by_people)
     return made
 
 
@@ -262,7 +264,8 @@ def _find_due(
     if worker is not None:
         sql.run(con, f"DELETE FROM due WHERE md5_number_lower(attempt_id) % {worker.of} <> {worker.number - 1}")
     counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
-    return {name: counts[name] for name in verifiers if name in counts and name not in plan.pins}
+    elsewhere = {*plan.pins, *plan.scored_by_people}
+    return {name: counts[name] for name in verifiers if name in counts and name not in elsewhere}
 
 
 def _due(con: sql.Connection, name: str) -> Iterator[tuple[DueVerdict, StoredRollout]]:

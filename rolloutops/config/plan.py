@@ -42,6 +42,10 @@ class VerifierVersion(NamedTuple):
         return [self.version, *self.equal_versions]
 
 
+SCORES = VerifierVersion("human", "1")
+"""The verifier of datasets whose rewards are the scores that people give."""
+
+
 @dataclass(frozen=True)
 class VerifierPlan:
     """How a dataset is verified: the environment that is made of `plugin` and `args`, in its present version."""
@@ -126,7 +130,7 @@ class Plan:
         for name in self.datasets:
             verifier = self._verdicts_of(name)
             columns = dict(zip(("verifier", "verifier_version", "equal_versions"), verifier, strict=True))
-            if not self.policies and name in self.verifiers:
+            if not self.policies and (name in self.verifiers or name in self.scored_by_people):
                 rows.append({"dataset": name, "policy": None, "num_repeats": 0, **columns})
             for (dataset, policy), settings in self.policies.items():
                 if dataset == name:
@@ -137,9 +141,16 @@ class Plan:
                     rows.append({**own, **columns})
         return rows
 
+    @property
+    def scored_by_people(self) -> frozenset[str]:
+        """The datasets whose rewards are the scores of people, so that no environment verifies them."""
+        return frozenset(name for name, dataset in self.datasets.items() if dataset.verifier == SCORES.name)
+
     def _verdicts_of(self, dataset: str) -> Sequence[Any]:
         if dataset in self.pins:
             return self.pins[dataset]
+        if dataset in self.scored_by_people:
+            return SCORES
         return self.verifiers[dataset].present if dataset in self.verifiers else (None, None, None)
 
     @cached_property

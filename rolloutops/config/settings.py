@@ -121,6 +121,11 @@ class Dataset:
     input: list[str] = key([], "files, globs or folders: JSONL, JSON, CSV, TSV, Parquet, Arrow", one_text=True)
     environment: str | None = key(None, "environment of the dataset: a name, package.module:attr, or file.py:attr")
     environment_args: dict[str, Any] = key({}, "arguments of the environment")
+    verifier: str | None = key(
+        None,
+        "human: the score that a person gives a rollout is its reward; the environment then offers tools alone",
+        one_of="human",
+    )
     id: str | None = key(None, "the field that holds each row's id (default: the hash of the row)")
     prompt: str | None = key(None, "prompt file (YAML: user, system) that makes each row's prompt from its fields")
     examples: list[str] = key([], "files with rows to show as examples before each task", one_text=True)

@@ -1,4 +1,4 @@
-"""Merge other workspaces into one: their tasks, attempts, verdicts and runs.
+"""Merge other workspaces into one: their tasks, attempts, verdicts, labels and runs.
 
 Everything in a workspace is appended, under names that tell the run, so a merge copies the parts that are missing, and
 may be repeated, or be killed and run again. Only tasks are compared row by row, as each workspace numbers its own.
@@ -24,6 +24,9 @@ from rolloutops.store.parts import find_parts
 from rolloutops.store.runs import policy_changes, recorded, tried_policies
 from rolloutops.store.workspace import Workspace, chunked_datasets, connect, sweep, writing
 
+COPIED = ("attempts", "verdicts", "labels")
+"""Tables of each dataset whose parts are copied."""
+
 COLLECTED_TWICE = """
 SELECT t.dataset, count(DISTINCT (t.task_id, t.row_hash, t.policy, t.rollout_index)) AS rollouts
 FROM read_parquet({theirs}, union_by_name = true) AS t
@@ -42,6 +45,7 @@ class MergedDataset:
     tasks: MergedTasks = field(default_factory=MergedTasks)
     attempts: CopiedRows = field(default_factory=CopiedRows)
     verdicts: CopiedRows = field(default_factory=CopiedRows)
+    labels: CopiedRows = field(default_factory=CopiedRows)
     repeated: int = 0
 
 
@@ -82,15 +86,18 @@ def _merge(into: Workspace, source: Workspace, plan: Plan, link: bool, run_id: s
     in_journals = sum(path.read_bytes().count(b"\n") for path in (source.root / "journals").glob("*.jsonl"))
     tasks = {name: _merge_tasks(into, source, name, plan, link, run_id) for name in chunked_datasets(source)}
     repeated = _collected_twice(into, source)
-    attempts, verdicts = (copy_parts(source, into, table, link) for table in ("attempts", "verdicts"))
+    attempts, verdicts, labels = (copy_parts(source, into, table, link) for table in COPIED)
     copy_parts(source, into, "jobs", link)
     runs = copy_parts(source, into, "runs", link).get("", CopiedRows())
     datasets = {
         name: MergedDataset(
-            *(tasks.get(name, MergedTasks()), attempts.get(name, CopiedRows()), verdicts.get(name, CopiedRows())),
+            tasks.get(name, MergedTasks()),
+            attempts.get(name, CopiedRows()),
+            verdicts.get(name, CopiedRows()),
+            labels.get(name, CopiedRows()),
             repeated=repeated.get(name, 0),
         )
-        for name in sorted({*tasks, *attempts, *verdicts})
+        for name in sorted({*tasks, *attempts, *verdicts, *labels})
     }
     return MergedWorkspace(source.root, datasets, runs, in_journals)
 

@@ -14,6 +14,7 @@ from rolloutops.config.resources import shipped
 from rolloutops.store import schema, sql
 from rolloutops.store.damage import damaged, find_damage
 from rolloutops.store.manifest import MERGED
+from rolloutops.store.parsed import created
 
 PLAN_COLUMNS = {
     "dataset": "VARCHAR",
@@ -53,14 +54,25 @@ def duckdb_type(kind: pa.DataType) -> str:
     return names[kind]
 
 
+HUMAN = "human"
+"""The verifier whose rewards are the scores of people."""
+HUMAN_VERDICTS = "human_verdicts"
+"""The view of these scores as rows of `verdicts`."""
+
 Files = str | list[str] | None
 """A table's files: a glob, or a list of them; None where there are none."""
 
 
-KEYS = {"attempts": "dataset, attempt_id", "verdicts": "dataset, verdict_id", "runs": "run_id, event"}
+KEYS = {
+    "attempts": "dataset, attempt_id",
+    "verdicts": "dataset, verdict_id",
+    "labels": "dataset, label_id",
+    "runs": "run_id, event",
+}
 """What a row is known by, of tables that are merged."""
 
-VIEWS = {name: "task_log" if name == "tasks" else name for name in schema.TABLES}
+VIEWS = {**{name: name for name in schema.TABLES}, "tasks": "task_log", "labels": "label_log"}
+"""Table -> the view of its rows. What counts of tasks and labels are views of their own."""
 
 
 def table_views(
@@ -160,6 +172,24 @@ def views_script(
     patterns: table -> its files. plan: rows for `plan`. beside, overlapping: as in `table_views`. indexes: statements
     that make the views of indexes, which some views read in place of the tables then (`sql/index.sql`).
     """
+    beside = beside_tables(plan, beside)
     names = ("macros.sql", "views.sql", "index.sql") if indexes else ("macros.sql", "views.sql")
     files = [(shipped("sql") / name).read_text(encoding="utf-8") for name in names]
-    return "\n\n".join([*table_views(patterns, beside, overlapping), *indexes, plan_view(plan), *files])
+    people = []
+    if "verdicts" in beside and HUMAN_VERDICTS in beside["verdicts"]:  # `verdicts` stands on these, so they come first
+        own = created(files[names.index("views.sql")])
+        people = [
+            *table_views(patterns, beside, overlapping, {"labels": VIEWS["labels"]}),
+            plan_view(plan),
+            *(own[name] for name in ("labels", HUMAN_VERDICTS)),
+        ]
+    return "\n\n".join([*people, *table_views(patterns, beside, overlapping), *indexes, plan_view(plan), *files])
+
+
+def beside_tables(plan: Sequence[Mapping[str, object]], beside: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Add to what lies beside the tables the scores of people, where a plan takes them for verdicts."""
+    found = dict(beside or {})
+    if any(row.get("verifier") == HUMAN for row in plan) and HUMAN_VERDICTS not in found.get("verdicts", ""):
+        more = found.get("verdicts")
+        found["verdicts"] = f"(FROM {more} UNION ALL BY NAME FROM {HUMAN_VERDICTS})" if more else HUMAN_VERDICTS
+    return found

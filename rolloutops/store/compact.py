@@ -37,6 +37,8 @@ FINAL_ROWS, FINAL_BYTES = 1_000_000, 256_000_000
 """Rows or bytes from which a merged file is merged no more."""
 FAN = 64
 """Parts, or merged files of one tier, that a collecting process merges at once."""
+INDEXED_TABLES = ("attempts", "verdicts")
+"""Tables of which an index is derived."""
 MANIFESTS = 2
 """Manifests that stay: a reader may be about to read the one before."""
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -54,10 +56,10 @@ class Compacted:
 
 
 def datasets_of(workspace: Workspace) -> list[str | None]:
-    """Datasets with attempts or verdicts, and None for `runs`."""
+    """Datasets with attempts, verdicts or labels, and None for `runs`."""
     names = {
         folder.name
-        for table in ("attempts", "verdicts")
+        for table in (*INDEXED_TABLES, "labels")
         for folder in (workspace.root / table).glob("*")
         if folder.is_dir() and folder.name[0] != "."
     }
@@ -115,7 +117,7 @@ def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) 
                 return []
             after, report = _merge_groups(workspace, dataset, before, groups)
             if everything and dataset is not None:
-                files = {table: [one.name for one in after.files if one.table == table] for table in tables_of(dataset)}
+                files = {table: [one.name for one in after.files if one.table == table] for table in INDEXED_TABLES}
                 spill = spill_folder(workspace)
                 after = replace(after, index=make_index(workspace.root, dataset, after.number, files, spill))
         except FileNotFoundError:  # another machine was first, or somebody removed a part
@@ -134,7 +136,8 @@ def _lacks_index(workspace: Workspace, dataset: str, manifest: Manifest) -> bool
     there = files_there(workspace, dataset, manifest)
     if index is None or not all((folder / name).is_file() for name in index.names):
         return any(file.table == "attempts" for file in there)
-    return {name for names in index.sources.values() for name in names} != {file.name for file in there}
+    indexed = {file.name for file in there if file.table in INDEXED_TABLES}
+    return {name for names in index.sources.values() for name in names} != indexed
 
 
 def files_there(workspace: Workspace, dataset: str | None, manifest: Manifest) -> list[MergedFile]:
@@ -145,7 +148,7 @@ def files_there(workspace: Workspace, dataset: str | None, manifest: Manifest) -
 
 def tables_of(dataset: str | None) -> tuple[str, ...]:
     """The tables that are compacted together."""
-    return ("attempts", "verdicts") if dataset else ("runs",)
+    return (*INDEXED_TABLES, "labels") if dataset else ("runs",)
 
 
 def place_of(workspace: Workspace, table: str, dataset: str | None) -> Path:
@@ -166,7 +169,7 @@ def _sources(
     journals = {path.stem for path in (workspace.root / "journals").glob("*.jsonl")}
     copies = find_copies({file: there[file] for file in found.files})
     tiers = {one.name: one for one in manifest.files if one.table == table}
-    indexed = manifest.index.sources[table] if manifest.index and not everything else ()
+    indexed = manifest.index.sources.get(table, ()) if manifest.index and not everything else ()
     also: dict[str, set[PartName]] = defaultdict(set)
     for file, first in copies.items():
         if (name := part_name(Path(file).stem)) is not None:

@@ -18,7 +18,7 @@ from rolloutops.errors import WorkspaceError
 from rolloutops.layout import count
 from rolloutops.store.manifest import manifest_folder, merged_folders, newest_manifest
 
-TABLES = ("tasks", "attempts", "verdicts", "runs", "jobs")
+TABLES = ("tasks", "attempts", "verdicts", "runs", "jobs", "labels")
 NO_FILE = "it is not a file"
 UNREADABLE = (OSError, pa.ArrowException, ValueError, UnicodeDecodeError)
 
@@ -87,6 +87,8 @@ def cost_of(path: Path) -> str:
         return (
             f"a chunk of the input again for {_number(rows, 'task')}; the rollouts of tasks that come back count again"
         )
+    if table == "labels":
+        return f"{_number(rows, 'label')} of people, which no command makes again"
     if path.name.startswith("index-"):
         return "nothing but time: the next compact makes it again"
     if table == "jobs":

@@ -24,11 +24,11 @@ from rolloutops.store.manifest import (
     part_name,
 )
 
-COUNTED_ONCE = ("tasks", "attempts", "verdicts", "jobs")
+COUNTED_ONCE = ("tasks", "attempts", "verdicts", "jobs", "labels")
 """Tables of which a file that lies there twice would count twice. A run's events are taken by name, not counted."""
-MERGEABLE = ("attempts", "verdicts", "runs")
+MERGEABLE = ("attempts", "verdicts", "labels", "runs")
 """Tables whose parts `compact` merges."""
-ID_COLUMNS = {"attempts": "attempt_id", "verdicts": "verdict_id"}
+ID_COLUMNS = {"attempts": "attempt_id", "verdicts": "verdict_id", "labels": "label_id"}
 OWN_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]+-\d{4,}")
 """How parts are named here, by run and number: under one such name there are no rows of another."""
 TAIL = 4096
@@ -107,7 +107,7 @@ def count_files(root: Path, table: str, place: Path) -> tuple[_Counted, dict[str
 
 def _valid(index: Index | None, table: str, place: Path, parts: _Counted) -> Index | None:
     """An index if all files that it was made of count as they are."""
-    if index is None or parts.overlapping:
+    if index is None or parts.overlapping or table not in index.sources:
         return None
     sources = {str(place / f"{name}.parquet") for name in index.sources[table]}
     return index if sources <= set(parts.files) else None

@@ -24,6 +24,7 @@ from rolloutops.config.redact import tell
 from rolloutops.errors import WorkspaceError
 from rolloutops.store import schema, sql
 from rolloutops.store.compact import (
+    INDEXED_TABLES,
     commit,
     compact_folder,
     cut,
@@ -268,7 +269,7 @@ def _replace(
     )
     after = Manifest(number, lasting, {table: frozenset(names) for table, names in covers.items()})
     if before.index is not None:
-        names = {table: [one.name for one in lasting if one.table == table] for table in tables_of(dataset)}
+        names = {table: [one.name for one in lasting if one.table == table] for table in INDEXED_TABLES}
         after = replace(after, index=make_index(workspace.root, dataset, number, names, spill_folder(workspace)))
     if not commit(workspace, dataset, after):
         for one in made:

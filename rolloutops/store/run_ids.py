@@ -65,7 +65,7 @@ def greatest(workspace: Workspace) -> str:
 
 
 def _ids(root: Path) -> Iterator[str]:
-    for folder in ("runs", "jobs", "journals", "attempts", "verdicts", "tasks"):
+    for folder in ("runs", "jobs", "journals", "attempts", "verdicts", "tasks", "labels"):
         for path in _files(root / folder):
             name = os.path.basename(path)
             if name.startswith(MERGED):

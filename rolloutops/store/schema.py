@@ -163,12 +163,28 @@ JOBS = _schema(
     ("requests", pa.list_(JOB_REQUEST), "for event intended: the rollouts of the job, in the order of its file"),
 )
 
+LABELS = _schema(
+    ("label_id", TEXT, "names this row: the process that wrote it and a counter"),
+    ("dataset", TEXT, "the task's dataset"),
+    ("task_id", TEXT, "the task"),
+    ("policy", TEXT, "the policy"),
+    ("rollout_index", INT, "which of the repeats"),
+    ("attempt_id", TEXT, "the attempt that was read; a rollout that is collected again has none of its labels"),
+    ("label", TEXT, "the label, a word or a few; null where there is none"),
+    ("score", REAL, "the score; the reward where the recipe says verifier = human"),
+    ("note", TEXT, "what the person wrote beside it"),
+    ("withdrawn", BOOL, "true: the attempt has neither label, score nor note from now on"),
+    ("author", TEXT, "who wrote it"),
+    ("created_at", TIME, "when; of the rows of one attempt the newest counts, whoever wrote it"),
+)
+
 TABLES: dict[str, pa.Schema] = {
     "tasks": TASKS,
     "attempts": ATTEMPTS,
     "verdicts": VERDICTS,
     "runs": RUNS,
     "jobs": JOBS,
+    "labels": LABELS,
 }
 
 FLAT = ("runs", "jobs")

@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 
 from rolloutops.store import schema, sql
-from rolloutops.store.base_views import views_script
+from rolloutops.store.base_views import beside_tables, views_script
 from rolloutops.store.definitions import define
 from rolloutops.store.index import index_views
 from rolloutops.store.manifest import part_name
@@ -76,7 +76,7 @@ def connect_snapshot(workspace: Workspace, snapshot: Snapshot, plan: Sequence[Ma
         con.execute(f"CREATE TABLE journal_{table} AS SELECT * FROM rows_of_journals")
         con.unregister("rows_of_journals")
     files = {table: parts.files or None for table, parts in snapshot.parts.items()}
-    beside = {table: f"journal_{table}" for table in snapshot.journals}
+    beside = beside_tables(plan, {table: f"journal_{table}" for table in snapshot.journals})
     overlapping = {table: parts.overlapping for table, parts in snapshot.parts.items()}
     indexes = index_views(workspace.root, snapshot.parts, beside)
     define(con, views_script(files, plan, beside, overlapping, indexes))

@@ -14,6 +14,7 @@ BASE = {
     "verdicts": "each verdict, of all verifier versions",
     "runs": "the start and the end of each command that wrote to the workspace",
     "jobs": "the events of each batch job",
+    "label_log": "all labels, scores and notes of people, including those replaced or withdrawn later",
     "plan": "what the recipe wants of each dataset and policy",
 }
 """The relations below the views, and what they hold."""

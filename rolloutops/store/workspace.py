@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from rolloutops.config.query_limits import query_limits
 from rolloutops.errors import WorkspaceError, did_you_mean
 from rolloutops.store import schema, sql
-from rolloutops.store.base_views import table_views, views_script
+from rolloutops.store.base_views import beside_tables, table_views, views_script
 from rolloutops.store.definitions import define, redefine
 from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
@@ -97,7 +97,7 @@ def connect(
     """A DuckDB connection with the workspace's views, as it stands now, and with what steps share."""
     con = sql.connect(threads, spill=spill_folder(workspace))
     define(con, views_of(workspace, plan))
-    held = ref(con)
+    PLANS[con], held = plan, ref(con)
 
     def look() -> None:
         if (alive := held()) is not None:
@@ -107,25 +107,29 @@ def connect(
     return con
 
 
-def views_of(workspace: Workspace, plan: Sequence[Mapping[str, object]] | None) -> str:
-    """The script that makes the views of the files that are there now; of the tables alone where no plan is given."""
+def views_of(workspace: Workspace, plan: Sequence[Mapping[str, object]], tables_only: bool = False) -> str:
+    """The script that makes the views of the files that are there now."""
+    beside = beside_tables(plan)
     while True:
         found = {name: find_parts(workspace.root, name) for name in schema.TABLES}
         files = {name: parts.files or None for name, parts in found.items()}
         overlapping = {name: parts.overlapping for name, parts in found.items()}
         try:
-            indexes = index_views(workspace.root, found)
-            if plan is None:
-                return "\n".join([*table_views(files, overlapping=overlapping), *indexes])
+            indexes = index_views(workspace.root, found, beside)
+            if tables_only:
+                return "\n".join([*table_views(files, beside, overlapping), *indexes])
             return views_script(files, plan, overlapping=overlapping, indexes=indexes)
         except FileNotFoundError:  # merged since it was listed
             continue
 
 
 def look_again(con: sql.Connection, workspace: Workspace) -> None:
-    """Let a connection's views see the files that are there now."""
-    redefine(con, views_of(workspace, None))
+    """Let the views of a connection that `connect` made see the files that are there now."""
+    redefine(con, views_of(workspace, PLANS.get(con, ()), tables_only=True))
 
+
+PLANS: WeakKeyDictionary[sql.Connection, Sequence[Mapping[str, object]]] = WeakKeyDictionary()
+"""Connection -> the rows of its view `plan`."""
 
 CONNECTIONS = count()
 """Numbers the connections of this process: two that spill must not share a folder."""

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from rolloutops.errors import UsageError
 from rolloutops.store import sql
-from rolloutops.view import builds, compare, conversation, failures, rows, runs, tasks
+from rolloutops.view import builds, compare, conversation, failures, labels, rows, runs, tasks
 from rolloutops.view.file import lines_of
 from rolloutops.view.filters import Query, filter_of, first
 from rolloutops.view.index import make_views
@@ -122,6 +122,16 @@ def _uses(viewer: Viewer, query: Query) -> list[dict[str, Any]]:
     return builds.uses(viewer.moment, first(query, "of"), first(query, "attempt"))
 
 
+def _labels(viewer: Viewer, query: Query) -> dict[str, Any]:
+    return _label_of(viewer, first(query, "of"), first(query, "attempt"))
+
+
+def _label_of(viewer: Viewer, dataset: str, attempt_id: str) -> dict[str, Any]:
+    """What is said of a rollout, and the labels to choose from."""
+    log = viewer.labels
+    return {"now": labels.said_of(log, dataset, attempt_id), "names": labels.names(log, viewer.plan)}
+
+
 ANSWERS: dict[str, Answer] = {
     "moment": _moment,
     "columns": _columns,
@@ -142,6 +152,7 @@ ANSWERS: dict[str, Answer] = {
     "builds": _builds,
     "lines": _lines,
     "uses": _uses,
+    "labels": _labels,
 }
 """Address below /api/ -> what answers it, all of them by GET: none of them writes."""
 
@@ -153,7 +164,15 @@ def _save_step(viewer: Viewer, body: Any) -> dict[str, Any]:
     return save_step(viewer.moment, viewer.plan.folder, body["name"], chosen)
 
 
-CHANGES: dict[str, Callable[[Viewer, Any], Any]] = {"step": _save_step}
+def _label(viewer: Viewer, body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in ("of", "attempt")):
+        raise UsageError("a label needs the rollout that it is for: of and attempt")
+    changes = {name: value for name, value in body.items() if name not in ("of", "attempt")}
+    viewer.label(body["of"], body["attempt"], changes)
+    return _label_of(viewer, body["of"], body["attempt"])
+
+
+CHANGES: dict[str, Callable[[Viewer, Any], Any]] = {"step": _save_step, "label": _label}
 """Address below /api/ -> what changes something, by POST, with the JSON that was sent."""
 
 

@@ -27,27 +27,31 @@ GROUP BY ALL
 ORDER BY rollouts DESC, dataset, policy, error
 """
 
-MESSAGES = "SELECT attempt_id, task_id, rollout_index, error_message FROM attempts WHERE attempt_id IN ({ids})"
-REASONS = "SELECT attempt_id, task_id, rollout_index, error_message FROM verdicts WHERE attempt_id IN ({ids})"
+EXAMPLE = """
+SELECT e.attempt_id, e.task_id, e.rollout_index, e.error_message, l.label
+FROM {source} AS e
+LEFT JOIN labels AS l ON l.dataset = e.dataset AND l.attempt_id = e.attempt_id
+WHERE e.attempt_id IN ({ids})
+"""
 
 
 def failures(moment: Moment) -> dict[str, Any]:
     """Count failures by dataset, policy and kind, the most frequent first, with the newest examples."""
-    make_views(moment, "attempts verdicts")
+    make_views(moment, "attempts verdicts labels")
     kinds = read(moment, KINDS.format(examples=EXAMPLES))
     unverified = read(moment, UNVERIFIED.format(examples=EXAMPLES))
     return {
-        "attempts": _with_messages(moment, kinds, MESSAGES),
-        "verdicts": _with_messages(moment, unverified, REASONS),
+        "attempts": _with_messages(moment, kinds, "attempts"),
+        "verdicts": _with_messages(moment, unverified, "verdicts"),
     }
 
 
-def _with_messages(moment: Moment, kinds: list[dict[str, Any]], query: str) -> list[dict[str, Any]]:
-    """Put what an example said in the place of its id."""
+def _with_messages(moment: Moment, kinds: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """Put what an example said, and the label that it has, in the place of its id."""
     ids = [attempt_id for kind in kinds for attempt_id in kind["examples"]]
     if not ids:
         return kinds
-    rows = read(moment, query.format(ids=", ".join(map(sql.literal, ids))))
+    rows = read(moment, EXAMPLE.format(source=source, ids=", ".join(map(sql.literal, ids))))
     by_id = {row["attempt_id"]: row for row in rows}
     for kind in kinds:
         kind["examples"] = [by_id[name] for name in kind["examples"] if name in by_id]

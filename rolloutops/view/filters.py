@@ -22,6 +22,7 @@ FACETS = {
     "finish_reason": "finish_reason",
     "error": "verdict_error",
     "tool": "tools_called",
+    "label": "label",
 }
 """Facet -> the column of the index that it counts."""
 
@@ -157,13 +158,11 @@ def _is_small(moment: Moment, key: str) -> bool:
 def _hold(moment: Moment, places: pa.Table) -> str:
     """Put the rows that a condition matches into a table; only the last few are held."""
     with moment.lock:
-        held = [table for table in moment.matches.values() if table != "small"]
-        name = f"matches_{max((int(table.split('_')[1]) for table in held), default=0) + 1}"
+        name = f"matches_{next(moment.tables)}"
         cursor = moment.con.cursor()
         cursor.register("places", places)
         cursor.execute(f"CREATE TABLE {name} AS SELECT place FROM places")
         cursor.unregister("places")
-        for text in [text for text, table in moment.matches.items() if table != "small"][: -MOST_MATCHES + 1]:
-            cursor.execute(f"DROP TABLE {moment.matches.pop(text)}")
         cursor.close()
+        moment.forget_matches([text for text, table in moment.matches.items() if table != "small"][: -MOST_MATCHES + 1])
         return name

@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from rolloutops.errors import UsageError
-from rolloutops.store import sql
+from rolloutops.store import schema, sql
 from rolloutops.store.definitions import make_named
+from rolloutops.store.labels import LabelRow
+from rolloutops.store.parts import Parts
 from rolloutops.store.schema import FLAT, TABLES
 from rolloutops.store.snapshot import connect_snapshot, take_snapshot
 from rolloutops.store.user_query import query_error
@@ -42,6 +45,8 @@ COLUMNS = {
     "verdict_error": "VARCHAR",
     "run_id": "VARCHAR",
     "attempt_id": "VARCHAR",
+    "label": "VARCHAR",
+    "label_score": "DOUBLE",
 }
 """The small columns of `rollouts` that the index holds, and their types."""
 
@@ -67,6 +72,9 @@ SELECT dataset, task_id, policy, rollout_index, attempt, error, healed, run_id, 
 FROM failures
 """
 
+MOST_STALE = 4
+"""Tables of matches that stay after their conditions are forgotten."""
+
 DEADLINE = 20.0
 """Seconds after which a query is stopped."""
 
@@ -76,8 +84,9 @@ class Moment:
     """A workspace as it stood when this was made. number: counts moments. seconds: how long it took to make. source:
     the view of its rollouts: `logged` where no rollout is in the log twice, which is read sooner, else `rollouts`.
 
-    matches: condition -> the table with the rows of the index that it matches, where it names other columns.
-    lock: who holds it may use `con`.
+    labels: how many rows of the labels' log it shows. matches: condition -> the table with the rows of the index that
+    it matches, where it names other columns. stale: such tables of conditions that are held no more. lock: who holds it
+    may use `con`.
     """
 
     con: sql.Connection
@@ -86,7 +95,10 @@ class Moment:
     failures: int
     seconds: float
     source: str
+    labels: int = 0
     matches: dict[str, str] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)
+    tables: Iterator[int] = field(default_factory=count)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cursor(self) -> sql.Connection:
@@ -94,11 +106,27 @@ class Moment:
         with self.lock:
             return self.con.cursor()
 
+    def forget_matches(self, texts: Sequence[str]) -> None:
+        """Let conditions be answered anew. The lock is held. Their tables stay for a while: a query may name them."""
+        self.stale += [self.matches.pop(text) for text in texts]
+        for table in self.stale[:-MOST_STALE]:
+            self.con.execute(f"DROP TABLE {table}")
+        self.stale = self.stale[-MOST_STALE:]
 
-def take_moment(workspace: Workspace, plan: Sequence[Mapping[str, object]], number: int) -> Moment:
-    """Read the index of a workspace as it stands now, and lock the connection to its folder."""
+
+def take_moment(
+    workspace: Workspace, plan: Sequence[Mapping[str, object]], number: int, labels: Sequence[LabelRow]
+) -> Moment:
+    """Read the index of a workspace as it stands now, and lock the connection to its folder.
+
+    labels: those that are known, which are held in memory, so that more can be put beside them.
+    """
     began = time.perf_counter()
-    con = connect_snapshot(workspace, take_snapshot(workspace), plan)
+    found = take_snapshot(workspace)
+    held = {**found.journals, "labels": schema.table_of(schema.LABELS, labels)}
+    con = connect_snapshot(
+        workspace, replace(found, parts={**found.parts, "labels": Parts([], [], {})}, journals=held), plan
+    )
     ((attempts,),) = sql.rows(con, "SELECT count(*) FROM attempts")
     con.execute(f"SET memory_limit = '{(BASE_BYTES + ROLLOUT_BYTES * attempts) // 1_000_000}MB'")
     con.execute("SET preserve_insertion_order = false")  # each query of a page has an order of its own
@@ -110,7 +138,7 @@ def take_moment(workspace: Workspace, plan: Sequence[Mapping[str, object]], numb
     sql.run(con, FAILED)
     ((rollouts, failures),) = sql.rows(con, "SELECT (SELECT count(*) FROM small), (SELECT count(*) FROM failed)")
     _lock(con, workspace.root)
-    return Moment(con, number, rollouts, failures, time.perf_counter() - began, source)
+    return Moment(con, number, rollouts, failures, time.perf_counter() - began, source, len(labels))
 
 
 def _lock(con: sql.Connection, root: Path) -> None:
@@ -173,16 +201,20 @@ def make_views(moment: Moment, text: str) -> None:
 
 
 def signature(workspace: Workspace) -> tuple[object, ...]:
-    """What changes when anything is added to a workspace: a look at its folders."""
+    """What changes when anything but a label is added to a workspace: a look at its folders."""
     root = workspace.root
-    folders = [root / table for table in TABLES]
-    folders += [entry for table in TABLES if table not in FLAT for entry in _folders(root / table)]
-    times = tuple((str(folder), _changed(folder)) for folder in folders)
+    times = tuple(time for table in TABLES if table != "labels" for time in folder_times(root, table))
     try:
         journals = tuple(sorted((e.name, e.stat().st_size) for e in os.scandir(root / "journals")))
     except FileNotFoundError:  # there is none, or one was sealed between the two looks
         journals = ()
     return times + journals
+
+
+def folder_times(root: Path, table: str) -> list[tuple[str, int]]:
+    """When something was last added to each folder of a table, or taken away."""
+    folders = [root / table, *([] if table in FLAT else _folders(root / table))]
+    return [(str(folder), _changed(folder)) for folder in folders]
 
 
 def _folders(folder: Path) -> list[Path]:

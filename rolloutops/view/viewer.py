@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from rolloutops.config.plan import Plan
+from rolloutops.errors import UsageError
+from rolloutops.store.author import author
 from rolloutops.store.conversation import Conversation
+from rolloutops.store.labels import LabelLog, check_changes
 from rolloutops.store.workspace import Workspace
 from rolloutops.view import conversation
 from rolloutops.view.filters import Query, first
-from rolloutops.view.index import signature, take_moment
+from rolloutops.view.index import folder_times, signature, take_moment
+from rolloutops.view.labels import labelled, take_in
 
 HELD = 4
 """Conversations that are held in memory: the pages of a long one are asked for one after the other."""
@@ -25,8 +31,10 @@ class Viewer:
     def __init__(self, workspace: Workspace, plan: Plan, file: Path | None = None) -> None:
         self.workspace, self.plan, self.file = workspace, plan, file
         self.signature = signature(workspace)
-        self.moment = take_moment(workspace, plan.rows, 1)
-        self.lock = Lock()
+        self.labels, self.label_times = LabelLog(workspace), folder_times(workspace.root, "labels")
+        self.labels.read_new()
+        self.moment = take_moment(workspace, plan.rows, 1, self.labels.rows)
+        self.lock, self.label_lock = Lock(), Lock()
         self.conversations: dict[tuple[str, str], Conversation] = {}
 
     def refresh(self) -> bool:
@@ -34,10 +42,44 @@ class Viewer:
         with self.lock:
             now = signature(self.workspace)
             if now == self.signature:
-                return False
-            self.moment = take_moment(self.workspace, self.plan.rows, self.moment.number + 1)
+                return self._refresh_labels()
+            with self.label_lock:
+                self.labels.read_new()
+                known = list(self.labels.rows)
+            moment = take_moment(self.workspace, self.plan.rows, self.moment.number + 1, known)
+            with self.label_lock:
+                take_in(moment, self.labels.rows[moment.labels :])
+                moment.number = max(moment.number, self.moment.number + 1)
+                self.moment = moment
             self.signature = now
             return True
+
+    def _refresh_labels(self) -> bool:
+        """Show the labels that others have written; return whether there are any."""
+        times = folder_times(self.workspace.root, "labels")
+        if times == self.label_times:
+            return False
+        with self.label_lock:
+            self.labels.read_new()
+            new = self.labels.rows[self.moment.labels :]
+            take_in(self.moment, new)
+            self.label_times = times
+            return bool(new)
+
+    def label(self, dataset: str, attempt_id: str, changes: Mapping[str, Any]) -> None:
+        """Write what a person says of an attempt, and show it. It is on disk when this returns.
+
+        Raises UsageError where there is no such attempt, or nothing to write it to.
+        """
+        if self.file is not None:
+            raise UsageError(
+                f"labels are written to a workspace, and {self.file} has none: make one with rolloutops import "
+                f"{self.file} --data=FOLDER, then view that"
+            )
+        checked = check_changes(changes)
+        with self.label_lock:
+            self.labels.write([labelled(self.moment, dataset, attempt_id)], checked, author())
+            take_in(self.moment, self.labels.rows[self.moment.labels :])
 
     def conversation(self, query: Query) -> Conversation:
         """Return the rollout that an address names."""

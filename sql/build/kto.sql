@@ -11,11 +11,11 @@
 SELECT
     concat(
         '{"prompt":', chat_text(prompt, getvariable('arguments'), 'key'), ',"completion":',
-        chat_text(completion, getvariable('arguments'), 'key'), ',"label":', label,
+        chat_text(completion, getvariable('arguments'), 'key'), ',"label":', desirable,
         ',"tools":' || nullif(tools::VARCHAR, '[]'), '}'
     ) AS json,
     [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
     prompt_hash AS split_key,
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
-FROM (SELECT *, kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS label FROM selected)
-WHERE label IS NOT NULL
+FROM (SELECT *, kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS desirable FROM selected)
+WHERE desirable IS NOT NULL

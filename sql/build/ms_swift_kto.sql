@@ -9,7 +9,7 @@
 -- report: SELECT * FROM kto_weights('result')
 SELECT
     CASE WHEN fits_marks(messages) THEN concat(
-        '{"messages":[', array_to_string(swift_messages(marked(messages), ''), ','), '],"label":', label,
+        '{"messages":[', array_to_string(swift_messages(marked(messages), ''), ','), '],"label":', desirable,
         ',"tools":' || tools_text(tools), media_columns(messages), '}'
     )
         ELSE media_line() END AS json,
@@ -18,7 +18,7 @@ SELECT
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM (
     SELECT *, spoken(prompt, completion) AS messages,
-        kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS label
+        kto_label(reward, getvariable('min_reward'), getvariable('max_undesirable')) AS desirable
     FROM selected
 )
-WHERE label IS NOT NULL AND (NOT getvariable('drop_unfit') OR fits_marks(messages))
+WHERE desirable IS NOT NULL AND (NOT getvariable('drop_unfit') OR fits_marks(messages))

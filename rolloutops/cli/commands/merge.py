@@ -41,7 +41,7 @@ def body(parsed: Parsed) -> int:
 COMMAND = Command(
     "merge",
     body,
-    "Merge workspaces: copy tasks, rollouts and verdicts of others into one",
+    "Merge workspaces: copy tasks, rollouts, verdicts and labels of others into one",
     (
         Flag("link", bool, "hard-link the part files instead of copying them, which takes no space"),
         Flag("allow_policy_change", bool, "continue although the settings of a policy differ between workspaces"),
@@ -85,6 +85,8 @@ def _sentences(merged: Sequence[MergedWorkspace], plan: Plan) -> Iterator[str]:
     )
     for one in merged:
         for name, found in one.datasets.items():
+            if found.labels.added:
+                yield f"{one.path}, {name}: {count(found.labels.added, 'label')} added"
             yield from (f"{one.path}, {name}: {sentence}" for sentence in _differences(found))
         if one.in_journals:
             rows = count(one.in_journals, "row")

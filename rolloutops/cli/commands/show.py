@@ -13,14 +13,12 @@ from rolloutops.cli.printing import Line, say, show_json, show_painted
 from rolloutops.cli.shared_flags import DATA, JSON, QUERIES
 from rolloutops.cli.turns import conversation
 from rolloutops.cli.which_recipe import plan_of
+from rolloutops.cli.which_rollouts import only
 from rolloutops.errors import UsageError
 from rolloutops.layout import columns_of, count
 
 if TYPE_CHECKING:
     from rolloutops.store.conversation import Conversation
-
-CANDIDATES = 8
-"""Rollouts that the sentence about an ambiguous key lists."""
 
 ABOUT = """
 KEY is dataset/task_id/policy/rollout_index, or a part of it that matches one rollout, e.g. a task's id, its first
@@ -44,7 +42,7 @@ def body(parsed: Parsed) -> None:
     if "where" in flags:
         attempts, total = matching(rollouts, flags["where"], flags.get("limit", 1))
     else:
-        attempts = [_only(key, find(rollouts, key)) for key in keys]
+        attempts = [only(key, find(rollouts, key)) for key in keys]
         total = len(attempts)
     if not attempts:
         raise UsageError(f"no rollout matches --where={flags['where']}")
@@ -105,25 +103,6 @@ def _keys_and_recipe(words: Sequence[str], flags: dict[str, Any]) -> tuple[list[
     if len(words) > wanted + 1:
         raise UsageError(f"{words[wanted + 1]!r} is one word too many: show takes {count(wanted, 'key')} and a recipe")
     return list(words[:wanted]), next(iter(words[wanted:]), None)
-
-
-def _only(key: str, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the one rollout that a key names; raise UsageError if it names none, or several."""
-    from rolloutops.store.find_rollouts import key_of
-
-    if not candidates:
-        raise UsageError(
-            f"no rollout is named {key!r}: a key is dataset/task_id/policy/rollout_index, a part of it, or an "
-            'attempt_id; rolloutops sql "SELECT dataset, task_id, policy, rollout_index FROM rollouts" lists them'
-        )
-    if len(candidates) > 1:
-        error = UsageError(f"{key!r} fits {count(len(candidates), 'rollout')}; name one of them:")
-        for one in candidates[:CANDIDATES]:
-            error.add_note(f"  {key_of(one)}")
-        if len(candidates) > CANDIDATES:
-            error.add_note(f"  and {len(candidates) - CANDIDATES:,} more")
-        raise error
-    return candidates[0]
 
 
 def _as_json(conversations: Sequence[Conversation]) -> str:

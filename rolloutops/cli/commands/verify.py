@@ -99,13 +99,18 @@ def sentences(done: VerifyReport) -> Iterator[str]:
     elif rest.pinned:
         versions = ", ".join(f"{version} in {dataset}" for dataset, version in rest.pinned.items())
         yield f"Nothing to verify: --verdict_version selects the verdicts of {versions}"
-    elif not rest.no_environment:
+    elif not rest.no_environment and not rest.people:
         but = f", but the verification of {rest.failed:,} failed" if rest.failed else ""
         yield f"Nothing to verify: {all_of(rest.rollouts, 'rollout')} {verb(rest.rollouts, 'have')} a verdict{but}"
     for dataset, rollouts in rest.no_environment.items():
         yield (
             f"{dataset}: {count(rollouts, 'rollout')} unverified because no environment is set: add environment = … to "
             f"[datasets.{dataset}], or give --dataset={dataset} --environment=NAME"
+        )
+    for dataset, rollouts in rest.people.items():
+        yield (
+            f"{dataset}: {count(rollouts, 'rollout')} without a person's score, so without a reward: give it in the "
+            "pages of view, or with label KEY --score=NUMBER"
         )
     if rest.failed:
         yield "status shows why verification failed; verify --retry_errors runs it again"

@@ -30,7 +30,7 @@ SHORTEST_TOKEN = 16
 
 ABOUT = """
 The pages show rollouts, conversations, tasks, comparisons, failures, the running collection and builds. They are served
-to this machine only, read the workspace and never change it. If the workspace is on a remote
+to this machine only. The workspace is only read, except for labels. If the workspace is on a remote
 machine, run the printed ssh command on your own machine and open the link there. Stop with Ctrl-C.
 """
 

@@ -1,6 +1,6 @@
 // The filter of rollouts, as it is in the address of a page.
 
-export const FACETS = ["dataset", "policy", "finish_reason", "error", "tool"];
+export const FACETS = ["dataset", "policy", "finish_reason", "error", "tool", "label"];
 const FILTER = ["where", ...FACETS, "low", "high", "sort"];
 
 /** The filter's part of this page's address. */

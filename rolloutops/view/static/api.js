@@ -12,10 +12,10 @@ export async function get(name, params = new URLSearchParams(), signal = undefin
   return answer(fetch(`/api/${name}?${params}`, { signal }));
 }
 
-/** Ask for a change: the header tells the server that no form of another site sent it. */
+/** Ask for a change: the header tells the server that no form of another site sent it. It is sent also if the page is left. */
 export async function post(name, body) {
   const headers = { "Content-Type": "application/json", "X-Rolloutops": "1" };
-  return answer(fetch(`/api/${name}`, { method: "POST", headers, body: JSON.stringify(body) }));
+  return answer(fetch(`/api/${name}`, { method: "POST", headers, body: JSON.stringify(body), keepalive: true }));
 }
 
 async function answer(request) {

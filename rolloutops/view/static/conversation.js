@@ -5,10 +5,11 @@ import { get } from "./api.js";
 import { add, el, put } from "./dom.js";
 import { number, seconds, shorten, when } from "./format.js";
 import { bind, step } from "./keys.js";
+import { labels, saved } from "./labels.js";
 import { json, visible } from "./text.js";
 import { turn } from "./turn.js";
 
-export async function show(main) {
+export async function show(main, moment) {
   const search = new URLSearchParams(location.search);
   const source = new URLSearchParams({ of: search.get("of") ?? "", attempt: search.get("attempt") ?? "" });
   const filter = filterParams();
@@ -23,13 +24,15 @@ export async function show(main) {
     el("div", { class: "split" }, aside(one, source), el("section", { class: "wide", "aria-label": "Turns" }, answerLink(one), list)),
   );
   turns(list, one, source);
+  const labelled = labels(document.getElementById("labels"), source, moment.file);
   const answer = list.querySelector("article:not(.prompt)");
   if (answer && one.turns[0].prompt) bind("a", "to the answer", () => goTo(answer));
   keys(list, filter);
   neighbors(ways, filter, source, one.facts).catch((error) => put(ways, el("p", { class: "error" }, error.message)));
+  await labelled;
 }
 
-/** What is known of the rollout; labels stand between its facts and its verdict. */
+/** What people say of the rollout, which stays in sight beside its turns, and what is known of it. */
 function aside(one, source) {
   const facts = one.facts;
   const tokens = [`${number(facts.input_tokens)} in`, `${number(facts.output_tokens)} out`];
@@ -39,6 +42,7 @@ function aside(one, source) {
   return el(
     "div",
     { class: "side" },
+    el("section", { id: "labels", "aria-label": "Label" }),
     pairs([
       ["Dataset", facts.dataset],
       ["Task", facts.task_id],
@@ -55,7 +59,6 @@ function aside(one, source) {
       ["Input", facts.origin && `${facts.origin} line ${facts.line}`],
       ["Expected answer", facts.answer],
     ]),
-    el("section", { id: "labels" }),
     one.verdicts.map(verdict),
     uses(source),
     folded("Sampling parameters", () => json(one.request), one.request),
@@ -158,9 +161,12 @@ function keys(list, filter) {
   const place = { of: here.get("of"), attempt: here.get("attempt") };
   bind("j", "next turn", () => step(list.querySelectorAll("article"), 1));
   bind("k", "previous turn", () => step(list.querySelectorAll("article"), -1));
-  bind("Escape", "back to the rollouts", () => {
-    location.href = href("/", withParams(filter, place));
-  });
+  bind("Escape", "back to the rollouts", () => leave(href("/", withParams(filter, place))));
+}
+
+/** Go to another page, once what a person said of this rollout is saved. */
+async function leave(address) {
+  if (await saved()) location.href = address;
 }
 
 const WAYS = [
@@ -182,7 +188,7 @@ async function neighbors(ways, filter, source, task) {
   };
   const links = WAYS.map(([name, key, label, text]) => {
     const target = targets[name];
-    bind(key, label, () => target && (location.href = rolloutHref(target, filter)));
+    bind(key, label, () => target && leave(rolloutHref(target, filter)));
     if (!target) return el("span", { class: "way off", "aria-hidden": "true" }, text);
     return el("a", { class: "way", href: rolloutHref(target, filter), title: `${label} (${key})`, "aria-label": label }, text);
   });

@@ -9,8 +9,9 @@ const LABELS = {
   finish_reason: "Finish reason",
   error: "Verification error",
   tool: "Tool called",
+  label: "Label",
 };
-const NONE = { error: "no error", tool: "no tool", finish_reason: "none" };
+const NONE = { error: "no error", tool: "no tool", label: "no label", finish_reason: "none" };
 const FEW = 8;
 
 /** Make the lists. go: called with the changed values of one facet. */

@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 
 const known = new Map();
 
-/** Bind a key. label: what it does, for the list. */
+/** Bind a key. label: what it does, for the list, which leaves out those without one. */
 export function bind(key, label, run) {
   known.set(key, { label, run });
 }
@@ -29,7 +29,7 @@ export function listen() {
 
 function showKeys() {
   const names = { "/": "/", Escape: "Esc" };
-  const rows = [...known].map(([key, { label }]) =>
+  const rows = [...known].filter(([, { label }]) => label).map(([key, { label }]) =>
     el("tr", {}, el("th", { scope: "row" }, el("kbd", {}, names[key] ?? key)), el("td", {}, label)),
   );
   const dialog = el(

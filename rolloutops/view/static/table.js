@@ -18,6 +18,7 @@ const COLUMNS = [
   ["tool_calls", "Tool calls", (row) => tools(row)],
   ["output_tokens", "Output tokens", (row) => number(row.output_tokens)],
   ["seconds", "Time", (row) => seconds(row.seconds)],
+  ["label", "Label", (row) => label(row)],
   ["attempt_id", "Started", (row) => when(row.started_at)],
 ];
 const NUMBERS = ["rollout_index", "reward", "turns", "tool_calls", "output_tokens", "seconds"];
@@ -26,6 +27,11 @@ function reward(row) {
   if (row.reward === null) return row.verdict_error ?? "–";
   const share = Math.min(Math.max(row.reward, 0), 1);
   return [number(row.reward), el("meter", { min: 0, max: 1, value: share, "aria-hidden": "true" })];
+}
+
+function label(row) {
+  const score = row.label_score === null ? null : number(row.label_score);
+  return [row.label, score].filter((part) => part !== null).join(", ") || "–";
 }
 
 function tools(row) {
