@@ -79,20 +79,24 @@ class _Keys:
 def parts_of(tables: Iterable[pa.Table], max_rows: int, max_bytes: int = PART_BYTES) -> Iterator[pa.Table]:
     """Tables cut and joined so that each has max_rows rows, or fewer where rows are very large."""
     held: list[pa.Table] = []
+    rows = size = 0
     for table in tables:
         held.append(table)
+        rows, size = rows + len(table), size + table.nbytes
         del table  # of a part that is written, nothing is to be in memory when the next table is read
-        while sum(map(len, held)) >= max_rows:
-            over = sum(map(len, held)) - max_rows
+        while rows >= max_rows:
             last = held.pop()
-            held.append(last.slice(0, len(last) - over))
-            rest = last.slice(len(last) - over)
+            cut = len(last) - (rows - max_rows)
+            held.append(last.slice(0, cut))
+            rest = last.slice(cut)
             del last
             yield _joined(held)
             held += [rest] if len(rest) else []
+            rows, size = len(rest), rest.nbytes
             del rest
-        if sum(each.nbytes for each in held) >= max_bytes:
+        if size >= max_bytes:
             yield _joined(held)
+            rows = size = 0
     if held:
         yield _joined(held)
 
