@@ -153,8 +153,8 @@ def _lost_tasks(one: Mapping[str, Any]) -> str:
     return (
         f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, e.g. when a "
         "workspace was copied over another one that also ran chunk for it: their task files have the same names. The "
-        "rollouts are kept. To get the tasks back, run chunk with an input that holds the lines of all of them (every input "
-        "file that was ever chunked here); they get the same ids, and their rollouts count again"
+        "rollouts are kept. To get the tasks back, run chunk with an input that holds the lines of all of them (every "
+        "input file that was ever chunked here); they get the same ids, and their rollouts count again"
     )
 
 
