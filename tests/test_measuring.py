@@ -145,7 +145,7 @@ def test_policies_are_compared_task_by_task(capsys: pytest.CaptureFixture[str]) 
         (["--group_by=agent", "--step=tokens"], "--group_by has no effect on metrics/tokens"),
         (["--group_by=color"], "there are agent, task, finish_reason"),
         (["--step=reward"], "no step 'metrics/reward', did you mean 'metrics/rewards'"),
-        (["--step=compare"], "[metrics.compare] a is missing: the policy that is compared with"),
+        (["--step=compare"], "[metrics.compare] a is missing: the baseline policy"),
         (["--metrics.pass_at_k.kk=3", "--step=pass_at_k"], "no key 'kk', did you mean 'k'?"),
         (["--metrics.pas_at_k.k=[3]"], "no metrics step 'pas_at_k', did you mean 'pass_at_k'?"),
         (["--metrics.mine=3"], "write --metrics.mine.KEY=3"),

@@ -194,7 +194,7 @@ def test_a_part_that_shares_some_rows_with_another_is_named(tmp_path: Path) -> N
     assert now.on_disk == sum(row["attempts"] for row in now.accounts) == 4
     text = "\n".join(shown(now))
     assert "merged.parquet and " in text
-    assert "run-0000.parquet: keep one of them" in text
+    assert "run-0000.parquet: keep one of these files" in text
     assert "please report" not in text
 
 

@@ -90,7 +90,7 @@ def test_the_recipes_own_step_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("filter/solve_rate", {"low": True}, "[filter.f] low must be a number, not True"),
         ("filter/finished", {"finish_reasons": "stop"}, "must be a list of texts, not 'stop'"),
         ("filter/finished", {"finish_reasons": [1]}, "must be a list of texts, not [1]"),
-        ("mix/shares", {}, "[mix.f] shares is missing: each dataset's share; together 1"),
+        ("mix/shares", {}, "[mix.f] shares is missing: share of each dataset; the sum must be 1"),
         (
             "mix/shares",
             {"shares": {"a": "1"}},

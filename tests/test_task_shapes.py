@@ -339,7 +339,7 @@ def test_a_prompt_that_ends_with_its_answer_is_announced_and_the_answer_taken_ou
     (tmp_path / "r.toml").write_text('data = "w"\n[datasets.d]\ninput = "in.jsonl"\n')
     assert "WARN d: of the first 1,000 rows, 2 prompts end" in rolloutops("check", "r.toml", cwd=tmp_path).stdout
     taken = rolloutops("chunk", "--input=in.jsonl", "--data=v", "--last_turn=answer", cwd=tmp_path).stderr
-    assert "the last turn of 2 tasks was taken out" in taken
+    assert "the last turn of 2 tasks was removed from the prompt" in taken
     found = query(tmp_path / "v", "SELECT prompt::VARCHAR, answer FROM tasks ORDER BY line")
     assert [(json.loads(prompt), answer) for prompt, answer in found] == [
         ([ASKED], "A"),

@@ -192,7 +192,7 @@ def test_a_changed_verifier_that_spends_waits_for_the_command_and_no_table_mixes
     recipe = load(str(tmp_path / "own.toml"))
     assert "plain: plain.py has a new version" in done.stderr, "that it is verified again is said"
     assert "for 5 rollouts: they are verified again" in done.stderr
-    assert done.stderr.count("wait for the command verify") == 1
+    assert done.stderr.count("run the command verify for them") == 1
     assert "out/train.jsonl" not in done.stdout
     found = [("plain", 7, 7, 0.75, 0.75), ("sums", 7, 2, 0.75, 0.75)]
     assert query(tmp_path / "w", REWARDS, recipe) == found, "what was collected just now is verified as ever"
@@ -242,7 +242,7 @@ def test_the_earlier_versions_of_several_verifiers_are_named_by_dataset(tmp_path
         (tmp_path / "plain.py").write_text(SPENDING.format(reward=reward + 0.1, more="spends = True"))
         (tmp_path / "own.toml").write_text(RECIPE)
         done = rolloutops("run", "own.toml", cwd=tmp_path, code=0 if reward == 0.25 else 2)
-    assert done.stderr.count("wait for the command verify") == 2, "once for each dataset"
+    assert done.stderr.count("run the command verify for them") == 2, "once for each dataset"
     (advice,) = re.findall(r"--verdict_version=\S+", done.stderr)
     assert re.fullmatch(r"--verdict_version=plain=\w+,sums=\w+", advice)
     rolloutops("build", "own.toml", advice, cwd=tmp_path)

@@ -84,7 +84,7 @@ def sentences(now: Status) -> Iterator[str]:
     else:
         for one in now.doubled:
             files = " and ".join(map(cell, one["files"]))
-            yield f"\n{count(one['attempts'], 'attempt')} more than once in {files}: keep one of them"
+            yield f"\n{count(one['attempts'], 'attempt')} found in several files, {files}: keep one of these files"
         report = "" if now.doubled else ": please report this"
         yield f"\nconsistency check failed: the tables disagree about {count(len(now.faults), 'rollout')}{report}"
         yield _table(now.faults[:10])
@@ -152,10 +152,10 @@ def _lost_tasks(one: Mapping[str, Any]) -> str:
     if one["torn"]:
         found.append(f"{count(one['torn'], 'task')} that {verb(one['torn'], 'were')} changed in two conflicting ways")
     return (
-        f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, e.g. when two "
-        "workspaces that each ran chunk for it were merged: their task files have the same names. The rollouts "
-        "are kept. To get the tasks back, run chunk with an input that holds the lines of all of them (every input "
-        "file that was ever chunked here); they get the same ids, and their rollouts count again"
+        f"dataset {one['dataset']!r} has {', '.join(found)}. Its task files were overwritten or deleted, e.g. when a "
+        "workspace was copied over another one that also ran chunk for it: their task files have the same names. The "
+        "rollouts are kept. To get the tasks back, run chunk with an input that holds the lines of all of them (every "
+        "input file that was ever chunked here); they get the same ids, and their rollouts count again"
     )
 
 
