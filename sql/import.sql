@@ -3,7 +3,7 @@
 -- staged rows:
 --   asked    tasks: ident, input_key, place, ng_task, empty, row_hash, prompt_hash, answer, twin, request_model, payload
 --   ended    rollouts: ordinal, digest, source, ident, input_key, needs_input, policy, ng_task, ng_rollout, ng_attempt,
---            twin, model
+--            twin, model, session, engine, completion
 
 -- fresh_rows: the rows that the workspace does not have. copy: which of several equal rows it is, from 1.
 CREATE TABLE fresh_rows AS
@@ -15,7 +15,12 @@ WITH named AS (
 )
 SELECT n.*, format('import-{}-{:04d}', digest, copy) AS attempt_id
 FROM named AS n
-ANTI JOIN (SELECT attempt_id FROM attempts WHERE dataset = getvariable('dataset')) AS a
+ANTI JOIN (
+    -- That of a session that has grown has further dashes.
+    SELECT regexp_replace(attempt_id, '^import-+', 'import-') AS attempt_id
+    FROM attempts
+    WHERE dataset = getvariable('dataset')
+) AS a
     ON a.attempt_id = format('import-{}-0001', n.digest);
 
 -- other_batches: files of answers that are named like no file of requests, and have ids that no request has. Where they
@@ -241,6 +246,46 @@ FROM once AS o
 JOIN firsts AS f ON f.ident = o.ident
 LEFT JOIN before AS b ON b.task_id = o.task_id;
 
+-- session_pairs: sessions, and what the same agent did at the same task: keys only. The longest are left out, as they
+-- would have to be in memory whole.
+CREATE TABLE session_pairs AS
+SELECT r.ordinal, r.digest, e.session, m.task_id, r.policy, a.rollout_index, a.attempt, a.attempt_id
+FROM resolved AS r
+JOIN matches AS m ON m.ident = r.ident
+JOIN ended AS e ON e.ordinal = r.ordinal
+JOIN attempts AS a ON a.task_id = m.task_id AND a.policy = r.policy AND a.engine = e.engine
+WHERE e.session IS NOT NULL AND length(e.completion) < 50_000_000 AND r.copy = 1
+    AND a.dataset = getvariable('dataset') AND a.error IS NULL;
+
+-- grown: sessions that are here already and have grown since: the id is in what was imported, and the conversation goes
+-- on where that ended (its last message may have grown too). The longest takes the rollout's index, and counts: of the
+-- attempts of one rollout the first by its id does, and a further dash comes before all else.
+CREATE TABLE grown AS
+WITH shorter AS (
+    SELECT p.* EXCLUDE (session), length(e.completion) AS characters,
+        e.completion::JSON::JSON[] AS own, a.completion::JSON[] AS before
+    FROM session_pairs AS p
+    JOIN ended AS e ON e.ordinal = p.ordinal
+    JOIN attempts AS a ON a.attempt_id = p.attempt_id
+    WHERE a.dataset = getvariable('dataset') AND length(e.completion) > length(a.completion::VARCHAR)
+        AND contains(a.response::VARCHAR, p.session)
+),
+replaced AS (
+    SELECT ordinal, task_id, policy, rollout_index, any_value(digest) AS digest, any_value(characters) AS characters,
+        max(attempt) + 1 AS attempt, regexp_extract(min(attempt_id), '^import(-+)', 1) AS dashes
+    FROM shorter
+    WHERE own[:len(before) - 1] = before[:len(before) - 1]
+    GROUP BY ordinal, task_id, policy, rollout_index
+),
+longest AS (
+    SELECT DISTINCT ON (task_id, policy, rollout_index) *
+    FROM replaced
+    ORDER BY characters DESC, ordinal
+)
+SELECT DISTINCT ON (ordinal) ordinal, rollout_index, attempt, format('import{}-{}-0001', dashes, digest) AS attempt_id
+FROM longest
+ORDER BY rollout_index;
+
 -- fresh: the new rows with their task and their index. A failed try belongs to the index that it names, and an equal
 -- row to its first; the others keep their index where nobody has it, or get the next free one.
 CREATE TABLE fresh AS
@@ -258,6 +303,7 @@ taken AS (
 claims AS (
     SELECT *, row_number() OVER (PARTITION BY task_id, policy, ng_rollout ORDER BY ordinal) AS turn
     FROM rows_of_tasks
+    ANTI JOIN grown USING (ordinal)
     WHERE copy = 1 AND NOT (failed AND ng_rollout IS NOT NULL)
 ),
 kept AS (
@@ -291,9 +337,10 @@ first_copies AS (
     JOIN numbered AS n ON n.ordinal = r.ordinal
     WHERE r.copy = 1
 )
-SELECT r.* EXCLUDE (ident),
-    coalesce(n.rollout_index, f.rollout_index, r.ng_rollout, 0)::INTEGER AS rollout_index,
-    (coalesce(r.ng_attempt, 0) + r.copy)::INTEGER AS attempt
+SELECT r.* EXCLUDE (ident, attempt_id), coalesce(g.attempt_id, r.attempt_id) AS attempt_id,
+    coalesce(g.rollout_index, n.rollout_index, f.rollout_index, r.ng_rollout, 0)::INTEGER AS rollout_index,
+    coalesce(g.attempt, coalesce(r.ng_attempt, 0) + r.copy)::INTEGER AS attempt
 FROM rows_of_tasks AS r
+LEFT JOIN grown AS g ON g.ordinal = r.ordinal
 LEFT JOIN numbered AS n ON n.ordinal = r.ordinal
 LEFT JOIN first_copies AS f ON r.copy > 1 AND f.digest = r.digest;

@@ -2,7 +2,7 @@
 
 A ```console block holds commands, `$ ` before each and `> ` before its further lines, and what they print. `…` or `...`
 stands for anything inside a line, alone on a line for any number of lines. White space, the widths of tables, and all
-but the last line of a stage's progress do not count. Where a block shows no output, or a command of it none, only the
+but the last line of a stage's progress do not count, nor does the progress of an import, which only a slow one shows. Where a block shows no output, or a command of it none, only the
 exit code counts: it must be 0.
 
 A block of another language is a file where the paragraph before it ends with the file's name: "`tasks.jsonl`:".
@@ -172,7 +172,7 @@ def play(page: str, folder: Path) -> list[tuple[Command, int, str]]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=500,
+        timeout=1800,
         check=False,
     )
     commands = [step for step in steps if isinstance(step, Command)]
@@ -183,6 +183,7 @@ def play(page: str, folder: Path) -> list[tuple[Command, int, str]]:
 
 def alike(shown: str, said: str) -> bool:
     """Whether an output is the one that a page shows, with its wildcards."""
+    said = re.sub(r"^[\d,]+/[\d,]+ lines · .*\n", "", said, flags=re.MULTILINE)
     said = re.sub(r"^[\d,]+/[\d,]+ (rollouts|verdicts) · .*\n(?=[\d,]+/[\d,]+ \1 · )", "", said, flags=re.MULTILINE)
     lines = [" ".join(re.sub("─+", "─", line).split()) for line in said.strip().splitlines()]
     pattern = ""

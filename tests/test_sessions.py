@@ -132,6 +132,31 @@ def test_claude_code_main_thread_is_the_rollout(tmp_path: Path) -> None:
     assert query(data, "SELECT json_array_length(response, '$[0]') FROM attempts") == [(len(claude_session().lines),)]
 
 
+def test_a_session_that_has_grown_replaces_what_was_imported_of_it(tmp_path: Path) -> None:
+    one, other, third = (f"{digit * 8}-1111-4111-8111-{digit * 12}" for digit in "123")
+
+    def lines(session: str, answers: int, prompt: str = "Count to ten.") -> list[dict[str, Any]]:
+        made = Claude()
+        made.user(prompt)
+        for number in range(answers):
+            made.said(f"m{number}", use(f"c{number}", "ls"), stop="tool_use")
+            made.result(f"c{number}", "a b")
+        return [line | {"sessionId": session} for line in made.lines]
+
+    for answers, kept in ((1, 1), (2, 2), (2, 2), (3, 3)):
+        write_jsonl(tmp_path / f"{one}.jsonl", lines(one, answers))
+        write_jsonl(tmp_path / f"{third}.jsonl", lines(third, answers, "Count to five."))
+        data, printed = imported(tmp_path, f"{one}.jsonl", f"{third}.jsonl", "--dataset=d")
+        assert query(data, "SELECT rollout_index, turns FROM rollouts") == [(0, kept)] * 2
+        assert ("the longer one counts" in printed) == (answers > 1 and "already_present  0" in printed)
+    # Another session that began alike is another rollout, also where it has gone on.
+    write_jsonl(tmp_path / f"{other}.jsonl", lines(other, 4))
+    data, printed = imported(tmp_path, f"{other}.jsonl", "--dataset=d")
+    assert query(data, "SELECT rollout_index, turns FROM rollouts ORDER BY ALL") == [(0, 3), (0, 3), (1, 4)]
+    attempts = query(data, "SELECT rollout_index, attempt, count(*) FROM attempts GROUP BY ALL ORDER BY ALL")
+    assert attempts == [(0, 1, 2), (0, 2, 2), (0, 3, 2), (1, 1, 1)]
+
+
 @pytest.mark.parametrize(
     ("last", "reason"),
     [

@@ -52,7 +52,8 @@ SELECT count(*) FILTER (copy = 1 AND NOT failed) AS rollouts,
     count(*) FILTER (e.verifier IS NOT NULL) AS verdicts,
     count(*) FILTER (e.verdict_error = 'masked') AS masked,
     count(*) FILTER (copy = 1 AND NOT failed AND e.turns = 0 AND e.verifier IS NULL) AS empty,
-    count(*) FILTER (NOT failed AND f.ng_rollout <> f.rollout_index) AS renumbered
+    count(*) FILTER (NOT failed AND f.ng_rollout <> f.rollout_index) AS renumbered,
+    (SELECT count(*) FROM grown) AS grown
 FROM fresh AS f
 JOIN ended AS e ON e.ordinal = f.ordinal
 """

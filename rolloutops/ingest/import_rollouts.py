@@ -12,6 +12,7 @@ Whose rollouts they are is decided by identity, never by position:
 - Else it is the part of the rollout row that is known to be input. Equal prompt, expected answer, agent and
   `_ng_task_index` make one task.
 
+A session file that has grown since it was imported is another attempt at the same rollout, and the one that counts.
 A rollout keeps its `_ng_rollout_index`, or gets the next free one where it has none or another row has it. An attempt
 is named after the hash of its row, so the same row is never imported twice; a row that occurs twice in the files is a
 further attempt at the same rollout, which the views show once.
@@ -48,12 +49,12 @@ from rolloutops.store.workspace import Workspace, open_workspace, patterns
 class ImportReport:
     """What became of the rows: each is a prompt (a request, an input), a rollout or several, a failure, or rejected.
 
-    already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new ones.
-    renumbered: rollouts whose index another one has. masked: rollouts whose reward measures nothing. empty: rollouts
-    of NeMo Gym with neither answer nor reward. reasons: why rollouts failed or were refused, with counts. skipped:
-    files that hold none. shapes: rows by the shape that they were read as. left_out: fields and events that no reader
-    knows, by name. parts: content parts of unknown types, which are kept. nulls: nulls of a table's struct columns,
-    which are left out.
+    already_present: rollouts that the workspace had. duplicates: equal to another row of these files. tasks: new
+    ones. renumbered: rollouts whose index another one has. grown: sessions that replace a shorter state of theirs.
+    masked: rollouts whose reward measures nothing. empty: rollouts of NeMo Gym with neither answer nor reward.
+    reasons: why rollouts failed or were refused, with counts. skipped: files that hold none. shapes: rows by the
+    shape that they were read as. left_out: fields and events that no reader knows, by name. parts: content parts of
+    unknown types, which are kept. nulls: nulls of a table's struct columns, which are left out.
     """
 
     dataset: str
@@ -70,6 +71,7 @@ class ImportReport:
     masked: int
     empty: int
     renumbered: int
+    grown: int
     policies: list[str]
     reasons: dict[str, int]
     skipped: list[str]
@@ -234,6 +236,7 @@ def _all_present(dataset: str, files: int, rows: int) -> ImportReport:
         masked=0,
         empty=0,
         renumbered=0,
+        grown=0,
         nulls=0,
         policies=[],
         skipped=[],

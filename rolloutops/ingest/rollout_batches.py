@@ -14,7 +14,7 @@ from rolloutops.ingest.import_datasets import ByField, ImportChoices, InputFile
 from rolloutops.ingest.inputs import RawRow, parse_row
 from rolloutops.ingest.processes import Processes
 from rolloutops.ingest.rollout_rows import ASKED, ENDED, Read, Reader
-from rolloutops.ingest.session_files import read_session
+from rolloutops.ingest.session_files import read_session, session_id
 from rolloutops.ingest.task_columns import StructColumns
 from rolloutops.store import schema
 
@@ -121,7 +121,7 @@ class RolloutReader:
         there = ReadRollouts(read=1)
         try:
             session, raw = read_session(file.path)
-            there.add(self._reader.session(session, raw, file.source), str(file.path), 1, set())
+            there.add(self._reader.session(session, raw, file.source, session_id(file.path)), str(file.path), 1, set())
         except ValueError as error:
             there.rejected.append(Rejected(str(file.path), 1, str(error), ""))
         there.finish()

@@ -61,7 +61,7 @@ ENDED = pa.schema(
     [
         *(("ordinal", pa.int64()), ("origin", pa.string()), ("line", pa.int64()), ("digest", pa.string())),
         *(("source", pa.string()), ("ident", pa.string()), ("input_key", pa.string()), ("needs_input", pa.bool_())),
-        *(("policy", pa.string()), ("prompt_hash", pa.string()), ("twin", pa.string())),
+        *(("policy", pa.string()), ("prompt_hash", pa.string()), ("twin", pa.string()), ("session", pa.string())),
         *(("ng_task", pa.int64()), ("ng_rollout", pa.int64()), ("ng_attempt", pa.int64())),
         *_fields(schema.ATTEMPTS, ATTEMPT_COLUMNS),
         *_fields(schema.VERDICTS, VERDICT_COLUMNS),
@@ -69,7 +69,8 @@ ENDED = pa.schema(
     ]
 )
 """Rollouts as they ended. digest: equal for equal rows. ident and input_key: its task, see ASKED. source: the rollout
-file that it belongs to. needs_input: its task is in another row, or it is rejected."""
+file that it belongs to. needs_input: its task is in another row, or it is rejected. session: the id of the session that
+it is, in which it may have grown since it was imported."""
 
 FILE_WORDS = re.compile(
     r"(?<![a-z])(input|request|output|response|result|answer|error|prediction|question|in|out)s?(?![a-z])[._-]?"
@@ -158,12 +159,12 @@ class Reader:
         left_out = [key for key in found.left_out if key not in self.known]
         return Read(task, ended, found.shape or format_.LABEL, left_out, list(_unknown_parts(found)), nulls)
 
-    def session(self, session: Session, raw: str, source: str) -> Read:
+    def session(self, session: Session, raw: str, source: str, session_id: str | None) -> Read:
         """The task and the rollout of a session's file. raw: the file as one JSON value. source: its folder."""
         found = session_row(session, raw)
         task = self._task_columns(found.task or {}, None, Path(source))
         own: Record = {"digest": digest(raw), "engine": f"import:{session.agent}", "source": source}
-        own |= {"ident": task["ident"], "started_at": found.started_at}
+        own |= {"ident": task["ident"], "started_at": found.started_at, "session": session_id}
         return Read(
             task, [self._ended(answer, raw) | own for answer in found.answers], found.shape or "", found.left_out
         )

@@ -39,6 +39,10 @@ DOCUMENTS, TRAJECTORY = (".json", ".traj"), (".traj.json", ".traj")
 """How documents are named; the second are those of mini-swe-agent and SWE-agent, whatever is in them."""
 
 
+NAMED = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|(?<=agent-)[0-9a-f]{8,}")
+"""A session's id in the name of its file, or of its folder: Claude Code, its subagents, Codex, OpenHands."""
+
+
 class SessionFile(NamedTuple):
     """A session as read, and its file verbatim as one line of JSON: a list of lines, or the document."""
 
@@ -83,6 +87,12 @@ def folder_name(patterns: Sequence[str]) -> str:
     while glob.has_magic(str(path)) or not path.is_dir():
         path = path.parent
     return re.sub(r"[^A-Za-z0-9_-]+", "_", path.name).strip("_-") or "sessions"
+
+
+def session_id(path: Path) -> str | None:
+    """The session's id, as its file's name or its folder's has it; None where it has none."""
+    found = NAMED.findall(path.parent.name if path.is_dir() else path.name)
+    return found[-1] if found else None
 
 
 def is_session(path: Path) -> bool:

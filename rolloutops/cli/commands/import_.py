@@ -123,6 +123,8 @@ def _about(done: ImportReport) -> Iterator[str]:
         yield f"{count(done.masked, 'rollout')} masked: their reward is not valid and is left out"
     if done.empty:
         yield f"{count(done.empty, 'rollout')} with neither answer nor reward: if these are tasks, read them with chunk"
+    if done.grown:
+        yield f"{count(done.grown, 'session')} longer than when imported before: the longer one counts"
     if done.renumbered:
         yield f"{count(done.renumbered, 'rollout')} renumbered: their rollout_index was taken"
     if done.skipped:
