@@ -1,9 +1,9 @@
 """The documentation: every command on a page runs and says what the page shows; the reference is what the code says.
 
 A ```console block holds commands, `$ ` before each and `> ` before its further lines, and what they print. `…` or `...`
-stands for anything inside a line, alone on a line for any number of lines. White space, the widths of tables, and all
-but the last line of a stage's progress do not count, nor does the progress of an import, which only a slow one shows. Where a block shows no output, or a command of it none, only the
-exit code counts: it must be 0.
+stands for anything inside a line, alone on a line for any number of lines. White space, the widths of tables, all but
+the last line of a stage's progress, and the progress of an import, which only a slow one shows, do not count. Where a
+block shows no output, or a command of it none, only the exit code counts: it must be 0.
 
 A block of another language is a file where the paragraph before it ends with the file's name: "`tasks.jsonl`:".
 Comments directly before a block say more: `<!-- exit 2 -->` (of its last command), `<!-- not run: reason -->`,
