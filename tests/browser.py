@@ -66,7 +66,7 @@ def axe(folder: Path) -> str:
     if npm is None:
         pytest.skip("needs npm, for axe-core")
     done = subprocess.run(
-        [npm, "pack", "--silent", "axe-core@4"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [npm, "pack", "--silent", "axe-core@4"], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
     if done.returncode:
         pytest.skip("axe-core cannot be had from npm")

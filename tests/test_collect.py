@@ -195,7 +195,7 @@ def test_two_collectors_share_the_work(tmp_path: Path) -> None:
     rolloutops("chunk", "recipe.toml", cwd=folder)
     processes = [start(folder), start(folder)]
     for process in processes:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
     assert_exact(folder, 1800)
     log = delivered(folder)
@@ -213,7 +213,7 @@ def test_ctrl_c_keeps_what_ended_and_says_130(tmp_path: Path, times: int) -> Non
     for _ in range(times):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     by_signal = -signal.SIGINT  # which a shell calls 130 too: the second Ctrl-C met the process when all was sealed
     assert process.returncode == 130 or (times == 2 and process.returncode == by_signal), err
     assert "Traceback" not in err

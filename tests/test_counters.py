@@ -60,7 +60,7 @@ def test_processes_that_are_killed_lose_no_more_than_the_addition_at_hand(tmp_pa
         process.send_signal(signal.SIGKILL)
     said = []
     for process in [*killed, *whole]:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=600)
         said.append(int(out.splitlines()[-1]))
     assert [process.returncode for process in whole] == [0, 0]
     assert said[3:] == [200, 200]

@@ -61,7 +61,7 @@ def failing(folder: Path, *words: str, call: str, number: int, times: int, spare
     program = folder / "failing.py"
     program.write_text(PATCH.format(call=call, number=number, times=times, spared=spared, only=only))
     argv = [sys.executable, str(program), *words]
-    return subprocess.run(argv, cwd=folder, env=environ(), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=folder, env=environ(), capture_output=True, text=True, timeout=600, check=False)
 
 
 def collecting(*more: str, delay: str = "0.1..0.9") -> list[str]:

@@ -289,6 +289,6 @@ def test_bash_completes_for_a_person_at_a_terminal(tmp_path: Path) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone as soon as bash is
             while data := os.read(theirs, 4096):
                 seen += data
-        shell.wait(timeout=60)
+        shell.wait(timeout=600)
     os.close(theirs)
     assert b"rolloutops metrics --step=fields --data=x" in seen.replace(b"\x07", b""), seen.decode()

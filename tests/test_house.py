@@ -233,7 +233,7 @@ def test_help_and_mistakes_are_answered_at_once(tmp_path: Path, words: list[str]
             env=environ(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert done.returncode == code, done.stderr

@@ -177,7 +177,7 @@ def test_an_endpoint_that_refuses_loses_no_rollout(project: Path) -> None:
         env=environ(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode in (2, 3), done.stderr
@@ -309,7 +309,7 @@ def test_a_file_that_may_not_grow(project: Path) -> None:
         env=environ(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 2, done.stderr

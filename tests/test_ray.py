@@ -90,7 +90,7 @@ class Cluster:
         assert self._program.stdin is not None
         self._program.stdin.close()
         try:
-            self._program.wait(timeout=120)
+            self._program.wait(timeout=600)
         except subprocess.TimeoutExpired:
             self._program.kill()
 

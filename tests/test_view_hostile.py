@@ -183,7 +183,7 @@ def test_new_rollouts_appear_while_they_are_collected(browser: Browser, tmp_path
         )
         try:
             news = page.get_by_role("button", name="new rollout")
-            news.wait_for(timeout=120_000)
+            news.wait_for(timeout=600_000)
             news.click()
             page.locator("tbody tr").first.wait_for()
             seen = page.locator("tbody tr").count()
@@ -196,7 +196,7 @@ def test_new_rollouts_appear_while_they_are_collected(browser: Browser, tmp_path
                 assert seen > 0
         finally:
             collecting.terminate()
-            collecting.wait(timeout=60)
+            collecting.wait(timeout=600)
         for _ in range(60):
             if running.get("moment")["rollouts"] == running.get("totals")["rollouts"] >= seen:
                 break

@@ -25,7 +25,7 @@ def run(*words: str | Path, cwd: Path, code: int = 0) -> str:
     hidden = ("PYTHONPATH", "VIRTUAL_ENV", "OPENAI_API_KEY")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(
-        list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True, timeout=500, check=False
+        list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True, timeout=1800, check=False
     )
     said = done.stdout + done.stderr
     if done.returncode and OFFLINE.search(said):

@@ -90,7 +90,7 @@ class Viewer:
             lines["Content-Length"] = str(len(body))
         lines |= {name.replace("_", "-"): value for name, value in headers.items()}
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as link:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=600) as link:
             link.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
             received = b"".join(iter(lambda: link.recv(1 << 16), b""))
         first, _, content = received.partition(b"\r\n\r\n")
@@ -129,5 +129,5 @@ def viewing(folder: Path, *words: str) -> Iterator[Viewer]:
         yield Viewer(link, process)
     finally:
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=600)[1]
         assert "Traceback" not in said, said

@@ -57,9 +57,9 @@ def test_killed_at_a_failpoint(tmp_path: Path, spot: str) -> None:
     rolloutops("chunk", "recipe.toml", cwd=folder)
     if spot.startswith("orphan"):  # which takes a journal that a killed run left
         killed = collecting(folder, ROLLOUTOPS_FAILPOINT=f"journal-after-line:{LINES}")
-        killed.communicate(timeout=60)
+        killed.communicate(timeout=600)
     process = collecting(folder, ROLLOUTOPS_FAILPOINT=spot)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL, f"{spot} was not passed: {err}"
     rolloutops("collect", "recipe.toml", cwd=folder)
     assert_exact(folder, 2 * SMALL)
@@ -71,7 +71,7 @@ def test_torn_tails_are_recovered(tmp_path: Path) -> None:
     folder = project(tmp_path, sums(SMALL))
     rolloutops("chunk", "recipe.toml", cwd=folder)
     process = collecting(folder, ROLLOUTOPS_FAILPOINT=f"journal-after-line:{LINES}")
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     (journal,) = (folder / "w" / "journals").glob("*.jsonl")
     whole = journal.read_bytes()
     from rolloutops.store.journal import seal_orphans
