@@ -18,7 +18,8 @@ CREATE OR REPLACE MACRO error_if(wrong, fault) AS CASE WHEN wrong THEN {'severit
 CREATE OR REPLACE MACRO warning_if(wrong, fault) AS CASE WHEN wrong THEN {'severity': 'warning', 'fault': fault} END;
 CREATE OR REPLACE MACRO found(faults) AS list_filter(faults, lambda f: f IS NOT NULL);
 
--- Whether one of a list of conditions holds.
+-- Whether one of a list of conditions holds. The lambda of such a list names no column of the line: that is in memory
+-- once more for each value then.
 CREATE OR REPLACE MACRO any_holds(conditions) AS list_contains(conditions, true);
 
 -- JSON that is there and not empty.
@@ -111,7 +112,9 @@ END;
 -- answers of tools when it counts and fills them.
 CREATE OR REPLACE MACRO image_fault(json, messages) AS error_if(
     len(list_filter(
-        flatten([json_extract(m.content, '$[*]') FOR m IN messages IF m.role <> 'tool']),
+        flatten([
+            json_extract(m.content, '$[*]') FOR m IN messages IF m.role <> 'tool' AND starts_with(m.content::VARCHAR, '[')
+        ]),
         lambda p: p->>'$.type' = 'image' AND NOT json_exists(p, '$.image')
     )) <> coalesce(json_array_length(json, '$.images'), 0),
     'the messages have not as many parts of type image as the row has images: the template stops with an error, or '
@@ -140,6 +143,10 @@ CREATE OR REPLACE MACRO media_fault(contents, media) AS error_if(
     'an image, audio, video or file part: this format has no place for it, and the model would learn to answer what it '
     || 'does not see; drop the row'
 );
+
+-- The same of the values at paths of a line, which are read only where one is a list.
+CREATE OR REPLACE MACRO media_fault_at(json, paths) AS
+    CASE WHEN list_contains(json_type(json, paths), 'ARRAY') THEN media_fault(json_extract(json, paths), []) END;
 
 -- The type of pictures, where all are URLs or data; a provider cannot open the path of a file.
 CREATE OR REPLACE MACRO linked_pictures(messages) AS CASE WHEN any_holds(flatten([

@@ -215,6 +215,11 @@ CREATE OR REPLACE MACRO media_columns(messages) AS CASE WHEN has_media(messages)
 CREATE OR REPLACE MACRO has_parts(prompt, completion) AS
     contains(prompt::VARCHAR, '"content":[') OR contains(completion::VARCHAR, '"content":[');
 
+-- shows_media(prompt, completion): whether a message of either holds something that is not text. Messages are taken apart
+-- only where one may.
+CREATE OR REPLACE MACRO shows_media(prompt, completion) AS
+    CASE WHEN has_parts(prompt, completion) THEN has_media(spoken(prompt, completion)) ELSE false END;
+
 -- imaged(conversation): the conversation as JSON text, a picture in it being the part {"type": "image"}; images_of:
 -- `,"images":[...]`, or nothing.
 -- That is TRL's form. fits_images: whether there is nothing but text and pictures, and no picture in a tool's answer, where

@@ -300,13 +300,13 @@ def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
         begun.append(first)
         for piece in rest:
             begun.append(b"\n")
-            yield _joined(begun)
+            yield joined(begun)
             begun.append(piece)
     if last := b"".join(begun):
         yield last
 
 
-def _joined(pieces: list[bytes]) -> bytes:
+def joined(pieces: list[bytes]) -> bytes:
     """Join pieces, and take them out of their list."""
     whole = b"".join(pieces)
     pieces.clear()

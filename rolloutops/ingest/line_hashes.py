@@ -16,6 +16,7 @@ from rolloutops.ingest.inputs import (
     blocks_of,
     file_state,
     is_json_lines,
+    joined,
     raw_rows,
     refuse_change,
     without_mark,
@@ -29,7 +30,7 @@ ROWS = 10_000
 
 ADD = r"""
 INSERT INTO lines
-SELECT {file}, line, hash({before}::BLOB || raw || {after}::BLOB)
+SELECT {file}, line, hash({row})
 FROM batch_of_lines
 WHERE octet_length(raw) > 40 OR NOT regexp_full_match(raw::VARCHAR, '( |\\x09|\\x0B|\\x0C|\\x0D)*')
 """
@@ -41,7 +42,9 @@ def hash_lines(con: sql.Connection, file: int, path: Path, before: str = "", aft
 
     Raises InputError if the file changes.
     """
-    query = ADD.format(file=file, before=sql.literal(before), after=sql.literal(after))
+    whole = before or after  # a line of 200 MB is not to be put together with nothing
+    row = f"{sql.literal(before)}::BLOB || raw || {sql.literal(after)}::BLOB" if whole else "raw"
+    query = ADD.format(file=file, row=row)
     state = file_state(path)
     for numbers, raw in _json_lines(path) if is_json_lines(path) else _table_rows(path):
         refuse_change(path, state)
@@ -56,7 +59,10 @@ def _json_lines(path: Path) -> Iterator[Batch]:
     """Split a file of JSON lines, many lines at once."""
     count = 0
     for block in _whole_lines(path):
-        raw = pc.split_pattern(pa.array([block], pa.large_binary()), b"\n").values
+        ends = pa.array([0, len(block)], pa.int64()).buffers()[1]
+        raw = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(block)])  # a copy of none
+        if b"\n" in block:
+            raw = pc.split_pattern(raw, b"\n").values
         if b"\r" in block:
             raw = pc.replace_substring_regex(raw, "\r$", "")
         yield pa.array(range(count + 1, count + len(raw) + 1), pa.int64()), raw
@@ -68,14 +74,19 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
     held: list[bytes] = []
     size, started = 0, False
     for block in blocks_of(path):
-        held.append(block)
         size += len(block)
         if size < LARGE_BLOCK or b"\n" not in block:
+            held.append(block)
             continue
-        whole, _, rest = b"".join(held).rpartition(b"\n")
+        end, _, rest = block.rpartition(b"\n")
+        held.append(end)
+        whole = joined(held)
+        held, size = [rest], len(rest)
         yield whole if started else without_mark(path, whole)
-        held, size, started = [rest], len(rest), True
-    if last := b"".join(held).removesuffix(b"\n"):
+        del whole  # which may be long, while the next one is read
+        started = True
+    held[-1:] = [block.removesuffix(b"\n") for block in held[-1:]]
+    if last := joined(held):
         yield last if started else without_mark(path, last)
 
 

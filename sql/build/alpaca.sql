@@ -13,7 +13,7 @@
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 WITH told AS (
-    SELECT *, coalesce(tools::VARCHAR, '[]') = '[]' AND NOT has_media(spoken(prompt, completion))
+    SELECT *, coalesce(tools::VARCHAR, '[]') = '[]' AND NOT shows_media(prompt, completion)
         AND json_array_length(completion) = 1
         AND regexp_full_match(
             array_to_string([role_of(m) FOR m IN messages_of(prompt)], ' '), '(system )?(user assistant )*user'
@@ -24,7 +24,7 @@ WITH told AS (
 )
 
 SELECT
-    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+    CASE WHEN shows_media(prompt, completion) THEN media_line()
         WHEN fits THEN '{"instruction":' || json_extract(said[-1], '$.content')
         || ',"output":' || to_json(
             CASE WHEN getvariable('reasoning') THEN think_tags(json_extract(completion, '$[0]')) ELSE '' END

@@ -18,7 +18,7 @@ WITH answers AS (
             comparable AND chosen_answer <> rejected_answer AND coalesce(tools::VARCHAR, '[]') = '[]'
             AND NOT calls_tools(prompt), false
         ) AS fits,
-        has_media(spoken(prompt, chosen) || messages_of(rejected)) AS shows_media
+        (shows_media(prompt, chosen) OR shows_media(rejected, '[]')) AS shows_media
     FROM pairs
 )
 

@@ -13,7 +13,7 @@
 SELECT
     -- What is not a pair becomes {}, and what is not plain text becomes null: the checks find both.
     CASE
-        WHEN has_media(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
+        WHEN (shows_media(prompt, chosen) OR shows_media(rejected, '[]')) THEN media_line()
         WHEN NOT comparable THEN '{}'
         ELSE json_object(
             'prompt', CASE

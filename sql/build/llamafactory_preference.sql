@@ -12,7 +12,7 @@
 --     'an answer is more than one message of text, or one call; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN has_media(messages_of(chosen) || messages_of(rejected))
+    CASE WHEN shows_media(chosen, rejected)
             OR NOT fits_files(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
         WHEN comparable AND json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
             AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected))
@@ -29,5 +29,5 @@ SELECT
 FROM pairs
 WHERE NOT getvariable('drop_unfit')
     OR (json_array_length(chosen) = 1 AND json_array_length(rejected) = 1
-        AND NOT has_media(messages_of(chosen) || messages_of(rejected))
+        AND NOT shows_media(chosen, rejected)
         AND fits_sharegpt(spoken(prompt, chosen)) AND fits_sharegpt(spoken(prompt, rejected)))

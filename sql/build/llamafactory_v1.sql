@@ -7,7 +7,7 @@
 -- param drop_unfit BOOLEAN = false   drop what the format cannot hold, instead of stopping
 -- check: FROM refused_media('result', 'drop_unfit')
 SELECT
-    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+    CASE WHEN shows_media(prompt, completion) THEN media_line()
         ELSE '{"messages":[' || array_to_string(
             [typed_message(m, 0) FOR m IN messages_of(prompt)]
             || [typed_message(m, (role_of(m) = 'assistant')::INTEGER) FOR m IN messages_of(completion)], ','
@@ -17,4 +17,4 @@ SELECT
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected
 WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
-    AND NOT (getvariable('drop_unfit') AND has_media(spoken(prompt, completion)))
+    AND NOT (getvariable('drop_unfit') AND shows_media(prompt, completion))

@@ -22,7 +22,7 @@ SELECT
     pair AS sort_key
 FROM (
     SELECT *, fits_marks(spoken(prompt, chosen) || messages_of(rejected))
-        AND NOT has_media(messages_of(chosen) || messages_of(rejected)) AS fits
+        AND NOT shows_media(chosen, rejected) AS fits
     FROM pairs
 )
 WHERE fits OR NOT getvariable('drop_unfit')

@@ -9,7 +9,7 @@
 --     || '; set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN has_media(messages_of(t.prompt)) THEN media_line()
+    CASE WHEN shows_media(t.prompt, '[]') THEN media_line()
         WHEN is_question(t.prompt) AND coalesce(t.tools::VARCHAR, '[]') = '[]' AND t.answer IS NOT NULL
         THEN '{"input":' || to_json(asked_text(t.prompt)) || ',"output":' || to_json(t.answer) || '}'
         ELSE '{}' END AS json,

@@ -8,7 +8,7 @@
 --     'an answer is more than plain text, or it has tools: use build/preference_ranked; or set drop_unfit = true' AS fault
 --     FROM result WHERE json = '{}'
 SELECT
-    CASE WHEN has_media(spoken(prompt, chosen) || messages_of(rejected)) THEN media_line()
+    CASE WHEN (shows_media(prompt, chosen) OR shows_media(rejected, '[]')) THEN media_line()
         WHEN comparable AND is_plain_answer(chosen) AND is_plain_answer(rejected)
             AND coalesce(tools::VARCHAR, '[]') = '[]'
         THEN concat(
@@ -21,4 +21,4 @@ SELECT
     pair AS sort_key
 FROM pairs
 WHERE NOT getvariable('drop_unfit')
-    OR (NOT has_media(messages_of(prompt)) AND is_plain_answer(chosen) AND is_plain_answer(rejected) AND coalesce(tools::VARCHAR, '[]') = '[]')
+    OR (NOT shows_media(prompt, '[]') AND is_plain_answer(chosen) AND is_plain_answer(rejected) AND coalesce(tools::VARCHAR, '[]') = '[]')

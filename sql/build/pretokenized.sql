@@ -17,11 +17,11 @@ WITH branches AS (
         unnest(range(greatest(coalesce(len(branch_starts(token_turns)), 0), 1))) AS branch
     FROM selected
     WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
-        AND (NOT getvariable('drop_unfit') OR (len(token_turns) > 0 AND NOT has_media(spoken(prompt, completion))))
+        AND (NOT getvariable('drop_unfit') OR (len(token_turns) > 0 AND NOT shows_media(prompt, completion)))
 )
 
 SELECT
-    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+    CASE WHEN shows_media(prompt, completion) THEN media_line()
         WHEN tokens IS NULL THEN '{}'
         ELSE '{"input_ids":' || to_json(tokens.token_ids) || CASE getvariable('mask')
             WHEN 'loss_mask' THEN ',"loss_mask":' || to_json(tokens.loss_mask)

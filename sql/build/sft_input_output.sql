@@ -10,7 +10,7 @@
 --         AND (json_extract_string(json, '$.input') IS NULL OR json_extract_string(json, '$.output') IS NULL)
 SELECT
     -- What is not plain text becomes null, which the check finds.
-    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line() ELSE json_object(
+    CASE WHEN shows_media(prompt, completion) THEN media_line() ELSE json_object(
         'input', CASE
             WHEN tools::VARCHAR <> '[]' THEN NULL
             WHEN list_has_any(json_extract_string(prompt, '$[*].role'), ['assistant', 'tool']) THEN NULL

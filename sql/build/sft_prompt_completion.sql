@@ -16,7 +16,7 @@ WITH pictured AS (
 )
 
 SELECT
-    CASE WHEN fits_images(prompt, completion) AND NOT has_media(messages_of(completion))
+    CASE WHEN fits_images(prompt, completion) AND NOT shows_media(completion, '[]')
         THEN concat(
             '{"prompt":', chat_text(imaged(prompt), getvariable('arguments'), 'key'), ',"completion":',
             chat_text(imaged(completion), getvariable('arguments'), 'key'),
@@ -33,4 +33,4 @@ SELECT
     concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key
 FROM selected
 WHERE coalesce(reward, '-inf'::DOUBLE) >= getvariable('min_reward')
-    AND (NOT getvariable('drop_unfit') OR (fits_images(prompt, completion) AND NOT has_media(messages_of(completion))))
+    AND (NOT getvariable('drop_unfit') OR (fits_images(prompt, completion) AND NOT shows_media(completion, '[]')))

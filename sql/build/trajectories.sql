@@ -21,11 +21,11 @@ branches AS (
     SELECT * EXCLUDE (token_turns), unnest(coalesce(nullif(token_branches(token_turns), []), [NULL])) AS tokens,
         unnest(range(greatest(coalesce(len(branch_starts(token_turns)), 0), 1))) AS branch
     FROM rollout
-    WHERE NOT getvariable('drop_unfit') OR (len(token_turns) > 0 AND NOT has_media(spoken(prompt, completion)))
+    WHERE NOT getvariable('drop_unfit') OR (len(token_turns) > 0 AND NOT shows_media(prompt, completion))
 )
 
 SELECT
-    CASE WHEN has_media(spoken(prompt, completion)) THEN media_line()
+    CASE WHEN shows_media(prompt, completion) THEN media_line()
         WHEN tokens IS NOT NULL
         THEN concat(
             '{"trajectory_id":', to_json(concat_ws('/', dataset, task_id, policy, rollout_index, copy, branch)),

@@ -44,7 +44,7 @@ lined AS MATERIALIZED (
         [line_key(dataset, task_id, policy, rollout_index, 'completion')] AS keys,
         prompt_hash AS split_key,
         concat_ws('/', dataset, task_id, policy, rollout_index, copy) AS sort_key,
-        has_media(spoken(prompt, completion)) AS shows_media
+        shows_media(prompt, completion) AS shows_media
     FROM good
 ),
 

@@ -1,13 +1,13 @@
 -- LLaMA-Factory, formatting alpaca: {"instruction", "input"?, "output", "system"?, "history"?:
 -- [[question, answer], ...]}.
 SELECT split, row, unnest(found([
-    media_fault(json_extract(json, ['$.instruction', '$.input', '$.output']), []),
+    media_fault_at(json, ['$.instruction', '$.input', '$.output']),
     error_if(
         NOT filled(json_extract(json, '$.instruction')) AND NOT filled(json_extract(json, '$.input')),
         'neither instruction nor input: the prompt is empty in LLaMA-Factory; write the question as instruction'
     ),
     error_if(
-        any_holds([type_of(json, key) <> 'VARCHAR' FOR key IN ['instruction', 'input', 'system']]),
+        any_holds([type NOT IN ('VARCHAR', 'NULL') FOR type IN json_type(json, ['instruction', 'input', 'system'])]),
         'instruction, input or system is not a text: LLaMA-Factory stops with a TypeError; write text'
     ),
     error_if(

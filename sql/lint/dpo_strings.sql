@@ -3,9 +3,9 @@
 SELECT split, row, unnest(list_concat(
     pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')),
     found([
-        media_fault(json_extract(json, ['$.prompt', '$.chosen', '$.rejected']), []),
+        media_fault_at(json, ['$.prompt', '$.chosen', '$.rejected']),
         error_if(
-            any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['prompt', 'chosen', 'rejected']]),
+            any_holds([type IS DISTINCT FROM 'VARCHAR' FOR type IN json_type(json, ['prompt', 'chosen', 'rejected'])]),
             'prompt, chosen or rejected is missing or not text: NeMo RL and verl stop with a KeyError; write text'
         ),
         warning_if(

@@ -4,7 +4,7 @@ SELECT split, row, unnest(list_concat(
     media_faults(json, line::VARCHAR, 'LLaMA-Factory stops with a ValueError'), found([
     media_fault([turn.value FOR turn IN line.conversations] || [line.chosen.value, line.rejected.value], []),
     call_text_fault([
-        turn.value FOR turn IN line.conversations || [line.chosen, line.rejected] IF turn."from" = 'function_call'
+        turn.value FOR turn IN (line.conversations || [line.chosen, line.rejected]) IF turn."from" = 'function_call'
     ]),
     error_if(
         coalesce(len(line.conversations), 0) = 0,

@@ -1,6 +1,6 @@
 -- NeMo RL's ResponseDataset with math_hf_data_processor: {"input": text, "output": text, the expected answer}.
 SELECT split, row, unnest(found([
-    media_fault(json_extract(json, ['$.input', '$.output']), []),
+    media_fault_at(json, ['$.input', '$.output']),
     error_if(
         coalesce(type_of(json, 'input'), '') <> 'VARCHAR' OR text_at(json, '$.input') = '',
         'input is empty or not text: NeMo RL puts it into a user message unchanged, and the template fails; write text'

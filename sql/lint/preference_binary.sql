@@ -3,13 +3,13 @@ SELECT split, row, unnest(list_concat(
     pair_faults(json_extract(json, '$.chosen'), json_extract(json, '$.rejected')), message_faults(prompt),
     argument_faults(prompt),
     found([
-        media_fault(json_extract(json, ['$.chosen', '$.rejected']), []),
+        media_fault_at(json, ['$.chosen', '$.rejected']),
         error_if(
             coalesce(type_of(json, 'prompt'), '') NOT IN ('VARCHAR', 'ARRAY'),
             'prompt is neither text nor a list of messages: NeMo RL fails on the row; write one of them'
         ),
         error_if(
-            any_holds([type_of(json, key) IS DISTINCT FROM 'VARCHAR' FOR key IN ['chosen', 'rejected']]),
+            any_holds([type IS DISTINCT FROM 'VARCHAR' FOR type IN json_type(json, ['chosen', 'rejected'])]),
             'chosen or rejected is missing or not text: NeMo RL stops with a KeyError; use build/preference_ranked'
         ),
         warning_if(

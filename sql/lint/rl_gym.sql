@@ -30,7 +30,7 @@ SELECT split, row, unnest(found([
         || 'answers with 422'
     ),
     warning_if(
-        any_holds([json_exists(json, '$.' || key) FOR key IN ['response', 'reward', 'verify_output']]),
+        any_holds(json_exists(json, ['response', 'reward', 'verify_output'])),
         'the row has a response or reward, as rollouts do: an answer would overwrite it; leave it out'
     )
 ]), recursive := true)

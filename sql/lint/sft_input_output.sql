@@ -1,6 +1,6 @@
 -- NeMo RL's ResponseDataset and OpenRLHF with input_key and output_key: {"input": text, "output": text}.
 SELECT split, row, unnest(found([
-    media_fault(json_extract(json, ['$.input', '$.output']), []),
+    media_fault_at(json, ['$.input', '$.output']),
     error_if(
         type_of(json, 'input') IS DISTINCT FROM 'VARCHAR',
         'input is not a text: NeMo RL puts it into a user message as it is, and the template fails; write text'
