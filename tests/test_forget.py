@@ -71,7 +71,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = sums(40)
     write_jsonl(folder / "in.jsonl", tasks)
     texts = [
-        {"key": str(n), "text": f"{MARK if n % 4 == 0 else 'horse'}. Answer: {one['answer']}"} for n, one in enumerate(tasks)
+        {"key": str(n), "text": f"{MARK if n % 4 == 0 else 'horse'}. Answer: {one['answer']}"}
+        for n, one in enumerate(tasks)
     ]
     write_jsonl(folder / "answers.jsonl", texts)
     for repeats in (1, 2, 3, 4):
