@@ -50,7 +50,7 @@ PAGES = {
     "docs/howto/add_a_command.md": 5,
     "docs/howto/add_a_target.md": 6,
     "docs/howto/add_an_engine.md": 8,
-    "docs/howto/backup.md": 8,
+    "docs/howto/backup.md": 13,
     "docs/howto/budgets.md": 3,
     "docs/howto/choose_engine.md": 3,
     "docs/howto/cron.md": 2,

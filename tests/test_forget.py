@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import signal
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from rolloutops.store import compact as compaction
 from rolloutops.store import sql
 from rolloutops.store.forget import Choice, find_forgettable, forget
-from rolloutops.store.workspace import Workspace, connect
+from rolloutops.store.removal import LOCK
+from rolloutops.store.workspace import Workspace, connect, try_lock
 from tests.helpers import CHECKOUT, command, environ, query, rolloutops, sums, write_jsonl
 from tests.test_index import PLANS, Maker, differences, plainly
 
@@ -36,6 +38,23 @@ FAILPOINTS = sorted(
         if name not in ("compact-before-merge", "compact-after-commit")  # which `compact` alone passes
     }
 )
+RECIPE = """
+data = "w"
+
+[datasets.d]
+input = "in.jsonl"
+environment = "exact_match"
+id = "n"
+
+[collect]
+engine = "scripted"
+num_repeats = 4
+
+[[steps]]
+kind = "build"
+name = "sft"
+use = "build/sft_messages"
+"""
 LEFT = {
     "attempts": "SELECT * FROM attempts WHERE task_id::INT % 4 > 0 ORDER BY attempt_id",
     "verdicts": "SELECT * FROM verdicts WHERE task_id::INT % 4 > 0 ORDER BY verdict_id",
@@ -52,7 +71,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = sums(40)
     write_jsonl(folder / "in.jsonl", tasks)
     texts = [
-        {"key": str(n), "text": f"{MARK if n % 4 == 0 else 'horse'} {one['answer']}"} for n, one in enumerate(tasks)
+        {"key": str(n), "text": f"{MARK if n % 4 == 0 else 'horse'}. Answer: {one['answer']}"}
+        for n, one in enumerate(tasks)
     ]
     write_jsonl(folder / "answers.jsonl", texts)
     for repeats in (1, 2, 3, 4):
@@ -133,6 +153,102 @@ def test_killed_at_a_failpoint(tmp_path: Path, data: Path, spot: str) -> None:
     assert told(data) == before
     assert holders(data) == []
     assert not [path for path in data.rglob(".*") if path.parent.name != "locks"]
+
+
+def test_a_run_goes_with_its_verdicts_and_builds_are_named(tmp_path: Path, data: Path) -> None:
+    rolloutops("verify", "--data=w", cwd=tmp_path)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    rolloutops("build", "r.toml", cwd=tmp_path)
+    ((run, rollouts),) = query(data, "SELECT run_id, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL DESC LIMIT 1")
+    assert rollouts == 40
+    done = rolloutops("forget", "r.toml", f"--run={run}", "--yes", cwd=tmp_path)
+    assert re.search(r"d +scripted +40 +40 +40 +40\n", done.stderr)
+    assert "exports/sft: 40 lines made of 40 of them; build it again, or delete it" in done.stderr
+    assert query(data, f"SELECT count(*) FROM attempts WHERE run_id = '{run}'") == [(0,)]
+    assert query(data, f"SELECT count(*) FROM verdicts WHERE run_id = '{run}'") == [(0,)]
+    assert len((data / "exports" / "sft" / "train.jsonl").read_text().splitlines()) == 160
+    rolloutops("forget", "r.toml", "--dataset=d", "--policy=scripted", "--yes", cwd=tmp_path)
+    assert query(data, "SELECT count(*) FROM attempts") == [(0,)]
+    assert not list((data / "attempts").rglob("*.parquet"))
+    assert query(data, "SELECT count(*) FROM pending") == [(160,)]
+
+
+def test_what_the_condition_says_is_not_recorded(tmp_path: Path, data: Path) -> None:
+    rolloutops("forget", "--data=w", WHERE, "--yes", cwd=tmp_path)
+    ((argv, counts),) = query(data, "SELECT argv, counts::VARCHAR FROM runs WHERE command = 'forget' AND event = 'end'")
+    assert argv == ["forget", "--where=***", "--yes"]
+    assert '"rollouts": 40' in counts or '"rollouts":40' in counts
+
+
+def test_a_line_of_a_journal_that_was_set_aside_goes(tmp_path: Path, data: Path) -> None:
+    """A killed collection left a line that is not a row; a second one is of another task."""
+    columns = {"dataset": "d", "policy": "scripted", "rollout_index": 0, "attempt": 1, "row_hash": "x"}
+    lines = [
+        {"attempts": {**columns, "task_id": n, "attempt_id": f"20261101T000000-abcdef-{n}", "text": text, "turns": "?"}}
+        for n, text in (("4", MARK), ("5", "horse"))
+    ]
+    write_jsonl(data / "journals" / "20261101T000000-abcdef-0000.jsonl", lines)
+    assert "30 rollouts" not in rolloutops("forget", "--data=w", WHERE, cwd=tmp_path).stdout
+    assert [path.suffix for path in (data / "rejected").iterdir()] == [".lines"]
+    assert MARK in next((data / "rejected").iterdir()).read_text()
+    rolloutops("forget", "--data=w", WHERE, "--yes", cwd=tmp_path)
+    assert holders(data) == []
+    assert "horse" in next((data / "rejected").iterdir()).read_text()
+
+
+def test_names_and_conditions_that_are_none(tmp_path: Path, data: Path) -> None:
+    for words, said in (
+        ((), "forget needs --run, --dataset, --policy or --where"),
+        (("--dataset=e",), "the workspace has no dataset 'e'"),
+        (("--policy=scripte",), "did you mean 'scripted'"),
+        (("--run=2026",), "the workspace has no run '2026'"),
+        (("--where=rewards > 1",), "rewards"),
+        (("--where=true) ORDER BY (1",), "--where takes one condition"),
+        (("--where=true; DROP TABLE attempts",), "syntax error"),
+    ):
+        assert said in rolloutops("forget", "--data=w", *words, "--yes", cwd=tmp_path, code=2).stderr
+    assert query(data, "SELECT count(*) FROM rollouts") == [(160,)]
+
+
+def test_it_does_not_work_beside_a_command_that_writes(tmp_path: Path, data: Path) -> None:
+    """And one that writes waits for it."""
+    with try_lock(Workspace(data), LOCK, shared=True):
+        done = rolloutops("forget", "--data=w", WHERE, "--yes", cwd=tmp_path, code=2)
+    assert "another command writes to w" in done.stderr
+    assert query(data, "SELECT count(*) FROM rollouts") == [(160,)]
+    with (
+        try_lock(Workspace(data), LOCK),
+        subprocess.Popen(
+            command("compact", "--data=w"), cwd=tmp_path, env=environ(), stderr=subprocess.PIPE, text=True
+        ) as waiting,
+    ):
+        assert waiting.stderr is not None
+        assert "another command takes rows out of this workspace" in waiting.stderr.readline()
+        assert waiting.poll() is None
+        waiting.kill()
+
+
+def test_a_journal_that_is_being_written_is_refused(tmp_path: Path, data: Path) -> None:
+    """As by a version that does not share the lock."""
+    with (data / "journals" / "20261101T000000-abcdef-0000.jsonl").open("wb") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        done = rolloutops("forget", "--data=w", WHERE, "--yes", cwd=tmp_path, code=2)
+    assert "is written by a command that still runs" in done.stderr
+    assert query(data, "SELECT count(*) FROM rollouts") == [(160,)]
+
+
+def test_who_reads_sees_it_before_or_after(tmp_path: Path, data: Path) -> None:
+    """No rollout is seen without its verdict, or in part."""
+    (data / "attempts" / "d" / "mine.parquet").unlink()  # such a file goes by itself
+    (data / "attempts" / "d" / "copy of it.parquet").unlink()
+    seen = set()
+    text = "SELECT count(*), count(reward) FROM rollouts WHERE task_id::INT % 4 = 0"
+    with subprocess.Popen(command("forget", "--data=w", WHERE, "--yes"), cwd=tmp_path, env=environ()) as forgetting:
+        while forgetting.poll() is None:
+            seen |= set(sql.rows(connect(Workspace(data)), text))
+    assert forgetting.returncode == 0
+    assert seen <= {(30, 30), (0, 0)}
+    assert query(data, text) == [(0, 0)]
 
 
 # In one process: any workspace, at any moment of its life ---------------------------------------------------------

@@ -24,10 +24,11 @@ KEY = ("dataset", "task_id", "policy", "rollout_index")
 BY_CONDITION = """
 CREATE TABLE keys AS
 SELECT DISTINCT dataset, task_id, policy, rollout_index
-FROM rollouts
-WHERE ({filters}) AND (
+FROM (
+SELECT * FROM rollouts WHERE (
 {condition}
-);
+))
+WHERE {filters};
 CREATE TABLE gone_attempts AS
 SELECT dataset, attempt_id, task_id, policy, rollout_index FROM attempts SEMI JOIN keys USING ({key});
 CREATE TABLE gone_verdicts AS
@@ -186,7 +187,7 @@ def _belongs(path: Path, line: bytes, choice: Choice, keys: set[tuple[Any, ...]]
 
 def _value(line: bytes, name: str) -> Any:
     """A value of a line that may not be JSON; None where it cannot be read. Quotes in texts are escaped."""
-    found = re.search(rb'"' + name.encode() + rb'":("(?:[^"\\]|\\.)*"|\d+)', line)
+    found = re.search(rb'"' + name.encode() + rb'":\s*("(?:[^"\\]|\\.)*"|\d+)', line)
     try:
         return json.loads(found[1]) if found else None
     except ValueError:

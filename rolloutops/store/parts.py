@@ -40,7 +40,8 @@ class Parts:
     """A table's files. copies: other names of the same content, or of the same rows, which do not count; sizes: of all
     of them, in bytes, also of those that were merged and are not taken away yet. overlapping: those of `files` of which
     some rows, but not all, are in others; they count once. covered: dataset -> the parts whose rows merged files hold
-    (of `runs`, under an empty name). indexes: of the datasets that have an index that counts."""
+    (of `runs`, under an empty name). indexes: of the datasets that have an index that counts. manifests: dataset -> the
+    number of the manifest that said so."""
 
     files: list[str]
     copies: list[str]
@@ -48,15 +49,18 @@ class Parts:
     overlapping: list[str] = field(default_factory=list)
     covered: Mapping[str, frozenset[PartName]] = field(default_factory=dict)
     indexes: Mapping[str, Index] = field(default_factory=dict)
+    manifests: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Counted(NamedTuple):
-    """The files of one folder that count, those of them that overlap, what merged files cover, and their index."""
+    """The files of one folder that count, those of them that overlap, what merged files cover, their index, and the
+    number of the manifest that lists them."""
 
     files: list[str]
     overlapping: list[str]
     covered: frozenset[PartName]
     derived: Index | None = None
+    manifest: int = 0
 
 
 def find_parts(root: Path, table: str) -> Parts:
@@ -83,7 +87,19 @@ def find_parts(root: Path, table: str) -> Parts:
     overlapping = [file for one in counted.values() for file in one.overlapping if file not in left_out]
     covered = {name: one.covered for name, one in counted.items() if one.covered}
     indexes = {name: one.derived for name, one in counted.items() if one.derived is not None}
-    return Parts([file for file in files if file not in left_out], copies, sizes, overlapping, covered, indexes)
+    manifests = {name: one.manifest for name, one in counted.items()}
+    left = [file for file in files if file not in left_out]
+    return Parts(left, copies, sizes, overlapping, covered, indexes, manifests)
+
+
+def find_tables(root: Path) -> dict[str, Parts]:
+    """The files of all tables; a dataset's attempts and verdicts by one manifest, since `forget` takes rows out of both
+    at once."""
+    while True:
+        found = {table: find_parts(root, table) for table in schema.TABLES}
+        attempts, verdicts = found["attempts"].manifests, found["verdicts"].manifests
+        if all(attempts[name] == verdicts[name] for name in attempts.keys() & verdicts.keys()):
+            return found
 
 
 def count_files(root: Path, table: str, place: Path) -> tuple[_Counted, dict[str, int]]:
@@ -102,7 +118,8 @@ def count_files(root: Path, table: str, place: Path) -> tuple[_Counted, dict[str
                 continue  # merged once more, and swept
             there |= {file: os.path.getsize(file) for file in unseen if file not in there and os.path.exists(file)}
         found = _counted(table, manifest, there)
-        return found._replace(derived=_valid(manifest.index, table, place, found)), there
+        derived = _valid(manifest.index, table, place, found)
+        return found._replace(derived=derived, manifest=manifest.number), there
 
 
 def _valid(index: Index | None, table: str, place: Path, parts: _Counted) -> Index | None:

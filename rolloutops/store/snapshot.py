@@ -21,7 +21,7 @@ from rolloutops.store.base_views import beside_tables, views_script
 from rolloutops.store.definitions import define
 from rolloutops.store.index import index_views
 from rolloutops.store.manifest import part_name
-from rolloutops.store.parts import Parts, find_parts
+from rolloutops.store.parts import Parts, find_tables
 from rolloutops.store.workspace import Workspace, spill_folder
 
 LOOKS = 5
@@ -42,11 +42,11 @@ class Snapshot:
 
 def take_snapshot(workspace: Workspace) -> Snapshot:
     """Read where a workspace stands, while others write to it."""
-    parts = _parts(workspace)
+    parts = find_tables(workspace.root)
     for _ in range(LOOKS):
         before = {table: found.files for table, found in parts.items()}, _journals(workspace)
         texts = {path.stem: text for path in before[1] if (text := _read(path)) is not None}
-        parts = _parts(workspace)
+        parts = find_tables(workspace.root)
         after = {table: found.files for table, found in parts.items()}, _journals(workspace)
         if before == after:
             break
@@ -81,10 +81,6 @@ def connect_snapshot(workspace: Workspace, snapshot: Snapshot, plan: Sequence[Ma
     indexes = index_views(workspace.root, snapshot.parts, beside)
     define(con, views_script(files, plan, beside, overlapping, indexes))
     return con
-
-
-def _parts(workspace: Workspace) -> dict[str, Parts]:
-    return {table: find_parts(workspace.root, table) for table in schema.TABLES}
 
 
 def _journals(workspace: Workspace) -> list[Path]:

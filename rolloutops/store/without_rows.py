@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from rolloutops.store import sql
 from rolloutops.store.base_views import table_views, views_script
 from rolloutops.store.definitions import define
-from rolloutops.store.parts import ID_COLUMNS, find_parts
-from rolloutops.store.schema import TABLES
+from rolloutops.store.parts import ID_COLUMNS, find_tables
 from rolloutops.store.workspace import Workspace, spill_folder
 
 PENDING = "SELECT dataset, policy, count(*) FROM pending GROUP BY dataset, policy"
@@ -35,7 +34,7 @@ def _pending(con: sql.Connection) -> Counts:
 def _pending_without(
     workspace: Workspace, plan: Sequence[Mapping[str, object]], chosen: sql.Connection, query: str
 ) -> Counts:
-    found = {table: find_parts(workspace.root, table) for table in TABLES}
+    found = find_tables(workspace.root)
     files = {table: parts.files or None for table, parts in found.items()}
     overlapping = {table: parts.overlapping for table, parts in found.items()}
     with sql.connect(spill=spill_folder(workspace)) as con:

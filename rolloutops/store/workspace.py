@@ -42,7 +42,7 @@ from rolloutops.store.disk_errors import refusal
 from rolloutops.store.failpoints import failpoint
 from rolloutops.store.index import index_views
 from rolloutops.store.manifest import FOLDER
-from rolloutops.store.parts import find_parts
+from rolloutops.store.parts import find_tables
 from rolloutops.store.refresh import list_with
 
 
@@ -79,7 +79,7 @@ def open_workspace(root: Path, create: bool = False) -> Workspace:
 def patterns(workspace: Workspace) -> dict[str, str | list[str] | None]:
     """Each table's glob, None for a table without a file. Where a file lies there under two names, or parts are merged,
     a list of the files that count: each row counts once."""
-    found = {name: find_parts(workspace.root, name) for name in schema.TABLES}
+    found = find_tables(workspace.root)
     parts = {name: "*.parquet" if name in schema.FLAT else "*/*.parquet" for name in schema.TABLES}
     return {
         name: None
@@ -111,7 +111,7 @@ def views_of(workspace: Workspace, plan: Sequence[Mapping[str, object]], tables_
     """The script that makes the views of the files that are there now."""
     beside = beside_tables(plan)
     while True:
-        found = {name: find_parts(workspace.root, name) for name in schema.TABLES}
+        found = find_tables(workspace.root)
         files = {name: parts.files or None for name, parts in found.items()}
         overlapping = {name: parts.overlapping for name, parts in found.items()}
         try:

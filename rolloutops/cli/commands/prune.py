@@ -83,6 +83,7 @@ def sentences(rows: Prune, deleted: bool) -> Iterator[str]:
         [(one.kind, one.dataset, one.attempts, one.verdicts, one.files, size(one.bytes)) for one in rows.rows],
     )
     if rows.tokens:
-        yield f"status and spending limits count {count(rows.tokens, 'token')} of these attempts as spent until they go"
+        tokens = f"{count(rows.tokens, 'token')} of these attempts"
+        yield f"{tokens} {'no longer count' if deleted else 'would no longer count'} as spent"
     yield f"collect asks for {count(rows.pending, 'rollout')} again"
     yield "Deleted" if deleted else "Nothing was deleted: add --yes to delete them"
