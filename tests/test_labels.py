@@ -259,6 +259,19 @@ def test_a_post_labels_and_the_pages_show_it_at_once(viewer: tuple[Viewer, Path]
     assert said(folder, one) == (None, None, None)
 
 
+def test_many_labels_do_not_become_many_files(folder: Path) -> None:
+    names = attempts(folder)
+    with viewing(folder, "recipe.toml") as running:
+        for round_ in range(4):
+            for name in names:
+                send(running, {"of": "sums", "attempt": name, "score": round_})
+        assert {row["label_score"] for row in running.rows()} == {3}
+    label(folder, names[0], "--label=last")
+    assert len(list((folder / DATA / "labels" / "sums").glob("*.parquet"))) < 64
+    assert query(folder / DATA, "SELECT count(*), count(DISTINCT label_id) FROM label_log") == [(145, 145)]
+    assert query(folder / DATA, "SELECT count(*) FROM rollouts WHERE label_score = 3") == [(36,)]
+
+
 def test_only_a_post_of_the_page_labels(viewer: tuple[Viewer, Path]) -> None:
     running, folder = viewer
     count = "SELECT count(*) FROM label_log"

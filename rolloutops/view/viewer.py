@@ -10,6 +10,7 @@ from typing import Any
 from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.store.author import author
+from rolloutops.store.compact_beside import CompactBeside
 from rolloutops.store.conversation import Conversation
 from rolloutops.store.labels import LabelLog, check_changes
 from rolloutops.store.workspace import Workspace
@@ -35,6 +36,7 @@ class Viewer:
         self.labels.read_new()
         self.moment = take_moment(workspace, plan.rows, 1, self.labels.rows)
         self.lock, self.label_lock = Lock(), Lock()
+        self.beside = CompactBeside(workspace, "labels")
         self.conversations: dict[tuple[str, str], Conversation] = {}
 
     def refresh(self) -> bool:
@@ -80,6 +82,7 @@ class Viewer:
         with self.label_lock:
             self.labels.write([labelled(self.moment, dataset, attempt_id)], checked, author())
             take_in(self.moment, self.labels.rows[self.moment.labels :])
+        self.beside.sealed()
 
     def conversation(self, query: Query) -> Conversation:
         """Return the rollout that an address names."""
