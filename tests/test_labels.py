@@ -132,8 +132,10 @@ def test_labels_flow_into_a_build(folder: Path) -> None:
     label(folder, "--where=policy = 'careful' AND rollout_index = 1", "--score=0.5")
     rolloutops("build", "recipe.toml", cwd=folder)
     assert len(read_jsonl(folder / DATA / "exports" / "train" / "train.jsonl")) == 12
-    shown = rolloutops("show", "--where=label = 'bad'", f"--data={DATA}", "--limit=null", "--json", cwd=folder)
-    assert len(json.loads(shown.stdout)) == 18
+    words = ("show", "--where=label = 'bad'", f"--data={DATA}", "--limit=null")
+    shown = json.loads(rolloutops(*words, "--json", cwd=folder).stdout)
+    assert [(one["label"]["score"], one["label"]["author"]) for one in shown] == [(1, "ann")] * 18
+    assert "label: bad" in rolloutops(*words, cwd=folder).stdout
 
 
 HUMAN = """

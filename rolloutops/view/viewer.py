@@ -66,6 +66,7 @@ class Viewer:
             new = self.labels.rows[self.moment.labels :]
             take_in(self.moment, new)
             self.label_times = times
+            self.conversations.clear()  # a score may be a verdict
             return bool(new)
 
     def label(self, dataset: str, attempt_id: str, changes: Mapping[str, Any]) -> None:
@@ -82,6 +83,7 @@ class Viewer:
         with self.label_lock:
             self.labels.write([labelled(self.moment, dataset, attempt_id)], checked, author())
             take_in(self.moment, self.labels.rows[self.moment.labels :])
+            self.conversations.clear()
         self.beside.sealed()
 
     def conversation(self, query: Query) -> Conversation:
