@@ -64,6 +64,7 @@ VARIABLES = {
     "ROLLOUTOPS_MEMORY_LIMIT": "`memory_limit` of queries, where neither a flag nor the recipe's `[duckdb]` has it",
     "ROLLOUTOPS_TEMP_DIRECTORY": "their `temp_directory`, likewise",
     "ROLLOUTOPS_THREADS": "their `threads`, likewise",
+    "ROLLOUTOPS_AUTHOR": "who labels rollouts (default: the user's name)",
     "ROLLOUTOPS_TRACEBACK": "`1` shows the traceback of any error",
     "XDG_CACHE_HOME": "its `rolloutops/` has the model of the `cpu` extra, and fetched inputs (default: `~/.cache`)",
 }
