@@ -64,6 +64,7 @@ VARIABLES = {
     "ROLLOUTOPS_MEMORY_LIMIT": "`memory_limit` of queries, if neither a flag nor the recipe's `[duckdb]` sets it",
     "ROLLOUTOPS_TEMP_DIRECTORY": "`temp_directory` of queries, in the same way",
     "ROLLOUTOPS_THREADS": "`threads` of queries, in the same way",
+    "ROLLOUTOPS_AUTHOR": "the author of labels (default: the user's name)",
     "ROLLOUTOPS_TRACEBACK": "`1` prints the traceback of every error",
     "XDG_CACHE_HOME": "parent of `rolloutops/`, with the `cpu` extra's model and fetched inputs (default: `~/.cache`)",
 }

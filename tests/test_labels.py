@@ -132,8 +132,10 @@ def test_labels_flow_into_a_build(folder: Path) -> None:
     label(folder, "--where=policy = 'careful' AND rollout_index = 1", "--score=0.5")
     rolloutops("build", "recipe.toml", cwd=folder)
     assert len(read_jsonl(folder / DATA / "exports" / "train" / "train.jsonl")) == 12
-    shown = rolloutops("show", "--where=label = 'bad'", f"--data={DATA}", "--limit=null", "--json", cwd=folder)
-    assert len(json.loads(shown.stdout)) == 18
+    words = ("show", "--where=label = 'bad'", f"--data={DATA}", "--limit=null")
+    shown = json.loads(rolloutops(*words, "--json", cwd=folder).stdout)
+    assert [(one["label"]["score"], one["label"]["author"]) for one in shown] == [(1, "ann")] * 18
+    assert "label: bad" in rolloutops(*words, cwd=folder).stdout
 
 
 HUMAN = """
@@ -257,6 +259,19 @@ def test_a_post_labels_and_the_pages_show_it_at_once(viewer: tuple[Viewer, Path]
     answer = send(running, {"of": "sums", "attempt": one, "withdraw": True})
     assert answer["now"] is None
     assert said(folder, one) == (None, None, None)
+
+
+def test_many_labels_do_not_become_many_files(folder: Path) -> None:
+    names = attempts(folder)
+    with viewing(folder, "recipe.toml") as running:
+        for round_ in range(4):
+            for name in names:
+                send(running, {"of": "sums", "attempt": name, "score": round_})
+        assert {row["label_score"] for row in running.rows()} == {3}
+    label(folder, names[0], "--label=last")
+    assert len(list((folder / DATA / "labels" / "sums").glob("*.parquet"))) < 64
+    assert query(folder / DATA, "SELECT count(*), count(DISTINCT label_id) FROM label_log") == [(145, 145)]
+    assert query(folder / DATA, "SELECT count(*) FROM rollouts WHERE label_score = 3") == [(36,)]
 
 
 def test_only_a_post_of_the_page_labels(viewer: tuple[Viewer, Path]) -> None:

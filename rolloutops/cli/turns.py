@@ -129,7 +129,7 @@ def _content(item: Mapping[str, Any], columns: int, first: str = "", rest: str =
 
 
 def end(one: Conversation, columns: int) -> Iterator[Line]:
-    """Write what came of it: the error of an attempt that failed, the expected answer, each verdict."""
+    """Write what came of it: the error of an attempt that failed, the expected answer, its label, each verdict."""
     facts = one.facts
     yield Line("")
     if facts["error"]:
@@ -140,6 +140,11 @@ def end(one: Conversation, columns: int) -> Iterator[Line]:
     if facts["answer"] is not None:
         yield from rule("expected answer", columns, "heading")
         yield from wrapped(str(facts["answer"]), columns)
+    if one.label:
+        yield from rule(f"label, by {one.label['author']}", columns, "heading")
+        for name in ("label", "score", "note"):
+            if (value := one.label[name]) is not None:
+                yield from wrapped(f"{name}: {cell(value) if name == 'score' else value}", columns)
     for verdict in one.verdicts:
         earlier = "" if verdict["present"] else ", which does not count now"
         verifier = f"{verdict['verifier']} {verdict['verifier_version'] or ''}".strip()

@@ -82,15 +82,18 @@ def compact(workspace: Workspace, done: Callable[[Compacted], None] = lambda one
     return busy
 
 
-def compact_share(workspace: Workspace) -> None:
-    """Merge where many small files lie, as a collecting process does now and then: 64 of one size, and no others."""
+def compact_share(workspace: Workspace, only: str = "") -> None:
+    """Merge where many small files lie, as a collecting process does now and then: 64 of one size, and no others.
+
+    only: this table alone.
+    """
     for dataset in datasets_of(workspace):
-        tables = tables_of(dataset)
-        if max(_parts_in(place_of(workspace, table, dataset)) for table in tables) < FAN:
+        tables = [table for table in tables_of(dataset) if only in ("", table)]
+        if max((_parts_in(place_of(workspace, table, dataset)) for table in tables), default=0) < FAN:
             continue
         with try_lock(workspace, f"{dataset or ''}.compact") as free:
             if free:
-                compact_folder(workspace, dataset, everything=False)
+                compact_folder(workspace, dataset, everything=False, only=only)
 
 
 def _parts_in(place: Path) -> int:
@@ -102,8 +105,9 @@ def _parts_in(place: Path) -> int:
     return sum(name.endswith(".parquet") and name[0] not in ".m" for name in names)
 
 
-def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) -> list[Compacted]:
-    """Merge the files of a dataset, or of `runs`; its lock is held. everything: also where there are few files."""
+def compact_folder(workspace: Workspace, dataset: str | None, everything: bool, only: str = "") -> list[Compacted]:
+    """Merge the files of a dataset, or of `runs`; its lock is held. everything: also where there are few files. only:
+    of this table alone."""
     while True:
         sweep_merged(workspace, dataset)
         before = newest_manifest(workspace.root, dataset)
@@ -111,6 +115,7 @@ def compact_folder(workspace: Workspace, dataset: str | None, everything: bool) 
             groups = {
                 table: _groups(_sources(workspace, table, dataset, before, everything), before, everything)
                 for table in tables_of(dataset)
+                if only in ("", table)
             }
             indexes = everything and dataset is not None and _lacks_index(workspace, dataset, before)
             if not any(groups.values()) and not indexes:

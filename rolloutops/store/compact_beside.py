@@ -14,10 +14,13 @@ SEALS = 16
 
 
 class CompactBeside:
-    """Merges small files now and then while a journal is written. What fails here fails nothing else."""
+    """Merges small files now and then while a journal is written. What fails here fails nothing else.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    only: files of this table alone.
+    """
+
+    def __init__(self, workspace: Workspace, only: str = "") -> None:
+        self._workspace, self._only = workspace, only
         self._seals = 0
         self._thread: threading.Thread | None = None
         self._failed = False
@@ -37,7 +40,7 @@ class CompactBeside:
 
     def _merge(self) -> None:
         try:
-            compact_share(self._workspace)
+            compact_share(self._workspace, self._only)
         except (OSError, WorkspaceError) as error:
             self._failed = True
             tell(f"part files were not merged: {error}")

@@ -17,7 +17,7 @@ from rolloutops.store.workspace import Workspace
 Read = Callable[[str], list[dict[str, Any]]]
 """Runs a query and returns its rows, column -> value."""
 
-RELATIONS = "attempts task_log named_verdicts dataset_verifiers"
+RELATIONS = "attempts task_log named_verdicts dataset_verifiers labels"
 """What a conversation is read from."""
 
 ATTEMPT = """
@@ -47,12 +47,19 @@ WHERE attempt_id = {attempt_id} AND dataset = {dataset}
 ORDER BY present DESC, verdict_id DESC
 """
 
+LABEL = """
+SELECT label, score, note, author, epoch_ms(created_at) AS created_at
+FROM labels
+WHERE attempt_id = {attempt_id} AND dataset = {dataset}
+"""
+
 
 @dataclass(frozen=True)
 class Conversation:
     """A rollout, read from disk. messages: prompt and completion, canonical chat messages. prompt: how many of them are
     the prompt. facts: the row's small values. raw: texts as they were stored, by name. calls: a message's number -> the
-    model call that made it, from 0. times: when each call was answered, in seconds since 1970, if that is known."""
+    model call that made it, from 0. times: when each call was answered, in seconds since 1970, if that is known.
+    label: what a person says of it, if anything."""
 
     facts: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]]
@@ -64,6 +71,7 @@ class Conversation:
     raw: Mapping[str, str]
     calls: Mapping[int, int]
     times: Sequence[float | None]
+    label: Mapping[str, Any] | None = None
 
     @property
     def has_texts(self) -> bool:
@@ -101,6 +109,7 @@ def load(read: Read, workspace: Workspace, dataset: str, attempt_id: str) -> Con
         {name: text for name, text in raw.items() if text},
         {number: call for call, number in enumerate(made)},
         _times(raw["response"]),
+        next(iter(read(LABEL.format(**key))), None),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.store.author import author
+from rolloutops.store.compact_beside import CompactBeside
 from rolloutops.store.conversation import Conversation
 from rolloutops.store.labels import LabelLog, check_changes
 from rolloutops.store.workspace import Workspace
@@ -35,6 +36,7 @@ class Viewer:
         self.labels.read_new()
         self.moment = take_moment(workspace, plan.rows, 1, self.labels.rows)
         self.lock, self.label_lock = Lock(), Lock()
+        self.beside = CompactBeside(workspace, "labels")
         self.conversations: dict[tuple[str, str], Conversation] = {}
 
     def refresh(self) -> bool:
@@ -64,6 +66,7 @@ class Viewer:
             new = self.labels.rows[self.moment.labels :]
             take_in(self.moment, new)
             self.label_times = times
+            self.conversations.clear()  # a score may be a verdict
             return bool(new)
 
     def label(self, dataset: str, attempt_id: str, changes: Mapping[str, Any]) -> None:
@@ -80,6 +83,8 @@ class Viewer:
         with self.label_lock:
             self.labels.write([labelled(self.moment, dataset, attempt_id)], checked, author())
             take_in(self.moment, self.labels.rows[self.moment.labels :])
+            self.conversations.clear()
+        self.beside.sealed()
 
     def conversation(self, query: Query) -> Conversation:
         """Return the rollout that an address names."""

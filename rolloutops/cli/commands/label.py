@@ -36,6 +36,7 @@ workspace. The author is --author, else {VARIABLE}, else the name of the user.
 
 def body(parsed: Parsed) -> None:
     """Label the rollouts that a key or a condition names, and print what was written."""
+    from rolloutops.store.compact import compact_share
     from rolloutops.store.find_rollouts import Rollouts, find, matching
     from rolloutops.store.labels import LabelLog, check_changes, check_text
     from rolloutops.store.workspace import open_workspace
@@ -52,6 +53,7 @@ def body(parsed: Parsed) -> None:
         raise UsageError(f"no rollout matches --where={flags['where']}")
     written = LabelLog(workspace).write(found, changes, name)  # type: ignore[arg-type]
     say(*sentences(written, len(found)))
+    compact_share(workspace, "labels")
 
 
 COMMAND = Command(

@@ -119,6 +119,7 @@ def _as_json(conversations: Sequence[Conversation]) -> str:
                 "answer": one.facts["answer"],
                 "request": one.request,
                 "verdicts": list(one.verdicts),
+                "label": one.label and {**one.label, "created_at": _time(one.label["created_at"])},
             }
             for one in conversations
         ]
