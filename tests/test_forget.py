@@ -58,6 +58,7 @@ use = "build/sft_messages"
 LEFT = {
     "attempts": "SELECT * FROM attempts WHERE task_id::INT % 4 > 0 ORDER BY attempt_id",
     "verdicts": "SELECT * FROM verdicts WHERE task_id::INT % 4 > 0 ORDER BY verdict_id",
+    "labels": "SELECT * FROM label_log WHERE task_id::INT % 4 > 0 ORDER BY ALL",
     "rollouts": "SELECT * FROM rollouts WHERE task_id::INT % 4 > 0 ORDER BY attempt_id",
     "stats": "SELECT * FROM task_stats WHERE task_id::INT % 4 > 0 ORDER BY ALL",
 }
@@ -77,6 +78,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "answers.jsonl", texts)
     for repeats in (1, 2, 3, 4):
         rolloutops("collect", *FLAGS, f"--num_repeats={repeats}", cwd=folder)
+        if repeats in (1, 4):
+            rolloutops("label", "--data=w", WHERE, f"--note=a {MARK} of run {repeats}", cwd=folder)
+            rolloutops("label", "--data=w", "--where=text LIKE '%horse%'", f"--score={repeats}", cwd=folder)
         if repeats == 2:
             rolloutops("compact", "--data=w", cwd=folder)
         if repeats == 3:
@@ -115,7 +119,7 @@ def test_what_matches_is_gone_from_every_file(tmp_path: Path, data: Path) -> Non
     before = told(data)
     assert len(holders(data)) >= 3
     done = rolloutops("forget", "--data=w", WHERE, cwd=tmp_path)
-    assert re.search(r"d +scripted +40 +40 +40 +40\n", done.stdout)
+    assert re.search(r"d +scripted +40 +40 +40 +50 +40\n", done.stdout)
     assert "Nothing was deleted: add --yes" in done.stdout
     assert query(data, "SELECT count(*) FROM rollouts") == [(160,)]
     done = rolloutops("forget", "--data=w", WHERE, "--yes", cwd=tmp_path)
@@ -162,7 +166,7 @@ def test_a_run_goes_with_its_verdicts_and_builds_are_named(tmp_path: Path, data:
     ((run, rollouts),) = query(data, "SELECT run_id, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL DESC LIMIT 1")
     assert rollouts == 40
     done = rolloutops("forget", "r.toml", f"--run={run}", "--yes", cwd=tmp_path)
-    assert re.search(r"d +scripted +40 +40 +40 +40\n", done.stderr)
+    assert re.search(r"d +scripted +40 +40 +40 +50 +40\n", done.stderr)
     assert "exports/sft: 40 lines made of 40 of them; build it again, or delete it" in done.stderr
     assert query(data, f"SELECT count(*) FROM attempts WHERE run_id = '{run}'") == [(0,)]
     assert query(data, f"SELECT count(*) FROM verdicts WHERE run_id = '{run}'") == [(0,)]

@@ -34,7 +34,9 @@ SELECT dataset, attempt_id, task_id, policy, rollout_index FROM attempts SEMI JO
 CREATE TABLE gone_verdicts AS
 SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN keys USING ({key})
 UNION
-SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id)
+SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id);
+CREATE TABLE gone_labels AS
+SELECT dataset, label_id, policy FROM label_log SEMI JOIN gone_attempts USING (dataset, attempt_id)
 """
 """All attempts at the rollouts that a condition matches, also those that failed or stand for an earlier form of a task;
 `{condition}` has a line of its own, so that DuckDB's errors show the user's text."""
@@ -45,20 +47,24 @@ SELECT dataset, attempt_id, task_id, policy, rollout_index FROM attempts WHERE {
 CREATE TABLE gone_verdicts AS
 SELECT dataset, verdict_id, policy FROM verdicts WHERE {filters}
 UNION
-SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id)
+SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id);
+CREATE TABLE gone_labels AS
+SELECT dataset, label_id, policy FROM label_log SEMI JOIN gone_attempts USING (dataset, attempt_id)
 """
-"""The attempts of runs, datasets or policies with all verdicts on them, and the verdicts that such runs made."""
+"""The attempts of runs, datasets or policies with all verdicts and labels on them, and the verdicts that such runs made."""
 
 COUNTS = """
 WITH counted AS (
-    SELECT dataset, policy, 0 AS rollouts, 1 AS attempts, 0 AS verdicts FROM gone_attempts
+    SELECT dataset, policy, 0 AS rollouts, 1 AS attempts, 0 AS verdicts, 0 AS labels FROM gone_attempts
     UNION ALL
-    SELECT dataset, policy, 0, 0, 1 FROM gone_verdicts
+    SELECT dataset, policy, 0, 0, 1, 0 FROM gone_verdicts
     UNION ALL
-    SELECT dataset, policy, 1, 0, 0 FROM rollout_facts SEMI JOIN gone_attempts USING (dataset, attempt_id)
+    SELECT dataset, policy, 0, 0, 0, 1 FROM gone_labels
+    UNION ALL
+    SELECT dataset, policy, 1, 0, 0, 0 FROM rollout_facts SEMI JOIN gone_attempts USING (dataset, attempt_id)
 )
 SELECT dataset, policy, sum(rollouts)::BIGINT AS rollouts, sum(attempts)::BIGINT AS attempts,
-    sum(verdicts)::BIGINT AS verdicts
+    sum(verdicts)::BIGINT AS verdicts, sum(labels)::BIGINT AS labels
 FROM counted
 GROUP BY dataset, policy
 ORDER BY dataset, policy
@@ -68,6 +74,8 @@ GOING = """
 SELECT DISTINCT 'attempts' AS "table", dataset, attempt_id AS id FROM gone_attempts
 UNION ALL
 SELECT DISTINCT 'verdicts', dataset, verdict_id FROM gone_verdicts
+UNION ALL
+SELECT DISTINCT 'labels', dataset, label_id FROM gone_labels
 UNION ALL
 SELECT DISTINCT 'lines', file, line FROM gone_lines
 """
@@ -92,7 +100,7 @@ class Choice:
 
 @dataclass
 class Forgettable:
-    """What would go, by dataset and policy: rollouts (that count), attempts, verdicts, pending (asked again
+    """What would go, by dataset and policy: rollouts (that count), attempts, verdicts, labels, pending (asked again
     afterwards). lines: of journals, set aside since they are no rows."""
 
     con: sql.Connection
@@ -151,7 +159,7 @@ def _require_names(con: sql.Connection, choice: Choice) -> None:
 
 
 def _choose(con: sql.Connection, choice: Choice) -> None:
-    """Make the tables gone_attempts and gone_verdicts."""
+    """Make the tables gone_attempts, gone_verdicts and gone_labels."""
     if choice.where is None:
         sql.run(con, BY_FILTERS.format(filters=choice.filters))
         return

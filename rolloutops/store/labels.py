@@ -23,6 +23,7 @@ from rolloutops.errors import UsageError
 from rolloutops.store import schema
 from rolloutops.store.damage import UNREADABLE, damaged
 from rolloutops.store.parts import find_parts
+from rolloutops.store.removal import beside_writers
 from rolloutops.store.rows import RolloutKey
 from rolloutops.store.run_ids import next_run_id
 from rolloutops.store.waiting import wait_for_lock
@@ -85,7 +86,11 @@ class LabelLog:
         changes: as `check_changes` returns them; what they do not name stays as it is. One where nothing changes is
         left out.
         """
-        with writing(self.workspace), wait_for_lock(self.workspace, "labels", "writes labels"):
+        with (
+            writing(self.workspace),
+            beside_writers(self.workspace, alone=False),
+            wait_for_lock(self.workspace, "labels", "writes labels"),
+        ):
             self.read_new()
             with nullcontext(self._run_id) if self._run_id else next_run_id(self.workspace) as self._run_id:
                 return self._write([row for one in attempts if (row := self._row(one, changes, author))])

@@ -1,4 +1,4 @@
-"""Taking rows out for good: attempts, their verdicts, and lines of journals that were set aside.
+"""Taking rows out for good: attempts, their verdicts and labels, and lines of journals that were set aside.
 
 What goes is decided first, and written down in one file, `compacted/removal.parquet`. From then on it goes, also where
 the process is killed: the next command that writes to the workspace ends what was begun. A dataset's attempts and
@@ -208,7 +208,8 @@ def _remove_from_dataset(workspace: Workspace, left_out: LeftOut) -> None:
         _write_others_again("attempts", files, sources, left_out)
         if not any(sources.values()) or _replace(workspace, left_out, sources, files):
             break
-    _write_others_again("verdicts", files, sources, left_out)
+    for table in tables[1:]:
+        _write_others_again(table, files, sources, left_out)
 
 
 def _write_others_again(

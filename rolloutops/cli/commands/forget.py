@@ -93,7 +93,7 @@ def sentences(rows: Forgettable, holders: Sequence[Holder], deleted: bool) -> It
     if rows.is_empty:
         yield "Nothing matches: nothing to forget"
         return
-    columns = ("dataset", "policy", "rollouts", "attempts", "verdicts", "pending")
+    columns = ("dataset", "policy", "rollouts", "attempts", "verdicts", "labels", "pending")
     if rows.counts:
         yield table((*columns[:-1], "pending again"), [[row[name] for name in columns] for row in rows.counts])
     if rows.lines:
