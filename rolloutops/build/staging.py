@@ -84,7 +84,7 @@ CREATE OR REPLACE VIEW staging.texts AS
 SELECT file_row_number AS text, json FROM read_parquet({file}, file_row_number = true);
 
 CREATE OR REPLACE VIEW result AS
-SELECT m.* EXCLUDE (bytes, text), t.json
+SELECT m.* EXCLUDE (bytes, text), t.json[1] AS json
 FROM staging.texts AS t
 JOIN staging.made AS m ON m.text = t.text;
 
@@ -94,7 +94,7 @@ FROM staging.made AS m
 JOIN (SELECT split, min(rowid) AS first_row FROM staging.made GROUP BY split) AS f ON f.split = m.split;
 
 CREATE OR REPLACE VIEW lines AS
-SELECT n.split, n.row, t.json
+SELECT n.split, n.row, t.json[1] AS json
 FROM staging.texts AS t
 JOIN numbered AS n ON n.text = t.text;
 """
@@ -119,9 +119,10 @@ def stage(con: sql.Connection, step: Step, options: BuildOptions, folder: Path, 
     shape = "''"
     if options.format == "parquet" and step.notes.get("files") == BY_SHAPE:
         shape = "replace(json_structure(json)::VARCHAR, 'UBIGINT', 'BIGINT')"
+    # The text is a list of one text: see `few_rows`.
     made = f"""
         SELECT {split} AS split, {shape} AS shape, md5(sort_key || ':' || {options.seed}) AS place, sort_key, split_key,
-            keys, strlen(json) AS bytes, json
+            keys, strlen(json) AS bytes, [json] AS json
         FROM (SELECT * REPLACE (json::VARCHAR AS json) FROM (\n{_grouped(con, step.query, options, where)}\n))
     """
     file = sql.literal(str(folder / TEXTS))

@@ -38,7 +38,7 @@ JOIN (SELECT text, (sum(bytes + 1) OVER (ORDER BY rowid) - bytes - 1)::BIGINT AS
 """Each text, in any order, and where it begins in a file of all lines in order, each with its end."""
 
 NUMBERED = """
-SELECT m.rowid AS line, t.json FROM staging.texts AS t JOIN staging.made AS m ON m.text = t.text
+SELECT m.rowid AS line, t.json[1] AS json FROM staging.texts AS t JOIN staging.made AS m ON m.text = t.text
 """
 """The lines, in any order, each with its number."""
 
@@ -89,7 +89,7 @@ def _put_in_order(con: sql.Connection, path: Path) -> None:
     longest = sql.rows(con, "SELECT max(bytes) FROM staging.made")[0][0] or 0
     with path.open("wb") as file:
         for batch in sql.stream(con, PLACES, max(1, min(BATCH_ROWS, BATCH_BYTES // (longest + 1)))):
-            texts = batch.column(0)
+            texts = batch.column(0).flatten()
             places, data = _places(texts), memoryview(texts.buffers()[2] or b"")
             for (begin, end), start in zip(pairwise(places), batch.column(1).to_pylist(), strict=True):
                 os.pwritev(file.fileno(), [data[begin:end], b"\n"], start)

@@ -62,14 +62,15 @@ WITH verdict AS (
     FROM verdicts AS v
     SEMI JOIN good_verdicts AS g ON g.dataset = v.dataset AND g.verdict_id = v.verdict_id
 )
-SELECT e.line_number, e.place, e.number, e.mixed, a.engine, a.rollout_index, a.attempt, a.error,
-    a.error_message, a.final, {response} AS response, t.row::VARCHAR AS row,
+SELECT e.listed[1] AS line_number, e.place, e.number, e.mixed, a.engine, a.rollout_index, a.attempt,
+    a.error, a.error_message, a.final, {response} AS response, t.row::VARCHAR AS row,
     coalesce(a.prompt, t.prompt)::VARCHAR AS prompt, coalesce(a.tools, t.tools)::VARCHAR AS tools,
     a.completion::VARCHAR AS completion, a.request::VARCHAR AS request, a.model, a.attempt_id, a.finish_reason,
     a.input_tokens, a.output_tokens, a.cached_tokens, a.reasoning_tokens, v.reward,
     v.details::VARCHAR AS details, v.verifier, epoch(a.started_at) AS created_at
 FROM attempts AS a
-JOIN exported AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
+-- With a list DuckDB leaves the chunks of a few long rows as they are.
+JOIN (SELECT *, [line_number] AS listed FROM exported) AS e ON e.dataset = a.dataset AND e.attempt_id = a.attempt_id
 JOIN tasks AS t ON t.dataset = a.dataset AND t.task_id = a.task_id
 LEFT JOIN verdict AS v ON v.dataset = a.dataset AND v.attempt_id = a.attempt_id
 WHERE (a.error IS NOT NULL) = {failures}

@@ -99,6 +99,7 @@ def connect(threads: int | None = None, spill: Path | None = None) -> Connection
     con = duckdb.connect()
     con.execute(f"SET enable_progress_bar = false; SET TimeZone = 'UTC'; SET memory_limit = '{limits.memory}B'")
     # Else the few rows that a join or filter leaves of each chunk are put together to 2,048, of texts of any length.
+    # Some operators do that still, unless a list is among the columns.
     con.execute("SET enable_caching_operators = false")
     # Else the allocator holds up to 512 MB of what a query took, and the next one's memory comes on top.
     con.execute("SET allocator_bulk_deallocation_flush_threshold = '16MB'")

@@ -35,8 +35,8 @@ WHOLE = 16 * 1024 * 1024
 SOME = 2000
 
 SHORT = r"""
-CASE WHEN m.bytes > 65536 THEN regexp_replace(t.json, '"((?:[^"\\]|\\.){0,63})"|"(?:[^"\\]|\\.)*"', '"\1"', 'g')
-    ELSE t.json END
+CASE WHEN m.bytes > 65536 THEN regexp_replace(t.json[1], '"((?:[^"\\]|\\.){0,63})"|"(?:[^"\\]|\\.)*"', '"\1"', 'g')
+    ELSE t.json[1] END
 """
 """A line without its long texts, which say nothing of its structure."""
 
