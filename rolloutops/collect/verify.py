@@ -264,8 +264,8 @@ def _find_due(
     if worker is not None:
         sql.run(con, f"DELETE FROM due WHERE md5_number_lower(attempt_id) % {worker.of} <> {worker.number - 1}")
     counts = dict(sql.rows(con, "SELECT dataset, count(*) FROM due GROUP BY dataset"))
-    elsewhere = {*plan.pins, *plan.scored_by_people}
-    return {name: counts[name] for name in verifiers if name in counts and name not in elsewhere}
+    others = {*plan.pins, *plan.scored_by_people}
+    return {name: counts[name] for name in verifiers if name in counts and name not in others}
 
 
 def _due(con: sql.Connection, name: str) -> Iterator[tuple[DueVerdict, StoredRollout]]:

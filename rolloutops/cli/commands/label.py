@@ -88,19 +88,19 @@ def _key_and_recipe(words: Sequence[str], by_condition: bool) -> tuple[str | Non
     return words[0] if wanted else None, next(iter(words[wanted:]), None)
 
 
-def sentences(written: Sequence[LabelRow], found: int) -> Iterator[str]:
+def sentences(rows: Sequence[LabelRow], rollouts: int) -> Iterator[str]:
     """Say what was written."""
     from rolloutops.store.find_rollouts import key_of
 
-    if len(written) <= SHOWN:
-        yield from (f"{key_of(row)}: {described(row)}" for row in written)
+    if len(rows) <= SHOWN:
+        yield from (f"{key_of(row)}: {describe(row)}" for row in rows)
     else:
-        yield f"{count(len(written), 'rollout')} labelled: {described(written[0])} and the like"
-    if len(written) < found:
-        yield f"{count(found - len(written), 'rollout')} unchanged: it is what they have"
+        yield f"{count(len(rows), 'rollout')} labelled: {describe(rows[0])} and the like"
+    if len(rows) < rollouts:
+        yield f"{count(rollouts - len(rows), 'rollout')} unchanged: it is what they have"
 
 
-def described(row: LabelRow | dict[str, Any]) -> str:
+def describe(row: LabelRow | dict[str, Any]) -> str:
     """Write a row as a person reads it."""
     if row["withdrawn"]:
         return f"label withdrawn by {row['author']}"
