@@ -51,7 +51,7 @@ SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (
 CREATE TABLE gone_labels AS
 SELECT dataset, label_id, policy FROM label_log SEMI JOIN gone_attempts USING (dataset, attempt_id)
 """
-"""The attempts of runs, datasets or policies, with all verdicts and labels on them; the verdicts that such runs made."""
+"""The attempts of runs, datasets or policies, with all verdicts and labels on them; the verdicts such runs made."""
 
 COUNTS = """
 WITH counted AS (
