@@ -185,7 +185,7 @@ def test_row_11_no_switches_off_and_cuts_no_other_name() -> None:
     assert type_in("chunk", "--notes=").flags == {"notes": ""}
     assert type_in("chunk", "--notes").mistake == "rolloutops chunk: --notes needs a value"
     assert type_in("chunk", "--nodry_run").mistake == "rolloutops chunk: no flag --nodry_run, did you mean '--dry_run'?"
-    assert "as --rows expects a whole number" in type_in("chunk", "--no-rows").mistake
+    assert "--rows expects a whole number" in type_in("chunk", "--no-rows").mistake
     assert "takes no value" in type_in("chunk", "--no-dry_run=true").mistake
 
 

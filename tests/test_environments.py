@@ -102,7 +102,7 @@ def test_exact_match_settings() -> None:
     assert exact_match.make().runs is None
     with pytest.raises(UsageError, match=r"extract = '\(' is not a regular expression"):
         exact_match.make(extract="(")
-    with pytest.raises(ValueError, match="no answer"):
+    with pytest.raises(ValueError, match="no expected answer"):
         exact_match.make().verify(task(None), said("72"))
 
 
@@ -297,7 +297,7 @@ def test_math() -> None:
     for text, gold, reward in table:
         assert environment.verify(task(gold), said(text))["reward"] == reward, (text[:80], gold)
         assert environment.verify(task(gold), said(environment.gold(task(gold)) or ""))["reward"] == 1, gold
-    with pytest.raises(ValueError, match="no answer"):
+    with pytest.raises(ValueError, match="no expected answer"):
         environment.verify(task(None), said("3"))
 
 
