@@ -19,7 +19,7 @@ DATA = "data/viewed"
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("labelled")
+    made = tmp_path_factory.mktemp("labeled")
     collect(made, tasks=6)
     return made
 

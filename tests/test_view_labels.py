@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def collected(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("labelled")
+    folder = tmp_path_factory.mktemp("labeled")
     recipe = collect(folder, tasks=5)
     recipe.write_text(recipe.read_text().partition("[[steps]]")[0] + STEPS, encoding="utf-8")
     return folder

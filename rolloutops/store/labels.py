@@ -33,16 +33,16 @@ LONGEST = {"label": 200, "note": 20_000, "author": 200}
 """Characters of a text at most."""
 
 NOTHING: Mapping[str, None] = {"label": None, "score": None, "note": None}
-"""What is said of an attempt that nobody has labelled."""
+"""What is said of an attempt that nobody has labeled."""
 
 
-class Labelled(RolloutKey):
-    """What is labelled: an attempt, by the key of its rollout and its own id."""
+class AttemptKey(RolloutKey):
+    """What is labeled: an attempt, by the key of its rollout and its own id."""
 
     attempt_id: str
 
 
-class LabelRow(Labelled):
+class LabelRow(AttemptKey):
     """A row of `labels`. created_at: microseconds since 1970."""
 
     label_id: str
@@ -80,7 +80,7 @@ class LabelLog:
             self._files &= set(files)
             return
 
-    def write(self, attempts: Sequence[Labelled], changes: Mapping[str, Any], author: str) -> list[LabelRow]:
+    def write(self, attempts: Sequence[AttemptKey], changes: Mapping[str, Any], author: str) -> list[LabelRow]:
         """Change what is said of attempts, and return the rows that were written, when they are on disk.
 
         changes: as `check_changes` returns them; what they do not name stays as it is. One where nothing changes is
@@ -107,7 +107,7 @@ class LabelLog:
             self._take(own)
         return list(rows)
 
-    def _row(self, one: Labelled, changes: Mapping[str, Any], author: str) -> LabelRow | None:
+    def _row(self, one: AttemptKey, changes: Mapping[str, Any], author: str) -> LabelRow | None:
         """The next row of an attempt; None where it would say the same as the last one."""
         before = self.newest.get((one["dataset"], one["attempt_id"]))
         said = {name: before[name] if before else None for name in NOTHING}  # type: ignore[literal-required]

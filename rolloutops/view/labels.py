@@ -8,7 +8,7 @@ from typing import Any
 from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.store import schema, sql
-from rolloutops.store.labels import Labelled, LabelLog, LabelRow
+from rolloutops.store.labels import AttemptKey, LabelLog, LabelRow
 from rolloutops.view.index import Moment, read
 
 UPDATE = """
@@ -23,7 +23,7 @@ FROM (
 WHERE s.dataset = n.dataset AND s.attempt_id = n.attempt_id
 """
 
-LABELLED = """
+ATTEMPT = """
 SELECT dataset, task_id, policy, rollout_index, attempt_id
 FROM {table}
 WHERE attempt_id = {attempt} AND dataset = {dataset}
@@ -45,10 +45,10 @@ def take_in(moment: Moment, rows: Sequence[LabelRow]) -> None:
         moment.forget_matches([text for text, table in moment.matches.items() if table != "small" and "label" in text])
 
 
-def labelled(moment: Moment, dataset: str, attempt_id: str) -> Labelled:
+def find_attempt(moment: Moment, dataset: str, attempt_id: str) -> AttemptKey:
     """Find the attempt that an address names, a failed one too. Raises UsageError where there is none."""
     for table in ("small", "failed"):
-        query = LABELLED.format(table=table, attempt=sql.literal(attempt_id), dataset=sql.literal(dataset))
+        query = ATTEMPT.format(table=table, attempt=sql.literal(attempt_id), dataset=sql.literal(dataset))
         if found := read(moment, query):
             return found[0]  # type: ignore[return-value]
     raise UsageError(f"there is no rollout {attempt_id} of {dataset!r}")

@@ -17,7 +17,7 @@ from rolloutops.store.workspace import Workspace
 from rolloutops.view import conversation
 from rolloutops.view.filters import Query, first
 from rolloutops.view.index import folder_times, signature, take_moment
-from rolloutops.view.labels import labelled, take_in
+from rolloutops.view.labels import find_attempt, take_in
 
 HELD = 4
 """Conversations that are held in memory: the pages of a long one are asked for one after the other."""
@@ -81,7 +81,7 @@ class Viewer:
             )
         checked = check_changes(changes)
         with self.label_lock:
-            self.labels.write([labelled(self.moment, dataset, attempt_id)], checked, author())
+            self.labels.write([find_attempt(self.moment, dataset, attempt_id)], checked, author())
             take_in(self.moment, self.labels.rows[self.moment.labels :])
             self.conversations.clear()
         self.beside.sealed()

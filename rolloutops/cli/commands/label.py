@@ -95,7 +95,7 @@ def sentences(rows: Sequence[LabelRow], rollouts: int) -> Iterator[str]:
     if len(rows) <= SHOWN:
         yield from (f"{key_of(row)}: {describe(row)}" for row in rows)
     else:
-        yield f"{count(len(rows), 'rollout')} labelled: {describe(rows[0])} and the like"
+        yield f"{count(len(rows), 'rollout')} labeled: {describe(rows[0])} and the like"
     if len(rows) < rollouts:
         yield f"{count(rollouts - len(rows), 'rollout')} unchanged: it is what they have"
 

@@ -24,12 +24,12 @@ export async function show(main, moment) {
     el("div", { class: "split" }, aside(one, source), el("section", { class: "wide", "aria-label": "Turns" }, answerLink(one), list)),
   );
   turns(list, one, source);
-  const labelled = labels(document.getElementById("labels"), source, moment.file);
+  const labeled = labels(document.getElementById("labels"), source, moment.file);
   const answer = list.querySelector("article:not(.prompt)");
   if (answer && one.turns[0].prompt) bind("a", "to the answer", () => goTo(answer));
   keys(list, filter);
   neighbors(ways, filter, source, one.facts).catch((error) => put(ways, el("p", { class: "error" }, error.message)));
-  await labelled;
+  await labeled;
 }
 
 /** What people say of the rollout, which stays in sight beside its turns, and what is known of it. */
