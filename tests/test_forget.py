@@ -166,7 +166,7 @@ def test_a_run_goes_with_its_verdicts_and_builds_are_named(tmp_path: Path, data:
     ((run, rollouts),) = query(data, "SELECT run_id, count(*) FROM rollouts GROUP BY ALL ORDER BY ALL DESC LIMIT 1")
     assert rollouts == 40
     done = rolloutops("forget", "r.toml", f"--run={run}", "--yes", cwd=tmp_path)
-    assert re.search(r"d +scripted +40 +40 +40 +50 +40\n", done.stderr)
+    assert re.search(r"d +scripted +40 +40 +40 +40 +40\n", done.stderr)
     assert "exports/sft: 40 lines made of 40 of them; build it again, or delete it" in done.stderr
     assert query(data, f"SELECT count(*) FROM attempts WHERE run_id = '{run}'") == [(0,)]
     assert query(data, f"SELECT count(*) FROM verdicts WHERE run_id = '{run}'") == [(0,)]

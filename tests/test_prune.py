@@ -54,6 +54,40 @@ def test_each_kind_is_listed_and_goes(tmp_path: Path) -> None:
     assert "Nothing to prune" in rolloutops("prune", "--data=w", cwd=tmp_path).stdout
 
 
+HUMAN = """
+data = "w"
+
+[datasets.d]
+input = "in.jsonl"
+environment = "exact_match"
+id = "n"
+verifier = "human"
+
+[collect]
+engine = "scripted"
+"""
+
+
+def test_labels_go_with_their_attempts(tmp_path: Path) -> None:
+    """Also scores that count as verdicts; labels of no attempt go with the policy."""
+    write_jsonl(tmp_path / "in.jsonl", sums(4))
+    (tmp_path / "r.toml").write_text(HUMAN, encoding="utf-8")
+    rolloutops("collect", "r.toml", cwd=tmp_path)
+    rolloutops("label", "--where=true", "r.toml", "--score=1", cwd=tmp_path)
+    write_jsonl(tmp_path / "in.jsonl", sums(4)[1:])
+    rolloutops("chunk", "r.toml", cwd=tmp_path)
+    assert re.search(r"removed +d +1 +0 +1 +0 ", rolloutops("prune", "r.toml", "--yes", cwd=tmp_path).stderr)
+    assert query(tmp_path / "w", "SELECT count(*) FROM label_log") == [(3,)]
+    for part in (tmp_path / "w" / "attempts" / "d").iterdir():  # as for a damaged file
+        part.unlink()
+    listed = rolloutops("prune", "r.toml", cwd=tmp_path).stdout
+    assert re.search(r"labels +d +0 +0 +3 +0 ", listed)
+    assert "verdicts  d" not in listed
+    forgot = rolloutops("forget", "r.toml", "--policy=scripted", "--yes", cwd=tmp_path).stderr
+    assert re.search(r"d +scripted +0 +0 +0 +3 +0\n", forgot)
+    assert not list((tmp_path / "w" / "labels").rglob("*.parquet"))
+
+
 def test_a_kind_that_is_none_is_named(tmp_path: Path) -> None:
     assert (
         "--only=edits: it takes removed" in rolloutops("prune", "--data=w", "--only=edits", cwd=tmp_path, code=2).stderr

@@ -21,6 +21,17 @@ from rolloutops.store.workspace import Workspace, connect
 
 KEY = ("dataset", "task_id", "policy", "rollout_index")
 
+STORED = """
+CREATE VIEW stored_verdicts AS
+FROM verdicts
+ANTI JOIN human_verdicts USING (dataset, verdict_id);
+CREATE VIEW stray_labels AS
+SELECT *, regexp_extract(attempt_id, '^(.*)-[^-]*$', 1) AS run_id
+FROM label_log
+ANTI JOIN attempts USING (dataset, attempt_id);
+"""
+"""The verdicts without the scores of people, which are labels; labels of no attempt, with the run that its id names."""
+
 BY_CONDITION = """
 CREATE TABLE keys AS
 SELECT DISTINCT dataset, task_id, policy, rollout_index
@@ -32,10 +43,12 @@ WHERE {filters};
 CREATE TABLE gone_attempts AS
 SELECT dataset, attempt_id, task_id, policy, rollout_index FROM attempts SEMI JOIN keys USING ({key});
 CREATE TABLE gone_verdicts AS
-SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN keys USING ({key})
+SELECT dataset, verdict_id, policy FROM stored_verdicts SEMI JOIN keys USING ({key})
 UNION
-SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id);
+SELECT dataset, verdict_id, policy FROM stored_verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id);
 CREATE TABLE gone_labels AS
+SELECT dataset, label_id, policy FROM label_log SEMI JOIN keys USING ({key})
+UNION
 SELECT dataset, label_id, policy FROM label_log SEMI JOIN gone_attempts USING (dataset, attempt_id)
 """
 """All attempts at the rollouts that a condition matches, also those that failed or stand for an earlier form of a task;
@@ -45,10 +58,12 @@ BY_FILTERS = """
 CREATE TABLE gone_attempts AS
 SELECT dataset, attempt_id, task_id, policy, rollout_index FROM attempts WHERE {filters};
 CREATE TABLE gone_verdicts AS
-SELECT dataset, verdict_id, policy FROM verdicts WHERE {filters}
+SELECT dataset, verdict_id, policy FROM stored_verdicts WHERE {filters}
 UNION
-SELECT dataset, verdict_id, policy FROM verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id);
+SELECT dataset, verdict_id, policy FROM stored_verdicts SEMI JOIN gone_attempts USING (dataset, attempt_id);
 CREATE TABLE gone_labels AS
+SELECT dataset, label_id, policy FROM stray_labels WHERE {filters}
+UNION
 SELECT dataset, label_id, policy FROM label_log SEMI JOIN gone_attempts USING (dataset, attempt_id)
 """
 """The attempts of runs, datasets or policies, with all verdicts and labels on them; the verdicts such runs made."""
@@ -160,6 +175,7 @@ def _require_names(con: sql.Connection, choice: Choice) -> None:
 
 def _choose(con: sql.Connection, choice: Choice) -> None:
     """Make the tables gone_attempts, gone_verdicts and gone_labels."""
+    sql.run(con, STORED)
     if choice.where is None:
         sql.run(con, BY_FILTERS.format(filters=choice.filters))
         return

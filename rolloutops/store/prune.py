@@ -1,4 +1,4 @@
-"""What no longer counts in a workspace, and may go: rows of attempts and verdicts, copies of files, rejected lines."""
+"""What no longer counts in a workspace, and may go: attempts, verdicts, labels, copies of files, rejected lines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rolloutops.config.resources import shipped
 from rolloutops.store import sql
+from rolloutops.store.base_views import VIEWS
 from rolloutops.store.journal import seal_orphans
 from rolloutops.store.parts import ID_COLUMNS, find_parts
 from rolloutops.store.removal import remove
@@ -22,6 +23,7 @@ KINDS = {
     "repeated": "attempts at a rollout of which an earlier one counts",
     "retried": "failed attempts at a rollout that succeeded later",
     "verdicts": "verdicts of which a newer one counts, or of no attempt",
+    "labels": "labels on attempts that are not there",
     "copies": "part files under a second name",
     "rejected": "rejected lines, in rejected/",
 }
@@ -29,7 +31,7 @@ KINDS = {
 
 ROWS = """
 SELECT kind, dataset, count(*) FILTER (WHERE "table" = 'attempts') AS attempts,
-    count(*) FILTER (WHERE "table" = 'verdicts') AS verdicts
+    count(*) FILTER (WHERE "table" = 'verdicts') AS verdicts, count(*) FILTER (WHERE "table" = 'labels') AS labels
 FROM going
 GROUP BY kind, dataset
 ORDER BY kind, dataset
@@ -44,6 +46,7 @@ class Prunable:
     dataset: str
     attempts: int
     verdicts: int
+    labels: int
     files: int
     bytes: int
 
@@ -69,15 +72,19 @@ def find_prunable(workspace: Workspace, plan: Sequence[Mapping[str, object]], ki
     sizes = {table: _row_sizes(workspace, con, table) for table in ID_COLUMNS}
     found = [
         Prunable(
-            *(kind, dataset, attempts, verdicts, 0),
-            round(attempts * sizes["attempts"].get(dataset, 0) + verdicts * sizes["verdicts"].get(dataset, 0)),
+            *(kind, dataset, attempts, verdicts, labels, 0),
+            round(
+                attempts * sizes["attempts"].get(dataset, 0)
+                + verdicts * sizes["verdicts"].get(dataset, 0)
+                + labels * sizes["labels"].get(dataset, 0)
+            ),
         )
-        for kind, dataset, attempts, verdicts in sql.rows(con, ROWS)
+        for kind, dataset, attempts, verdicts, labels in sql.rows(con, ROWS)
     ]
     files = []
     for kind, dataset, path in _files(workspace):
         if kind in kinds:
-            found.append(Prunable(kind, dataset, 0, 0, 1, path.stat().st_size))
+            found.append(Prunable(kind, dataset, 0, 0, 0, 1, path.stat().st_size))
             files.append(path)
     tokens = "SELECT coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0) FROM attempts"
     ((spent,),) = sql.rows(
@@ -96,7 +103,7 @@ def prune(workspace: Workspace, rows: Prune) -> None:
         path.unlink(missing_ok=True)
     for folder in {path.parent for path in rows.files}:
         sync(folder)
-    if any(one.attempts or one.verdicts for one in rows.rows):
+    if any(one.attempts or one.verdicts or one.labels for one in rows.rows):
         remove(workspace, rows.con, 'SELECT DISTINCT "table", dataset, id FROM going')
 
 
@@ -110,7 +117,7 @@ def _row_sizes(workspace: Workspace, con: sql.Connection, table: str) -> dict[st
     for file in found.files:
         dataset = os.path.basename(os.path.dirname(file))
         sizes[dataset] = sizes.get(dataset, 0) + found.sizes[file]
-    rows = dict(sql.rows(con, f"SELECT dataset, count(*) FROM {table} GROUP BY dataset"))
+    rows = dict(sql.rows(con, f"SELECT dataset, count(*) FROM {VIEWS[table]} GROUP BY dataset"))
     return {dataset: size / rows[dataset] for dataset, size in sizes.items() if rows.get(dataset)}
 
 

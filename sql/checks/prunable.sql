@@ -1,7 +1,8 @@
--- The attempts and verdicts that no longer count, each with its first reason. Without them no view of rollouts, pending
--- or unverified ones says anything else.
+-- The attempts that no longer count, with the verdicts and labels on them, and verdicts and labels that no longer count
+-- themselves, each with its first reason. Without them no view of rollouts, pending or unverified ones says anything else.
 -- kind: removed, edited (the task is gone, or was changed since), repeated (an earlier attempt counts), retried (it
--- failed, and a later attempt succeeded), verdicts (another one counts, or its attempt is not there).
+-- failed, and a later attempt succeeded), verdicts (another one counts, or its attempt is not there), labels (its
+-- attempt is not there).
 WITH present AS (
     SELECT DISTINCT dataset, task_id
     FROM tasks
@@ -54,16 +55,26 @@ attempts_that_go AS (
     FROM retried
 ),
 
-on_attempts_that_go AS (
-    SELECT v.dataset, v.policy, v.verdict_id, g.kind
+-- Scores of people that count as verdicts are rows of labels.
+remarks AS (
+    SELECT 'verdicts' AS "table", v.dataset, v.policy, v.attempt_id, v.verdict_id AS id
     FROM verdicts AS v
-    JOIN attempts_that_go AS g ON g.dataset = v.dataset AND g.attempt_id = v.attempt_id
+    ANTI JOIN human_verdicts AS h ON h.dataset = v.dataset AND h.verdict_id = v.verdict_id
+    UNION ALL
+    SELECT 'labels', dataset, policy, attempt_id, label_id
+    FROM label_log
+),
+
+on_attempts_that_go AS (
+    SELECT r."table", r.dataset, r.policy, r.id, g.kind
+    FROM remarks AS r
+    JOIN attempts_that_go AS g ON g.dataset = r.dataset AND g.attempt_id = r.attempt_id
 ),
 
 strays AS (
-    SELECT v.dataset, v.policy, v.verdict_id, 'verdicts' AS kind
-    FROM verdicts AS v
-    ANTI JOIN attempts AS a ON a.dataset = v.dataset AND a.attempt_id = v.attempt_id
+    SELECT r."table", r.dataset, r.policy, r.id, r."table" AS kind
+    FROM remarks AS r
+    ANTI JOIN attempts AS a ON a.dataset = r.dataset AND a.attempt_id = r.attempt_id
 ),
 
 counted AS (
@@ -73,13 +84,14 @@ counted AS (
 ),
 
 others AS (
-    SELECT v.dataset, v.policy, v.verdict_id, 'verdicts' AS kind
-    FROM verdicts AS v
-    JOIN counted AS c ON c.dataset = v.dataset AND c.attempt_id = v.attempt_id AND c.verdict_id <> v.verdict_id
-    ANTI JOIN attempts_that_go AS g ON g.dataset = v.dataset AND g.attempt_id = v.attempt_id
+    SELECT r."table", r.dataset, r.policy, r.id, 'verdicts' AS kind
+    FROM remarks AS r
+    JOIN counted AS c ON c.dataset = r.dataset AND c.attempt_id = r.attempt_id AND c.verdict_id <> r.id
+    ANTI JOIN attempts_that_go AS g ON g.dataset = r.dataset AND g.attempt_id = r.attempt_id
+    WHERE r."table" = 'verdicts'
 )
 
 SELECT DISTINCT 'attempts' AS "table", dataset, policy, attempt_id AS id, kind FROM attempts_that_go
 UNION ALL
-SELECT DISTINCT 'verdicts', dataset, policy, verdict_id, kind
+SELECT DISTINCT "table", dataset, policy, id, kind
 FROM (FROM on_attempts_that_go UNION ALL FROM strays UNION ALL FROM others)

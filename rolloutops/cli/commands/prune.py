@@ -26,10 +26,12 @@ Without --yes, prune lists what may go and deletes nothing. Kinds, for --only:
     repeated   attempts at a rollout of which an earlier one counts
     retried    failed attempts at a rollout that succeeded later
     verdicts   verdicts of which a newer one counts, or of no attempt
+    labels     labels on attempts that are not there
     copies     part files under a second name
     rejected   rejected lines, in rejected/
 
-If a task returns to the input, or to an earlier form, its pruned rollouts are asked again.
+Attempts go with the verdicts and labels on them. If a task returns to the input, or to an earlier form, its pruned
+rollouts are asked again.
 """
 
 
@@ -77,10 +79,13 @@ def sentences(rows: Prune, deleted: bool) -> Iterator[str]:
     if not rows.rows:
         yield "Nothing to prune: all attempts and verdicts count"
         return
-    columns = ("kind", "dataset", "attempts", "verdicts", "files", "about")
+    columns = ("kind", "dataset", "attempts", "verdicts", "labels", "files", "about")
     yield table(
         columns,
-        [(one.kind, one.dataset, one.attempts, one.verdicts, one.files, size(one.bytes)) for one in rows.rows],
+        [
+            (one.kind, one.dataset, one.attempts, one.verdicts, one.labels, one.files, size(one.bytes))
+            for one in rows.rows
+        ],
     )
     if rows.tokens:
         tokens = f"{count(rows.tokens, 'token')} of these attempts"
