@@ -44,3 +44,16 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1 is PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)
+
+
+def limit_memory(limit: int | None) -> None:
+    """Allow `limit` bytes of address space beyond what imports have taken."""
+    if limit is None or sys.platform != "linux":
+        return
+    import resource
+
+    with open("/proc/self/statm") as statm:
+        taken = int(statm.read().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = taken + limit
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

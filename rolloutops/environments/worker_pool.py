@@ -15,7 +15,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from rolloutops.environments.child_process import die_with_parent, start_child
+from rolloutops.environments.child_process import die_with_parent, limit_memory, start_child
 from rolloutops.errors import RolloutopsError
 
 LATENCY = 0.05
@@ -284,7 +283,7 @@ def work() -> None:
             target, argument, memory = pickle.load(items)
             module, _, function = target.partition(":")
             answer = getattr(importlib.import_module(module), function)(argument)
-            _limit_memory(memory)
+            limit_memory(memory)
         except Exception as error:
             _send(parent, "broken", f"{type(error).__name__}: {error}", 0.0)
             os._exit(1)
@@ -306,16 +305,3 @@ def work() -> None:
 def _send(parent: socket.socket, kind: str, answer: Any, seconds: float) -> None:
     data = pickle.dumps((kind, answer, seconds), pickle.HIGHEST_PROTOCOL)
     parent.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def _limit_memory(limit: int | None) -> None:
-    """Allow `limit` bytes of address space beyond what imports have taken."""
-    if limit is None or sys.platform != "linux":
-        return
-    import resource
-
-    with open("/proc/self/statm") as statm:
-        taken = int(statm.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = taken + limit
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

@@ -118,6 +118,14 @@ def _lines(viewer: Viewer, query: Query) -> dict[str, Any]:
     return builds.lines(viewer.moment, path, line)
 
 
+def _line_tokens(viewer: Viewer, query: Query) -> dict[str, Any]:
+    found = _lines(viewer, query)["lines"]
+    if not found:
+        raise UsageError(f"{first(query, 'path')} has no lines")
+    line = found[0]
+    return viewer.tokens.of(line["text"], line["value"])
+
+
 def _uses(viewer: Viewer, query: Query) -> list[dict[str, Any]]:
     return builds.uses(viewer.moment, first(query, "of"), first(query, "attempt"))
 
@@ -151,6 +159,7 @@ ANSWERS: dict[str, Answer] = {
     "runs": _runs,
     "builds": _builds,
     "lines": _lines,
+    "line_tokens": _line_tokens,
     "uses": _uses,
     "labels": _labels,
 }

@@ -201,6 +201,7 @@ async def serve(viewer: Viewer, access: Access, opened: socket.socket, ready: Ca
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
+        viewer.tokens.close()
         await runner.cleanup()
 
 

@@ -18,6 +18,7 @@ from rolloutops.view import conversation
 from rolloutops.view.filters import Query, first
 from rolloutops.view.index import folder_times, signature, take_moment
 from rolloutops.view.labels import find_attempt, take_in
+from rolloutops.view.tokens import LineTokens, tokenizer_of
 
 HELD = 4
 """Conversations that are held in memory: the pages of a long one are asked for one after the other."""
@@ -26,10 +27,11 @@ HELD = 4
 class Viewer:
     """What the server shows: a workspace, its moment, and the conversations that were read last.
 
-    file: the file whose rollouts the workspace holds, where it was made for one.
+    file: the file whose rollouts the workspace holds, where it was made for one. tokenizer: a folder or a model's name,
+    for training lines as tokens (default: that of the recipe's vLLM model on this disk).
     """
 
-    def __init__(self, workspace: Workspace, plan: Plan, file: Path | None = None) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan, file: Path | None = None, tokenizer: str = "") -> None:
         self.workspace, self.plan, self.file = workspace, plan, file
         self.signature = signature(workspace)
         self.labels, self.label_times = LabelLog(workspace), folder_times(workspace.root, "labels")
@@ -38,6 +40,7 @@ class Viewer:
         self.lock, self.label_lock = Lock(), Lock()
         self.beside = CompactBeside(workspace, "labels")
         self.conversations: dict[tuple[str, str], Conversation] = {}
+        self.tokens = LineTokens(tokenizer or tokenizer_of(plan))
 
     def refresh(self) -> bool:
         """Make the moment anew where files have appeared; return whether they have."""

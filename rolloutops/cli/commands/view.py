@@ -78,17 +78,19 @@ def _viewer(parsed: Parsed) -> Iterator[Viewer]:
     from rolloutops.view.file import import_file
     from rolloutops.view.viewer import Viewer
 
+    name = parsed.flags.get("tokenizer", "")
+    tokenizer = str(as_path(name)) if name and as_path(name).is_dir() else name
     file = as_path(parsed.positionals.get("recipe", ""))
     if file.suffix in ("", ".toml") or not file.is_file():
         plan = plan_of(parsed)
-        yield Viewer(open_workspace(plan.data), plan)
+        yield Viewer(open_workspace(plan.data), plan, tokenizer=tokenizer)
         return
     with TemporaryDirectory(prefix="rolloutops-view-") as folder:
         workspace, plan, left_out = import_file(file, Path(folder))
         if left_out:
             lines = count(left_out, "line")
             say(f"{lines} of {file} {verb(left_out, 'are')} not a rollout of a known format: see the page Lines")
-        yield Viewer(workspace, plan, file)
+        yield Viewer(workspace, plan, file, tokenizer)
 
 
 def _has_browser() -> bool:
@@ -106,6 +108,12 @@ COMMAND = Command(
         Flag("port", int, "the port; 0: any free one", PORT),
         Flag("host", str, "the address to listen on; an address that other machines reach needs --token", LOOPBACK[0]),
         Flag("token", str, "the secret in the link (default: a new one each time)"),
+        Flag(
+            "tokenizer",
+            str,
+            "a model's folder, or its name in the Hugging Face cache, to show training lines as tokens (default: the "
+            "folder of the recipe's vLLM model)",
+        ),
         Flag("open", bool, "open the browser (default: if there is a display)"),
     ),
     (

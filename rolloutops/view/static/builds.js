@@ -7,6 +7,7 @@ import { facts } from "./facts.js";
 import { count, number, when } from "./format.js";
 import { bind, step } from "./keys.js";
 import { line } from "./line.js";
+import { lineTokens } from "./tokens.js";
 
 export async function show(main) {
   const search = new URLSearchParams(location.search);
@@ -56,12 +57,17 @@ async function showLines(main, path, first) {
     el("span", { class: "quiet" }, `${count(found.rows, "line")} of ${found.split}`),
     el("a", { class: "way", href: "/builds" }, "All builds"),
   );
-  put(main, el("h1", {}, "Lines of ", el("span", { class: "name" }, path)), ways, found.lines.map((one) => line(one, madeOf(one))));
+  put(main, el("h1", {}, "Lines of ", el("span", { class: "name" }, path)), ways, found.lines.map((one) => line(one, madeOf(one), lineTokens(path, one.line))));
   bind("j", "next line", () => step(main.querySelectorAll("article"), 1));
   bind("k", "previous line", () => step(main.querySelectorAll("article"), -1));
+  bind("t", "the line as tokens", () => unfold((document.activeElement.closest("article") ?? main.querySelector("article"))?.querySelector(".mask")));
   bind("]", "next lines", () => go(after));
   bind("[", "previous lines", () => go(before));
   bind("Escape", "to the builds", () => (location.href = "/builds"));
+}
+
+function unfold(details) {
+  if (details) details.open = !details.open;
 }
 
 function madeOf(one) {

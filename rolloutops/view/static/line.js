@@ -7,8 +7,8 @@ import { json, visible } from "./text.js";
 const LISTS = ["messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected", "input", "output"];
 const TEXTS = ["instruction", "input", "prompt", "completion", "chosen", "rejected", "response", "output", "text", "system"];
 
-/** Make a line. value: its JSON. below: nodes that stand under its number. */
-export function line({ line: number_, value, text, reason }, below) {
+/** Make a line. value: its JSON. below: nodes that stand under its number. last: those before the line itself. */
+export function line({ line: number_, value, text, reason }, below, last) {
   const whole = el("details", {}, el("summary", {}, `The line (${number(text.length)} characters)`));
   whole.addEventListener("toggle", () => whole.open && whole.children.length === 1 && whole.append(value === null ? el("pre", { class: "text json" }, visible(text)) : json(value)));
   return el(
@@ -19,6 +19,7 @@ export function line({ line: number_, value, text, reason }, below) {
     reason ? el("p", { class: "error" }, reason) : null,
     parts(value).map(([name, shown]) => el("section", { "aria-label": name }, el("h3", {}, name), shown)),
     tokens(value),
+    reason ? null : last,
     whole,
   );
 }
@@ -54,7 +55,7 @@ function message(one) {
 
 /** Token ids with the loss mask: those that are trained on are underlined and bold. */
 function tokens(value) {
-  const ids = value?.input_ids ?? value?.tokens;
+  const ids = value?.input_ids ?? value?.token_ids ?? value?.tokens;
   if (!Array.isArray(ids) || typeof ids[0] !== "number") return null;
   const mask = value.loss_mask ?? value.labels?.map((label) => label !== -100) ?? value.attention_mask;
   const trained = ids.filter((_, at) => mask?.[at]).length;
