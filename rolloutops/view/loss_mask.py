@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rolloutops.environments.child_process import die_with_parent, limit_memory
@@ -25,7 +26,7 @@ SHOWN = 20_000
 PARTS = 8
 """Tokens at most that are parts of one character, or of two that share one."""
 
-WORK = 20_000_000
+WORK = 40_000_000
 """Characters that are rendered at most to find where each turn ends: turns times the length of the line."""
 
 MEMORY = 2 << 30
@@ -154,11 +155,13 @@ def _conversation(renderer: Renderer, messages: Messages) -> Row:
     if not turns:
         return Row("messages", ids, None, f"{lacks}, and the line is too long to render turn by turn", turns)
     mask = [0] * len(ids)
+    counts = accumulate(len(roles) for roles, _, _ in turns)
+    ends = {messages_before: end for messages_before, (_, _, end) in zip(counts, turns, strict=True)}
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         low = renderer.prefix(messages[:number], ids, prompt=True)
-        high = renderer.prefix(messages[: number + 1], ids)
+        high = ends.get(number + 1)
         if low is None or high is None or high < low:
             why = (
                 f"{lacks}, and turn {number + 1} cannot be told apart: the conversation up to there is rendered "
