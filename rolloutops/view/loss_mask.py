@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rolloutops.environments.child_process import die_with_parent, limit_memory
@@ -22,7 +23,10 @@ from rolloutops.layout import count
 SHOWN = 20_000
 """Tokens of a row that a page takes; the counts are of all."""
 
-WORK = 20_000_000
+PARTS = 8
+"""Tokens at most that are parts of one character, or of two that share one."""
+
+WORK = 40_000_000
 """Characters that are rendered at most to find where each turn ends: turns times the length of the line."""
 
 MEMORY = 2 << 30
@@ -151,11 +155,13 @@ def _conversation(renderer: Renderer, messages: Messages) -> Row:
     if not turns:
         return Row("messages", ids, None, f"{lacks}, and the line is too long to render turn by turn", turns)
     mask = [0] * len(ids)
+    counts = accumulate(len(roles) for roles, _, _ in turns)
+    ends = {messages_before: end for messages_before, (_, _, end) in zip(counts, turns, strict=True)}
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         low = renderer.prefix(messages[:number], ids, prompt=True)
-        high = renderer.prefix(messages[: number + 1], ids)
+        high = ends.get(number + 1)
         if low is None or high is None or high < low:
             why = (
                 f"{lacks}, and turn {number + 1} cannot be told apart: the conversation up to there is rendered "
@@ -174,7 +180,7 @@ def _answer(renderer: Renderer, name: str, prompt: Messages, answer: Messages) -
     if start is None:
         why = f"no mask: prompt and {name} are rendered otherwise than the prompt alone, so its end cannot be found"
         return Row(name, ids, None, why, turns)
-    return Row(name, ids, [0] * start + [1] * (len(ids) - start), f"trained tokens: the {name}", turns)
+    return Row(name, ids, [0] * start + [1] * (len(ids) - start), "trained tokens: all that follow the prompt", turns)
 
 
 def _unmasked(renderer: Renderer, name: str, messages: Messages, note: str, prompt: bool = False) -> Row:
@@ -201,10 +207,12 @@ def _turns(renderer: Renderer, messages: Messages, ids: Sequence[int]) -> list[t
 def page_row(row: Row, tokenizer: Any) -> dict[str, Any]:
     """A row as its page takes it: counts of all, and the first SHOWN tokens as [id, text, is special] by turn."""
     special = {one for one, token in tokenizer.added_tokens_decoder.items() if token.special}
-    texts = _Texts(tokenizer)
+    vocabulary = _Vocabulary(tokenizer)
     turns = []
     for roles, start, end in row.turns or [([], 0, len(row.ids))]:
-        pieces = [[one, texts[one], int(one in special)] for one in row.ids[start : min(end, SHOWN)]]
+        ids = row.ids[start : min(end, SHOWN)]
+        texts = vocabulary.texts(ids)
+        pieces = [[one, text, int(one in special)] for one, text in zip(ids, texts, strict=True)]
         mask = None if row.mask is None else row.mask[start:end]
         turns.append(
             {
@@ -221,30 +229,52 @@ def page_row(row: Row, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(row.ids),
         "trained": None if row.mask is None else sum(row.mask),
         "shown": min(len(row.ids), SHOWN),
-        "unknown": sum(not texts.known(one) for one in row.ids[:SHOWN]),
+        "unknown": sum(not vocabulary.has(one) for one in row.ids[:SHOWN]),
         "turns": turns,
     }
 
 
-class _Texts(dict[int, str]):
-    """The text of each token; of one that is a part of a character, its name in the vocabulary."""
+class _Vocabulary:
+    """The texts of tokens. Those that are parts of one character have it together: the first is its text."""
 
     def __init__(self, tokenizer: Any) -> None:
-        super().__init__()
         self.tokenizer, self.size = tokenizer, len(tokenizer)
+        self.single: dict[int, str] = {}
 
-    def known(self, one: int) -> bool:
+    def has(self, one: int) -> bool:
         return 0 <= one < self.size
 
-    def __missing__(self, one: int) -> str:
-        name = self.tokenizer.convert_ids_to_tokens(one) if self.known(one) else None
-        text = f"[{one}]" if name is None else self.tokenizer.decode([one], clean_up_tokenization_spaces=False)
-        if name is not None and (not text or "\ufffd" in text):
-            text = name
-        elif name is not None and name.startswith("▁") and not text.startswith(" "):
-            text = f" {text}"  # decoding drops the space that a text begins with
-        self[one] = text
-        return text
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; empty for one that continues a character."""
+        for one in set(ids) - set(self.single):
+            self.single[one] = self._text(one)
+        found = [self.single[one] for one in ids]
+        at = 0
+        while at < len(ids):
+            size, text = self._character(ids[at : at + PARTS]) if "\ufffd" in found[at] else (1, found[at])
+            found[at : at + size] = [text, *[""] * (size - 1)]
+            at += size
+        return found
+
+    def _character(self, ids: Sequence[int]) -> tuple[int, str]:
+        """How many tokens make whole characters, and these; of a stray one, its name."""
+        for size in range(1, len(ids) + 1):
+            text = self._decode(ids[:size])
+            if "\ufffd" not in text:
+                return size, text
+        return 1, str(self.tokenizer.convert_ids_to_tokens(ids[0]))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def _text(self, one: int) -> str:
+        name = self.tokenizer.convert_ids_to_tokens(one) if self.has(one) else None
+        if name is None:
+            return f"[{one}]"
+        text = self._decode([one])
+        if name.startswith("▁") and not text.startswith(" "):
+            return f" {text}"  # decoding drops the space that a text begins with
+        return text or name
 
 
 def load(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from hashlib import sha256
 from subprocess import Popen
 from threading import Lock
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 from rolloutops.config.paths import as_path
 from rolloutops.config.plan import Plan
+from rolloutops.engines import smollm2
 from rolloutops.environments.child_process import start_child
 from rolloutops.errors import UsageError
 
@@ -87,10 +87,7 @@ class LineTokens:
 
 def tokenizer_of(plan: Plan) -> str:
     """Return the folder of the first policy that vLLM answers for from a folder on this disk; empty without one."""
-    models = (policy.engine_args.get("model") or policy.model for policy in _vllm(plan))
-    return next((str(path) for model in models if (path := as_path(str(model))).is_dir()), "")
-
-
-def _vllm(plan: Plan) -> Iterable[Any]:
     settings = [*plan.policies.values(), *plan.defaults.values()]
-    return (one for one in settings if one.engine == "vllm")
+    models = [str(one.engine_args.get("model") or one.model) for one in settings if one.engine == "vllm"]
+    folders = (smollm2.unpacked_folder() if model == smollm2.NAME else as_path(model) for model in models if model)
+    return next((str(folder) for folder in folders if folder is not None and folder.is_dir()), "")
