@@ -159,6 +159,15 @@ def test_killed_at_a_failpoint(tmp_path: Path, data: Path, spot: str) -> None:
     assert not [path for path in data.rglob(".*") if path.parent.name != "locks"]
 
 
+def test_what_goes_cannot_be_labeled(tmp_path: Path, data: Path) -> None:
+    """A killed forget listed it: label ends that first, and finds it no more."""
+    words = command("forget", "--data=w", "--where=task_id = '39'", "--yes")
+    subprocess.run(words, cwd=tmp_path, env=environ(ROLLOUTOPS_FAILPOINT="removal-after-list:1"), check=False)
+    done = rolloutops("label", "d/39/scripted/0", "--data=w", "--note=late", cwd=tmp_path, code=2)
+    assert "no rollout is named" in done.stderr
+    assert query(data, "SELECT count(*) FROM label_log WHERE task_id = '39'") == [(0,)]
+
+
 def test_a_run_goes_with_its_verdicts_and_builds_are_named(tmp_path: Path, data: Path) -> None:
     rolloutops("verify", "--data=w", cwd=tmp_path)
     (tmp_path / "r.toml").write_text(RECIPE)

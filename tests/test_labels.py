@@ -95,6 +95,7 @@ def test_a_label_belongs_to_the_attempt_and_may_be_of_a_failed_one(folder: Path)
         (("nothing", "--label=x"), "no rollout is named"),
         (("--where=reward = 7", "--label=x"), "no rollout matches"),
         (("--where=nonsense = 1", "--label=x"), "nonsense"),
+        (("--where=", "--label=x"), "one condition"),
         (("sums", "--score=nan"), "a number"),
         (("sums", f"--label={'x' * 201}"), "201"),
         (("sums", "--label=two\nlines"), "one line"),

@@ -47,7 +47,9 @@ def is_show_tables(query: str) -> bool:
 def is_condition(text: str) -> bool:
     """Whether a text is one condition on rows. Raises sql.Error, with the place, for what is not SQL at all."""
     node = parsed.tree(f"SELECT 1 FROM rollouts WHERE (\n{text}\n)")
-    return node.get("type") == "SELECT_NODE" and bool(node.get("where_clause")) and not node.get("modifiers")
+    where = node.get("where_clause") or {}
+    no_row = bool(where) and where.get("function_name") != "row"  # of none or several, as in () or (1, 2)
+    return node.get("type") == "SELECT_NODE" and no_row and not node.get("modifiers")
 
 
 def query_error(error: Exception) -> UsageError:

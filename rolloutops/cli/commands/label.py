@@ -39,7 +39,8 @@ def body(parsed: Parsed) -> None:
     from rolloutops.store.compact import compact_share
     from rolloutops.store.find_rollouts import Rollouts, find, matching
     from rolloutops.store.labels import LabelLog, check_changes, check_text
-    from rolloutops.store.workspace import open_workspace
+    from rolloutops.store.removal import beside_writers
+    from rolloutops.store.workspace import open_workspace, writing
 
     flags, words = parsed.flags, list(parsed.positionals.get("key", ()))
     changes = check_changes({name: flags[name] for name in ("label", "score", "note", "withdraw") if name in flags})
@@ -47,11 +48,12 @@ def body(parsed: Parsed) -> None:
     key, recipe = _key_and_recipe(words, "where" in flags)
     plan = plan_of(dataclasses.replace(parsed, positionals={"recipe": recipe} if recipe else {}))
     workspace = open_workspace(plan.data)
-    rollouts = Rollouts(workspace, plan.rows)
-    found = matching(rollouts, flags["where"], None)[0] if key is None else [only(key, find(rollouts, key))]
-    if not found:
-        raise UsageError(f"no rollout matches --where={flags['where']}")
-    written = LabelLog(workspace).write(found, changes, name)  # type: ignore[arg-type]
+    with writing(workspace), beside_writers(workspace, alone=False):  # what is found is not forgotten meanwhile
+        rollouts = Rollouts(workspace, plan.rows)
+        found = matching(rollouts, flags["where"], None)[0] if key is None else [only(key, find(rollouts, key))]
+        if not found:
+            raise UsageError(f"no rollout matches --where={flags['where']}")
+        written = LabelLog(workspace).write(found, changes, name)  # type: ignore[arg-type]
     say(*sentences(written, len(found)))
     compact_share(workspace, "labels")
 
