@@ -28,7 +28,7 @@ from rolloutops.config.resources import shipped
 from rolloutops.ingest.task_columns import TaskColumns
 from rolloutops.store import journal as journals
 from rolloutops.store import schema, sql
-from rolloutops.store.base_views import duckdb_type
+from rolloutops.store.base_views import VIEWS, duckdb_type
 from rolloutops.store.definitions import make_all
 from rolloutops.store.journal import Journal, seal_orphans
 from rolloutops.store.rows import AttemptRow, VerdictRow
@@ -128,7 +128,7 @@ def test_an_empty_workspace_has_every_view(workspace: Workspace) -> None:
     assert sql.rows(con, INVARIANT) == []
     assert not any(patterns(workspace).values())
     for name, table in schema.TABLES.items():
-        types = sql.columns(con, f"SELECT * FROM {'task_log' if name == 'tasks' else name}")
+        types = sql.columns(con, f"SELECT * FROM {VIEWS[name]}")
         bare = {column: kind.replace('"', "") for column, kind in types.items()}
         assert bare == {field.name: duckdb_type(field.type) for field in table}, "as the files will have them"
 
