@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import query, rolloutops, write_jsonl
@@ -393,6 +393,7 @@ SLOW = settings(
 
 @SLOW
 @given(rows=st.lists(ROW, min_size=60, max_size=60))
+@example(rows=[{"contents": {"text": {"reasoning": 1}}}, {"contents": [{"parts": [{"type": "text", "text": ["a"]}]}]}])
 def test_text_anywhere_is_found_again_or_its_line_is_rejected(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:

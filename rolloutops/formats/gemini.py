@@ -105,7 +105,7 @@ def _text(answer: Mapping[str, Any]) -> Any:
 
 def _content(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
     made = [_part(part) for part in parts if part]
-    if all(part["type"] == "text" for part in made):
+    if all(part["type"] == "text" and isinstance(part.get("text"), str) for part in made):
         return "".join(part["text"] for part in made)
     return made
 
