@@ -53,6 +53,7 @@ STEPS: dict[str, st.SearchStrategy[Settings]] = {
     "filter/exact_duplicates": of(per=["task"], compare=["text"]),
     "filter/finished": of(),
     "filter/gopher_repetition": of(),
+    "filter/labels": of(drop=[["x"]], unlabeled=["keep", "drop"]),
     "filter/length": of(max_completion=[5, 40], min_completion=[2]),
     "filter/length_outliers": of(low=[0.2], high=[0.8], unit=["characters"]),
     "filter/majority": of(min_share=[0.3], only_majority=[True]),

@@ -36,6 +36,7 @@ def visiting(browser: Browser, link: str, **settings: Any) -> Iterator[Page]:
     """Open a viewer's link in a window of its own. At the end: nothing was complained of, nobody else was asked."""
     host = urlsplit(link).netloc
     context = browser.new_context(**{"reduced_motion": "reduce", **settings})
+    context.set_default_timeout(300_000)
     page = context.new_page()
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(f"console {message.type}: {message.text}"))

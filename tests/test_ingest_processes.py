@@ -31,9 +31,9 @@ def test_tasks_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text("\n".join(rows))
     found = []
     for processes in (1, 2, 3):
-        flags = ["--input=tasks.jsonl", f"--data=w{processes}", f"--processes={processes}", "--skip_bad_lines"]
+        flags = ["--input=tasks.jsonl", f"--data=of-{processes}", f"--processes={processes}", "--skip_bad_lines"]
         said = rolloutops("chunk", *flags, cwd=tmp_path).stderr
-        found.append((said.replace(f"w{processes}", "w"), tables(tmp_path / f"w{processes}")))
+        found.append((said.replace(f"of-{processes}", "w"), tables(tmp_path / f"of-{processes}")))
     assert found[0] == found[1] == found[2]
 
 
@@ -54,12 +54,12 @@ def test_imported_rollouts_do_not_depend_on_the_number_of_processes(tmp_path: Pa
     (tmp_path / "made.jsonl").write_text("\n".join(lines))
     found = []
     for processes in (1, 2):
-        recipe = f'data = "w{processes}"\n[datasets.d]\n[chunk]\nprocesses = {processes}\n'
+        recipe = f'data = "of-{processes}"\n[datasets.d]\n[chunk]\nprocesses = {processes}\n'
         (tmp_path / "r.toml").write_text(recipe)
         flags = ["--recipe=r.toml", "--dataset=d", "--policy=p", "--skip_bad_lines"]
         said = rolloutops("import", "made.jsonl", *flags, cwd=tmp_path).stderr.partition("dataset ")[2]
-        data = tmp_path / f"w{processes}"
-        found.append((said.replace(f"w{processes}", "w"), tables(data), query(data, ROLLOUTS)))
+        data = tmp_path / f"of-{processes}"
+        found.append((said.replace(f"of-{processes}", "w"), tables(data), query(data, ROLLOUTS)))
     assert found[0] == found[1]
 
 

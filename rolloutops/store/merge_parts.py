@@ -186,8 +186,8 @@ def _compare(
             want = sum(rows for rows, _ in found), sum(hashes for _, hashes in found)
     if got != want or got[0] != rows:
         raise WorkspaceError(
-            f"{count(len(files), 'part file')} of {table} would not be the same once merged ({want[0]:,} rows before, "
-            f"{got[0]:,} after): nothing was changed; run check --deep"
+            f"{count(len(files), 'part file')} of {table} would not be the same once merged (before: "
+            f"{count(want[0], 'row')}, after: {got[0]:,}): nothing was changed; run check --deep"
         )
 
 

@@ -59,10 +59,8 @@ def body(parsed: Parsed) -> None:
             lines += [*([Line("")] if place else []), *conversation(one, wide)]
     show_painted(lines, flags.get("pager", False))
     if total > len(found):
-        say(
-            f"shown: {len(found):,} of {total:,} rollouts that match; add --limit={min(total, 10 * len(found))}, or "
-            "--limit=null for all"
-        )
+        more = f"--limit={min(total, 10 * len(found))}"
+        say(f"shown: {len(found):,} of {count(total, 'rollout')} that match; add {more}, or --limit=null for all")
 
 
 COMMAND = Command(
