@@ -7,6 +7,7 @@ all that it costs: the next worker finds what is pending in the workspace.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,9 @@ from rolloutops.layout import count, verb
 from rolloutops.store.workspace import lock_file
 from rolloutops.workers.node import NodeJob, sign_of
 from rolloutops.workers.supervisor import RESTARTS, WorkerEnd
+
+HEAD_SECONDS = 10.0
+"""How long a cluster's head may take to accept a connection."""
 
 
 class RayWorkers:
@@ -90,6 +94,7 @@ def connect_to_ray(address: str | None, workers: int, gpus: int, say: Callable[[
     ray: Any = package  # whose own types are wrong in places
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _require_head(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:  # Ray has many of them, and none is a bug here
         reason = " ".join(str(error).split())[:300]
@@ -106,6 +111,13 @@ def connect_to_ray(address: str | None, workers: int, gpus: int, say: Callable[[
     if room < workers:
         say(f"the Ray cluster has room for {room} of {count(workers, 'worker')} now; the others {verb(2, 'wait')}")
     return ray
+
+
+def _require_head(address: str) -> None:
+    """Raise OSError where nothing answers at the address of a head: Ray asks for minutes before it says so."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), HEAD_SECONDS).close()
 
 
 def _without_files(job: NodeJob) -> dict[str, Any]:
