@@ -111,7 +111,7 @@ def test_a_condition_shows_one_and_says_how_many_more(folder: Path) -> None:
         (["--where=true", "--diff", "a", "b"], "--diff compares two rollouts by their keys; leave --where out"),
         (["--where=rewards = 0"], 'Referenced column "rewards" not found'),
         (["--where=reward ="], "the query failed: "),
-        (["--where="], "the query failed: "),
+        (["--where="], "--where takes one condition, as in: reward > 0.5 AND policy = 'careful'"),
         (["--where=true) ; SELECT (1"], "--where takes one condition, as in: reward > 0.5 AND policy = 'careful'"),
         (["--where=reward > 7"], "no rollout matches --where=reward > 7"),
         (["--where=error(text)"], "the query failed: "),
