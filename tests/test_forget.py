@@ -295,12 +295,10 @@ def test_what_is_left_is_what_did_not_match(seed: int, life: list[str], plan: li
             maker.collect()
         maker.verify()
         for step in [*life, "forget"]:
-            if step in ("share", "compact"):
-                maker.compact(step == "compact")
-            elif step == "forget":
+            if step == "forget":
                 assert_forgets(maker.workspace, plan, maker.rng.choice(CONDITIONS))
             else:
-                getattr(maker, step)()
+                maker.live(step)
         maker.compact(True)
         assert list(differences(maker.workspace, plan)) == []
 

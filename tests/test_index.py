@@ -128,6 +128,13 @@ class Maker:
         if paths:
             self.rng.choice(paths).unlink()
 
+    def live(self, step: str) -> None:
+        """Do one step of a workspace's life, by its name; `share` is a collector's share of compaction."""
+        if step in ("share", "compact"):
+            self.compact(step == "compact")
+        else:
+            getattr(self, step)()
+
     def compact(self, everything: bool) -> None:
         """Compact all datasets."""
         for dataset in "de":
@@ -181,10 +188,7 @@ def test_views_say_what_the_plain_rules_say(seed: int, life: list[str]) -> None:
             maker.collect()
         maker.verify()
         for step in life:
-            if step in ("share", "compact"):
-                maker.compact(step == "compact")
-            else:
-                getattr(maker, step)()
+            maker.live(step)
         for plan in PLANS:
             assert list(differences(maker.workspace, plan)) == []
 

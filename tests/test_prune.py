@@ -110,12 +110,10 @@ def test_what_counts_stays_as_it_is(seed: int, life: list[str], plan: list[dict[
             maker.collect()
         maker.verify()
         for step in [*life, "prune"]:
-            if step in ("share", "compact"):
-                maker.compact(step == "compact")
-            elif step == "prune":
+            if step == "prune":
                 assert_prunes(maker.workspace, plan)
             else:
-                getattr(maker, step)()
+                maker.live(step)
 
 
 def assert_prunes(workspace: Workspace, plan: list[dict[str, Any]]) -> None:

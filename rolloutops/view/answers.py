@@ -137,7 +137,7 @@ def _labels(viewer: Viewer, query: Query) -> dict[str, Any]:
 def _label_of(viewer: Viewer, dataset: str, attempt_id: str) -> dict[str, Any]:
     """What is said of a rollout, and the labels to choose from."""
     log = viewer.labels
-    return {"now": labels.said_of(log, dataset, attempt_id), "names": labels.names(log, viewer.plan)}
+    return {"now": labels.label_of(log, dataset, attempt_id), "names": labels.names(log, viewer.plan)}
 
 
 ANSWERS: dict[str, Answer] = {

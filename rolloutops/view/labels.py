@@ -54,7 +54,7 @@ def find_attempt(moment: Moment, dataset: str, attempt_id: str) -> AttemptKey:
     raise UsageError(f"there is no rollout {attempt_id} of {dataset!r}")
 
 
-def said_of(log: LabelLog, dataset: str, attempt_id: str) -> dict[str, Any] | None:
+def label_of(log: LabelLog, dataset: str, attempt_id: str) -> dict[str, Any] | None:
     """What is said of an attempt now, as JSON can hold it; None where nothing is."""
     row = log.newest.get((dataset, attempt_id))
     if row is None or row["withdrawn"]:

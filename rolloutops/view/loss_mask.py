@@ -107,9 +107,11 @@ def rows_of(value: Any, tokenizer: Any) -> list[Row]:
     if prompt and answers:
         return [_answer(renderer, name, prompt, parts[name]) for name in answers]
     if answers:
-        return [_unmasked(renderer, name, parts[name], "nothing is masked: the whole is rated") for name in answers]
+        return [_without_mask(renderer, name, parts[name], "nothing is masked: the whole is rated") for name in answers]
     if prompt:
-        return [_unmasked(renderer, "prompt", prompt, "a prompt alone: the policy writes what follows", prompt=True)]
+        return [
+            _without_mask(renderer, "prompt", prompt, "a prompt alone: the policy writes what follows", prompt=True)
+        ]
     raise UsageError(
         "tokens are made of messages, of a prompt with completion, chosen or rejected, each a list of messages, and of "
         "token ids; this line has none of them"
@@ -183,7 +185,7 @@ def _answer(renderer: Renderer, name: str, prompt: Messages, answer: Messages) -
     return Row(name, ids, [0] * start + [1] * (len(ids) - start), "trained tokens: all that follow the prompt", turns)
 
 
-def _unmasked(renderer: Renderer, name: str, messages: Messages, note: str, prompt: bool = False) -> Row:
+def _without_mask(renderer: Renderer, name: str, messages: Messages, note: str, prompt: bool = False) -> Row:
     ids = renderer.ids(messages, prompt)
     return Row(name, ids, None, note, _turns(renderer, messages, ids))
 
