@@ -248,7 +248,7 @@ async def _submit(state: _State) -> None:
     busy, draft = 0, _new_draft(context)
     try:
         for part in pending.parts(state.collect_plan):
-            taken = await asyncio.to_thread(pending.take, part, state.collect_plan)
+            taken = await asyncio.to_thread(pending.take, part, state.collect_plan, whole=True)
             if taken is None or taken.with_others:
                 busy += 1
             if taken is None:

@@ -8,7 +8,8 @@ which nobody holds for longer than that takes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from rolloutops.store.workspace import Workspace, lock_file
 
 NUMBERS = count()
 """Numbers the claims of this process: two must not have one name."""
+ROLLOUTS = re.compile(r"_(\d+)\.claim$")
+"""How many rollouts a claim lists, at the end of its name: to count them nothing has to be read."""
 
 
 class Key(NamedTuple):
@@ -68,6 +71,10 @@ class Claims:
                 (self._folder / name).unlink(missing_ok=True)
         return found
 
+    def rollouts_of_others(self) -> int:
+        """How many rollouts other processes work on."""
+        return sum(int(found[1]) for name in self._others() if (found := ROLLOUTS.search(name)))
+
     def sweep(self) -> None:
         """Take away the claims of processes that are no more, once all that these have made is in part files."""
         for name in self._others():
@@ -75,9 +82,9 @@ class Claims:
             if run_id is not None and not has_journal(self._workspace, run_id):
                 (self._folder / name).unlink(missing_ok=True)
 
-    def claim(self, dataset: str, part: int, keys: Iterable[Key]) -> Callable[[], None]:
+    def claim(self, dataset: str, part: int, keys: Collection[Key]) -> Callable[[], None]:
         """Claim rollouts of a part, under its lock. Returns what gives them back, when all is in part files."""
-        name = f"{dataset}.{part}.{self._run_id}-{next(NUMBERS)}.claim"
+        name = f"{dataset}.{part}.{self._run_id}-{next(NUMBERS)}_{len(keys)}.claim"
         hidden = self._folder / f".{name}"
         try:
             self._folder.mkdir(exist_ok=True)

@@ -261,7 +261,11 @@ async def _collect(
                     if why := await collect_batch(workspace, plan, run, journal, verifiers, client, part, meter):
                         spent[_limits(next(iter(part.values())))] = why
                 continue
-            due = [(part, parts, spend_limit_of(part)) for part in job.windows if (parts := pending.parts(part))]
+            due = [
+                (part, parts, spend_limit_of(part))
+                for part in job.windows
+                if (parts := pending.parts(part, meter.worker))
+            ]
             if not due or ending():
                 continue
             async with _running(job.make_engine()) as engine:

@@ -7,7 +7,9 @@ processes work on. What failed and may succeed later waits outside and comes bac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
 
 from rolloutops.collect.attempt import PendingRollout
 from rolloutops.collect.pending import Part, PendingRollouts, Taken
@@ -24,6 +26,8 @@ AHEAD_CHARACTERS = 64_000_000
 """Fewer are queued where their tasks are longer than this together."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two looks at what other processes work on."""
+LOOK_AHEAD = 32
+"""Parts that are looked at together, to find those that other processes have finished."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""
 
@@ -81,11 +85,13 @@ class Feed:
         pause = SHORTEST_PAUSE
         while taken_of:
             taken_now, locked, waiting = 0, False, 0
-            for part in list(taken_of):
-                left, with_others = 1, 0
+            in_turn, looked_at = deque(taken_of), frozenset[Part]()
+            while in_turn:
+                part = in_turn.popleft()
+                left, with_others, before = 1, 0, taken_now
                 while left:
                     await self._until_queued(max(1, min(AHEAD, self._rate_limit.concurrency.now) // 4))
-                    taken = await asyncio.to_thread(pending.take, part, plan, pending.share())
+                    taken = await asyncio.to_thread(pending.take, part, plan)
                     if taken is None:
                         locked, with_others = True, part.pending - taken_of[part]
                         break
@@ -96,6 +102,11 @@ class Feed:
                 waiting += with_others
                 if not with_others:
                     self._end_part(part, taken_of.pop(part))
+                if taken_now == before and in_turn and in_turn[0] not in looked_at:
+                    looked_at, finished = await self._look_ahead(pending, in_turn)
+                    for one in finished:
+                        in_turn.remove(one)
+                        self._end_part(one, taken_of.pop(one))
             self._with_others = waiting
             if taken_of:
                 pause = SHORTEST_PAUSE if taken_now else min(2 * pause, LONGEST_PAUSE)
@@ -105,6 +116,15 @@ class Feed:
             self._recorder.settled.clear()
             await self._recorder.settled.wait()
         self._queue.put_nowait(None)
+
+    async def _look_ahead(
+        self, pending: PendingRollouts, in_turn: Iterable[Part]
+    ) -> tuple[frozenset[Part], Sequence[Part]]:
+        """Look at the next parts, after one in which others have left nothing. Returns which were looked at, and which
+        of them others have finished."""
+        _, same_dataset = next(groupby(in_turn, key=lambda part: part.dataset))
+        ahead = tuple(islice(same_dataset, LOOK_AHEAD))
+        return frozenset(ahead), await asyncio.to_thread(pending.finished, ahead)
 
     async def _wait_for_others(self, pending: PendingRollouts, pause: float, locked: bool) -> None:
         """Wait until other processes have given something back. locked: one held the lock of a part, for a moment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from rolloutops.errors import FAILURES
 from rolloutops.formats.media import has_local_media
 from rolloutops.formats.strict_json import dump
 from rolloutops.ingest.media import MediaFolder
+from rolloutops.limits.progress import WorkerName
 from rolloutops.store import sql
 from rolloutops.store.parts import new_files, see_attempts
 from rolloutops.store.workspace import Workspace, connect, look_again, try_lock
@@ -112,7 +114,7 @@ class PendingRollouts:
         self._claims.sweep()
         self._seen = see_attempts(workspace.root)
         self._open: dict[Part, _OpenPart] = {}
-        self._unclaimed = 0
+        self._unsettled = 0  # rollouts that others have not settled and that were not taken here, more or less
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
@@ -144,35 +146,42 @@ class PendingRollouts:
         """Rows of pending_keys, or of a view, over all datasets."""
         return int(sql.rows(self.con, f"SELECT count(*) FROM {view}")[0][0])
 
-    def parts(self, collect_plan: CollectPlan) -> list[Part]:
+    def parts(self, collect_plan: CollectPlan, worker: WorkerName | None = None) -> list[Part]:
         """The parts with work for these datasets and policies, datasets in the order given; after them those in which
-        all was answered 403 before."""
+        all was answered 403 before. worker: one of several begins each dataset at a place of its own: they meet when
+        little is left, instead of at each part, which all but one would find taken."""
         pairs = ", ".join(f"({sql.literal(dataset)}, {sql.literal(policy)})" for dataset, policy in collect_plan)
         order = sql.literal(list(dict.fromkeys(dataset for dataset, _ in collect_plan)))
         query = f"""
-            SELECT dataset, part, count(*)
+            SELECT bool_and(refused) AS all_refused, dataset, part, count(*)
             FROM pending_keys
             WHERE (dataset, policy) IN ({pairs})
             GROUP BY dataset, part
-            ORDER BY bool_and(refused), list_position({order}, dataset), part
+            ORDER BY all_refused, list_position({order}, dataset), part
         """
-        return [Part(*row) for row in sql.rows(self.con, query)]
+        found: list[Part] = []
+        for _, rows in groupby(sql.rows(self.con, query), key=lambda row: row[:2]):
+            parts = [Part(*row[1:]) for row in rows]
+            first = (worker.number - 1) * len(parts) // worker.of if worker else 0
+            found += parts[first:] + parts[:first]
+        return found
 
     def begin(self, parts: Sequence[Part]) -> None:
         """Begin to take these parts, for one plan."""
         self._open.clear()
-        self._unclaimed = sum(part.pending for part in parts)
+        self._unsettled = sum(part.pending for part in parts)
 
-    def share(self) -> int:
-        """How many rollouts to take next: the less is left, the less, so that processes which are late get some too."""
-        return max(1, self._unclaimed // SHARES)
+    def _share(self, left: int) -> int:
+        """How many rollouts to take next: the less nobody works on, the less, so that processes which are late get some
+        too. left: what nobody works on of the part."""
+        return max(1, max(left, self._unsettled - self._claims.rollouts_of_others()) // SHARES)
 
     def have_moved(self) -> bool:
         """Whether another process has claimed or given back anything since the last call, or is no more."""
         return self._claims.have_changed()
 
-    def take(self, part: Part, collect_plan: CollectPlan, most: int | None = None) -> Taken | None:
-        """Claim what nobody works on of a part, `most` rollouts of it; None while another process holds the part's
+    def take(self, part: Part, collect_plan: CollectPlan, whole: bool = False) -> Taken | None:
+        """Claim a share of what nobody works on of a part, or all of it; None while another process holds the part's
         lock. Repeats of one task are adjacent, so that they share their prefill."""
         with try_lock(self.workspace, f"{part.dataset}.{part.number}") as free:
             if not free:
@@ -182,11 +191,12 @@ class PendingRollouts:
             opened = self._opened(part, collect_plan)
             busy = [row for row in opened.rows if row.key in claimed] if claimed else []
             left = [row for row in opened.rows if row.key not in claimed] if busy else opened.rows
-            chosen, left = left[:most], left[most:] if most else []
+            share = len(left) if whole else self._share(len(left))
+            chosen, left = left[:share], left[share:]
             keys = [row.key for row in chosen]
             release = self._claims.claim(part.dataset, part.number, keys) if keys else _nothing
             opened.rows = left + busy
-        self._unclaimed = max(0, self._unclaimed - len(chosen))
+        self._unsettled -= len(chosen)
         tasks = opened.tasks or TaskReader(self._task_file(part))
         opened.tasks = tasks if left else None
         if not opened.rows:
@@ -204,10 +214,30 @@ class PendingRollouts:
             opened.is_old = False
         return opened
 
+    def finished(self, parts: Sequence[Part]) -> list[Part]:
+        """Those of some parts of one dataset of which others had made everything when their files were last read.
+        To ask of many parts at once takes as long as to find out of one that there is nothing to take."""
+        left = {
+            number for (number,) in sql.rows(self.con.cursor(), f"SELECT DISTINCT part FROM ({self._since(parts)})")
+        }
+        return [part for part in parts if part.number not in left]
+
     def _rows(self, part: Part, collect_plan: CollectPlan) -> list[_PendingRow]:
         """What was pending of a part when this was made and is so still, in the order in which it is asked."""
-        place = f"o.dataset = {sql.literal(part.dataset)} AND o.part = {part.number}"
-        query = f"""
+        columns = ", ".join(_PendingRow._fields)
+        query = f"SELECT {columns} FROM ({self._since([part])}) ORDER BY position, policy, rollout_index"
+        con = self.con.cursor()
+        rows = [_PendingRow(*row) for row in sql.rows(con, query)]
+        con.close()
+        most = {policy: how.max_attempts for (dataset, policy), how in collect_plan.items() if dataset == part.dataset}
+        return _spread([row for row in rows if row.tries < most.get(row.policy, 0)])
+
+    def _since(self, parts: Sequence[Part]) -> str:
+        """The query for what was pending of parts of one dataset when this was made and is so still."""
+        numbers = ", ".join(str(part.number) for part in parts)
+        place = f"o.dataset = {sql.literal(parts[0].dataset)} AND o.part IN ({numbers})"
+        files = sql.literal([str(self._task_file(part)) for part in parts])
+        return f"""
             WITH since AS (
                 SELECT o.task_id, m.row_hash, o.policy, o.rollout_index,
                     bool_or(m.error IS NULL OR (m.final AND m.attempt >= o.attempt)) AS settled,
@@ -220,20 +250,14 @@ class PendingRollouts:
                 WHERE {place}
                 GROUP BY ALL
             )
-            SELECT t.file_row_number, task_id, row_hash, policy, rollout_index,
+            SELECT o.part, t.file_row_number AS position, task_id, row_hash, policy, rollout_index,
                 greatest(o.attempt, coalesce(s.last_attempt + 1, 0)) AS attempt,
                 o.tries + coalesce(s.tries, 0) AS tries, o.refused
             FROM pending_keys AS o
-            JOIN read_parquet({sql.literal(self._task_file(part))}, file_row_number = true) AS t USING (task_id)
+            JOIN read_parquet({files}, file_row_number = true) AS t USING (part, task_id)
             LEFT JOIN since AS s USING (task_id, row_hash, policy, rollout_index)
             WHERE {place} AND NOT coalesce(s.settled, false)
-            ORDER BY t.file_row_number, policy, rollout_index
         """
-        con = self.con.cursor()
-        rows = [_PendingRow(*row) for row in sql.rows(con, query)]
-        con.close()
-        most = {policy: how.max_attempts for (dataset, policy), how in collect_plan.items() if dataset == part.dataset}
-        return _spread([row for row in rows if row.tries < most.get(row.policy, 0)])
 
     def _read_new_files(self) -> None:
         """Read the keys of the attempts that other processes have written since, each file once."""
@@ -242,10 +266,16 @@ class PendingRollouts:
         self._seen = now
         if new:
             con = self.con.cursor()
-            sql.run(con, f"INSERT INTO made_since SELECT {SINCE} FROM read_parquet({sql.literal(new)})")
+            sql.run(con, f"CREATE TEMP TABLE new_attempts AS SELECT {SINCE} FROM read_parquet({sql.literal(new)})")
+            sql.run(con, "INSERT INTO made_since FROM new_attempts")
+            settled = "count(*) FILTER (error IS NULL OR final)"
+            made = sql.rows(con, f"SELECT dataset, part, {settled} FROM new_attempts GROUP BY dataset, part")
+            sql.run(con, "DROP TABLE new_attempts")
             con.close()
-            for opened in self._open.values():
-                opened.is_old = True
+            self._unsettled -= sum(rollouts for _, _, rollouts in made)
+            places = {(dataset, part) for dataset, part, _ in made}
+            for part, opened in self._open.items():
+                opened.is_old |= (part.dataset, part.number) in places
 
     def _batches(
         self, part: Part, rows: Sequence[_PendingRow], tasks: TaskReader, collect_plan: CollectPlan
