@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import command, environ, query, rolloutops, sums, write_jsonl
@@ -229,6 +229,7 @@ num_repeats = {repeats}
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, order=st.permutations(WORKSPACES))
+@example(steps=[("chunk", "b", [0], 2), ("chunk", "c", [0], 1)], order=["a", "b", "c"])
 def test_any_order_of_commands_ends_with_every_task_once(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]], order: list[str]
 ) -> None:

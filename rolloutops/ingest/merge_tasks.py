@@ -122,8 +122,11 @@ class MergedTasks:
     example: str = ""
 
 
-def merge_tasks(source: Workspace, into: Workspace, dataset: str, rows_per_part: int, run_id: str) -> MergedTasks:
-    """Append what this workspace lacks of a dataset's tasks. The caller holds the lock of `changing_tasks`."""
+def merge_tasks(source: Workspace, into: Workspace, dataset: str, rows_per_part: int, name: str) -> MergedTasks:
+    """Append what this workspace lacks of a dataset's tasks. The caller holds the lock of `changing_tasks`.
+
+    name: of this merge and this source, for its files.
+    """
     ours, theirs = (_task_files(workspace, dataset) for workspace in (into, source))
     con = sql.connect(spill=spill_folder(into))
     files = sql.literal([escape(file) for file in (*ours, *theirs)])
@@ -137,13 +140,13 @@ def merge_tasks(source: Workspace, into: Workspace, dataset: str, rows_per_part:
         write_part(into, "tasks", dataset, f"part-{number:05d}", of_part)
     # Under names of their own: `collect` reads a task's row from the file of its part, which has each task once.
     for number, rows in enumerate(parts_of(_tables(con, HISTORY), rows_per_part)):
-        write_part(into, "tasks", dataset, f"history-{run_id}-{number:04d}", rows)
+        write_part(into, "tasks", dataset, f"history-{name}-{number:04d}", rows)
     removed = sql.records(
         con, "SELECT task_id, row_hash, version, removed FROM last_rows WHERE removed ORDER BY task_id"
     )
     if removed:
         rows = schema.table_of(schema.TASKS, [{**row, "dataset": dataset} for row in removed])
-        write_part(into, "tasks", dataset, f"removed-{run_id}", rows)
+        write_part(into, "tasks", dataset, f"removed-{name}", rows)
     counts = dict(sql.rows(con, "SELECT change, count(*) FROM merged WHERE change <> 'gone' GROUP BY change"))
     [[example]] = sql.rows(con, "SELECT coalesce(min(task_id), '') FROM merged WHERE change = 'different'")
     return MergedTasks(**counts, example=example)

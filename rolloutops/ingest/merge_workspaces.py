@@ -74,17 +74,18 @@ def merge(
         _refuse_contradictions([into, *sources])
     with recorded(into, "merge", plan) as run:
         seal_orphans(into)
-        merged = [_merge(into, source, plan, link, run.run_id) for source in sources]
+        # Each source has a name of its own: what is lacking of a second one must not replace the first one's file.
+        merged = [_merge(into, source, plan, link, f"{run.run_id}-{n:02d}") for n, source in enumerate(sources)]
         run.counts = {str(one.path): {name: asdict(found) for name, found in one.datasets.items()} for one in merged}
         return merged
 
 
-def _merge(into: Workspace, source: Workspace, plan: Plan, link: bool, run_id: str) -> MergedWorkspace:
+def _merge(into: Workspace, source: Workspace, plan: Plan, link: bool, name: str) -> MergedWorkspace:
     with writing(source):
         sweep(source)
         seal_orphans(source)
     in_journals = sum(path.read_bytes().count(b"\n") for path in (source.root / "journals").glob("*.jsonl"))
-    tasks = {name: _merge_tasks(into, source, name, plan, link, run_id) for name in chunked_datasets(source)}
+    tasks = {dataset: _merge_tasks(into, source, dataset, plan, link, name) for dataset in chunked_datasets(source)}
     repeated = _collected_twice(into, source)
     attempts, verdicts, labels = (copy_parts(source, into, table, link) for table in COPIED)
     copy_parts(source, into, "jobs", link)
@@ -102,10 +103,10 @@ def _merge(into: Workspace, source: Workspace, plan: Plan, link: bool, run_id: s
     return MergedWorkspace(source.root, datasets, runs, in_journals)
 
 
-def _merge_tasks(into: Workspace, source: Workspace, dataset: str, plan: Plan, link: bool, run_id: str) -> MergedTasks:
+def _merge_tasks(into: Workspace, source: Workspace, dataset: str, plan: Plan, link: bool, name: str) -> MergedTasks:
     with changing_tasks(into, dataset):
         if dataset in chunked_datasets(into):
-            return merge_tasks(source, into, dataset, plan.chunk.rows_per_part, run_id)
+            return merge_tasks(source, into, dataset, plan.chunk.rows_per_part, name)
         copy_parts(source, into, "tasks", link, dataset)
         return MergedTasks(added=count_tasks(source, dataset))
 
