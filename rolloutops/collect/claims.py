@@ -42,6 +42,7 @@ class Claims:
         self._workspace, self._run_id = workspace, run_id
         self._folder = workspace.root / "locks" / "claims"
         self._own: set[str] = set()
+        self._met: dict[str, int] = {}  # claims of others, and how many rollouts each lists
         self._awaited: set[str] = set()
         """Claims of others that were met since `have_changed` last said so."""
 
@@ -72,8 +73,9 @@ class Claims:
         return found
 
     def rollouts_of_others(self) -> int:
-        """How many rollouts other processes work on."""
-        return sum(int(found[1]) for name in self._others() if (found := ROLLOUTS.search(name)))
+        """How many rollouts other processes have claimed since this one began, as far as it has met their claims."""
+        self._met |= {name: int(found[1]) for name in self._others() if (found := ROLLOUTS.search(name))}
+        return sum(self._met.values())
 
     def sweep(self) -> None:
         """Take away the claims of processes that are no more, once all that these have made is in part files."""

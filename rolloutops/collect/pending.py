@@ -114,7 +114,7 @@ class PendingRollouts:
         self._claims.sweep()
         self._seen = see_attempts(workspace.root)
         self._open: dict[Part, _OpenPart] = {}
-        self._unsettled = 0  # rollouts that others have not settled and that were not taken here, more or less
+        self._not_taken = 0  # of the parts, here
         self.con = connect(workspace, plan)
         # No more than a part cannot tell by itself: all keys of the workspace are in memory.
         kept = "dataset, part, task_id, policy, rollout_index, attempt, tries"
@@ -169,12 +169,12 @@ class PendingRollouts:
     def begin(self, parts: Sequence[Part]) -> None:
         """Begin to take these parts, for one plan."""
         self._open.clear()
-        self._unsettled = sum(part.pending for part in parts)
+        self._not_taken = sum(part.pending for part in parts)
 
     def _share(self, left: int) -> int:
         """How many rollouts to take next: the less nobody works on, the less, so that processes which are late get some
         too. left: what nobody works on of the part."""
-        return max(1, max(left, self._unsettled - self._claims.rollouts_of_others()) // SHARES)
+        return max(1, max(left, self._not_taken - self._claims.rollouts_of_others()) // SHARES)
 
     def have_moved(self) -> bool:
         """Whether another process has claimed or given back anything since the last call, or is no more."""
@@ -196,7 +196,7 @@ class PendingRollouts:
             keys = [row.key for row in chosen]
             release = self._claims.claim(part.dataset, part.number, keys) if keys else _nothing
             opened.rows = left + busy
-        self._unsettled -= len(chosen)
+        self._not_taken -= len(chosen)
         tasks = opened.tasks or TaskReader(self._task_file(part))
         opened.tasks = tasks if left else None
         if not opened.rows:
@@ -268,12 +268,9 @@ class PendingRollouts:
             con = self.con.cursor()
             sql.run(con, f"CREATE TEMP TABLE new_attempts AS SELECT {SINCE} FROM read_parquet({sql.literal(new)})")
             sql.run(con, "INSERT INTO made_since FROM new_attempts")
-            settled = "count(*) FILTER (error IS NULL OR final)"
-            made = sql.rows(con, f"SELECT dataset, part, {settled} FROM new_attempts GROUP BY dataset, part")
+            places = set(sql.rows(con, "SELECT DISTINCT dataset, part FROM new_attempts"))
             sql.run(con, "DROP TABLE new_attempts")
             con.close()
-            self._unsettled -= sum(rollouts for _, _, rollouts in made)
-            places = {(dataset, part) for dataset, part, _ in made}
             for part, opened in self._open.items():
                 opened.is_old |= (part.dataset, part.number) in places
 
