@@ -1,10 +1,11 @@
 """What the viewer costs on a large workspace: its start, each request's CPU beside the raw query's, its memory.
 
-    python -m benchmarks.view FOLDER [ROLLOUTS=1000000]
+    python -m benchmarks.view FOLDER [ROLLOUTS=1000000] [--chromium]
 
 makes a workspace of that many rollouts in FOLDER unless it is there (1,000,000: about 600 MB), serves it with the
 command `view` and asks each page ten times. CPU is that of the server's process, from /proc, so that other work on the
 machine disturbs it least; the raw query is what a DuckDB shell would run on the same files, or on the index.
+--chromium: what a reader waits for in Chromium instead (needs playwright and Debian's chromium).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from urllib.parse import urlencode, urlsplit
 import duckdb
 import pyarrow as pa
 
+from benchmarks import view_chromium
 from rolloutops.store import schema
 from rolloutops.store.base_views import duckdb_type
 
@@ -177,7 +179,7 @@ def raw(con: duckdb.DuckDBPyConnection, query: str) -> float:
     return statistics.median(spent)
 
 
-def main(folder: Path, rollouts: int) -> None:
+def main(folder: Path, rollouts: int, chromium: bool = False) -> None:
     """Measure, and print a table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
@@ -189,19 +191,30 @@ def main(folder: Path, rollouts: int) -> None:
     began = time.perf_counter()
     server = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
-        report(server, began, root, rollouts, size)
+        report(server, began, root, rollouts, size, chromium)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
 
 
-def report(server: subprocess.Popen[str], began: float, root: Path, rollouts: int, size: int) -> None:
+def report(server: subprocess.Popen[str], began: float, root: Path, rollouts: int, size: int, chromium: bool) -> None:
     """Ask a server that has just been started, and print what its answers cost."""
     assert server.stdout is not None
     link = server.stdout.readline().strip()
     print(f"{rollouts:,} rollouts, {size / 1e6:,.0f} MB of Parquet")
     start = f"start: {time.perf_counter() - began:.1f} s, {cpu(server.pid):.1f} s of CPU"
     print(f"{start}, {memory(server.pid, 'VmRSS')} MB, {memory(server.pid, 'VmHWM')} MB at most")
+    if chromium:
+        print("| in Chromium | ms | longest |\n|---|---|---|")
+        for name, took, longest in view_chromium.measure(link):
+            print(f"| {name} | {took:,.0f} | {longest:,.0f} |")
+    else:
+        report_requests(server, link, root, rollouts)
+    print(f"\nin the end {memory(server.pid, 'VmRSS')} MB, {memory(server.pid, 'VmHWM')} MB at most")
+
+
+def report_requests(server: subprocess.Popen[str], link: str, root: Path, rollouts: int) -> None:
+    """Ask a server for each page, and print what its answers cost beside the raw queries."""
     con = duckdb.connect()
     files = {table: f"read_parquet('{root}/{table}/large/*.parquet')" for table in ("tasks", "attempts", "verdicts")}
     verdicts = f"(SELECT attempt_id, reward FROM {files['verdicts']}) AS v"
@@ -253,8 +266,8 @@ def report(server: subprocess.Popen[str], began: float, root: Path, rollouts: in
     for name, ask, query in cases:
         spent, took = measure(server.pid, ask)
         print(f"| {name} | {spent:,.0f} | {raw(con, query):,.0f} | {took:,.0f} |")
-    print(f"\nin the end {memory(server.pid, 'VmRSS')} MB, {memory(server.pid, 'VmHWM')} MB at most")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000)
+    words = [word for word in sys.argv[1:] if word != "--chromium"]
+    main(Path(words[0]), int(words[1]) if len(words) > 1 else 1_000_000, "--chromium" in sys.argv)

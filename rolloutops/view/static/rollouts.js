@@ -35,13 +35,16 @@ export async function show(main) {
     loaded = params;
     form.clear();
     parts.news.hidden = true;
+    // Counts are worked out while the rows come; a wrong condition is told once, by the rows.
+    const counts = summary(params).then(() => null, (error) => error);
     try {
       await rows.load(params, new URLSearchParams(location.search).get("attempt") ? location.search : null);
     } catch (error) {
-      form.fail(error);
+      if (params === loaded) form.fail(error);
       return;
     }
-    await summary(params);
+    const error = await counts;
+    if (error) throw error;
   }
 
   async function summary(params) {
