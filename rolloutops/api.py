@@ -41,7 +41,7 @@ from rolloutops.store import sql
 from rolloutops.store.definitions import make_all
 from rolloutops.store.runs import last_recipe
 from rolloutops.store.sql import Connection
-from rolloutops.store.user_query import query_error
+from rolloutops.store.user_query import is_condition, query_error
 from rolloutops.store.workspace import connect, open_workspace
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Workspace:
         check_table({"where": Key(str | None)}, {"where": where}, "rollouts: ")
         query = "SELECT * FROM rollouts" + (f" WHERE (\n{where}\n)" if where else "")
         with _query_errors(), self._connect(self._plan()) as con:
+            if where and not is_condition(where):
+                raise UsageError("where is one condition, as in: reward > 0.5 AND policy = 'careful'")
             schema = _frame(con, f"{query} LIMIT 0").schema
 
         def scan(

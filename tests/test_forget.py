@@ -216,6 +216,7 @@ def test_names_and_conditions_that_are_none(tmp_path: Path, data: Path) -> None:
         (("--policy=scripte",), "did you mean 'scripted'"),
         (("--run=2026",), "the workspace has no run '2026'"),
         (("--where=rewards > 1",), "rewards"),
+        (("--where=true) OR (true",), "--where takes one condition"),
         (("--where=true) ORDER BY (1",), "--where takes one condition"),
         (("--where=true; DROP TABLE attempts",), "syntax error"),
     ):

@@ -93,6 +93,9 @@ def test_a_label_belongs_to_the_attempt_and_may_be_of_a_failed_one(folder: Path)
         (("sums",), "needs a label, a score or a note"),
         (("sums", "--label=x"), "fits"),
         (("nothing", "--label=x"), "no rollout is named"),
+        (("--where=true) OR (true", "--label=x"), "one condition"),
+        (("sums/7/careful/99", "--label=x"), "no rollout is named"),
+        (("sums/1/careful/1x", "--label=x"), "no rollout is named"),
         (("--where=reward = 7", "--label=x"), "no rollout matches"),
         (("--where=nonsense = 1", "--label=x"), "nonsense"),
         (("--where=", "--label=x"), "one condition"),
@@ -298,6 +301,15 @@ def test_only_a_post_of_the_page_labels(viewer: tuple[Viewer, Path]) -> None:
     assert running.ask("/api/label", "PUT", body, **good)[0] == 405
     assert running.ask("/api/label", "POST", b" " * (2 << 20), **good)[0] == 413
     assert query(folder / DATA, count) == before
+
+
+def test_a_rollout_that_was_forgotten_meanwhile_is_not_labeled(folder: Path) -> None:
+    with viewing(folder) as running:
+        for one in attempts(folder)[:3]:  # the viewer may look at the workspace between the two
+            where = f"--where=attempt_id = '{one}'"
+            rolloutops("forget", f"--data={DATA}", where, "--yes", cwd=folder)
+            assert one in send(running, {"of": "sums", "attempt": one, "label": "x"})["error"]
+    assert query(folder / DATA, "SELECT count(*) FROM label_log") == [(0,)]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_a_condition_shows_one_and_says_how_many_more(folder: Path) -> None:
         (["--where=reward ="], "the query failed: "),
         (["--where="], "--where takes one condition, as in: reward > 0.5 AND policy = 'careful'"),
         (["--where=true) ; SELECT (1"], "--where takes one condition, as in: reward > 0.5 AND policy = 'careful'"),
+        (["--where=true) OR (true"], "--where takes one condition, as in: reward > 0.5 AND policy = 'careful'"),
         (["--where=reward > 7"], "no rollout matches --where=reward > 7"),
         (["--where=error(text)"], "the query failed: "),
     ],

@@ -117,6 +117,7 @@ REFUSED = {
     "another query as text": "(SELECT count(*) FROM query('DROP TABLE small')) > 0",
     "the network": "(SELECT count(*) FROM read_csv('http://127.0.0.1:1/x.csv')) > 0",
     "an unclosed comment": "true /*",
+    "two expressions": "true) OR (true",
     "no condition": "ORDER BY 1",
     "no column": "no_such_column = 1",
 }

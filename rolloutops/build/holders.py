@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rolloutops.build import manifest
+from rolloutops.build.manifest_types import Manifest
 from rolloutops.build.trace import LINEAGE
 from rolloutops.store import sql
 from rolloutops.store.workspace import Workspace, spill_folder
 
-OUTPUTS = "SELECT outputs::VARCHAR FROM runs WHERE event = 'end' AND outputs IS NOT NULL ORDER BY run_id"
+OUTPUTS = """
+SELECT epoch_ms(happened_at) AS built_at, outputs::VARCHAR AS outputs
+FROM runs
+WHERE event = 'end' AND outputs IS NOT NULL
+ORDER BY run_id
+"""
 
 LINES = """
 SELECT count(DISTINCT (split, "row")), count(DISTINCT attempt_id)
@@ -51,7 +58,34 @@ def _holder(con: sql.Connection, folder: Path) -> Holder:
 
 def _folders(workspace: Workspace, con: sql.Connection) -> Iterator[Path]:
     """The folders of builds that are there: those that commands recorded, and those in the workspace itself."""
-    recorded = (Path(one["path"]).parent for (text,) in sql.rows(con, OUTPUTS) for one in json.loads(text))
-    for folder in (*recorded, *(workspace.root / "exports").glob("*")):
+    for folder in (*(one.folder for one in recorded_builds(partial(sql.records, con))), *_exports(workspace)):
+        yield folder.absolute()
+
+
+def _exports(workspace: Workspace) -> Iterator[Path]:
+    for folder in (workspace.root / "exports").glob("*"):
         if manifest.read(folder) is not None:
-            yield folder.absolute()
+            yield folder
+
+
+class RecordedBuild(NamedTuple):
+    """A build's folder that is still there. built_at: the last time, in ms since 1970."""
+
+    folder: Path
+    built_at: int
+    manifest: Manifest
+
+
+def recorded_builds(read: Callable[[str], list[dict[str, Any]]]) -> Iterator[RecordedBuild]:
+    """List the builds that commands recorded, once each, the oldest folder first.
+
+    read: runs a query over the view `runs` and returns its rows, column -> value.
+    """
+    folders: dict[Path, int] = {}
+    for run in read(OUTPUTS):
+        for one in json.loads(run["outputs"]):
+            folders[Path(one["path"]).parent] = run["built_at"]
+    for folder, built_at in folders.items():
+        content = manifest.read(folder)
+        if content is not None:
+            yield RecordedBuild(folder, built_at, content)

@@ -16,6 +16,9 @@ from rolloutops.store.workspace import Workspace
 
 KEY = "concat_ws('/', dataset, task_id, policy, rollout_index)"
 
+KEY_SLASHES = 3
+"""Slashes in a key, at least: a task's id may have more."""
+
 KEYED = f"""
 WITH counted AS (
     SELECT dataset, task_id, policy, rollout_index, attempt_id FROM rollouts
@@ -70,18 +73,20 @@ def key_of(one: Mapping[str, Any]) -> str:
     return "/".join(str(one[name]) for name in ("dataset", "task_id", "policy", "rollout_index"))
 
 
-def find(rollouts: Rollouts, text: str) -> list[dict[str, Any]]:
+def find(rollouts: Rollouts, text: str, exact: bool = False) -> list[dict[str, Any]]:
     """Return the rollouts that a text names: by attempt_id; else by their whole key, by whole parts of it in a row, by
-    the beginnings of such parts. The first of these that fits any rollout counts."""
+    the beginnings of such parts. The first of these that fits any rollout counts. exact: what is
+    as long as a whole key names that rollout, or none."""
     if found := rollouts.read(ATTEMPT.format(attempt_id=sql.literal(text))):
         return found
     plain = text.strip("/")
     whole, begun = sql.literal(f"/{plain}/"), "[^/]*/".join(map(re.escape, plain.split("/")))
-    for condition in (
-        f"key = {sql.literal(plain)}",
-        f"contains('/' || key || '/', {whole})",
-        f"regexp_matches(key, {sql.literal(f'(^|/){begun}')}) OR starts_with(attempt_id, {sql.literal(plain)})",
-    ):
+    conditions = [f"key = {sql.literal(plain)}", f"contains('/' || key || '/', {whole})"]
+    if not exact or plain.count("/") < KEY_SLASHES:
+        conditions.append(
+            f"regexp_matches(key, {sql.literal(f'(^|/){begun}')}) OR starts_with(attempt_id, {sql.literal(plain)})"
+        )
+    for condition in conditions:
         if plain and (found := rollouts.read(KEYED.format(condition=condition))):
             return found
     return []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import duckdb
+
 from rolloutops.config.resources import shipped
 from rolloutops.errors import UsageError, did_you_mean
 from rolloutops.store import parsed
@@ -47,6 +49,10 @@ def is_show_tables(query: str) -> bool:
 def is_condition(text: str) -> bool:
     """Whether a text is one condition on rows. Raises sql.Error, with the place, for what is not SQL at all."""
     node = parsed.tree(f"SELECT 1 FROM rollouts WHERE (\n{text}\n)")
+    try:
+        parsed.tree(f"SELECT 1 FROM rollouts WHERE\n{text}\n")
+    except duckdb.Error:  # it is one only in parentheses, as `true) OR (true` is
+        return False
     where = node.get("where_clause") or {}
     no_row = bool(where) and where.get("function_name") != "row"  # of none or several, as in () or (1, 2)
     return node.get("type") == "SELECT_NODE" and no_row and not node.get("modifiers")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rolloutops.build import manifest
+from rolloutops.build.holders import RecordedBuild, recorded_builds
 from rolloutops.build.manifest_types import Manifest
 from rolloutops.build.trace import LINEAGE
 from rolloutops.errors import UsageError
@@ -17,13 +19,6 @@ from rolloutops.view.index import Moment, make_views, read
 
 LINES = 10
 """Lines of a file that are sent at a time."""
-
-OUTPUTS = """
-SELECT run_id, command, epoch_ms(happened_at) AS built_at, outputs::VARCHAR AS outputs
-FROM runs
-WHERE event = 'end' AND outputs IS NOT NULL AND outputs::VARCHAR != '[]'
-ORDER BY run_id
-"""
 
 ORIGINS = """
 SELECT "row", role, dataset, task_id, policy, rollout_index, attempt_id, reward
@@ -116,17 +111,10 @@ def _place(folder: Path, content: Manifest, row: Mapping[str, Any]) -> dict[str,
     raise UsageError(f"{folder / manifest.NAME} does not list row {row['row']} of {row['split']}: build again")
 
 
-def _builds(moment: Moment) -> Iterator[tuple[Path, int, Manifest]]:
+def _builds(moment: Moment) -> Iterator[RecordedBuild]:
     """Each folder that a recorded command built into, and what its manifest says."""
     make_views(moment, "runs")
-    folders: dict[Path, int] = {}
-    for run in read(moment, OUTPUTS):
-        for one in json.loads(run["outputs"]):
-            folders[Path(one["path"]).parent] = run["built_at"]
-    for folder, built_at in folders.items():
-        content = manifest.read(folder)
-        if content is not None:
-            yield folder, built_at, content
+    return recorded_builds(partial(read, moment))
 
 
 def _source(file: Path, first: int) -> str:

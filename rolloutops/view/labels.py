@@ -9,6 +9,8 @@ from rolloutops.config.plan import Plan
 from rolloutops.errors import UsageError
 from rolloutops.store import schema, sql
 from rolloutops.store.labels import AttemptKey, LabelLog, LabelRow
+from rolloutops.store.snapshot import connect_snapshot, take_snapshot
+from rolloutops.store.workspace import Workspace
 from rolloutops.view.index import Moment, read
 
 UPDATE = """
@@ -52,6 +54,13 @@ def find_attempt(moment: Moment, dataset: str, attempt_id: str) -> AttemptKey:
         if found := read(moment, query):
             return found[0]  # type: ignore[return-value]
     raise UsageError(f"there is no rollout {attempt_id} of {dataset!r}")
+
+
+def require_stored(workspace: Workspace, dataset: str, attempt_id: str) -> None:
+    """Raise UsageError where an attempt is in the workspace no more."""
+    query = ATTEMPT.format(table="attempts", attempt=sql.literal(attempt_id), dataset=sql.literal(dataset))
+    if not sql.rows(connect_snapshot(workspace, take_snapshot(workspace), ()), query):
+        raise UsageError(f"rollout {attempt_id} of {dataset!r} was taken out of the workspace meanwhile")
 
 
 def label_of(log: LabelLog, dataset: str, attempt_id: str) -> dict[str, Any] | None:

@@ -13,11 +13,12 @@ from rolloutops.store.author import author
 from rolloutops.store.compact_beside import CompactBeside
 from rolloutops.store.conversation import Conversation
 from rolloutops.store.labels import LabelLog, check_changes
+from rolloutops.store.removal import beside_writers
 from rolloutops.store.workspace import Workspace
 from rolloutops.view import conversation
 from rolloutops.view.filters import Query, first
 from rolloutops.view.index import folder_times, signature, take_moment
-from rolloutops.view.labels import find_attempt, take_in
+from rolloutops.view.labels import find_attempt, require_stored, take_in
 from rolloutops.view.tokens import LineTokens, tokenizer_of
 
 HELD = 4
@@ -83,8 +84,12 @@ class Viewer:
                 f"{self.file} --data=FOLDER, then view that"
             )
         checked = check_changes(changes)
-        with self.label_lock:
-            self.labels.write([find_attempt(self.moment, dataset, attempt_id)], checked, author())
+        # What is found is not forgotten meanwhile.
+        with beside_writers(self.workspace, alone=False), self.label_lock:
+            found = find_attempt(self.moment, dataset, attempt_id)
+            if signature(self.workspace) != self.signature:
+                require_stored(self.workspace, dataset, attempt_id)
+            self.labels.write([found], checked, author())
             take_in(self.moment, self.labels.rows[self.moment.labels :])
             self.conversations.clear()
         self.beside.sealed()
