@@ -26,7 +26,7 @@ AHEAD_CHARACTERS = 64_000_000
 """Fewer are queued where their tasks are longer than this together."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two looks at what other processes work on."""
-LOOK_AHEAD = 32
+LOOK_AHEAD = 128
 """Parts that are looked at together, to find those that other processes have finished."""
 PARKED = 1000
 """Rollouts that may wait outside the window for another try: memory stays bounded."""

@@ -215,28 +215,33 @@ class PendingRollouts:
         return opened
 
     def finished(self, parts: Sequence[Part]) -> list[Part]:
-        """Those of some parts of one dataset of which others had made everything when their files were last read.
-        To ask of many parts at once takes as long as to find out of one that there is nothing to take."""
-        left = {
-            number for (number,) in sql.rows(self.con.cursor(), f"SELECT DISTINCT part FROM ({self._since(parts)})")
-        }
+        """Those of some parts of one dataset of which others had made every rollout when their files were last read.
+        A part with failures among what others wrote is none of them: `take` knows which of these are tried again."""
+        place, tasks = self._place(parts)
+        query = f"""
+            SELECT DISTINCT o.part
+            FROM pending_keys AS o
+            JOIN (SELECT part, task_id, row_hash FROM {tasks}) AS t USING (part, task_id)
+            ANTI JOIN (FROM made_since WHERE error IS NULL) AS m
+                USING (dataset, part, task_id, row_hash, policy, rollout_index)
+            WHERE {place}
+        """
+        left = {number for (number,) in sql.rows(self.con.cursor(), query)}
         return [part for part in parts if part.number not in left]
 
     def _rows(self, part: Part, collect_plan: CollectPlan) -> list[_PendingRow]:
         """What was pending of a part when this was made and is so still, in the order in which it is asked."""
         columns = ", ".join(_PendingRow._fields)
-        query = f"SELECT {columns} FROM ({self._since([part])}) ORDER BY position, policy, rollout_index"
+        query = f"SELECT {columns} FROM ({self._since(part)}) ORDER BY position, policy, rollout_index"
         con = self.con.cursor()
         rows = [_PendingRow(*row) for row in sql.rows(con, query)]
         con.close()
         most = {policy: how.max_attempts for (dataset, policy), how in collect_plan.items() if dataset == part.dataset}
         return _spread([row for row in rows if row.tries < most.get(row.policy, 0)])
 
-    def _since(self, parts: Sequence[Part]) -> str:
-        """The query for what was pending of parts of one dataset when this was made and is so still."""
-        numbers = ", ".join(str(part.number) for part in parts)
-        place = f"o.dataset = {sql.literal(parts[0].dataset)} AND o.part IN ({numbers})"
-        files = sql.literal([str(self._task_file(part)) for part in parts])
+    def _since(self, part: Part) -> str:
+        """The query for what was pending of a part when this was made and is so still."""
+        place, tasks = self._place([part])
         return f"""
             WITH since AS (
                 SELECT o.task_id, m.row_hash, o.policy, o.rollout_index,
@@ -250,14 +255,21 @@ class PendingRollouts:
                 WHERE {place}
                 GROUP BY ALL
             )
-            SELECT o.part, t.file_row_number AS position, task_id, row_hash, policy, rollout_index,
+            SELECT t.file_row_number AS position, task_id, row_hash, policy, rollout_index,
                 greatest(o.attempt, coalesce(s.last_attempt + 1, 0)) AS attempt,
                 o.tries + coalesce(s.tries, 0) AS tries, o.refused
             FROM pending_keys AS o
-            JOIN read_parquet({files}, file_row_number = true) AS t USING (part, task_id)
+            JOIN {tasks} AS t USING (part, task_id)
             LEFT JOIN since AS s USING (task_id, row_hash, policy, rollout_index)
             WHERE {place} AND NOT coalesce(s.settled, false)
         """
+
+    def _place(self, parts: Sequence[Part]) -> tuple[str, str]:
+        """SQL for some parts of one dataset: the condition on their keys, o; their tasks."""
+        numbers = ", ".join(str(part.number) for part in parts)
+        files = sql.literal([str(self._task_file(part)) for part in parts])
+        place = f"o.dataset = {sql.literal(parts[0].dataset)} AND o.part IN ({numbers})"
+        return place, f"read_parquet({files}, file_row_number = true)"
 
     def _read_new_files(self) -> None:
         """Read the keys of the attempts that other processes have written since, each file once."""
