@@ -304,7 +304,7 @@ def test_only_a_post_of_the_page_labels(viewer: tuple[Viewer, Path]) -> None:
 
 
 def test_a_rollout_that_was_forgotten_meanwhile_is_not_labeled(folder: Path) -> None:
-    with viewing(folder) as running:
+    with viewing(folder) as running:  # which finds the workspace
         for one in attempts(folder)[:3]:  # the viewer may look at the workspace between the two
             where = f"--where=attempt_id = '{one}'"
             rolloutops("forget", f"--data={DATA}", where, "--yes", cwd=folder)

@@ -298,22 +298,32 @@ def test_a_time_to_stop_at_may_be_that_of_a_clock() -> None:
         parse_stop_time("2026-11-30T16:59", now)
 
 
+HELD_VERIFIER = """
+import asyncio, os
+from pathlib import Path
+
+class Environment:
+    async def verify(self, task, rollout):
+        Path(f"busy/{os.getpid()}").touch()
+        while not Path("go").exists():
+            await asyncio.sleep(0.05)
+        return {"reward": 1.0}
+
+def make():
+    return Environment()
+"""
+
+
 def test_workers_verify_each_rollout_once(tmp_path: Path) -> None:
     folder = project(tmp_path, tasks=150)
-    (folder / "slow.py").write_text(
-        "import asyncio\nclass Environment:\n"
-        "    async def verify(self, task, rollout):\n"
-        "        await asyncio.sleep(0.2)\n"
-        "        return {'reward': 1.0}\n"
-        "def make(): return Environment()\n"
-    )
-    slow = (folder / "w.toml").read_text().replace('"exact_match"', '"slow.py"')
-    (folder / "w.toml").write_text(slow)
+    (folder / "busy").mkdir()
+    (folder / "held.py").write_text(HELD_VERIFIER)
+    (folder / "w.toml").write_text((folder / "w.toml").read_text().replace('"exact_match"', '"held.py"'))
     rolloutops("collect", "w.toml", "--verify=later", "--num_samples_in_parallel=200", cwd=folder)
     process = start(folder, "verify", "w.toml", "--workers=3")
-    until(lambda: process.poll() is not None or len(children(process.pid)) == 3)
-    time.sleep(1.0)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
+    until(lambda: process.poll() is not None or len(list((folder / "busy").iterdir())) == 3)
+    os.kill(int(next((folder / "busy").iterdir()).name), signal.SIGKILL)
+    (folder / "go").touch()
     assert process.wait(timeout=600) == 0, (folder / "err").read_text()
     said = (folder / "err").read_text()
     assert " verified; 0 verifications failed" in said
@@ -321,7 +331,7 @@ def test_workers_verify_each_rollout_once(tmp_path: Path) -> None:
     counts = "SELECT count(*), count(DISTINCT attempt_id) FROM good_verdicts"
     assert query(folder / "w", counts) == [(300, 300)]
     ((runs,),) = query(folder / "w", "SELECT count(DISTINCT run_id) FROM verdicts")
-    assert runs >= 3, "each of them did a share"
+    assert runs >= 2, "more than one of them did a share"
     again = rolloutops("verify", "w.toml", "--workers=3", cwd=folder)
     assert "Nothing to verify: all 300 rollouts have a verdict" in again.stderr
 

@@ -80,8 +80,9 @@ def _viewer(parsed: Parsed) -> Iterator[Viewer]:
 
     name = parsed.flags.get("tokenizer", "")
     tokenizer = str(as_path(name)) if name and as_path(name).is_dir() else name
-    file = as_path(parsed.positionals.get("recipe", ""))
-    if file.suffix in ("", ".toml") or not file.is_file():
+    named = parsed.positionals.get("recipe")
+    file = as_path(named) if named is not None else None
+    if file is None or file.suffix in ("", ".toml") or not file.is_file():
         plan = plan_of(parsed)
         yield Viewer(open_workspace(plan.data), plan, tokenizer=tokenizer)
         return
