@@ -21,7 +21,8 @@ ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTW
 ENV |= {"PYTHONPATH": str(CHECKOUT), "OPENBLAS_NUM_THREADS": "1"}
 
 COLLECT = """
-import json, resource, sys, time
+import gc, json, resource, sys, time
+gc.set_threshold(20_000)  # as the command line does
 # As bare aiohttp is imported before its clock runs:
 import rolloutops.collect.collect, rolloutops.collect.window, rolloutops.engines.openai
 from rolloutops.config.plan import make_plan

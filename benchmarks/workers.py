@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,18 +43,42 @@ class Cost(NamedTuple):
 def measure(workers: int, each: int) -> Cost:
     """Collect `each` rollouts a worker, with a plain command where there is one worker."""
     with tempfile.TemporaryDirectory() as name:
-        folder, tasks = Path(name), workers * each // 4
-        lines = (json.dumps({"prompt": f"What is {n} + {n}?", "answer": str(2 * n)}) for n in range(tasks))
-        (folder / "tasks.jsonl").write_text("\n".join(lines) + "\n")
-        (folder / "r.toml").write_text(RECIPE)
-        _run(folder, "chunk", "r.toml")
-        before, began = _cpu(), time.perf_counter()
-        _run(folder, "collect", "r.toml", *([f"--workers={workers}"] if workers > 1 else []))
-        return Cost(_cpu() - before, time.perf_counter() - began)
+        _chunk(Path(name), workers * each)
+        return _collect([Path(name)], f"--workers={workers}")
 
 
-def _run(folder: Path, *words: str) -> None:
-    subprocess.run([sys.executable, "-m", "rolloutops", *words], cwd=folder, env=ENV, capture_output=True, check=True)
+def measure_separate(commands: int, each: int) -> Cost:
+    """Collect `each` rollouts in each of several workspaces at once: what the machine gives where nothing is shared."""
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name) / str(number) for number in range(commands)]
+        for folder in folders:
+            folder.mkdir()
+            _chunk(folder, each)
+        return _collect(folders)
+
+
+def _chunk(folder: Path, rollouts: int) -> None:
+    lines = (json.dumps({"prompt": f"What is {n} + {n}?", "answer": str(2 * n)}) for n in range(rollouts // 4))
+    (folder / "tasks.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "r.toml").write_text(RECIPE)
+    if _start(folder, "chunk", "r.toml").wait():
+        raise SystemExit("chunk failed")
+
+
+def _collect(folders: Sequence[Path], *words: str) -> Cost:
+    before, began = _cpu(), time.perf_counter()
+    running = [_start(folder, "collect", "r.toml", *words) for folder in folders]
+    ended = [process.wait() for process in running]
+    if any(ended):
+        raise SystemExit("collect failed")
+    return Cost(_cpu() - before, time.perf_counter() - began)
+
+
+def _start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        [sys.executable, "-m", "rolloutops", *words], cwd=folder, env=ENV, stdout=quiet, stderr=quiet
+    )
 
 
 def _cpu() -> float:
@@ -69,11 +94,11 @@ def main() -> None:
     chosen = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
     print("| workers | rollouts | CPU us a rollout | rollouts a second |\n|---|---|---|---|")
-    for workers in chosen.workers:
-        cost, rollouts = measure(workers, chosen.each), workers * chosen.each
-        print(
-            f"| {workers} | {rollouts:,} | {1e6 * cost.cpu / rollouts:.0f} | {rollouts / cost.wall:,.0f} |", flush=True
-        )
+    most = max(chosen.workers)
+    runs = [(str(workers), workers, measure) for workers in chosen.workers]
+    for name, workers, measured in (*runs, (f"{most} separate commands", most, measure_separate)):
+        cost, rollouts = measured(workers, chosen.each), workers * chosen.each
+        print(f"| {name} | {rollouts:,} | {1e6 * cost.cpu / rollouts:.0f} | {rollouts / cost.wall:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":
