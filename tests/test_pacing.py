@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from rolloutops.errors import EngineError
+from rolloutops.formats.openai_replies import rate_limits
 from rolloutops.limits.circuit_breaker import CircuitBreaker
 from rolloutops.limits.concurrency import ConcurrencyLimit
 from rolloutops.limits.rate_limit import RateLimit
@@ -25,7 +28,8 @@ class Provider:
     burst: float = 1e9
     most: float = 1e9
     latency: Callable[[int], float] = lambda _: 1.0
-    tell: bool = False
+    tell: tuple[str, str] | None = None
+    """The headers that tell the limit for a minute and what is left of it."""
     retry_after: float | None = 1.0
     done: int = 0
     refused: int = 0
@@ -42,7 +46,8 @@ class Provider:
         self._at = now
         fine = self._left >= 1 and self.working < self.most
         self._left -= fine
-        limits = Limits(self.rate(now) * 60, int(self._left)) if self.tell else None
+        told = (str(self.rate(now) * 60), str(int(self._left)))
+        limits = rate_limits(dict(zip(self.tell, told, strict=True))) if self.tell else None
         if not fine:
             self.refused += 1
             await asyncio.sleep(0.001)
@@ -114,10 +119,48 @@ def test_an_unknown_limit_is_kept_with_a_fixed_number_in_flight() -> None:
     assert provider.refused <= 25 + 44, "44 of the first 64 could not be known to be too many"
 
 
-def test_a_limit_that_headers_tell_is_not_exceeded() -> None:
-    provider = Provider(lambda _: 20, 20, tell=True)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests"),
+        ("x-ratelimit-limit-req-minute", "x-ratelimit-remaining-req-minute"),
+        ("x-ratelimit-limit-requests-minute", "x-ratelimit-remaining-requests-minute"),
+        ("anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining"),
+    ],
+)
+def test_a_limit_that_headers_tell_is_not_exceeded(names: tuple[str, str]) -> None:
+    provider = Provider(lambda _: 20, 20, tell=names)
     assert seconds(provider, 600) <= 30 / 0.95
     assert provider.refused <= 2
+
+
+def test_limits_are_read_from_the_headers_of_each_provider() -> None:
+    """As Mistral and Cerebras sent them; what holds for a day or has no unit says nothing of a minute."""
+    mistral = {
+        "x-ratelimit-limit-req-minute": "60",
+        "x-ratelimit-remaining-req-minute": "59",
+        "x-ratelimit-limit-tokens-minute": "50000",
+        "x-ratelimit-remaining-tokens-minute": "47196",
+        "x-ratelimit-limit-tokens-month": "4000000",
+        "x-ratelimit-remaining-tokens-month": "3950246",
+    }
+    cerebras = {
+        "x-ratelimit-limit-requests-day": "14400",
+        "x-ratelimit-remaining-requests-day": "14399",
+        "x-ratelimit-limit-tokens-minute": "60000",
+        "x-ratelimit-remaining-tokens-minute": "59995",
+    }
+    anthropic = {
+        f"anthropic-ratelimit-{kind}-{which}": value
+        for kind, values in {"requests": ("4000", "3999"), "tokens": ("80000", "79000")}.items()
+        for which, value in zip(("limit", "remaining"), values, strict=True)
+    }
+    assert rate_limits(mistral) == Limits(60, 59, 50000, 47196)
+    assert rate_limits(cerebras) == Limits(None, None, 60000, 59995)
+    assert rate_limits(anthropic) == Limits(4000, 3999, 80000, 79000)
+    assert rate_limits({**mistral, "x-ratelimit-limit-requests": "many"}) == Limits(60, 59, 50000, 47196)
+    for unread in ({}, {"x-ratelimit-limit": "20", "x-ratelimit-remaining": "19"}, {"x-ratelimit-limit-requests": "9"}):
+        assert rate_limits(unread) is None
 
 
 def test_a_limit_that_is_halved_and_doubled_is_followed() -> None:

@@ -307,6 +307,62 @@ def test_what_claude_code_prints(tmp_path: Path, end: str | None, reason: str) -
             read_session(tmp_path / f"{name}.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("last", "reason"), [(None, "stop"), ("stream_error", "error"), ("turn_aborted", "interrupted"), ("error", "error")]
+)
+def test_what_codex_printed_with_the_prompt(tmp_path: Path, last: str | None, reason: str) -> None:
+    """Its map of the configuration, the prompt and the events, of 2025's summer; a reply is whole where no tool ran."""
+    prompt = "Why? " * 300_000  # longer than what is read to recognize a file
+    config = {"workdir": "/a", "model": "gpt-5", "provider": "openai", "reasoning effort": "high", "approval": "never"}
+    events: list[dict[str, Any]] = [
+        {"type": "task_started", "model_context_window": 272000},
+        {"type": "user_message", "message": prompt},
+        {"type": "stream_error", "message": "stream disconnected; retrying 1/5"},
+        {"type": "agent_reasoning", "text": "Think."},
+        {"type": "agent_message", "message": "Because."},
+        {"type": "token_count", "input_tokens": 30, "cached_input_tokens": 10, "output_tokens": 4},
+        *([{"type": last, "message": "gone"}] if last else []),
+    ]
+    lines = [config, {"prompt": prompt}, *({"id": "0", "msg": event} for event in events)]
+    write_jsonl(tmp_path / "log.jsonl", lines)
+    data, printed = imported(tmp_path, "log.jsonl")
+    row = only(data)
+    assert row["prompt"] == [{"role": "user", "content": prompt}]
+    assert row["completion"] == [{"role": "assistant", "content": "Because.", "reasoning_content": "Think."}]
+    assert (row["engine"], row["model"], row["finish_reason"]) == ("import:codex", "gpt-5", reason)
+    assert (row["input_tokens"], row["output_tokens"], row["cached_tokens"]) == (30, 4, 10)
+    assert "configuration (1)" in printed
+
+
+def test_what_codex_printed_is_rejected_where_it_is_not_whole(tmp_path: Path) -> None:
+    """The events show the tools at work: a patch as files, a command as it was run. None is imported as a question."""
+    config = {"workdir": "/a", "model": "gpt-5", "provider": "openai"}
+    asked, configured = {"prompt": "Why?"}, {"type": "session_configured", "session_id": "s1", "model": "gpt-5"}
+    answer = {"type": "agent_message", "message": "Because."}
+    begun = {"type": "exec_command_begin", "call_id": "c", "command": ["bash", "-lc", "ls"], "cwd": "/a"}
+
+    def event(msg: dict[str, Any]) -> dict[str, Any]:
+        return {"id": "0", "msg": msg}
+
+    own = "import the session's own file, ~/.codex/sessions/**/rollout-*-"
+    said = "what codex exec --json prints does not hold the"
+    logs: dict[str, list[dict[str, Any]]] = {
+        f"{said} calls as the model made them: {own}s1.jsonl": [
+            config,
+            asked,
+            *map(event, (configured, begun, answer)),
+        ],
+        f"{said} calls as the model made them: {own}ID.jsonl": [asked, event({"type": "plan_update"}), event(answer)],
+        f"{said} prompt: {own}s1.jsonl": [event(configured), event(answer)],
+        "the log holds 2 runs of codex exec --json: give each a file of its own": [config, asked, event(answer)] * 2,
+        "the session holds no answer of a model": [config, asked, event({"type": "error", "message": "no key"})],
+    }
+    for number, (reason, lines) in enumerate(logs.items()):
+        write_jsonl(tmp_path / f"{number}.jsonl", lines)
+        _, printed = imported(tmp_path, f"{number}.jsonl", code=2)
+        assert f"{number}.jsonl:1: {reason}\n" in printed
+
+
 def test_codex_rollout_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "2025" / "rollout-2025-11-02T08-00-00-1.jsonl", codex_lines())
     data, printed = imported(tmp_path, "2025/*.jsonl", "--dataset=mine")

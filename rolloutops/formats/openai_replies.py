@@ -12,7 +12,7 @@ import math
 import re
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
@@ -45,6 +45,18 @@ CODES = {
 }
 """The status that an error's code stands for, where the error came inside an answer with status 200."""
 
+REQUESTS_A_MINUTE = (
+    ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests"),  # OpenAI, Azure, Groq, proxies of vLLM
+    ("x-ratelimit-limit-req-minute", "x-ratelimit-remaining-req-minute"),  # Mistral
+    ("x-ratelimit-limit-requests-minute", "x-ratelimit-remaining-requests-minute"),  # Cerebras
+    ("anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining"),
+)
+TOKENS_A_MINUTE = (
+    ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens"),
+    ("x-ratelimit-limit-tokens-minute", "x-ratelimit-remaining-tokens-minute"),  # Mistral, Cerebras
+    ("anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining"),
+)
+"""The headers of each provider: a limit, and what is left of it."""
 
 BODY = re.compile(r'"body"\s*:\s*')
 """What an answer stands behind in a line of answers."""
@@ -94,17 +106,21 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def rate_limits(headers: Mapping[str, str]) -> Limits | None:
-    """What the headers say of the endpoint's rate limits, as OpenAI, Azure and vLLM's proxies write them."""
-    if "x-ratelimit-limit-requests" not in headers and "x-ratelimit-limit-tokens" not in headers:
-        return None
-    said: list[float | None] = []
-    for name in ("limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens"):
+    """What the headers say of the endpoint's rate limits for a minute: the first pair, of a limit and what is left of
+    it, that both are numbers. Limits for an hour or a day are none, nor are those whose name has no unit."""
+    requests, tokens = (_limit(headers, pairs) for pairs in (REQUESTS_A_MINUTE, TOKENS_A_MINUTE))
+    return Limits(*requests, *tokens) if (*requests, *tokens) != (None,) * 4 else None
+
+
+def _limit(headers: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> tuple[float | None, float | None]:
+    for pair in pairs:
         try:
-            value = float(headers.get(f"x-ratelimit-{name}", ""))
-            said.append(value if math.isfinite(value) else None)
-        except ValueError:
-            said.append(None)
-    return Limits(*said)
+            limit, left = (float(headers[name]) for name in pair)
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(limit) and math.isfinite(left):
+            return limit, left
+    return None, None
 
 
 def _read(

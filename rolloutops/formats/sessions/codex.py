@@ -18,6 +18,7 @@ from typing import Any
 
 from rolloutops.formats.chat import as_text, message, text_of, tools_from
 from rolloutops.formats.responses import from_responses
+from rolloutops.formats.sessions import codex_stream
 from rolloutops.formats.sessions.session import (
     ERROR,
     INTERRUPTED,
@@ -46,6 +47,9 @@ ENDS = {
 }
 """Events that say how a turn stands -> how the session ended, if none of them follows."""
 
+PRINTED_ENDS = {**ENDS, "agent_message": "stop"}
+"""As ENDS among what `codex exec --json` prints, which leaves `task_complete` out."""
+
 ITEMS = ("message", "reasoning", "function_call", "function_call_output", "local_shell_call")
 """Types of items that files without envelopes hold."""
 
@@ -55,9 +59,6 @@ SPOKEN = {
     "agent_reasoning_raw_content": ("reasoning", "text"),
 }
 """Events that repeat what the model said -> what that is, and the key of the text."""
-
-PRINTED = ("item.started", "item.updated", "item.completed")
-"""Types of events with an item among what `codex exec --json` prints."""
 
 CONTEXT = ("<user_instructions>", "<environment_context>", "# AGENTS.md", "<skill>", "<turn_aborted>", "<user_shell_")
 """How user messages begin that Codex itself writes: no turn starts with them."""
@@ -70,7 +71,7 @@ def recognizes(rows: Sequence[Any]) -> bool:
     first = next((row for row in rows if isinstance(row, dict)), {})
     if isinstance(first.get("session"), dict) and isinstance(first.get("items"), list):
         return "id" in first["session"]
-    if _is_printed(first):
+    if codex_stream.is_stream(rows):
         return True
     if first.get("type") in ENVELOPES and isinstance(first.get("payload"), dict):
         return True
@@ -81,15 +82,9 @@ def recognizes(rows: Sequence[Any]) -> bool:
 def read(rows: Sequence[Any]) -> Session:
     """The session that a file's lines are. Raises ValueError where it has no prompt or no answer."""
     aside: Counter[str] = Counter()
-    printed = [row for row in rows if isinstance(row, dict) and _is_printed(row)]
-    if printed:
-        named = (as_text(row.get("thread_id") or row.get("session_id")) for row in printed)
-        name = next(filter(None, named), "ID")
-        raise ValueError(
-            "what codex exec --json prints does not hold the prompt: import the session's own file, "
-            f"~/.codex/sessions/**/rollout-*-{name}.jsonl"
-        )
-    lines = [_line(row) for row in _flat(objects(rows, aside))]
+    printed = codex_stream.is_stream(rows)
+    found = objects(rows, aside)
+    lines = codex_stream.lines(found) if printed else [_line(row) for row in _flat(found)]
     items, system = _items(lines, aside), _system(lines)
     messages = from_responses(items)
     if system and not any(system in text_of(item) for item in messages if item["role"] != "assistant"):
@@ -103,22 +98,13 @@ def read(rows: Sequence[Any]) -> Session:
         AGENT,
         prompt,
         completion,
-        _finish_reason(lines, completion, unanswered),
+        _finish_reason(lines, completion, unanswered, PRINTED_ENDS if printed else ENDS),
         model=models[-1] if models else None,
         tools=tools_from(tools),
         tokens=_tokens(lines),
         started_at=first_time([*(meta.get("timestamp") for meta in metas), *(when for _, _, when in lines)]),
         left_aside=+aside,
     )
-
-
-def _is_printed(row: Item) -> bool:
-    """Whether a row is an event that `codex exec --json` prints: codex-rs/exec/src/exec_events.rs of 08a1f30, whose
-    first event was `session.created` at 015ba68. None holds the prompt; a log may begin with any."""
-    kind = row.get("type")
-    if kind in ("thread.started", "session.created"):
-        return "thread_id" in row or "session_id" in row
-    return kind == "turn.started" or (kind in PRINTED and isinstance(row.get("item"), dict))
 
 
 def _flat(rows: Sequence[Item]) -> list[Item]:
@@ -254,11 +240,14 @@ def _starts_turn(item: Item) -> bool:
 
 
 def _finish_reason(
-    lines: Sequence[tuple[str, Item, Any]], completion: Sequence[Message], unanswered: Sequence[Message]
+    lines: Sequence[tuple[str, Item, Any]],
+    completion: Sequence[Message],
+    unanswered: Sequence[Message],
+    ends: Mapping[str, str],
 ) -> str:
     """Why the session ended: by the last event that says so; where there is none, by who had the last word."""
     events = [as_text(payload.get("type")) for kind, payload, _ in lines if kind == "event_msg"]
-    said = next((ENDS[name] for name in reversed(events) if name in ENDS), None)
+    said = next((ends[name] for name in reversed(events) if name in ends), None)
     if said is not None and said != "stop":
         return said
     open_request = any(not as_text(item["content"]).startswith(CONTEXT) for item in unanswered)
