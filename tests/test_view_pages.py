@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser import axe, chromium, ready, visiting
-from tests.helpers import CHECKOUT, query
+from tests.helpers import CHECKOUT, query, write_jsonl
 from tests.viewer import Viewer, collect, viewing
 
 if TYPE_CHECKING:
@@ -140,6 +140,18 @@ def test_no_page_is_wider_than_its_window(browser: Browser, viewer: Viewer, fold
         ready(page)
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_what_an_imported_rollout_does_not_know_is_left_out(browser: Browser, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+    write_jsonl(tmp_path / "chat.jsonl", [{"messages": turns, "reward": 1.0}])
+    with viewing(tmp_path, "chat.jsonl") as viewer, visiting(browser, viewer.link) as page:
+        row = viewer.rows()[0]
+        page.goto(f"{viewer.address}/rollout?of={row['dataset']}&attempt={row['attempt_id']}")
+        ready(page)
+        names = page.locator(".side > dl dt").all_inner_texts()
+        assert "Task" in names
+        assert not {"Tokens", "Time", "Started"} & set(names)
 
 
 def test_keys_of_the_rollouts(page: Page, viewer: Viewer) -> None:
