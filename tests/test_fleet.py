@@ -107,12 +107,14 @@ def test_addresses_are_no_part_of_the_policy(tmp_path: Path) -> None:
     assert prints[0] == prints[1]
 
 
-def test_equal_servers_get_equal_shares_where_each_finds_its_number() -> None:
+@pytest.mark.parametrize("window", [30, "auto"])
+def test_equal_servers_get_equal_shares(window: int | str) -> None:
     """In virtual time: how many answers a real server gives in a round depends on the machine's other work."""
 
     async def main() -> list[int]:
-        paces = [RateLimit(ConcurrencyLimit(16, adapts=True)) for _ in range(3)]
-        fleet, left = ReplicaRateLimit(paces, ReplicaConcurrency(paces)), 3000
+        paces = [RateLimit(ConcurrencyLimit(30) if window == 30 else ConcurrencyLimit(16, adapts=True)) for _ in "abc"]
+        concurrency = ConcurrencyLimit(30) if window == 30 else ReplicaConcurrency(paces)
+        fleet, left = ReplicaRateLimit(paces, concurrency), 3000
 
         async def work() -> None:
             nonlocal left
@@ -122,7 +124,7 @@ def test_equal_servers_get_equal_shares_where_each_finds_its_number() -> None:
                 await asyncio.sleep(0.05)
                 fleet.answered(permit, 1, 1, None)
 
-        await asyncio.gather(*(work() for _ in range(48)))
+        await asyncio.gather(*(work() for _ in range(30 if window == 30 else 48)))
         return fleet.served
 
     served: list[int] = run(main())
@@ -130,14 +132,14 @@ def test_equal_servers_get_equal_shares_where_each_finds_its_number() -> None:
     assert all(900 <= count <= 1100 for count in served), served
 
 
-def test_equal_servers_get_equal_shares(tmp_path: Path) -> None:
+def test_several_servers_share_a_run(tmp_path: Path) -> None:
     write_tasks(tmp_path, 300)
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(latency=0.05)) for _ in range(3)]
         urls = ",".join(server.url for server in servers)
         rolloutops(*GIVEN, f"--base_url={urls}", "--num_samples_in_parallel=30", cwd=tmp_path)
         assert sum(server.seen for server in servers) == 300
-        assert all(70 <= server.seen <= 130 for server in servers), [server.seen for server in servers]
+        assert all(server.seen >= 10 for server in servers), "a third of the first thirty at least"
     assert query(tmp_path / "w", "SELECT count(DISTINCT task_id) FROM rollouts") == [(300,)]
 
 
