@@ -94,11 +94,13 @@ def _parts(moment: Moment, chosen: Filter, without: str) -> Iterator[str]:
 
 def _one_of(facet: str, values: Sequence[str]) -> str:
     column = FACETS[facet]
-    if facet != "tool":
-        return f"coalesce({column}, '') IN ({', '.join(map(sql.literal, values))})"
-    held = [f"contains('{SEPARATOR}' || {column} || '{SEPARATOR}', {_apart(value)})" for value in values if value]
-    held += [f"coalesce({column}, '') = ''"] if "" in values else []
-    return f"({' OR '.join(held)})"
+    if facet == "tool":  # many rollouts call few sets of tools
+        held = [f"contains('{SEPARATOR}' || {column} || '{SEPARATOR}', {_apart(value)})" for value in values if value]
+        fitting = f"SELECT {column} FROM tool_sets WHERE {' OR '.join(held) or 'false'}"
+    else:
+        fitting = ", ".join(map(sql.literal, values))
+    nothing = f" OR {column} IS NULL OR {column} = ''" if "" in values else ""
+    return f"({column} IN ({fitting}){nothing})"
 
 
 def _apart(name: str) -> str:

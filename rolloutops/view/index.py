@@ -56,9 +56,30 @@ SEPARATOR = "\x1f"
 ROLLOUTS = f"""
 CREATE OR REPLACE TABLE small AS
 SELECT {", ".join(COLUMNS)},
-    array_to_string(list_sort(list_distinct(tool_names)), '{SEPARATOR}') AS tools_called
+    -- each tool once: a fifth of the time of list_distinct
+    array_to_string(
+        list_filter(tool_names, lambda name, place: list_position(tool_names, name) = place), '{SEPARATOR}'
+    ) AS tools_called
 FROM {{source}}
 """
+
+FACTS = """(
+SELECT f.*, l.label, l.score AS label_score
+FROM rollout_facts AS f
+LEFT JOIN labels AS l ON l.dataset = f.dataset AND l.attempt_id = f.attempt_id
+)"""
+"""Where the workspace has an index of its own, that holds all of it but the labels."""
+
+FEW_VALUES = ("dataset", "policy", "finish_reason", "verdict_error", "tools_called")
+"""Columns that are counted by value: as numbers of their values they are counted five times as fast as texts."""
+
+ENUM = """
+CREATE TYPE {column}_value AS ENUM (SELECT DISTINCT {column} FROM small WHERE {column} IS NOT NULL ORDER BY {column});
+ALTER TABLE small ALTER {column} TYPE {column}_value;
+"""
+
+TOOL_SETS = "CREATE TABLE tool_sets AS SELECT DISTINCT tools_called FROM small"
+"""A condition on a tool is answered for each set of tools once."""
 
 TWICE = "SELECT count(*) > count(DISTINCT hash(dataset, task_id, policy, rollout_index)) FROM small"
 """Whether a rollout is there twice; two of one hash only cost a second reading."""
@@ -82,7 +103,8 @@ DEADLINE = 20.0
 @dataclass
 class Moment:
     """A workspace as it stood when this was made. number: counts moments. seconds: how long it took to make. source:
-    the view of its rollouts: `logged` where no rollout is in the log twice, which is read sooner, else `rollouts`.
+    the view of its rollouts' texts: `logged` where it is known that no rollout is in the log twice, which is read
+    sooner, else `rollouts`.
 
     labels: how many rows of the labels' log it shows. matches: condition -> the table with the rows of the index that
     it matches, where it names other columns. stale: such tables of conditions that are held no more. lock: who holds it
@@ -130,12 +152,21 @@ def take_moment(
     ((attempts,),) = sql.rows(con, "SELECT count(*) FROM attempts")
     con.execute(f"SET memory_limit = '{(BASE_BYTES + ROLLOUT_BYTES * attempts) // 1_000_000}MB'")
     con.execute("SET preserve_insertion_order = false")  # each query of a page has an order of its own
-    source = "logged"
-    sql.run(con, ROLLOUTS.format(source=source))
-    if sql.rows(con, TWICE)[0][0]:
+    if any(parts.indexes for parts in found.parts.values()):
         source = "rollouts"
+        sql.run(con, ROLLOUTS.format(source=FACTS))
+    else:
+        source = "logged"
         sql.run(con, ROLLOUTS.format(source=source))
-    sql.run(con, FAILED)
+        if sql.rows(con, TWICE)[0][0]:
+            source = "rollouts"
+            sql.run(con, ROLLOUTS.format(source=source))
+    for column in FEW_VALUES:
+        if sql.rows(con, f"SELECT count({column}) FROM small")[0][0]:
+            sql.run(con, ENUM.format(column=column))
+    sql.run(con, TOOL_SETS)
+    any_failed = sql.rows(con, "SELECT count(*) > 0 FROM attempts WHERE error IS NOT NULL")[0][0]
+    sql.run(con, FAILED if any_failed else f"{FAILED}LIMIT 0")
     ((rollouts, failures),) = sql.rows(con, "SELECT (SELECT count(*) FROM small), (SELECT count(*) FROM failed)")
     _lock(con, workspace.root)
     return Moment(con, number, rollouts, failures, time.perf_counter() - began, source, len(labels))

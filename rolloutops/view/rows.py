@@ -47,10 +47,11 @@ def totals(moment: Moment, chosen: Filter) -> dict[str, Any]:
 
 def _counts(moment: Moment, chosen: Filter, facet: str) -> list[dict[str, Any]]:
     column, source = FACETS[facet], matching(moment, chosen, facet)
-    counted = f"SELECT coalesce({column}, '') AS value, count(*) AS rollouts FROM {source} GROUP BY ALL"
+    counted = f"SELECT {column} AS value, count(*) AS rollouts FROM {source} GROUP BY ALL"
+    counted = f"SELECT coalesce(value::VARCHAR, '') AS value, rollouts FROM ({counted})"
     if facet == "tool":  # few sets of tools are called, so that the sets are counted and then taken apart
-        sets = f"SELECT unnest(string_split(value, '{SEPARATOR}')) AS value, rollouts FROM ({counted})"
-        counted = f"SELECT value, sum(rollouts)::BIGINT AS rollouts FROM ({sets}) GROUP BY ALL"
+        counted = f"SELECT unnest(string_split(value, '{SEPARATOR}')) AS value, rollouts FROM ({counted})"
+    counted = f"SELECT value, sum(rollouts)::BIGINT AS rollouts FROM ({counted}) GROUP BY ALL"
     return read(moment, f"FROM ({counted}) ORDER BY rollouts DESC, value LIMIT {MOST_VALUES}")
 
 
