@@ -264,3 +264,26 @@ def test_the_same_bytes_however_the_parts_lie(form: str, tmp_path: Path) -> None
         made.append({path.name: path.read_bytes() for path in sorted((tmp_path / str(number)).iterdir())})
     assert len(made[0]) > 6
     assert made[0] == made[1] == made[2]
+
+
+def test_the_first_line_of_each_type_comes_first_in_a_long_file(tmp_path: Path) -> None:
+    """`load_dataset` takes the types of JSON lines from the first 10 MB and makes null of what a later line lacks."""
+    given = rows(600, prompt=dump([{"role": "user", "content": "long " * 4000}]))
+    for n, row in enumerate(given):
+        properties = {"a": {"type": "string"} if n == 7 else {"type": "string", "enum": ["x"]}}
+        function = {"name": "f", "parameters": {"type": "object", "properties": {} if n == 400 else properties}}
+        row["tools"] = dump([{"type": "function", "function": function}])
+    con = workspace(given)
+    lines = [json.loads(line) for line in data(run(con, tmp_path / "long").output)[0].open(encoding="utf-8")]
+    (table,) = data(run(con, tmp_path / "table", format="parquet").output)
+    plain = [json.loads(line) for _, line, _ in table_lines(table)]
+
+    def kind(line: dict[str, Any]) -> list[str]:
+        return sorted(line["tools"][0]["function"]["parameters"]["properties"].get("a", {"none": 1}))
+
+    kinds = [kind(line) for line in lines]
+    assert sorted(kinds[:3]) == [["enum", "type"], ["none"], ["type"]]
+    first = [next(line for line in plain if kind(line) == one) for one in kinds[:3]]
+    assert lines == [*first, *(line for line in plain if line not in first)], "all else keeps its order"
+    short = [json.loads(line) for line in data(run(workspace(given[:9]), tmp_path / "short").output)[0].open()]
+    assert [kind(line) for line in short] == [kind(line) for line in plain if line in short]

@@ -13,7 +13,8 @@ views; two more tables say which rollouts are behind them:
 
 The line goes to validation where the hash of split_key and seed, as a number in [0, 1), is below `validation`, to test
 where it is below validation + test, else to train. Lines are ordered by the hash of sort_key and seed. shape is the
-type of a line where a Parquet file may have lines of one type only (`-- files: by shape`); else it is empty.
+type of a line where a Parquet file may have lines of one type only (`-- files: by shape`); else it is empty. Where JSON
+lines are more than `datasets` reads at once, the first line of each type with tools comes before all others.
 """
 
 from __future__ import annotations
@@ -100,6 +101,32 @@ JOIN numbered AS n ON n.text = t.text;
 """
 """Lines are numbered without sorting them once more: they are staged in order."""
 
+READ_AT_ONCE = 10 << 20
+"""Bytes of JSON lines from which `load_dataset` (datasets 5.2) takes the columns and their types. It casts the lines
+after them: one with other keys fails, one with fewer keys has nulls, which chat templates show to the model."""
+
+LONG = f"SELECT coalesce(sum(bytes) > {READ_AT_ONCE}, false) FROM staging.made"
+
+VARYING = "contains(t.json[1], '\"tool') OR contains(t.json[1], '\"content\":[')"
+"""Lines with tools, tool calls or content parts: all others of a build have one type."""
+
+TYPES_FIRST = f"""
+CREATE OR REPLACE TABLE staging.made AS
+WITH long AS (SELECT split FROM staging.made GROUP BY split HAVING sum(bytes) > {READ_AT_ONCE}),
+typed AS (
+    SELECT m.split, m.place, m.text, json_structure(t.json[1])::VARCHAR AS type
+    FROM staging.texts AS t
+    JOIN staging.made AS m ON m.text = t.text
+    WHERE m.split IN (FROM long) AND json_valid(t.json[1]) AND ({VARYING})
+),
+first AS (SELECT arg_min(text, place) AS text FROM typed GROUP BY split, type)
+SELECT m.* REPLACE (if(f.text IS NULL, m.place, ' ' || m.place) AS place)
+FROM staging.made AS m
+LEFT JOIN first AS f ON f.text = m.text
+ORDER BY {ORDER}
+"""
+"""A blank is less than a hexadecimal digit, so these lines come first, in the order that they had."""
+
 GROUP_BYTES = 8 << 20
 """Bytes of lines in a row group of the staged file, at least: so several threads read the lines of most builds."""
 
@@ -131,6 +158,8 @@ def stage(con: sql.Connection, step: Step, options: BuildOptions, folder: Path, 
         sql.run(con, f"COPY ({made}) TO {file} ({AS_IS}, ROW_GROUP_SIZE_BYTES {GROUP_BYTES})")
     sql.run(con, MADE.format(file=file, order=ORDER))
     sql.run(con, VIEWS.format(file=file))
+    if options.format != "parquet" and sql.rows(con, LONG)[0][0]:
+        sql.run(con, TYPES_FIRST)
 
 
 def drop_lines(con: sql.Connection, faulty: str) -> None:

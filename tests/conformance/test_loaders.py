@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.conformance.made import ODD, built, read, tokenizer
+from rolloutops.build.build import build
+from rolloutops.config.recipe import StepUse
+from rolloutops.steps.selection import select
+from tests.conformance.made import ODD, built, read, tokenizer, tool
+from tests.given import dump, workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trainers are theirs
 GOOD = len(ODD)
@@ -32,6 +37,30 @@ def needed(name: str) -> Any:
 def load(path: Path, cache: Path) -> Any:
     """A JSONL file as `datasets` reads it."""
     return needed("datasets").load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache))
+
+
+@pytest.mark.parametrize("name", ["sft_messages", "rl_prompts"])
+def test_a_rare_tool_late_in_a_long_file_is_loaded_as_it_is(name: str, tmp_path: Path) -> None:
+    """`datasets` takes the types of JSON lines from the first 10 MB: a later line has nulls for what it lacks."""
+    common, rare = tool("f", "a"), tool("f", "a")
+    common["function"]["parameters"]["properties"]["a"]["enum"] = ["x"]
+
+    def lines(folder: Path, **tools: Any) -> Path:
+        rows = [
+            {"task_id": f"t{n}", "text": "x", "answer": "1", "reward": 1.0, "tools": dump([tools.get(f"t{n}", common)])}
+            | {"prompt": dump([{"role": "user", "content": f"t{n} {'long ' * 4000}"}])}
+            for n in range(1200)
+        ]
+        con = workspace(rows)
+        report = build(con, StepUse("build", "it", f"build/{name}", {}), Path(), folder, select(con, [], Path()))
+        (path,) = report.output.glob("train*")
+        return path
+
+    last = re.findall(rb'"content":"(t\d+) ', lines(tmp_path / "alike").read_bytes())[-1].decode()
+    path = lines(tmp_path / "one differs", **{last: rare})
+    tools = [(row.get("responses_create_params") or row)["tools"] for row in load(path, tmp_path / "cache")]
+    assert tools == [(line.get("responses_create_params") or line)["tools"] for line in read(path)]
+    assert sum("enum" not in json.dumps(one) for one in tools) == 1
 
 
 def test_verl_rl(tmp_path: Path) -> None:
