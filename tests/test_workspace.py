@@ -36,6 +36,7 @@ from rolloutops.store.workspace import Workspace, connect, open_workspace, patte
 
 PLAN = [{"dataset": "d", "policy": "p", "num_repeats": 2, "row_limit": None, "max_attempts": 2}]
 INVARIANT = sql.read(shipped("sql") / "checks" / "invariant.sql")
+SUMS = sql.read(shipped("sql") / "checks" / "sums.sql")
 KEY = ("task_id", "rollout_index")
 
 
@@ -283,11 +284,14 @@ def test_flushes_are_parts_and_what_waits_for_them_is_called_after(workspace: Wo
 
 
 def faults(workspace: Workspace, *extra: str, plan: list[dict[str, Any]] = PLAN) -> list[tuple[Any, ...]]:
-    """What the invariant check finds. extra: statements that spoil the views first."""
+    """What the invariant check finds; the sums agree where that is nothing. extra: statements that spoil the views
+    first."""
     con = connect(workspace, plan, threads=1)
     for statement in extra:
         sql.run(con, statement)
-    return [row[: len(KEY) + 2] for row in sql.rows(con, INVARIANT)]
+    found = [row[: len(KEY) + 2] for row in sql.rows(con, INVARIANT)]
+    assert sql.rows(con, SUMS) == [(not found,)]
+    return found
 
 
 def test_the_check_is_quiet_about_what_is_legal(workspace: Workspace) -> None:
@@ -433,6 +437,7 @@ class Life(RuleBasedStateMachine):
         states = sql.rows(con, "SELECT task_id, rollout_index, status FROM wanted_states")
         assert sorted(states) == sorted(self.expected())
         assert sql.rows(con, INVARIANT) == []
+        assert sql.rows(con, SUMS) == [(True,)]
         con.close()
 
 
