@@ -314,7 +314,7 @@ def test_two_rollouts_side_by_side(page: Page, viewer: Viewer) -> None:
     page.goto(viewer.address + first_rollout(viewer))
     page.get_by_role("link", name="Task", exact=True).click()
     page.locator("body[data-sides]").wait_for()
-    assert page.get_by_text("The first difference is in turn 1 of the answer").is_visible()
+    assert page.get_by_text("The first difference is in turn 2, in its text").is_visible()
     assert page.locator(".sides mark").count() == 2
     assert page.locator("table a").count() == 6, "three repeats of two policies"
 

@@ -28,9 +28,10 @@ ORDER BY rollouts DESC, dataset, policy, error
 """
 
 EXAMPLE = """
-SELECT e.attempt_id, e.task_id, e.rollout_index, e.error_message, l.label
+SELECT e.attempt_id, e.task_id, e.rollout_index, f.attempt, e.error_message, l.label
 FROM {source} AS e
 LEFT JOIN labels AS l ON l.dataset = e.dataset AND l.attempt_id = e.attempt_id
+LEFT JOIN failed AS f ON f.dataset = e.dataset AND f.attempt_id = e.attempt_id
 WHERE e.attempt_id IN ({ids})
 """
 

@@ -48,8 +48,8 @@ function tables(found) {
     [found.b, (row) => number(row.mean_b), true],
     ["Difference", (row) => signed(row.difference), true],
     ["95% interval", (row) => (row.low === null ? "–" : `${signed(row.low)} to ${signed(row.high)}`), true],
-    ["", (row) => interval(row)],
-    ["p (sign flips)", (row) => number(row.p_sign_flip), true],
+    ["Interval beside 0", (row) => interval(row)],
+    ["p", (row) => number(row.p_sign_flip), true],
     ["Better", (row) => number(row.better), true],
     ["Worse", (row) => number(row.worse), true],
     ["Equal", (row) => number(row.equal), true],
@@ -79,13 +79,15 @@ function tables(found) {
     [found.a, (row) => percent(row.share_a), true],
     [found.b, (row) => percent(row.share_b), true],
   ];
-  const worse = found.flips.filter((row) => row.difference < 0);
-  const better = found.flips.filter((row) => row.difference > 0).reverse();
+  const most = found.flips.toSorted((x, y) => Math.abs(y.difference) - Math.abs(x.difference));
+  const worse = most.filter((row) => row.difference < 0);
+  const better = most.filter((row) => row.difference > 0);
   return [
-    el("p", {}, `Mean reward of ${found.b} minus that of ${found.a}, paired by task.`),
+    el("p", {}, `Mean reward of ${found.b} minus that of ${found.a}, paired by task: each task counts once, with the mean of its repeats.`),
     facts("Paired difference", differences, found.differences),
-    better.length ? facts(`Tasks on which ${found.b} is better (${count(better.length, "task")} shown)`, flips, better) : null,
-    worse.length ? facts(`Tasks on which ${found.b} is worse (${count(worse.length, "task")} shown)`, flips, worse) : null,
+    el("p", { class: "quiet" }, "The thin line is 0, the bar the interval, the dot the difference. p: how often a difference as large comes about if the sign of each task's difference is random."),
+    better.length ? facts(`Tasks on which ${found.b} is better (${count(better.length, "task")}, the largest difference first)`, flips, better) : null,
+    worse.length ? facts(`Tasks on which ${found.b} is worse (${count(worse.length, "task")}, the largest difference first)`, flips, worse) : null,
     facts("Lengths", shapes, found.shapes),
     found.tools.length ? facts("Share of rollouts that called a tool", tools, found.tools) : null,
   ];

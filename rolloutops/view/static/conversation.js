@@ -3,7 +3,7 @@
 import { filterParams, href, rolloutHref, taskHref, withParams } from "./address.js";
 import { get } from "./api.js";
 import { add, el, put } from "./dom.js";
-import { number, seconds, shorten, when } from "./format.js";
+import { count, number, seconds, shorten, when } from "./format.js";
 import { bind, step } from "./keys.js";
 import { labels, saved } from "./labels.js";
 import { json, visible } from "./text.js";
@@ -84,14 +84,21 @@ function verdict(one, at) {
   return el("section", { class: "verdict" }, el("h2", {}, title), pairs(rows), folded("Details", () => json(one.details), one.details));
 }
 
+const ROLES = {
+  completion: "its answer",
+  chosen: "its answer, as the better one",
+  rejected: "its answer, as the worse one",
+  evidence: "its reward, in the figures of the task",
+};
+
 /** The lines of builds that it went into. */
 function uses(source) {
   const node = el("section", { "aria-label": "Builds" });
   get("uses", source).then((found) => {
     const links = found.map((use) =>
-      el("li", {}, el("a", { href: href("/builds", new URLSearchParams({ path: use.path, line: use.line })) }, `${use.path.split("/").slice(-2).join("/")} line ${use.line}`), ` as ${use.role}`),
+      el("li", {}, el("a", { href: href("/builds", new URLSearchParams({ path: use.path, line: use.line })) }, `${use.path.split("/").slice(-2).join("/")} line ${use.line}`), `: ${ROLES[use.role] ?? use.role}`),
     );
-    if (links.length) put(node, el("h2", {}, "In builds"), el("ul", {}, links));
+    if (links.length) put(node, el("h2", {}, "Used in builds"), el("ul", {}, links));
   }, () => {});
   return node;
 }
@@ -192,7 +199,7 @@ async function neighbors(ways, filter, source, task) {
     if (!target) return el("span", { class: "way off", "aria-hidden": "true" }, text);
     return el("a", { class: "way", href: rolloutHref(target, filter), title: `${label} (${key})`, "aria-label": label }, text);
   });
-  const place = at < 0 ? null : el("span", { class: "quiet" }, `repeat ${at + 1} of ${found.repeats.length}`);
+  const place = at < 0 ? null : el("span", { class: "quiet" }, `repeat ${task.rollout_index}, ${count(found.repeats.length, "repeat")} in all`);
   put(ways, links, place, el("a", { class: "way", href: taskHref(task) }, "Task"), el("a", { class: "way", href: href("/", withParams(filter, Object.fromEntries(source))) }, "All rows"));
   document.body.dataset.neighbors = "ready";
 }

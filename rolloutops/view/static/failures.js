@@ -43,7 +43,7 @@ function tables(found) {
 
 function examples(row) {
   const items = row.examples.map((one) =>
-    el("li", {}, el("a", { href: rolloutHref({ ...one, dataset: row.dataset }) }, `${one.task_id}, repeat ${one.rollout_index}`), ": ", el("span", { class: "message", dir: "auto" }, visible(one.error_message ?? "–")), one.label ? [" ", el("span", { class: "tag" }, one.label)] : null),
+    el("li", {}, el("a", { href: rolloutHref({ ...one, dataset: row.dataset }) }, `${one.task_id}, repeat ${one.rollout_index}${one.attempt === null ? "" : `, attempt ${one.attempt}`}`), ": ", el("span", { class: "message", dir: "auto" }, visible(one.error_message ?? "–")), one.label ? [" ", el("span", { class: "tag" }, one.label)] : null),
   );
   return el("ul", { class: "examples" }, items);
 }

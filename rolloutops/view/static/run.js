@@ -52,9 +52,9 @@ function progress(rows) {
     ["Policy", (row) => row.policy],
     ["Wanted", (row) => number(row.wanted), true],
     ["Done", (row) => number(row.rollouts), true],
-    ["", (row) => (row.wanted ? el("meter", { min: 0, max: row.wanted, value: Math.min(row.rollouts, row.wanted), "aria-hidden": "true" }) : "")],
+    ["Share done", (row) => (row.wanted ? el("meter", { min: 0, max: row.wanted, value: Math.min(row.rollouts, row.wanted), "aria-hidden": "true" }) : "")],
     ["Verified", (row) => number(row.verified), true],
-    ["Mean reward", (row) => number(row.mean_reward), true],
+    ["Mean reward of rollouts", (row) => number(row.mean_reward), true],
     ["Input tokens", (row) => number(row.input_tokens), true],
     ["Output tokens", (row) => number(row.output_tokens), true],
     ["Failed attempts", (row) => number(row.failures), true],
@@ -94,7 +94,7 @@ function list(found) {
     ["Took", (row) => seconds(row.seconds)],
     ["Exit code", (row) => number(row.exit_code), true],
     ["Machine", (row) => row.host ?? "–"],
-    ["Commit", (row) => row.git_commit?.slice(0, 12) ?? "–"],
+    ["Git commit of its folder", (row) => row.git_commit?.slice(0, 12) ?? "–"],
   ];
   return facts(`The last ${count(found.runs.length, "run")}`, columns, found.runs);
 }

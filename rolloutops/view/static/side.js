@@ -21,8 +21,14 @@ export function sideBySide(both, sources) {
     const rest = one.next === null ? null : el("p", { class: "quiet" }, "More turns are on the rollout's own page.");
     return el("section", { "aria-label": title }, el("h2", {}, el("a", { href: rolloutHref(facts) }, title)), nodes, rest);
   });
-  const said = place === null ? "Both are the same, as far as they are shown." : `The first difference is in turn ${place.turn + 1} of the answer${place.what ? `, in its ${place.what}` : ""}.`;
+  const said = place === null ? "Both are the same, as far as they are shown." : `The first difference is in ${where(answers.map((list) => list[place.turn]))}${place.what ? `, in its ${place.what}` : ""}.`;
   return [el("p", { class: "difference" }, said), el("div", { class: "sides" }, columns)];
+}
+
+/** The turn by the number that each side shows. */
+function where([left, right]) {
+  if (left?.number === right?.number) return `turn ${left.number + 1}`;
+  return [[left, "left"], [right, "right"]].filter(([one]) => one).map(([one, side]) => `turn ${one.number + 1} on the ${side}`).join(", ");
 }
 
 /** Where two lists of turns part: the turn, what of it, and the character. */

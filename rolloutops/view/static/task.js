@@ -4,7 +4,7 @@ import { href, rolloutHref, withParams } from "./address.js";
 import { get } from "./api.js";
 import { el, put } from "./dom.js";
 import { facts } from "./facts.js";
-import { count, number, seconds } from "./format.js";
+import { count, number } from "./format.js";
 import { bind, step } from "./keys.js";
 import { sideBySide } from "./side.js";
 import { turn } from "./turn.js";
@@ -109,6 +109,6 @@ function pick(rollouts, chosen, changed) {
 }
 
 function option(one, value) {
-  const text = `${one.policy}, repeat ${one.rollout_index}: reward ${number(one.reward)}, ${number(one.output_tokens)} tokens, ${seconds(one.seconds)}`;
+  const text = `${one.policy}, repeat ${one.rollout_index}: reward ${number(one.reward)}, ${number(one.output_tokens)} tokens`;
   return el("option", { value: one.attempt_id, selected: one.attempt_id === value }, text);
 }

@@ -37,7 +37,7 @@ function row(one) {
   return el(
     "section",
     { "aria-label": `${one.name} as tokens` },
-    el("h3", {}, `${one.name}: ${counts(one)}${one.trained ? " (underlined)" : ""}`),
+    el("h3", {}, `Tokens of ${one.name}: ${counts(one)}${one.trained ? " (underlined, on a colored ground)" : ""}`),
     el("p", { class: "quiet" }, visible(notes.join("; "))),
     one.turns.map((turn) => [
       turn.roles.length ? el("h4", {}, visible(turn.roles.join(", ")), el("span", { class: "quiet" }, ` ${counts(turn)}`)) : null,

@@ -35,7 +35,7 @@ function reasoning(cut, source) {
 
 function toolCall(call, source) {
   const result = call.result
-    ? el("div", { class: "result" }, el("h4", {}, "Result"), block(call.result.text, source, "the result"), call.result.media.map((medium, place) => media(medium, call.result.number, place, source)))
+    ? el("div", { class: "result" }, el("h4", {}, "Result ", el("span", { class: "quiet" }, String(call.result.number + 1))), block(call.result.text, source, "the result"), call.result.media.map((medium, place) => media(medium, call.result.number, place, source)))
     : el("p", { class: "quiet" }, "no result");
   return el(
     "div",
