@@ -91,11 +91,11 @@ def test_texts_of_models_stay_texts(page: Page, viewer: Viewer) -> None:
     assert page.locator("main script, main iframe, main object, main form[action]").count() == 0
     assert page.locator("[onerror], [onload], [onclick]").count() == 0
     assert page.locator("a[href^='javascript:']").count() == 0
-    shown = page.locator("article.assistant pre").first.inner_text()
+    shown = page.locator("article.assistant pre").first.text_content() or ""
     assert SCRIPT in shown
     for mark in ("U+202E", "U+202C", "U+2066", "U+2069", "U+200B", "U+0007", "U+E0041"):
         assert mark in shown
-    assert "\u202e" not in page.locator("body").inner_text()
+    assert "\u202e" not in (page.locator("main").text_content() or "")
     remote = page.get_by_role("link", name="https://remote.example/pixel.png")
     assert remote.get_attribute("rel") == "noreferrer noopener"
     assert page.locator("img[src^='http']").count() == 0, "remote images are links; the page asks nobody else"
@@ -115,7 +115,7 @@ def test_names_of_models_stay_texts(page: Page, viewer: Viewer, path: str) -> No
 
 def test_a_message_of_five_megabytes_is_folded(page: Page, viewer: Viewer) -> None:
     opened(page, viewer, "xxxxxxxx")
-    assert len(page.locator("article.assistant pre").inner_text()) == 3_000
+    assert len(page.locator("article.assistant pre").text_content() or "") == 3_000
     page.get_by_role("button", name="Show 4,997,007 more characters").click()
     page.locator("article.assistant pre", has_text="the end").wait_for()
 
@@ -159,7 +159,7 @@ def test_a_file_of_any_target_is_viewed(browser: Browser, tmp_path: Path, target
     with viewing(tmp_path, "train.jsonl") as running, visiting(browser, running.link) as page:
         page.goto(f"{running.address}/builds?path=train.jsonl&line=11")
         ready(page)
-        assert page.locator("article h2").all_inner_texts() == ["Line 11", "Line 12"]
+        assert page.locator("article h2").all_text_contents() == ["Line 11", "Line 12"]
         page.get_by_text("The line (").first.click()
         page.locator("article").first.filter(has_text="ask").filter(has_text="reply").wait_for()
     assert list(tmp_path.iterdir()) == [tmp_path / "train.jsonl"], "nothing is left beside the file"
