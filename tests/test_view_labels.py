@@ -49,10 +49,10 @@ def labels(folder: Path) -> list[tuple[str | None, float | None, str | None]]:
     return [(label, score, note) for label, score, note in found]
 
 
-def next_row(page: Page) -> None:
+def next_row(page: Page, key: str = "n") -> None:
     before = page.url
     page.locator("body[data-neighbors]").wait_for()
-    page.keyboard.press("n")
+    page.keyboard.press(key)
     page.wait_for_url(lambda url: url != before)
     ready(page)
 
@@ -83,8 +83,7 @@ def test_a_reviewer_labels_rollouts_by_keys_and_builds_of_them(page: Page, viewe
     page.keyboard.type("n, l and 1 are letters here")
     page.keyboard.press("Enter")
     next_row(page)
-    page.keyboard.press("p")
-    page.wait_for_url("**/rollout?*")
+    next_row(page, "p")
     page.locator("body[data-label='bad reasoning']").wait_for()
     assert labels(collected)[-1] == ("bad reasoning", 0.25, "n, l and 1 are letters here")
     page.keyboard.press("Escape")
