@@ -75,8 +75,10 @@ def key_of(one: Mapping[str, Any]) -> str:
 
 def find(rollouts: Rollouts, text: str, exact: bool = False) -> list[dict[str, Any]]:
     """Return the rollouts that a text names: by attempt_id; else by their whole key, by whole parts of it in a row, by
-    the beginnings of such parts. The first of these that fits any rollout counts. exact: what is
-    as long as a whole key names that rollout, or none."""
+    the beginnings of such parts. The first of these that fits any rollout counts.
+
+    exact: what is as long as a whole key names that rollout, or none.
+    """
     if found := rollouts.read(ATTEMPT.format(attempt_id=sql.literal(text))):
         return found
     plain = text.strip("/")

@@ -50,9 +50,10 @@ def body(parsed: Parsed) -> None:
     workspace = open_workspace(plan.data)
     with writing(workspace), beside_writers(workspace, alone=False):  # what is found is not forgotten meanwhile
         rollouts = Rollouts(workspace, plan.rows)
-        found = (
-            matching(rollouts, flags["where"], None)[0] if key is None else [only(key, find(rollouts, key, exact=True))]
-        )
+        if key is None:
+            found = matching(rollouts, flags["where"], None)[0]
+        else:
+            found = [only(key, find(rollouts, key, exact=True))]
         if not found:
             raise UsageError(f"no rollout matches --where={flags['where']}")
         written = LabelLog(workspace).write(found, changes, name)  # type: ignore[arg-type]
